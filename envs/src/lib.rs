@@ -1,0 +1,23 @@
+//! Control environments for preference learning.
+//!
+//! Gymnasium's classic control under its own ids, fixed-horizon tasks whose length cannot leak the reward under
+//! short names, vectorised stepping, and drawings as data.
+//!
+//! **Architecture invariant:** this crate knows nothing of burn, egui or preferences.
+
+mod acrobot;
+mod cart_pole;
+mod env;
+mod inverted_pendulum;
+mod mountain_car;
+mod pendulum;
+mod reacher;
+mod registry;
+mod scene;
+mod task;
+mod vector;
+
+pub use env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
+pub use registry::{UnknownEnv, make, specs};
+pub use scene::{Ink, Point, Scene, Shape};
+pub use vector::{Actions, EpisodeRng, Finished, VecEnv, VecEnvState};

@@ -1,0 +1,175 @@
+//! `envs`: the list of environments; `envs rollout`: one of them stepped from a given state with given actions.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use pairwise_envs::{Action, EnvSpec, Space};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Failure, print_json, print_line};
+
+/// Arguments of `envs`.
+#[derive(Debug, Args)]
+pub(crate) struct EnvsArgs {
+    #[command(subcommand)]
+    command: Option<EnvsCommand>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum EnvsCommand {
+    /// Set the internal state, apply actions, and return what happened; stops at the first termination
+    Rollout(RolloutArgs),
+}
+
+#[derive(Debug, Args)]
+struct RolloutArgs {
+    /// Environment
+    env: String,
+    /// Physical state to start from, as a JSON list of numbers; `pairwise envs --json` names them
+    #[arg(long, value_name = "JSON")]
+    state: String,
+    /// JSON file with a list of actions: numbers for discrete ones, lists of numbers for continuous ones
+    #[arg(long, value_name = "FILE")]
+    actions: PathBuf,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `envs rollout` prints.
+#[derive(Debug, Serialize)]
+struct Rollout {
+    env: String,
+    observations: Vec<Vec<f32>>,
+    rewards: Vec<f64>,
+    terminated: Vec<bool>,
+    truncated: Vec<bool>,
+    states: Vec<Vec<f64>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    id: &'static str,
+    summary: &'static str,
+    observation: usize,
+    action: String,
+    state: &'static [&'static str],
+    dt: f64,
+    horizon: usize,
+    terminates: bool,
+}
+
+pub(crate) fn envs(args: &EnvsArgs) -> Result<(), Failure> {
+    match &args.command {
+        Some(EnvsCommand::Rollout(rollout_args)) => rollout(rollout_args),
+        None => {
+            list(args.json);
+            Ok(())
+        }
+    }
+}
+
+fn list(json: bool) {
+    print_line(&format!(
+        "{:<26}{:>5}  {:<14}{:>7}  {:<6}  {}",
+        "environment", "obs", "action", "steps", "ends", "what it is"
+    ));
+    for spec in pairwise_envs::specs() {
+        let ends = if spec.terminates { "early" } else { "never" };
+        let EnvSpec { id, summary, observation, action, horizon, .. } = spec;
+        let (obs, action) = (observation.len(), describe(action));
+        print_line(&format!("{id:<26}{obs:>5}  {action:<14}{horizon:>7}  {ends:<6}  {summary}"));
+    }
+    if json {
+        let listed = |spec: &'static EnvSpec| Listed {
+            id: spec.id,
+            summary: spec.summary,
+            observation: spec.observation.len(),
+            action: describe(&spec.action),
+            state: spec.state,
+            dt: spec.dt,
+            horizon: spec.horizon,
+            terminates: spec.terminates,
+        };
+        print_json(&serde_json::json!({ "environments": pairwise_envs::specs().map(listed).collect::<Vec<_>>() }));
+    }
+}
+
+fn describe(space: &Space) -> String {
+    match space {
+        Space::Discrete { n } => format!("{n} choices"),
+        Space::Box { low, .. } => format!("{} real", low.len()),
+    }
+}
+
+fn rollout(args: &RolloutArgs) -> Result<(), Failure> {
+    let mut env = pairwise_envs::make(&args.env)?;
+    let spec = env.spec();
+    let state: Vec<f64> = serde_json::from_str(&args.state)
+        .map_err(|e| Failure::usage(format!("--state: expected a JSON list of numbers ({e})")))?;
+    env.load(&state)?;
+    let actions = read_actions(&args.actions, &spec.action)?;
+    let mut result = Rollout {
+        env: spec.id.to_owned(),
+        observations: Vec::new(),
+        rewards: Vec::new(),
+        terminated: Vec::new(),
+        truncated: Vec::new(),
+        states: Vec::new(),
+    };
+    let mut observation = vec![0.0; spec.observation.len()];
+    let mut saved = vec![0.0; spec.saved_len];
+    for action in &actions {
+        let action = match &spec.action {
+            Space::Discrete { .. } => Action::Discrete(action[0] as usize),
+            Space::Box { .. } => Action::Continuous(action),
+        };
+        let step = env.step(action, &mut observation);
+        env.save(&mut saved);
+        result.observations.push(observation.clone());
+        result.rewards.push(step.reward);
+        result.terminated.push(step.terminated);
+        result.truncated.push(step.truncated);
+        result.states.push(saved[..spec.state.len()].to_vec());
+        if step.terminated {
+            break;
+        }
+    }
+    let total: f64 = result.rewards.iter().sum();
+    print_line(&format!("{}: {} steps, return {total}", spec.id, result.rewards.len()));
+    if args.json {
+        print_json(&result);
+    }
+    Ok(())
+}
+
+/// A list of actions, each as numbers; a discrete one is a single whole number.
+fn read_actions(path: &Path, space: &Space) -> Result<Vec<Vec<f32>>, Failure> {
+    let at = |message: String| Failure::usage(format!("{}: {message}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| at(e.to_string()))?;
+    let values: Vec<Value> =
+        serde_json::from_str(&text).map_err(|e| at(format!("expected a JSON list of actions ({e})")))?;
+    let parse = |(i, value): (usize, &Value)| {
+        let expected = match space {
+            Space::Discrete { n } => format!("a whole number from 0 to {}", n - 1),
+            Space::Box { low, .. } => format!("a list of {} finite numbers", low.len()),
+        };
+        let wrong = || at(format!("action {i}: expected {expected}, found {value}"));
+        match space {
+            Space::Discrete { n } => {
+                let index = value.as_u64().filter(|&index| index < *n as u64).ok_or_else(wrong)?;
+                Ok(vec![index as f32])
+            }
+            Space::Box { low, .. } => {
+                let numbers = value.as_array().filter(|a| a.len() == low.len()).ok_or_else(wrong)?;
+                let number = |v: &Value| v.as_f64().map(|v| v as f32).filter(|v| v.is_finite()).ok_or_else(wrong);
+                numbers.iter().map(number).collect()
+            }
+        }
+    };
+    values.iter().enumerate().map(parse).collect()
+}

@@ -1,0 +1,120 @@
+//! The command line: arguments → validated configuration → one call into the library.
+
+mod bench;
+mod clips;
+mod envs;
+mod progress;
+mod train;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+
+/// Teach agents by comparing two of something: "which of these two clips is better?"
+#[derive(Debug, Parser)]
+#[command(name = "pairwise", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  pairwise train pendulum --labels 200         learn a task from 200 answers of a simulated teacher
+  pairwise train pendulum --reward true        the same agent on the true reward, to compare with
+  pairwise clips runs/pendulum-s0 --out a.gif  an episode of what it learned";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train an agent from comparisons, or on the true reward
+    Train(train::TrainArgs),
+    /// Go on with an interrupted run from its newest checkpoint
+    Resume(train::ResumeArgs),
+    /// Run again from configuration and ledger, and say whether the weights agree to the bit
+    Replay(train::ReplayArgs),
+    /// Measure the true return of a run's policy on fresh episodes
+    Evaluate(train::EvaluateArgs),
+    /// Draw an episode, or a compared pair of clips, as a GIF
+    Clips(clips::ClipsArgs),
+    /// List the environments, or step one with given actions
+    Envs(envs::EnvsArgs),
+    /// Run a benchmark over several seeds: a table with intervals, and a figure
+    Bench(bench::BenchArgs),
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Something is wrong with what was given: exit code 2.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into() }
+    }
+
+    /// The command ran and the answer is no: exit code 1.
+    pub(crate) fn negative(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    /// Stopped by Ctrl-C: the shell's convention, 128 + SIGINT.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self { code: 130, message: message.into() }
+    }
+}
+
+/// Errors of the library are about what the user gave it: arguments, files, folders, disks.
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe (`pairwise --help | head`) is no error.
+            error.print().ok();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(2),
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Train(args) => train::train(&args),
+        Command::Resume(args) => train::resume(&args),
+        Command::Replay(args) => train::replay(&args),
+        Command::Evaluate(args) => train::evaluate(&args),
+        Command::Clips(args) => clips::clips(&args),
+        Command::Envs(args) => envs::envs(&args),
+        Command::Bench(args) => bench::bench(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            writeln!(std::io::stderr(), "{}: {message}", if code == 130 { "stopped" } else { "error" }).ok();
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Prints a line to stdout; a closed pipe is no error.
+pub(crate) fn print_line(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
+}
+
+/// Prints one JSON object as the last line of stdout.
+pub(crate) fn print_json(value: &impl Serialize) {
+    print_line(&serde_json::to_string(value).expect("plain result structs always serialise"));
+}

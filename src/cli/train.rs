@@ -1,0 +1,336 @@
+//! `train`, `resume`, `replay`, `evaluate`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::progress::Progress;
+use super::{Failure, print_json, print_line};
+use crate::device::{self, DeviceChoice};
+use crate::drlhp::{self, Run};
+use crate::preference::{Sampler, Teacher};
+use crate::rl::evaluate as rl;
+use crate::run::config::{Config, RewardSource, read_layer, set_layer};
+use crate::run::{self, Folder, Outcome, RunError, Summary, checkpoint};
+
+/// Arguments of `train`.
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Environment; `pairwise envs` lists them. With --config it may be left out
+    env: Option<String>,
+    /// Questions the teacher is asked in all
+    #[arg(long, value_name = "N")]
+    labels: Option<usize>,
+    /// Environment steps in all
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
+    #[arg(long)]
+    teacher: Option<String>,
+    /// How questions are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
+    #[arg(long)]
+    sampler: Option<String>,
+    /// Train on the reward learned from preferences, or on the true one as a baseline
+    #[arg(long, value_enum)]
+    reward: Option<RewardSource>,
+    /// Seed of every random draw
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Where tensors live: auto, cpu, cuda or cuda:N
+    #[arg(long)]
+    device: Option<DeviceChoice>,
+    #[command(flatten)]
+    threads: Threads,
+    /// Run folder; made new [default: runs/ENV-sSEED]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// TOML file laid over the task's preset, e.g. the config.toml of another run
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any value of the configuration, e.g. --set ppo.gamma=0.9
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Threads to use.
+#[derive(Debug, Args)]
+pub(crate) struct Threads {
+    /// Threads to use; never changes a result [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// Run folder
+    run: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Run folder of a finished run
+    run: PathBuf,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `evaluate`.
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArgs {
+    /// Run folder
+    run: PathBuf,
+    /// Episodes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000))]
+    episodes: u16,
+    /// Seed of the initial states [default: the run's]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `evaluate` prints.
+#[derive(Debug, Serialize)]
+struct Evaluated<'a> {
+    env: &'a str,
+    seed: u64,
+    true_return_mean: f64,
+    true_return_std: f64,
+    episodes: usize,
+    returns: &'a [f64],
+    weights_sha256: String,
+    run_dir: &'a Path,
+}
+
+pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
+    let config = resolve(args)?;
+    if config.reward == RewardSource::True {
+        let given = [
+            ("--labels", args.labels.is_some()),
+            ("--teacher", args.teacher.is_some()),
+            ("--sampler", args.sampler.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!(
+                "{flag} contradicts --reward true, which asks no questions: leave one of them out"
+            )));
+        }
+    }
+    let device = device::pick(config.device)?;
+    let path = args.out.clone().unwrap_or_else(|| default_folder(&config));
+    args.threads.apply()?;
+    let stop = on_interrupt()?;
+    let mut progress = Progress::new(&config);
+    let outcome = run::train(config, &path, &device, &stop, &mut |run, report| progress.show(run, report))?;
+    progress.finish();
+    conclude(outcome, &path, args.json)
+}
+
+pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
+    let folder = Folder::open(&args.run)?;
+    let config = folder.config()?;
+    let device = device::pick(config.device)?;
+    if let Ok(summary) = folder.summary() {
+        print_line(&format!("{} is finished already", args.run.display()));
+        return conclude(Outcome::Finished(Box::new(summary)), &args.run, args.json);
+    }
+    args.threads.apply()?;
+    let stop = on_interrupt()?;
+    let mut progress = Progress::new(&config);
+    let mut warn = |message: String| eprintln!("warning: {message}");
+    let outcome = run::resume(&args.run, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
+    progress.finish();
+    conclude(outcome, &args.run, args.json)
+}
+
+pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
+    let config = Folder::open(&args.run)?.config()?;
+    let device = device::pick(config.device)?;
+    args.threads.apply()?;
+    let mut progress = Progress::new(&config);
+    let replay = run::replay(&args.run, &device, &mut |run, report| progress.show(run, report))?;
+    progress.finish();
+    print_line(&match &replay.first_difference {
+        None => format!("replay agrees: weights {}", replay.replayed_sha256),
+        Some(difference) => format!("replay differs: {difference}"),
+    });
+    if args.json {
+        print_json(&replay);
+    }
+    match replay.agrees {
+        true => Ok(()),
+        false => Err(Failure::negative("the replay does not agree with the recorded run")),
+    }
+}
+
+pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
+    let run = load(&args.run)?;
+    let seed = args.seed.unwrap_or(run.config.seed);
+    let evaluation = rl::evaluate(&run.agent, &run.config.env, usize::from(args.episodes), seed)?;
+    let rl::Evaluation { mean, std, returns } = &evaluation;
+    print_line(&format!("{}: true return {mean:.1} ± {std:.1} over {} episodes", run.config.env, returns.len()));
+    if args.json {
+        print_json(&Evaluated {
+            env: &run.config.env,
+            seed,
+            true_return_mean: *mean,
+            true_return_std: *std,
+            episodes: returns.len(),
+            returns,
+            weights_sha256: drlhp::weights_sha256(&run),
+            run_dir: &args.run,
+        });
+    }
+    Ok(())
+}
+
+/// The newest state of a run folder.
+pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
+    let folder = Folder::open(path)?;
+    let config = folder.config()?;
+    let device = device::pick(config.device)?;
+    let archive = folder.newest_checkpoint(&mut |message| eprintln!("warning: {message}"))?;
+    let archive = archive.ok_or_else(|| RunError::NotARun {
+        path: path.to_owned(),
+        missing: "a checkpoint (`pairwise resume` makes one); it",
+    })?;
+    Ok(checkpoint::from_archive(&archive, config, &device)?)
+}
+
+impl Threads {
+    /// Sets the size of rayon's global pool.
+    pub(crate) fn apply(&self) -> Result<(), Failure> {
+        let threads = self.threads.map_or(0, usize::from);
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|e| Failure::negative(e.to_string()))
+    }
+}
+
+fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
+    let mut layers = Vec::new();
+    if let Some(path) = &args.config {
+        layers.push(read_layer(path)?);
+    }
+    for assignment in &args.set {
+        layers.push(set_layer(assignment)?);
+    }
+    let mut flags = Table::new();
+    let whole = |name: &str, value: usize| {
+        i64::try_from(value).map(Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
+    };
+    let mut preferences = Table::new();
+    if let Some(labels) = args.labels {
+        preferences.insert("labels".to_owned(), whole("--labels", labels)?);
+    }
+    if let Some(name) = &args.teacher {
+        let teacher = Teacher::named(name)?;
+        preferences.insert("teacher".to_owned(), Value::try_from(teacher)?);
+    }
+    if let Some(name) = &args.sampler {
+        let sampler: Sampler = name.parse()?;
+        preferences.insert("sampler".to_owned(), Value::try_from(sampler)?);
+    }
+    if let Some(steps) = args.steps {
+        flags.insert("steps".to_owned(), whole("--steps", steps)?);
+    }
+    if let Some(seed) = args.seed {
+        let seed = i64::try_from(seed).map_err(|_| Failure::usage(format!("--seed {seed}: must be below 2^63")))?;
+        flags.insert("seed".to_owned(), Value::Integer(seed));
+    }
+    if let Some(reward) = args.reward {
+        flags.insert("reward".to_owned(), Value::try_from(reward)?);
+    }
+    if let Some(device) = args.device {
+        flags.insert("device".to_owned(), Value::String(device.to_string()));
+    }
+    flags.insert("preferences".to_owned(), Value::Table(preferences));
+    layers.push(flags);
+
+    let from_layers = layers.iter().rev().find_map(|layer| layer.get("env").and_then(Value::as_str));
+    let env = match (&args.env, from_layers) {
+        (Some(given), Some(configured)) if given != configured => {
+            return Err(Failure::usage(format!(
+                "'{given}' contradicts env = \"{configured}\" in the configuration: leave one of them out"
+            )));
+        }
+        (Some(given), _) => given.clone(),
+        (None, Some(configured)) => configured.to_owned(),
+        (None, None) => return Err(Failure::usage("which environment? `pairwise envs` lists them")),
+    };
+    Ok(Config::resolve(&env, &layers)?)
+}
+
+/// `runs/ENV-sSEED`, or the first free name after it.
+fn default_folder(config: &Config) -> PathBuf {
+    let suffix = if config.reward == RewardSource::True { "-true" } else { "" };
+    let name = format!("{}{suffix}-s{}", config.env, config.seed);
+    let candidates = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+    candidates.map(|name| Path::new("runs").join(name)).find(|path| !path.exists()).expect("names never end")
+}
+
+/// Set on the first Ctrl-C (or SIGTERM); the second one ends the program at once.
+fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this iteration; press Ctrl-C again to stop at once");
+    })
+    .map_err(|e| Failure::negative(e.to_string()))?;
+    Ok(stop)
+}
+
+fn conclude(outcome: Outcome, path: &Path, json: bool) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Finished(summary) => {
+            describe(&summary);
+            if json {
+                print_json(&summary);
+            }
+            Ok(())
+        }
+        Outcome::Interrupted { iteration } => Err(Failure::interrupted(format!(
+            "after iteration {iteration}; go on with: pairwise resume {}",
+            path.display()
+        ))),
+    }
+}
+
+fn describe(summary: &Summary) {
+    let Summary { true_return_mean: mean, true_return_std: std, episodes, .. } = summary;
+    print_line(&format!("true return        {mean:.1} ± {std:.1} over {episodes} episodes"));
+    if summary.reward == RewardSource::Preferences {
+        print_line(&format!("labels             {} asked, {} answered", summary.labels_asked, summary.labels_answered));
+        let number = |value: Option<f64>| value.map_or("undefined".to_owned(), |v| format!("{v:.3}"));
+        let (pearson, spearman) = (number(summary.reward_pearson), number(summary.reward_spearman));
+        print_line(&format!(
+            "learned v. true    Pearson {pearson}, Spearman {spearman}, EPIC distance {}",
+            number(summary.epic)
+        ));
+    }
+    print_line(&format!("time               {:.1} s, {:.1} CPU s", summary.wall_seconds, summary.cpu_seconds));
+    print_line(&format!("weights            {}", summary.weights_sha256));
+    print_line(&format!("run folder         {}", summary.run_dir.display()));
+}

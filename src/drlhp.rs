@@ -1,0 +1,532 @@
+//! Deep reinforcement learning from human preferences (Christiano et al. 2017, arXiv 1706.03741), the loop:
+//!
+//! **collect → query → label → fit → train**
+//!
+//! The paper runs the three processes (policy, questions, reward fit) asynchronously; here they take turns inside one
+//! iteration, so that a run is a function of its configuration and its answers and can be replayed to the bit.
+//!
+//! **Architecture invariant:** the true reward that rollouts carry is read by the teacher ([`label`]) and by metrics
+//! only; [`train_reward`] decides what the agent sees.
+
+use std::collections::VecDeque;
+
+use burn::tensor::Device;
+use pairwise_envs::VecEnv;
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::preference::{Label, Sampler, SegmentId, TeacherContext, Why, query};
+use crate::random::{Rng, stream};
+use crate::reward::ensemble::Ensemble;
+use crate::reward::fit::{FitExample, FitMetrics, fit};
+use crate::reward::metrics::{self, RewardMetrics};
+use crate::rl::normalize::{ReturnScaler, RunningMoments};
+use crate::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
+use crate::run::config::{Config, RewardSource};
+
+/// The whole state of a run between two iterations; what a checkpoint holds.
+pub struct Run {
+    /// Configuration; never changes.
+    pub config: Config,
+    /// Iterations done, 0 after the random steps.
+    pub iteration: usize,
+    /// Environment steps taken, random ones included.
+    pub env_steps: usize,
+    /// The training environments.
+    pub envs: VecEnv,
+    /// Policy and value function.
+    pub agent: Agent,
+    /// Reward predictors.
+    pub ensemble: Ensemble,
+    /// Scales rewards for PPO.
+    pub scaler: ReturnScaler,
+    /// Newest rollouts, oldest first: where questions come from.
+    pub recent: VecDeque<Rollout>,
+    /// A uniform sample of all transitions so far: what rewards are normalised and measured on.
+    pub reference: Reference,
+    /// Answered comparisons, with their segments.
+    pub comparisons: Vec<Compared>,
+    /// Questions asked.
+    pub labels_asked: usize,
+    /// Questions answered with anything but "skip".
+    pub labels_answered: usize,
+    /// Label sessions so far.
+    pub sessions: usize,
+    /// Statistics of true segment returns, for the noisy teacher's relative temperature.
+    pub segment_returns: RunningMoments,
+    /// True returns of the last ten finished training episodes.
+    pub episode_returns: VecDeque<f64>,
+}
+
+/// A clip: what the agent saw and did, and the states to draw it from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Segment {
+    /// `[steps, obs]`: raw observations.
+    pub observations: Vec<f32>,
+    /// `[steps, action]`: action features.
+    pub actions: Vec<f32>,
+    /// `[steps, saved]`: states, for drawing.
+    pub states: Vec<f64>,
+    /// `[steps]`: true rewards, for the teacher and metrics only.
+    pub true_rewards: Vec<f64>,
+}
+
+/// An answered comparison.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// Number of the query, counting from 0.
+    pub query: u64,
+    /// The first clip.
+    pub first: Segment,
+    /// The second clip.
+    pub second: Segment,
+    /// The answer; never "skip".
+    pub label: Label,
+}
+
+/// A uniform sample of the transitions seen so far (reservoir sampling, Vitter 1985).
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reference {
+    /// Transitions seen.
+    pub seen: usize,
+    /// `[n, obs]`
+    pub observations: Vec<f32>,
+    /// `[n, action]`: features
+    pub actions: Vec<f32>,
+    /// `[n, obs]`
+    pub next_observations: Vec<f32>,
+    /// `[n, saved]`: states before the action
+    pub states: Vec<f64>,
+    /// `[n]`: true rewards, for metrics only
+    pub true_rewards: Vec<f64>,
+}
+
+/// A question put to a teacher.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// Number of the query.
+    pub query: u64,
+    /// Label session.
+    pub session: u64,
+    /// Environment steps at which it is asked: its logical time.
+    pub step: u64,
+    /// Digest of the first clip.
+    pub first: SegmentId,
+    /// Digest of the second clip.
+    pub second: SegmentId,
+    /// What the ensemble thinks of the pair.
+    pub why: Option<Why>,
+    /// The simulated teacher's answer.
+    pub simulated: Label,
+}
+
+/// What one iteration did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Iterations done.
+    pub iteration: usize,
+    /// Environment steps taken.
+    pub env_steps: usize,
+    /// Questions asked.
+    pub labels_asked: usize,
+    /// Questions answered.
+    pub labels_answered: usize,
+    /// Mean true return of the last ten training episodes; `None` before the first ends.
+    pub true_return: Option<f64>,
+    /// Mean variance of the members' predictions over this iteration's candidate pairs.
+    pub disagreement: Option<f64>,
+    /// Learned against true reward on the reference transitions.
+    pub reward: Option<RewardMetrics>,
+    /// The reward fit, when there was one.
+    pub fit: Option<FitMetrics>,
+    /// PPO's update.
+    pub ppo: UpdateMetrics,
+    /// SHA-256 of all weights after the iteration.
+    pub weights_sha256: String,
+}
+
+/// Transitions kept in [`Reference`]: enough for correlations to ±0.02, few enough to predict in milliseconds.
+const REFERENCE_LEN: usize = 4096;
+
+/// Finished episodes whose mean return the teacher's thresholds and the progress line use (B-Pref: 10).
+const RECENT_EPISODES: usize = 10;
+
+/// A fresh run. Nothing is stepped yet.
+///
+/// # Errors
+/// When the environment does not exist.
+pub fn start(config: Config, device: &Device) -> Result<Run, pairwise_envs::UnknownEnv> {
+    let envs = VecEnv::new(&config.env, config.ppo.envs, config.seed, episode_rng)?;
+    let spec = envs.spec();
+    let agent = Agent::new(&config.ppo, &spec.observation, &spec.action, config.seed, device);
+    let (obs, act) = (spec.observation.len(), agent.head.outputs());
+    let ensemble = Ensemble::new(&config.reward_model, obs, act, config.seed, device);
+    Ok(Run {
+        iteration: 0,
+        env_steps: 0,
+        envs,
+        agent,
+        ensemble,
+        scaler: ReturnScaler::new(config.ppo.envs),
+        recent: VecDeque::new(),
+        reference: Reference::default(),
+        comparisons: Vec::new(),
+        labels_asked: 0,
+        labels_answered: 0,
+        sessions: 0,
+        segment_returns: RunningMoments::new(1),
+        episode_returns: VecDeque::new(),
+        config,
+    })
+}
+
+/// Random numbers of a training episode.
+pub fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
+    stream(seed, &format!("episode-{env}"), episode)
+}
+
+/// One iteration; the first call takes the random steps and asks the first questions instead (A.1: a quarter of the
+/// labels compares clips of an untrained policy).
+///
+/// `ask` returns the answer to a question once it is safely stored.
+///
+/// # Errors
+/// Those of `ask`.
+pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Report, E> {
+    let seed = run.config.seed;
+    let learning = run.config.reward == RewardSource::Preferences;
+    let first = run.env_steps == 0;
+    let mut report = Report::default();
+
+    // Collect.
+    let rollout = if first {
+        let steps = run.config.preferences.random_steps / run.config.ppo.envs;
+        ppo::collect(None, &run.agent.head.clone(), &mut run.envs, steps, &mut stream(seed, "random-actions", 0))
+    } else {
+        let steps = run.config.ppo.rollout_steps;
+        let mut rng = stream(seed, "actions", run.iteration as u64);
+        ppo::collect(Some(&run.agent), &run.agent.head, &mut run.envs, steps, &mut rng)
+    };
+    remember(run, &rollout);
+    if first {
+        run.ensemble.inputs = run.agent.observations.clone();
+        run.ensemble.inputs.update(&rollout.observations);
+    }
+
+    if learning {
+        // Query and label.
+        let due = labels_due(&run.config, run.env_steps).saturating_sub(run.labels_asked);
+        if due > 0 {
+            report.disagreement = label(run, due, ask)?;
+        }
+        // Fit.
+        if due > 0 && !run.comparisons.is_empty() {
+            let steps = if first { run.config.reward_model.first_steps } else { run.config.reward_model.steps };
+            let examples = examples(run);
+            report.fit =
+                Some(fit(&mut run.ensemble, &run.config.reward_model, &examples, steps, seed, run.sessions as u64));
+        }
+    }
+
+    // Train.
+    if !first {
+        let mut rewards = train_reward(run, &rollout);
+        if run.config.ppo.scale_rewards {
+            run.scaler.scale(&mut rewards, &rollout.done, run.config.ppo.gamma);
+        }
+        let progress = (run.iteration as f64 / run.config.iterations() as f64).min(1.0);
+        let mut rng = stream(seed, "minibatches", run.iteration as u64);
+        report.ppo = ppo::update(&mut run.agent, &run.config.ppo, &rollout, &rewards, progress, &mut rng);
+        run.iteration += 1;
+    }
+    // After the update: the statistics a rollout was collected with must also be those it is trained with.
+    if run.config.ppo.normalize_observations {
+        run.agent.observations.update(&rollout.observations);
+    }
+
+    if learning {
+        run.ensemble.normalize_on(&run.config.reward_model, &reference_features(run));
+        report.reward = Some(reward_metrics(run));
+    }
+    report.iteration = run.iteration;
+    report.env_steps = run.env_steps;
+    report.labels_asked = run.labels_asked;
+    report.labels_answered = run.labels_answered;
+    let episodes = run.episode_returns.len();
+    report.true_return = (episodes > 0).then(|| run.episode_returns.iter().sum::<f64>() / episodes as f64);
+    report.weights_sha256 = weights_sha256(run);
+    Ok(report)
+}
+
+/// Whether all iterations are done.
+#[must_use]
+pub fn finished(run: &Run) -> bool {
+    run.env_steps > 0 && run.iteration >= run.config.iterations()
+}
+
+/// The reward the agent is trained on, for each transition of a rollout: the learned one, or the true one in the
+/// explicit baseline.
+fn train_reward(run: &mut Run, rollout: &Rollout) -> Vec<f64> {
+    match run.config.reward {
+        RewardSource::True => rollout.true_rewards.clone(),
+        RewardSource::Preferences => {
+            run.ensemble.normalize_on(&run.config.reward_model, &reference_features(run));
+            let actions = run.agent.head.features(&rollout.actions);
+            let features = run.ensemble.features(&rollout.observations, &actions);
+            run.ensemble.predict(&run.config.reward_model, &features)
+        }
+    }
+}
+
+/// Learned against true reward on the reference transitions.
+#[must_use]
+pub fn reward_metrics(run: &Run) -> RewardMetrics {
+    let predicted = run.ensemble.predict(&run.config.reward_model, &reference_features(run));
+    metrics::correlations(&predicted, &run.reference.true_rewards)
+}
+
+/// EPIC distance between learned and true reward, with states and actions of the reference transitions.
+#[must_use]
+pub fn epic(run: &Run) -> Option<f64> {
+    metrics::epic(run)
+}
+
+/// Questions asked in all after `env_steps` steps: the first share before training, then at a rate proportional to
+/// h / (T + h) (A.1), which integrates to a logarithm.
+#[must_use]
+pub fn labels_due(config: &Config, env_steps: usize) -> usize {
+    let preferences = &config.preferences;
+    let first = (preferences.labels as f64 * preferences.first_share).round() as usize;
+    let random = preferences.random_steps / config.ppo.envs * config.ppo.envs;
+    let last = (config.iterations() * config.rollout_len()) as f64;
+    if !preferences.online {
+        return preferences.labels;
+    }
+    if env_steps <= random {
+        return first;
+    }
+    let half = preferences.rate_half * last;
+    let share = ((env_steps - random) as f64 / half).ln_1p() / (last / half).ln_1p();
+    first + ((preferences.labels - first) as f64 * share.min(1.0) + 1e-9).floor() as usize
+}
+
+// ------------------------------------------------------------------------------------------------ query and label
+
+/// Asks `count` questions about recent clips. Returns the mean disagreement of the candidates.
+fn label<E>(run: &mut Run, count: usize, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Option<f64>, E> {
+    let preferences = run.config.preferences.clone();
+    let seed = run.config.seed;
+    let mut rng = stream(seed, "queries", run.sessions as u64);
+    let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
+    let pairs: Vec<[Segment; 2]> =
+        (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
+
+    // Members' probabilities that the first is preferred, [members, candidates]; raw rewards, no normaliser.
+    let features: Vec<f32> = pairs
+        .iter()
+        .flatten()
+        .flat_map(|segment| run.ensemble.features(&segment.observations, &segment.actions))
+        .collect();
+    let likelihood = &run.config.reward_model.likelihood;
+    let probabilities: Vec<f64> = run
+        .ensemble
+        .predict_members(&features)
+        .iter()
+        .flat_map(|rewards| {
+            let sums = rewards.chunks(preferences.segment_steps).map(|r| r.iter().map(|&x| f64::from(x)).sum::<f64>());
+            let sums: Vec<f64> = sums.collect();
+            sums.chunks(2).map(|pair| likelihood.probability(pair[0] - pair[1])).collect::<Vec<f64>>()
+        })
+        .collect();
+    let members = run.ensemble.members.len();
+    let disagreement = query::disagreement(&probabilities, members);
+    let entropy = query::entropy(&probabilities, members);
+    // Before the first fit the members know nothing: the first session is uniform, as in B-Pref.
+    let fitted = run.sessions > 0;
+    let chosen = if fitted {
+        let flat = |pair: &[Segment; 2]| pair.iter().flat_map(|s| s.observations.clone()).collect::<Vec<f32>>();
+        let positions: Vec<Vec<f32>> = pairs.iter().map(flat).collect();
+        let labelled: Vec<Vec<f32>> = run
+            .comparisons
+            .iter()
+            .map(|c| [&c.first, &c.second].iter().flat_map(|s| s.observations.clone()).collect())
+            .collect();
+        query::select(&preferences.sampler, count, &probabilities, members, &positions, &labelled, &mut rng)
+    } else {
+        query::select_uniform(count, pairs.len(), &mut rng)
+    };
+
+    for pair in &pairs {
+        for segment in pair {
+            run.segment_returns.update(&[segment.true_rewards.iter().sum::<f64>() as f32]);
+        }
+    }
+    let episodes = run.episode_returns.len().max(1) as f64;
+    let context = TeacherContext {
+        segment_len: preferences.segment_steps,
+        episode_len: run.envs.spec().horizon,
+        mean_episode_return: run.episode_returns.iter().sum::<f64>() / episodes,
+        segment_return_std: run.segment_returns.std()[0],
+        sessions_before: run.sessions,
+    };
+    for index in chosen {
+        let [first, second] = &pairs[index];
+        let query = run.labels_asked as u64;
+        let mut rng = stream(seed, "teacher", query);
+        let simulated = preferences.teacher.answer(&first.true_rewards, &second.true_rewards, &context, &mut rng);
+        let question = Question {
+            query,
+            session: run.sessions as u64,
+            step: run.env_steps as u64,
+            first: first.id(),
+            second: second.id(),
+            why: fitted.then(|| Why { disagreement: disagreement[index], entropy: entropy[index] }),
+            simulated,
+        };
+        let label = ask(&question)?;
+        run.labels_asked += 1;
+        if label != Label::Skip {
+            run.labels_answered += 1;
+            run.comparisons.push(Compared { query, first: first.clone(), second: second.clone(), label });
+        }
+    }
+    run.sessions += 1;
+    Ok(fitted.then(|| disagreement.iter().sum::<f64>() / disagreement.len().max(1) as f64))
+}
+
+/// A segment of a recent rollout, uniform over all places where one fits without crossing the end of an episode.
+fn random_segment(run: &Run, rng: &mut Rng) -> Segment {
+    let steps = run.config.preferences.segment_steps;
+    let spec = run.envs.spec();
+    let total: usize = run.recent.iter().map(|r| r.envs * r.steps).sum();
+    // Episodes much shorter than a segment may leave no place without an end; then the clip runs over one.
+    const TRIES: usize = 1000;
+    let mut tried = 0;
+    loop {
+        let mut place = rng.random_range(0..total);
+        let rollout = run.recent.iter().find(|r| {
+            let len = r.envs * r.steps;
+            let found = place < len;
+            if !found {
+                place -= len;
+            }
+            found
+        });
+        let rollout = rollout.expect("the place is drawn below the total length");
+        let offset = place % rollout.steps;
+        tried += 1;
+        let fits = offset + steps <= rollout.steps;
+        if fits && (tried > TRIES || rollout.done[place..place + steps - 1].iter().all(|done| !done)) {
+            let (obs, act, saved) = (spec.observation.len(), run.agent.head.action_len(), spec.saved_len);
+            let range = |len: usize| place * len..(place + steps) * len;
+            return Segment {
+                observations: rollout.observations[range(obs)].to_vec(),
+                actions: run.agent.head.features(&rollout.actions[range(act)]),
+                states: rollout.states[range(saved)].to_vec(),
+                true_rewards: rollout.true_rewards[range(1)].to_vec(),
+            };
+        }
+    }
+}
+
+impl Segment {
+    /// Digest of what happened in the clip.
+    #[must_use]
+    pub fn id(&self) -> SegmentId {
+        let mut hash = Sha256::new();
+        self.states.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        self.actions.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        SegmentId::from_digest(&hash.finalize())
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- bookkeeping
+
+/// Takes a rollout into the query window, the reference sample and the return statistics.
+fn remember(run: &mut Run, rollout: &Rollout) {
+    run.env_steps += rollout.envs * rollout.steps;
+    run.recent.push_back(rollout.clone());
+    let len = |rollout: &Rollout| rollout.envs * rollout.steps;
+    let mut total: usize = run.recent.iter().map(len).sum();
+    while run.recent.len() > 1 && total > run.config.preferences.window_steps {
+        total -= run.recent.pop_front().as_ref().map_or(0, len);
+    }
+    run.episode_returns.extend(rollout.episode_returns.iter());
+    while run.episode_returns.len() > RECENT_EPISODES {
+        run.episode_returns.pop_front();
+    }
+    let mut rng = stream(run.config.seed, "reference", run.env_steps as u64);
+    let actions = run.agent.head.features(&rollout.actions);
+    run.reference.sample(rollout, &actions, &mut rng);
+}
+
+impl Reference {
+    fn sample(&mut self, rollout: &Rollout, actions: &[f32], rng: &mut Rng) {
+        let rows = rollout.true_rewards.len();
+        for row in 0..rows {
+            let slot = if self.seen < REFERENCE_LEN { self.seen } else { rng.random_range(0..=self.seen) };
+            self.seen += 1;
+            if slot < REFERENCE_LEN {
+                put_row(&mut self.observations, slot, &rollout.observations, row, rows);
+                put_row(&mut self.actions, slot, actions, row, rows);
+                put_row(&mut self.next_observations, slot, &rollout.next_observations, row, rows);
+                put_row(&mut self.states, slot, &rollout.states, row, rows);
+                put_row(&mut self.true_rewards, slot, &rollout.true_rewards, row, rows);
+            }
+        }
+    }
+}
+
+/// Copies row `row` of `from` (of `rows`) to row `slot` of `to`, which grows by at most one row.
+fn put_row<T: Copy>(to: &mut Vec<T>, slot: usize, from: &[T], row: usize, rows: usize) {
+    let width = from.len() / rows;
+    let source = &from[row * width..(row + 1) * width];
+    if slot * width == to.len() {
+        to.extend_from_slice(source);
+    } else {
+        to[slot * width..(slot + 1) * width].copy_from_slice(source);
+    }
+}
+
+fn reference_features(run: &Run) -> Vec<f32> {
+    run.ensemble.features(&run.reference.observations, &run.reference.actions)
+}
+
+fn examples(run: &Run) -> Vec<FitExample> {
+    let example = |compared: &Compared| {
+        let features = |s: &Segment| run.ensemble.features(&s.observations, &s.actions);
+        let sum = |s: &Segment| s.true_rewards.iter().sum::<f64>();
+        FitExample {
+            id: compared.query,
+            first: features(&compared.first),
+            second: features(&compared.second),
+            target: compared.label.target().expect("skipped questions are not stored"),
+            true_returns: (run.config.reward_model.target == crate::reward::ensemble::FitTarget::Returns)
+                .then(|| [sum(&compared.first), sum(&compared.second)]),
+        }
+    };
+    run.comparisons.iter().map(example).collect()
+}
+
+/// All weights with their names: policy, value, reward members.
+#[must_use]
+pub fn named_weights(run: &Run) -> Vec<(String, burn::tensor::Tensor<3>)> {
+    let agent = run.agent.named().into_iter().map(|(name, tensor)| (name, tensor.clone()));
+    let members = run.ensemble.members.iter().enumerate().flat_map(|(i, member)| {
+        let name =
+            move |(name, tensor): (String, &burn::tensor::Tensor<3>)| (format!("reward.{i}.{name}"), tensor.clone());
+        member.network.named().into_iter().map(name)
+    });
+    agent.chain(members).collect()
+}
+
+/// SHA-256 over all weights in their order, as little-endian f32.
+#[must_use]
+pub fn weights_sha256(run: &Run) -> String {
+    let mut hash = Sha256::new();
+    for (_, tensor) in named_weights(run) {
+        crate::nn::to_host(tensor).iter().for_each(|v| hash.update(v.to_le_bytes()));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}

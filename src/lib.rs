@@ -1,0 +1,14 @@
+//! Pairwise teaches agents by comparing two of something. A person, or a simulated one, says which of two clips is
+//! better; Pairwise learns what they meant and trains on it.
+//!
+//! ARCHITECTURE.md says what is where, and which invariants hold.
+
+pub mod cli;
+pub mod device;
+pub mod drlhp;
+pub mod nn;
+pub mod preference;
+pub mod random;
+pub mod reward;
+pub mod rl;
+pub mod run;

@@ -1,0 +1,38 @@
+//! Small networks: multilayer perceptrons with a leading member dimension, their initialisation, and Adam.
+//!
+//! Parameters are plain tensors in a list, in the manner of JAX: there are no module ids, so that saving, hashing
+//! and stepping them is a loop. Data live on the plain device, parameters on the autodiff device.
+
+mod adam;
+mod init;
+mod mlp;
+
+pub use adam::{Adam, AdamConfig, StepInfo};
+pub use init::{kaiming_uniform, orthogonal};
+pub use mlp::{Activation, Layer, Mlp};
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// A trainable copy of `data` on `device`.
+///
+/// # Shapes
+/// - `data`: `shape.iter().product()` values, row-major
+#[must_use]
+pub fn parameter(data: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<3> {
+    Tensor::from_data(TensorData::new(data, shape), &device.clone().autodiff()).require_grad()
+}
+
+/// The values of a tensor on the host, row-major.
+#[must_use]
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.inner().into_data().convert::<f32>().into_vec().expect("the data were converted to f32 on the line above")
+}
+
+/// A constant on `device` made from host values.
+///
+/// # Shapes
+/// - `data`: `shape.iter().product()` values, row-major
+#[must_use]
+pub fn constant<const D: usize>(data: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(data.to_vec(), shape), device)
+}

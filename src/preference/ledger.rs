@@ -1,0 +1,398 @@
+//! The append-only ledger of questions and answers, `labels.jsonl`: one JSON object a line, synced to disk before an
+//! answer counts.
+//!
+//! Every line carries `seq`, its number from 0, and `chain`, the first 16 hex digits of SHA-256 over the chain of the
+//! line before and this line without its chain. Editing, inserting or deleting a line is thereby found and named.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::label::Label;
+
+/// Digest of a clip's content, 16 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentId(String);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Event {
+    /// A question was answered.
+    Answer(Answer),
+    /// An answer was taken back.
+    Undo {
+        /// The query.
+        query: u64,
+        /// Environment steps at the time.
+        step: u64,
+    },
+    /// An answer was changed.
+    Relabel {
+        /// The query.
+        query: u64,
+        /// The new answer.
+        label: Label,
+        /// Environment steps at the time.
+        step: u64,
+    },
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Number of the query, from 0.
+    pub query: u64,
+    /// Environment steps at which it was asked: its logical time.
+    pub step: u64,
+    /// Label session.
+    pub session: u64,
+    /// The first clip.
+    pub first: SegmentId,
+    /// The second clip.
+    pub second: SegmentId,
+    /// The answer.
+    pub label: Label,
+    /// Who answered: `simulated`, or a person's name.
+    pub rater: String,
+    /// Why it was asked; absent in the first session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
+}
+
+/// What the ensemble thought of a pair before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// Variance of the members' predictions.
+    pub disagreement: f64,
+    /// Mean entropy of the members' predictions, nats.
+    pub entropy: f64,
+}
+
+/// A ledger open for appending.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    file: File,
+    /// Bytes of whole, good lines; what lies beyond is torn and cut off by the next append.
+    good: u64,
+    seq: u64,
+    chain: String,
+}
+
+/// What was found wrong with a ledger but did no harm.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: line {line}: torn (the program was stopped while writing it), dropped; everything before it is kept", path.display())]
+pub struct TornLine {
+    path: PathBuf,
+    line: u64,
+}
+
+/// A ledger that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file system said no; the ledger holds what it held before.
+    #[error("{}: cannot {action} the label ledger: {source}", path.display())]
+    Io {
+        /// File.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// Reason.
+        source: io::Error,
+    },
+    /// A line is not what this program writes.
+    #[error("{}: line {line}: {reason}", path.display())]
+    Line {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+}
+
+/// Chain of the line before the first.
+const GENESIS: &str = "0000000000000000";
+
+impl Ledger {
+    /// Starts a ledger.
+    ///
+    /// # Errors
+    /// When there is one already, or the file cannot be made.
+    pub fn create(path: &Path) -> Result<Self, LedgerError> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = file.map_err(|source| LedgerError::Io { path: path.to_owned(), action: "create", source })?;
+        Ok(Self { path: path.to_owned(), file, good: 0, seq: 0, chain: GENESIS.to_owned() })
+    }
+
+    /// Opens a ledger, checks all of it, and returns its events. A torn last line is left out and reported; the file
+    /// itself is not touched before the next append.
+    ///
+    /// # Errors
+    /// [`LedgerError::Line`] for the first line that is damaged, with its number.
+    pub fn open(path: &Path) -> Result<(Self, Vec<Event>, Vec<TornLine>), LedgerError> {
+        let io = |source| LedgerError::Io { path: path.to_owned(), action: "open", source };
+        let scan = scan(path)?;
+        if let Some((line, reason)) = scan.broken {
+            return Err(LedgerError::Line { path: path.to_owned(), line, reason });
+        }
+        let file = OpenOptions::new().write(true).open(path).map_err(io)?;
+        let torn = scan.torn.then(|| TornLine { path: path.to_owned(), line: scan.events.len() as u64 + 1 });
+        let seq = scan.events.len() as u64;
+        let ledger = Self { path: path.to_owned(), file, good: scan.good, seq, chain: scan.chain };
+        Ok((ledger, scan.events, torn.into_iter().collect()))
+    }
+
+    /// Appends an event; when this returns, it is on the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written (a full disk); then no part of it stays.
+    pub fn append(&mut self, event: &Event) -> Result<(), LedgerError> {
+        let (line, chain) = write_line(event, self.seq, &self.chain);
+        let mut write = || -> io::Result<()> {
+            self.file.set_len(self.good)?;
+            self.file.seek(SeekFrom::Start(self.good))?;
+            self.file.write_all(line.as_bytes())?;
+            self.file.sync_data()
+        };
+        if let Err(source) = write() {
+            // What was written of the line is cut off; if even that fails, the next open sees a torn last line.
+            self.file.set_len(self.good).ok();
+            return Err(LedgerError::Io { path: self.path.clone(), action: "append to", source });
+        }
+        self.good += line.len() as u64;
+        self.seq += 1;
+        self.chain = chain;
+        Ok(())
+    }
+}
+
+/// The first line that is not as it was written, and how; `None` when the chain is whole. A torn last line counts.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn first_difference(path: &Path) -> Result<Option<(u64, String)>, LedgerError> {
+    let scan = scan(path)?;
+    let torn = scan.torn.then(|| (scan.events.len() as u64 + 1, "torn".to_owned()));
+    Ok(scan.broken.or(torn))
+}
+
+/// The events of a ledger, whether or not its chain holds.
+///
+/// # Errors
+/// When it cannot be read, or a line is not an event at all.
+pub fn read_events_unchecked(path: &Path) -> Result<Vec<Event>, LedgerError> {
+    let text = read(path)?;
+    let parse = |(i, line): (usize, &str)| {
+        parse_line(line).map(|(event, ..)| event).map_err(|reason| LedgerError::Line {
+            path: path.to_owned(),
+            line: i as u64 + 1,
+            reason,
+        })
+    };
+    String::from_utf8_lossy(&text).lines().enumerate().map(parse).collect()
+}
+
+/// The answers in force, in the order of their queries: after undoing (which leaves a "skip") and relabelling.
+#[must_use]
+pub fn answers(events: &[Event]) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = Vec::new();
+    for event in events {
+        let (query, label) = match event {
+            Event::Answer(answer) => {
+                answers.push(answer.clone());
+                continue;
+            }
+            Event::Undo { query, .. } => (query, Label::Skip),
+            Event::Relabel { query, label, .. } => (query, *label),
+        };
+        answers.iter_mut().filter(|a| a.query == *query).for_each(|a| a.label = label);
+    }
+    answers
+}
+
+struct Scan {
+    events: Vec<Event>,
+    good: u64,
+    chain: String,
+    torn: bool,
+    broken: Option<(u64, String)>,
+}
+
+fn scan(path: &Path) -> Result<Scan, LedgerError> {
+    let bytes = read(path)?;
+    let mut scan = Scan { events: Vec::new(), good: 0, chain: GENESIS.to_owned(), torn: false, broken: None };
+    for (i, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
+        let Some(content) = line.strip_suffix(b"\n") else {
+            scan.torn = true;
+            break;
+        };
+        let number = i as u64 + 1;
+        match check_line(content, i as u64, &scan.chain) {
+            Ok((event, chain)) => {
+                scan.events.push(event);
+                scan.chain = chain;
+                scan.good += line.len() as u64;
+            }
+            Err(reason) => {
+                scan.broken = Some((number, reason));
+                break;
+            }
+        }
+    }
+    Ok(scan)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, LedgerError> {
+    std::fs::read(path).map_err(|source| LedgerError::Io { path: path.to_owned(), action: "read", source })
+}
+
+fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), String> {
+    let text = std::str::from_utf8(line).map_err(|_| "not UTF-8 text; expected a JSON object".to_owned())?;
+    let (event, found_seq, found_chain) = parse_line(text)?;
+    if found_seq != seq {
+        return Err(format!("has seq {found_seq}, expected {seq}: a line was removed or added before it"));
+    }
+    let (expected_line, expected_chain) = write_line(&event, seq, chain);
+    if found_chain != expected_chain || expected_line.trim_end() != text {
+        return Err(format!(
+            "was changed after it was written (its chain is {found_chain}, its content gives {expected_chain})"
+        ));
+    }
+    Ok((event, expected_chain))
+}
+
+fn parse_line(text: &str) -> Result<(Event, u64, String), String> {
+    let mut object: Map<String, Value> = serde_json::from_str(text).map_err(|e| format!("not a JSON object ({e})"))?;
+    let seq = object.remove("seq").and_then(|v| v.as_u64()).ok_or("has no number 'seq'")?;
+    let chain = object.remove("chain").and_then(|v| v.as_str().map(str::to_owned)).ok_or("has no text 'chain'")?;
+    let event = serde_json::from_value(Value::Object(object)).map_err(|e| format!("not an event of a ledger ({e})"))?;
+    Ok((event, seq, chain))
+}
+
+/// The line for an event, and its chain.
+fn write_line(event: &Event, seq: u64, chain: &str) -> (String, String) {
+    let mut object = Map::from_iter([("seq".to_owned(), Value::from(seq))]);
+    if let Ok(Value::Object(fields)) = serde_json::to_value(event) {
+        object.extend(fields);
+    }
+    let content = serde_json::to_string(&object).expect("a JSON object always serialises");
+    let digest = Sha256::new_with_prefix(chain).chain_update(&content).finalize();
+    let chain = hex(&digest);
+    object.insert("chain".to_owned(), Value::from(chain.as_str()));
+    (serde_json::to_string(&object).expect("a JSON object always serialises") + "\n", chain)
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl SegmentId {
+    /// The first 16 hex digits of a digest.
+    #[must_use]
+    pub fn from_digest(digest: &[u8]) -> Self {
+        Self(hex(digest))
+    }
+}
+
+impl std::fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Answer> for Event {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Event, Ledger, SegmentId, answers, first_difference};
+    use crate::preference::Label;
+
+    fn event(query: u64) -> Event {
+        let label = if query % 2 == 0 { Label::First } else { Label::Equal };
+        let (first, second) = (SegmentId::from_digest(&[query as u8; 8]), SegmentId::from_digest(&[7; 8]));
+        Event::Answer(Answer {
+            query,
+            step: 100 * query,
+            session: 0,
+            first,
+            second,
+            label,
+            rater: "simulated".into(),
+            why: None,
+        })
+    }
+
+    fn sample(path: &std::path::Path) -> Vec<u8> {
+        let mut ledger = Ledger::create(path).unwrap();
+        (0..4).for_each(|query| ledger.append(&event(query)).unwrap());
+        std::fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_wherever_it_tears_and_appending_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let bytes = sample(&path);
+        let last = bytes[..bytes.len() - 1].iter().rposition(|&b| b == b'\n').unwrap() + 1;
+        for len in last + 1..bytes.len() {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            let (mut ledger, events, warnings) = Ledger::open(&path).unwrap();
+            assert_eq!((events.len(), warnings.len()), (3, 1));
+            assert_eq!(std::fs::read(&path).unwrap().len(), len, "opening does not touch the file");
+            ledger.append(&event(3)).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn any_changed_byte_is_found_in_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let bytes = sample(&path);
+        assert_eq!(first_difference(&path).unwrap(), None);
+        let mut line = 1;
+        for i in 0..bytes.len() - 1 {
+            let mut changed = bytes.clone();
+            changed[i] ^= 1;
+            std::fs::write(&path, &changed).unwrap();
+            let found = first_difference(&path).unwrap().map(|(line, _)| line);
+            assert_eq!(found, Some(line), "byte {i}");
+            line += u64::from(bytes[i] == b'\n');
+        }
+    }
+
+    #[test]
+    fn removed_and_exchanged_lines_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let text = String::from_utf8(sample(&path)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (order, expected) in [([0, 2, 3].as_slice(), 2), (&[0, 1, 3, 2], 3), (&[1, 2, 3], 1)] {
+            let changed: String = order.iter().map(|&i: &usize| format!("{}\n", lines[i])).collect();
+            std::fs::write(&path, changed).unwrap();
+            assert_eq!(first_difference(&path).unwrap().map(|(line, _)| line), Some(expected));
+            let error = Ledger::open(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {expected}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn undoing_and_relabelling_are_events() {
+        let relabel = Event::Relabel { query: 1, label: Label::Second, step: 9 };
+        let events = [event(0), event(1), event(2), Event::Undo { query: 0, step: 9 }, relabel];
+        let labels: Vec<Label> = answers(&events).iter().map(|a| a.label).collect();
+        assert_eq!(labels, [Label::Skip, Label::Second, Label::First]);
+    }
+}

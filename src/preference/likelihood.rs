@@ -1,0 +1,173 @@
+//! The Bradley-Terry likelihood of an answer, given the difference of two scores.
+
+use serde::{Deserialize, Serialize};
+
+/// How a difference of scores z = score(first) − score(second) becomes the probability of an answer.
+///
+/// With x = z / temperature: P[first] = (1 − ε)·σ(x) + ε/2 (Christiano et al. 2017, eq. 1 with the error model of
+/// §2.2.3), and the loss of a soft label μ is −μ ln P[first] − (1 − μ) ln P[second].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Likelihood {
+    /// Divides the difference of scores.
+    pub temperature: f64,
+    /// ε: share of answers that are uniformly random (paper: 0.1).
+    pub error_rate: f64,
+    /// How much better, after temperature, the preferred one has to be for the same loss (Llama 2's margin).
+    pub margin: f64,
+    /// Half-width δ of indifference in the model of Rao & Kupper 1967: P[first] = σ(x − δ), P[second] = σ(−x − δ),
+    /// P[equal] = (e^{2δ} − 1)·P[first]·P[second]. At 0 "equal" is the soft label ½ of the paper.
+    pub tie: f64,
+}
+
+/// A likelihood that cannot be used.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{field} = {found}: must be {expected}")]
+pub struct LikelihoodError {
+    field: &'static str,
+    found: f64,
+    expected: &'static str,
+}
+
+impl Default for Likelihood {
+    /// The paper's.
+    fn default() -> Self {
+        Self { temperature: 1.0, error_rate: 0.1, margin: 0.0, tie: 0.0 }
+    }
+}
+
+impl Likelihood {
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// Naming the first one out of range.
+    pub fn validate(&self) -> Result<(), LikelihoodError> {
+        let check = |field, found: f64, fine: bool, expected| match fine && found.is_finite() {
+            true => Ok(()),
+            false => Err(LikelihoodError { field, found, expected }),
+        };
+        check("temperature", self.temperature, self.temperature > 0.0, "positive")?;
+        check("error_rate", self.error_rate, (0.0..1.0).contains(&self.error_rate), "at least 0 and below 1")?;
+        check("margin", self.margin, (0.0..=100.0).contains(&self.margin), "between 0 and 100")?;
+        check("tie", self.tie, (0.0..=20.0).contains(&self.tie), "between 0 and 20")
+    }
+
+    /// P[first is preferred] when a decision is made, without the error model: what queries are scored by.
+    #[must_use]
+    pub fn probability(&self, difference: f64) -> f64 {
+        sigmoid(difference / self.temperature)
+    }
+
+    /// Loss of an answer with mass `target` on the first. With `tie` > 0 the mass min(μ, 1 − μ)·2 counts as "equal".
+    #[must_use]
+    pub fn loss(&self, difference: f64, target: f64) -> f64 {
+        let x = difference / self.temperature;
+        let [first, second, equal] = self.masses(target);
+        let mut loss = 0.0;
+        // A mass of zero must not meet an infinite loss.
+        if first > 0.0 {
+            loss += first * self.decided(x);
+        }
+        if second > 0.0 {
+            loss += second * self.decided(-x);
+        }
+        if equal > 0.0 {
+            let (tie, rate) = (self.tie, self.error_rate);
+            let log_equal = (2.0 * tie).exp_m1().ln() + log_sigmoid(x - tie) + log_sigmoid(-x - tie);
+            loss -= equal * if rate > 0.0 { ((1.0 - rate) * log_equal.exp() + rate / 3.0).ln() } else { log_equal };
+        }
+        loss
+    }
+
+    /// Mass on first, second and equal.
+    #[must_use]
+    pub fn masses(&self, target: f64) -> [f64; 3] {
+        if self.tie > 0.0 {
+            let equal = 2.0 * target.min(1.0 - target);
+            [(2.0 * target - 1.0).max(0.0), (1.0 - 2.0 * target).max(0.0), equal]
+        } else {
+            [target, 1.0 - target, 0.0]
+        }
+    }
+
+    /// −ln of the probability that the one ahead by `x` is preferred.
+    fn decided(&self, x: f64) -> f64 {
+        let x = x - self.margin - self.tie;
+        let answers = if self.tie > 0.0 { 3.0 } else { 2.0 };
+        match self.error_rate {
+            0.0 => -log_sigmoid(x),
+            rate => -((1.0 - rate) * sigmoid(x) + rate / answers).ln(),
+        }
+    }
+}
+
+/// 1 / (1 + e^{−x}) without overflow.
+#[must_use]
+pub fn sigmoid(x: f64) -> f64 {
+    if x >= 0.0 {
+        1.0 / (1.0 + (-x).exp())
+    } else {
+        let e = x.exp();
+        e / (1.0 + e)
+    }
+}
+
+/// ln σ(x) without overflow or cancellation.
+#[must_use]
+pub fn log_sigmoid(x: f64) -> f64 {
+    x.min(0.0) - (-x.abs()).exp().ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Likelihood, sigmoid};
+
+    fn slope(likelihood: &Likelihood, z: f64, target: f64) -> f64 {
+        let h = 1e-5;
+        (likelihood.loss(z + h, target) - likelihood.loss(z - h, target)) / (2.0 * h)
+    }
+
+    /// Values of `reference/preference-rl.md` §2.1: with a 10 % error rate a wrong answer's pull is bounded.
+    #[test]
+    fn the_error_model_bounds_the_pull_of_a_mislabel() {
+        let robust = Likelihood::default();
+        let plain = Likelihood { error_rate: 0.0, ..robust };
+        for (z, expected, expected_plain) in [(-8.0, -0.006, -1.0), (-4.0, -0.24, -0.98), (0.0, -0.45, -0.5)] {
+            assert!((slope(&robust, z, 1.0) - expected).abs() < 0.005);
+            assert!((slope(&plain, z, 1.0) - expected_plain).abs() < 0.005);
+            let s: f64 = sigmoid(z);
+            assert!((slope(&robust, z, 1.0) + 0.9 * s * (1.0 - s) / (0.9 * s + 0.05)).abs() < 1e-7);
+        }
+    }
+
+    #[test]
+    fn it_stays_finite_and_right_far_out() {
+        let plain = Likelihood { error_rate: 0.0, ..Likelihood::default() };
+        assert_eq!(plain.loss(-1e4, 1.0), 1e4);
+        assert_eq!(plain.loss(1e4, 1.0), 0.0);
+        assert_eq!(plain.loss(1e4, 0.5), 5e3);
+        assert!((Likelihood::default().loss(-1e4, 1.0) + 0.05_f64.ln()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn with_ties_the_three_answers_have_probability_one_together() {
+        for error_rate in [0.0, 0.1] {
+            let likelihood = Likelihood { tie: 0.7, error_rate, ..Likelihood::default() };
+            for z in [-3.0, -0.2, 0.0, 1.5] {
+                let total: f64 = [1.0, 0.0, 0.5].iter().map(|&t| (-likelihood.loss(z, t)).exp()).sum();
+                assert!((total - 1.0).abs() < 1e-12, "z {z}: {total}");
+            }
+        }
+    }
+
+    #[test]
+    fn temperature_and_margin_shift_the_loss_as_defined() {
+        let plain = Likelihood { error_rate: 0.0, ..Likelihood::default() };
+        let warm = Likelihood { temperature: 2.0, ..plain };
+        let margin = Likelihood { margin: 0.5, ..plain };
+        assert_eq!(warm.loss(3.0, 0.3), plain.loss(1.5, 0.3));
+        assert_eq!(margin.loss(3.0, 1.0), plain.loss(2.5, 1.0));
+        assert_eq!(margin.loss(3.0, 0.0), plain.loss(3.5, 0.0));
+        assert!(Likelihood { error_rate: 1.0, ..plain }.validate().is_err());
+    }
+}

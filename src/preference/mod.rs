@@ -1,0 +1,19 @@
+//! The preference core shared by control and language models: labels, likelihood, simulated teachers, acquisition,
+//! calibration, statistics, and the ledger.
+//!
+//! **Architecture invariant:** this module sees scores and ids; never an environment, a tensor, a token or a widget.
+
+pub mod calibration;
+pub mod label;
+pub mod ledger;
+pub mod likelihood;
+pub mod query;
+pub mod statistics;
+pub mod teacher;
+
+pub use label::{Label, LabelError};
+pub use ledger::{SegmentId, Why};
+pub use likelihood::{Likelihood, LikelihoodError};
+pub use query::{Sampler, SamplerError};
+pub use statistics::{epic_distance, pearson, spearman};
+pub use teacher::{Teacher, TeacherContext, TeacherError};

@@ -1,0 +1,113 @@
+//! The few statistics that results are reported with.
+
+use rand::RngExt as _;
+
+use crate::random::Rng;
+
+/// Pearson's correlation; `None` when either is constant or there are fewer than two values.
+#[must_use]
+pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
+    let n = a.len().min(b.len()) as f64;
+    if n < 2.0 {
+        return None;
+    }
+    let (mean_a, mean_b) = (a.iter().sum::<f64>() / n, b.iter().sum::<f64>() / n);
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(b) {
+        let (dx, dy) = (x - mean_a, y - mean_b);
+        ab += dx * dy;
+        aa += dx * dx;
+        bb += dy * dy;
+    }
+    let scale = (aa * bb).sqrt();
+    (scale > 0.0 && scale.is_finite()).then(|| (ab / scale).clamp(-1.0, 1.0))
+}
+
+/// Spearman's rank correlation, ties at their average rank; `None` as [`pearson`].
+#[must_use]
+pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    pearson(&ranks(a), &ranks(b))
+}
+
+/// EPIC distance of two canonically shaped rewards over the same transitions: √((1 − ρ) / 2), in 0..1 (Gleave et al.
+/// 2021, arXiv 2006.13900, def. 4.4).
+#[must_use]
+pub fn epic_distance(canonical_a: &[f64], canonical_b: &[f64]) -> Option<f64> {
+    pearson(canonical_a, canonical_b).map(|rho| ((1.0 - rho) / 2.0).sqrt())
+}
+
+/// Mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264): a quarter of the values is cut off at either end,
+/// rounded down, as `scipy.stats.trim_mean(x, 0.25)` does. NaN of nothing.
+#[must_use]
+pub fn interquartile_mean(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let cut = sorted.len() / 4;
+    let middle = &sorted[cut..sorted.len() - cut];
+    middle.iter().sum::<f64>() / middle.len() as f64
+}
+
+/// Percentile bootstrap interval of a statistic.
+#[must_use]
+pub fn bootstrap_interval(values: &[f64], statistic: fn(&[f64]) -> f64, confidence: f64, rng: &mut Rng) -> [f64; 2] {
+    /// Enough for a 95 % interval stable to about 1 % of its width.
+    const RESAMPLES: usize = 10_000;
+    if values.is_empty() {
+        return [f64::NAN; 2];
+    }
+    let mut resample = vec![0.0; values.len()];
+    let mut statistics: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            resample.iter_mut().for_each(|slot| *slot = values[rng.random_range(0..values.len())]);
+            statistic(&resample)
+        })
+        .collect();
+    statistics.sort_by(f64::total_cmp);
+    let at = |share: f64| statistics[((RESAMPLES - 1) as f64 * share).round() as usize];
+    [at((1.0 - confidence) / 2.0), at((1.0 + confidence) / 2.0)]
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    while start < order.len() {
+        let tied = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
+        for &i in &order[start..start + tied] {
+            ranks[i] = start as f64 + (tied as f64 - 1.0) / 2.0;
+        }
+        start += tied;
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bootstrap_interval, epic_distance, interquartile_mean, pearson, spearman};
+    use crate::random::stream;
+
+    #[test]
+    fn correlations_agree_with_hand_computed_ones() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 4.0, 3.0, 5.0]);
+        assert!((pearson(&a, &b).unwrap() - 0.8).abs() < 1e-15);
+        assert!((spearman(&a, &b).unwrap() - 0.8).abs() < 1e-15);
+        // Ranks with a tie: 0.5 0.5 2 3 against 0 1 2 3: cov 4.5/√(4.5·5).
+        assert!(
+            (spearman(&[1.0, 1.0, 7.0, 9.0], &[0.0, 1.0, 8.0, 90.0]).unwrap() - 4.5 / 22.5_f64.sqrt()).abs() < 1e-15
+        );
+        assert_eq!(pearson(&[1.0, 1.0], &[0.0, 1.0]), None);
+        let opposite: Vec<f64> = a.iter().map(|x| 7.0 - 2.0 * x).collect();
+        assert_eq!(epic_distance(&a, &opposite), Some(1.0));
+        assert_eq!(epic_distance(&a, &a), Some(0.0));
+    }
+
+    #[test]
+    fn the_interquartile_mean_cuts_a_quarter_at_either_end() {
+        let values = [100.0, 3.0, 1.0, 2.0, 4.0, -50.0, 5.0, 6.0, 7.0, 8.0];
+        // Two of ten are cut at either end: 2..=7 remain.
+        assert_eq!(interquartile_mean(&values), 4.5);
+        let [low, high] = bootstrap_interval(&values, interquartile_mean, 0.95, &mut stream(0, "test", 0));
+        assert!(low < 4.5 && 4.5 < high);
+    }
+}

@@ -1,0 +1,335 @@
+//! Fits the reward ensemble to comparisons: Christiano et al. 2017, eq. 1 and the modifications of §2.2.3.
+
+use burn::tensor::{Int, Tensor, TensorData, activation};
+use rand::RngExt as _;
+use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _, ParallelIterator as _};
+use serde::{Deserialize, Serialize};
+
+use super::ensemble::{Ensemble, FitTarget, Member, RewardConfig};
+use crate::nn::{constant, to_host};
+use crate::preference::Likelihood;
+use crate::preference::calibration;
+use crate::random::stream;
+
+/// A comparison as the fit sees it: inputs of both segments, and an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FitExample {
+    /// Number of the query; decides which members hold it out, for good.
+    pub id: u64,
+    /// `[steps, obs + action]`: inputs of the first segment.
+    pub first: Vec<f32>,
+    /// `[steps, obs + action]`: inputs of the second segment.
+    pub second: Vec<f32>,
+    /// Probability mass on the first segment: μ(1) of eq. 1.
+    pub target: f64,
+    /// True returns of both, for the "regression to true returns" ablation only.
+    pub true_returns: Option<[f64; 2]>,
+}
+
+/// What a fit reports; means over the members.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct FitMetrics {
+    /// Mean loss on each member's training comparisons.
+    pub train_loss: f64,
+    /// Mean loss on each member's held-out comparisons.
+    pub validation_loss: f64,
+    /// Share of held-out, decided comparisons predicted rightly.
+    pub validation_accuracy: f64,
+    /// Expected calibration error on held-out comparisons, 10 bins.
+    pub validation_ece: f64,
+    /// L2 coefficient (geometric mean).
+    pub l2: f64,
+}
+
+/// Trains every member for `steps` gradient steps. Members train in parallel; each draws from its own streams, so
+/// the result does not depend on the number of threads.
+///
+/// # Shapes
+/// - every segment of `examples` has the same number of steps
+pub fn fit(
+    ensemble: &mut Ensemble,
+    config: &RewardConfig,
+    examples: &[FitExample],
+    steps: usize,
+    seed: u64,
+    session: u64,
+) -> FitMetrics {
+    if examples.is_empty() {
+        return FitMetrics::default();
+    }
+    let reports: Vec<FitMetrics> = ensemble
+        .members
+        .par_iter_mut()
+        .enumerate()
+        .map(|(index, member)| fit_member(member, index, config, examples, steps, seed, session))
+        .collect();
+    let mean = |value: fn(&FitMetrics) -> f64| {
+        let known: Vec<f64> = reports.iter().map(value).filter(|v| v.is_finite()).collect();
+        known.iter().sum::<f64>() / known.len().max(1) as f64
+    };
+    FitMetrics {
+        train_loss: mean(|m| m.train_loss),
+        validation_loss: mean(|m| m.validation_loss),
+        validation_accuracy: mean(|m| m.validation_accuracy),
+        validation_ece: mean(|m| m.validation_ece),
+        l2: mean(|m| m.l2.ln()).exp(),
+    }
+}
+
+/// Gradient steps between two looks at training and validation loss. The paper adapts the coefficient at every
+/// step; looking at every tenth, and changing it ten times as much, costs a tenth.
+const STEPS_BETWEEN_LOOKS: usize = 10;
+
+/// The paper's band for validation loss / training loss.
+const OVERFITTING_BAND: [f64; 2] = [1.1, 1.5];
+
+fn fit_member(
+    member: &mut Member,
+    index: usize,
+    config: &RewardConfig,
+    examples: &[FitExample],
+    steps: usize,
+    seed: u64,
+    session: u64,
+) -> FitMetrics {
+    let (train, validation) = split(config, examples, index, seed);
+    let data = Data::new(member, config, examples);
+    let mut rng = stream(seed, &format!("reward-batches-{index}"), session);
+    for step in 0..steps {
+        // Draw a minibatch from the member's bootstrap.
+        let chosen: Vec<usize> = (0..config.batch_size).map(|_| train[rng.random_range(0..train.len())]).collect();
+        let loss = data.loss(member, config, &chosen).mean();
+        // L2 as a term of the loss, not as weight decay: under Adam these differ.
+        let mut gradients = (loss + member.network.squared_norm() * member.l2).backward();
+        let Member { network, optimizer, .. } = member;
+        optimizer.step(&mut network.parameters_mut(), &mut gradients, config.learning_rate, None);
+
+        if config.adaptive_l2 && (step + 1) % STEPS_BETWEEN_LOOKS == 0 && !validation.is_empty() {
+            let ratio = data.mean_loss(member, config, &validation) / data.mean_loss(member, config, &train).max(1e-12);
+            member.l2 = adapt(member.l2, ratio, config.l2_rate * STEPS_BETWEEN_LOOKS as f64);
+        }
+    }
+    let held_out = data.probabilities(member, config, &validation);
+    let targets: Vec<f64> = validation.iter().map(|&i| examples[i].target).collect();
+    FitMetrics {
+        train_loss: data.mean_loss(member, config, &train),
+        validation_loss: data.mean_loss(member, config, &validation),
+        validation_accuracy: calibration::accuracy(&held_out, &targets).unwrap_or(f64::NAN),
+        validation_ece: calibration::expected_calibration_error(&held_out, &targets, 10).unwrap_or(f64::NAN),
+        l2: member.l2,
+    }
+}
+
+/// Raises the coefficient when the validation loss is more than 1.5 × the training loss, lowers it below 1.1 ×.
+fn adapt(l2: f64, ratio: f64, rate: f64) -> f64 {
+    // The bounds only keep the number finite: below, L2 has no effect; above, the network is a constant.
+    match () {
+        () if ratio > OVERFITTING_BAND[1] => (l2 * (1.0 + rate)).min(1.0),
+        () if ratio < OVERFITTING_BAND[0] => (l2 / (1.0 + rate)).max(1e-8),
+        () => l2,
+    }
+}
+
+/// Indices that a member trains on (with repetitions) and those it holds out.
+///
+/// Both depend on the query's number alone, so a member never trains on what it held out before. The bootstrap is
+/// the streaming form of sampling |D| with replacement: every comparison counts Poisson(1) times (Oza & Russell 2001).
+fn split(config: &RewardConfig, examples: &[FitExample], member: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    for (i, example) in examples.iter().enumerate() {
+        let mut rng = stream(seed, &format!("reward-split-{member}"), example.id);
+        if rng.random::<f64>() < config.holdout {
+            validation.push(i);
+        } else {
+            let count = if config.bootstrap { poisson_1(rng.random()) } else { 1 };
+            train.extend(std::iter::repeat_n(i, count));
+        }
+    }
+    // With a handful of labels the draws can leave nothing to train on.
+    if train.is_empty() {
+        train.extend(0..examples.len());
+    }
+    (train, validation)
+}
+
+/// A Poisson(1) draw by inversion of a uniform one.
+fn poisson_1(uniform: f64) -> usize {
+    let (mut count, mut probability, mut cumulative) = (0, (-1.0_f64).exp(), (-1.0_f64).exp());
+    while uniform > cumulative && count < 20 {
+        count += 1;
+        probability /= count as f64;
+        cumulative += probability;
+    }
+    count
+}
+
+/// The comparisons on the device.
+struct Data {
+    /// `[n, 2 · steps · features]`
+    segments: Tensor<2>,
+    /// `[1, n]`: μ(1)
+    targets: Tensor<2>,
+    /// `[2, n]`: true returns, standardised; only for the ablation
+    returns: Option<Tensor<2>>,
+    steps: usize,
+    features: usize,
+}
+
+impl Data {
+    fn new(member: &Member, config: &RewardConfig, examples: &[FitExample]) -> Self {
+        let weight = &member.network.layers[0].weight;
+        let (features, device) = (weight.dims()[1], weight.device().without_autodiff());
+        let steps = examples[0].first.len() / features;
+        let flat: Vec<f32> = examples.iter().flat_map(|e| e.first.iter().chain(&e.second)).copied().collect();
+        let targets: Vec<f32> = examples.iter().map(|e| e.target as f32).collect();
+        let returns = matches!(config.target, FitTarget::Returns).then(|| {
+            let all: Vec<[f64; 2]> = examples.iter().map(|e| e.true_returns.unwrap_or_default()).collect();
+            // Mean per step, so that the target is of order one per step as the prediction is.
+            let side = |side: usize| all.iter().map(move |r| (r[side] / steps as f64) as f32);
+            constant(&side(0).chain(side(1)).collect::<Vec<f32>>(), [2, examples.len()], &device)
+        });
+        Self {
+            segments: constant(&flat, [examples.len(), 2 * steps * features], &device),
+            targets: constant(&targets, [1, examples.len()], &device),
+            returns,
+            steps,
+            features,
+        }
+    }
+
+    /// Predicted returns of both segments of the chosen comparisons, `[2, n]`.
+    fn returns(&self, network: &crate::nn::Mlp, chosen: &Tensor<1, Int>) -> Tensor<2> {
+        let n = chosen.dims()[0];
+        let input = self.segments.clone().select(0, chosen.clone()).reshape([1, n * 2 * self.steps, self.features]);
+        network.forward(input).reshape([n, 2, self.steps]).sum_dim(2).reshape([n, 2]).transpose()
+    }
+
+    /// Loss of each chosen comparison, `[1, n]`.
+    fn loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> Tensor<2> {
+        self.loss_of(&member.network, config, &self.indices(chosen))
+    }
+
+    fn loss_of(&self, network: &crate::nn::Mlp, config: &RewardConfig, chosen: &Tensor<1, Int>) -> Tensor<2> {
+        let returns = self.returns(network, chosen);
+        if let Some(truth) = &self.returns {
+            let error = returns / self.steps as f32 - truth.clone().select(1, chosen.clone());
+            return (error.clone() * error).mean_dim(0);
+        }
+        let difference = returns.clone().narrow(0, 0, 1) - returns.narrow(0, 1, 1);
+        bradley_terry_loss(&config.likelihood, difference, self.targets.clone().select(1, chosen.clone()))
+    }
+
+    /// Mean loss over the chosen comparisons, without gradients; NaN of none.
+    fn mean_loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> f64 {
+        if chosen.is_empty() {
+            return f64::NAN;
+        }
+        let loss = self.loss_of(&member.network.detached(), config, &self.indices(chosen));
+        f64::from(to_host(loss.mean())[0])
+    }
+
+    /// Predicted probability that the first is preferred, of each chosen comparison.
+    fn probabilities(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> Vec<f64> {
+        if chosen.is_empty() {
+            return Vec::new();
+        }
+        let returns = to_host(self.returns(&member.network.detached(), &self.indices(chosen)));
+        let (first, second) = returns.split_at(chosen.len());
+        first.iter().zip(second).map(|(a, b)| config.likelihood.probability(f64::from(a - b))).collect()
+    }
+
+    fn indices(&self, chosen: &[usize]) -> Tensor<1, Int> {
+        let chosen: Vec<i32> =
+            chosen.iter().map(|&i| i32::try_from(i).expect("fewer than 2³¹ comparisons fit in memory")).collect();
+        let len = chosen.len();
+        Tensor::from_data(TensorData::new(chosen, [len]), &self.segments.device())
+    }
+}
+
+/// [`Likelihood::loss`] on tensors.
+///
+/// # Shapes
+/// - `difference`: predicted return of the first minus the second, any; `target`: the same
+/// - returns the loss of each, the same
+#[must_use]
+pub fn bradley_terry_loss<const D: usize>(
+    likelihood: &Likelihood,
+    difference: Tensor<D>,
+    target: Tensor<D>,
+) -> Tensor<D> {
+    let Likelihood { temperature, error_rate, margin, tie } = *likelihood;
+    let x = difference / temperature;
+    let decided = |x: Tensor<D>| {
+        let x = x - (margin + tie);
+        let answers = if tie > 0.0 { 3.0 } else { 2.0 };
+        match error_rate > 0.0 {
+            true => -(activation::sigmoid(x) * (1.0 - error_rate) + error_rate / answers).log(),
+            false => -activation::log_sigmoid(x),
+        }
+    };
+    if tie == 0.0 {
+        return target.clone() * decided(x.clone()) + (-target + 1.0) * decided(-x);
+    }
+    let log_equal = activation::log_sigmoid(x.clone() - tie) + activation::log_sigmoid(-x.clone() - tie);
+    let log_equal = log_equal + (2.0 * tie).exp_m1().ln();
+    let equal = match error_rate > 0.0 {
+        true => -(log_equal.exp() * (1.0 - error_rate) + error_rate / 3.0).log(),
+        false => -log_equal,
+    };
+    let first = (target.clone() * 2.0 - 1.0).clamp_min(0.0);
+    let second = (-target.clone() * 2.0 + 1.0).clamp_min(0.0);
+    let tied = target.clone().min_pair(-target + 1.0) * 2.0;
+    first * decided(x.clone()) + second * decided(-x) + tied * equal
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::{adapt, bradley_terry_loss, poisson_1};
+    use crate::nn::{constant, to_host};
+    use crate::preference::Likelihood;
+
+    #[test]
+    fn the_tensor_loss_is_the_scalar_one() {
+        let device = Device::flex();
+        let (z, t) = ([-30.0_f32, -4.0, -0.3, 0.0, 0.7, 5.0, 30.0], [1.0_f32, 0.0, 0.5, 0.5, 0.3, 1.0, 0.5]);
+        let paper = Likelihood::default();
+        for likelihood in [
+            paper,
+            Likelihood { error_rate: 0.0, ..paper },
+            Likelihood { margin: 0.4, temperature: 2.0, ..paper },
+            Likelihood { tie: 0.6, ..paper },
+            Likelihood { tie: 0.6, error_rate: 0.0, ..paper },
+        ] {
+            let loss = bradley_terry_loss(&likelihood, constant(&z, [7], &device), constant(&t, [7], &device));
+            for (i, found) in to_host(loss).into_iter().enumerate() {
+                let expected = likelihood.loss(f64::from(z[i]), f64::from(t[i]));
+                assert!(
+                    (f64::from(found) - expected).abs() < 1e-5 * expected.max(1.0),
+                    "{likelihood:?} {i}: {found} {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn l2_rises_when_overfitting_and_falls_when_underfitting() {
+        assert!(adapt(1e-4, 1.6, 0.01) > 1e-4);
+        assert!(adapt(1e-4, 1.0, 0.01) < 1e-4);
+        assert_eq!(adapt(1e-4, 1.3, 0.01), 1e-4);
+        // The paper's ratio compares means: equal losses on sets of any size give 1, which is underfitting.
+        assert!(adapt(1e-4, 0.9, 0.01) < 1e-4);
+    }
+
+    #[test]
+    fn bootstrap_counts_have_poisson_frequencies() {
+        let draws = 100_000;
+        let mut frequencies = [0; 21];
+        (0..draws).for_each(|i| frequencies[poisson_1((f64::from(i) + 0.5) / f64::from(draws))] += 1);
+        let e = (-1.0_f64).exp();
+        for (count, expected) in [e, e, e / 2.0, e / 6.0, e / 24.0].into_iter().enumerate() {
+            assert!((f64::from(frequencies[count]) / f64::from(draws) - expected).abs() < 1e-4);
+        }
+    }
+}

@@ -1,0 +1,605 @@
+//! Proximal Policy Optimization (Schulman et al. 2017, arXiv 1707.06347), top to bottom:
+//! configuration → agent → acting → collecting a rollout → advantages (GAE) → update.
+//!
+//! The reward is a parameter of [`update`]: the true one for the baseline, the learned one otherwise. Nothing in here
+//! reads the true reward that a [`Rollout`] carries for teachers and metrics.
+
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use pairwise_envs::{Action, Actions, Env, Space, Step, VecEnv};
+use rand::RngExt as _;
+use rand::seq::SliceRandom as _;
+use rand_distr::{Distribution as _, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use super::normalize::RunningMoments;
+use crate::nn::{Activation, Adam, AdamConfig, Mlp, constant, parameter, to_host};
+use crate::random::{Rng, stream};
+
+/// Hyper-parameters of PPO.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PpoConfig {
+    /// Environments stepped side by side (N).
+    pub envs: usize,
+    /// Steps of each environment between two updates (T).
+    pub rollout_steps: usize,
+    /// Passes over a rollout (K).
+    pub epochs: usize,
+    /// Transitions in a minibatch (M).
+    pub minibatch_size: usize,
+    /// Adam's learning rate at the start.
+    pub learning_rate: f64,
+    /// Bring the learning rate linearly to zero over the run.
+    pub anneal_learning_rate: bool,
+    /// Discount γ.
+    pub gamma: f64,
+    /// λ of generalised advantage estimation.
+    pub gae_lambda: f64,
+    /// Clipping range ε of the probability ratio (eq. 7).
+    pub clip_range: f64,
+    /// Bring the clipping range linearly to zero over the run.
+    pub anneal_clip_range: bool,
+    /// Weight c₂ of the entropy bonus (eq. 9).
+    pub entropy_coefficient: f64,
+    /// Weight c₁ of the value loss (eq. 9).
+    pub value_coefficient: f64,
+    /// Largest global gradient norm.
+    pub max_gradient_norm: f32,
+    /// Widths of the hidden layers, of the policy and of the value network.
+    pub hidden: Vec<usize>,
+    /// Nonlinearity of both networks.
+    pub activation: Activation,
+    /// Logarithm of the Gaussian policy's standard deviation at the start, in units of half the action range.
+    pub initial_log_std: f32,
+    /// Normalise observations with running statistics, frozen during a rollout and its update.
+    pub normalize_observations: bool,
+    /// Scale rewards by the running standard deviation of discounted returns.
+    pub scale_rewards: bool,
+    /// Normalise advantages within a minibatch.
+    pub normalize_advantages: bool,
+}
+
+/// Policy, value function and their optimiser.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// Observation → logits (discrete) or mean action (continuous, 1 = upper bound).
+    pub policy: Mlp,
+    /// `[1, 1, action]`: log standard deviation of the Gaussian policy; unused and `[1, 1, 1]` for discrete actions.
+    pub log_std: Tensor<3>,
+    /// Observation → value.
+    pub value: Mlp,
+    /// Adam over policy, `log_std` and value, in this order.
+    pub optimizer: Adam,
+    /// Statistics for observation normalisation.
+    pub observations: RunningMoments,
+    /// What actions are.
+    pub head: ActionHead,
+}
+
+/// How a network's output becomes an action.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ActionHead {
+    /// A softmax over `n` actions.
+    Categorical {
+        /// Number of actions.
+        n: usize,
+    },
+    /// A diagonal Gaussian in units of half the action range around its middle.
+    Gaussian {
+        /// Middle of the range, element by element.
+        middle: Vec<f32>,
+        /// Half the range (1 where it is unbounded).
+        half: Vec<f32>,
+    },
+}
+
+/// `steps` transitions of each of `envs` environments. Everything is environment-major: index = env · steps + t.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rollout {
+    /// Environments.
+    pub envs: usize,
+    /// Steps of each.
+    pub steps: usize,
+    /// `[envs, steps, obs]`: raw observations before the action.
+    pub observations: Vec<f32>,
+    /// `[envs, steps, obs]`: raw observations after the action, before any reset.
+    pub next_observations: Vec<f32>,
+    /// `[envs, steps, action]`: what the policy drew: an index, or unclipped Gaussian samples.
+    pub actions: Vec<f32>,
+    /// `[envs, steps]`: log π(a|s) when drawn.
+    pub log_probs: Vec<f32>,
+    /// `[envs, steps, saved]`: states before the action, for clips.
+    pub states: Vec<f64>,
+    /// `[envs, steps]`: true reward, for teachers and metrics only.
+    pub true_rewards: Vec<f64>,
+    /// `[envs, steps]`: the task ended.
+    pub terminated: Vec<bool>,
+    /// `[envs, steps]`: the episode ended, by the task or by its time limit.
+    pub done: Vec<bool>,
+    /// True returns of the episodes that ended in this rollout, in the order in which they ended.
+    pub episode_returns: Vec<f64>,
+}
+
+/// What an update reports; means over its minibatches.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct UpdateMetrics {
+    /// Clipped surrogate loss (eq. 7, negated).
+    pub policy_loss: f64,
+    /// Mean squared error of the value function.
+    pub value_loss: f64,
+    /// Policy entropy, nats.
+    pub entropy: f64,
+    /// E[(r − 1) − ln r], the k3 estimator of KL(old ‖ new) (joschu.net/blog/kl-approx.html).
+    pub approx_kl: f64,
+    /// Share of samples whose ratio was outside the clipping range.
+    pub clip_fraction: f64,
+    /// Global gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// 1 − Var(return − value) / Var(return), before the update.
+    pub explained_variance: f64,
+}
+
+impl Default for PpoConfig {
+    fn default() -> Self {
+        Self {
+            envs: 8,
+            rollout_steps: 256,
+            epochs: 10,
+            minibatch_size: 64,
+            learning_rate: 3e-4,
+            anneal_learning_rate: true,
+            gamma: 0.99,
+            gae_lambda: 0.95,
+            clip_range: 0.2,
+            anneal_clip_range: false,
+            entropy_coefficient: 0.0,
+            value_coefficient: 0.5,
+            max_gradient_norm: 0.5,
+            hidden: vec![64, 64],
+            activation: Activation::Tanh,
+            initial_log_std: 0.0,
+            normalize_observations: true,
+            scale_rewards: true,
+            normalize_advantages: true,
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------- the agent
+
+impl Agent {
+    /// A fresh agent for the given spaces; weights come from the stream `"agent"` of `seed`.
+    #[must_use]
+    pub fn new(config: &PpoConfig, observation: &Space, action: &Space, seed: u64, device: &Device) -> Self {
+        let head = ActionHead::new(action);
+        let sizes = |output: usize| -> Vec<usize> {
+            std::iter::once(observation.len()).chain(config.hidden.iter().copied()).chain([output]).collect()
+        };
+        let outputs = head.outputs();
+        let mut rng = stream(seed, "agent", 0);
+        // A small last layer starts the policy near uniform; see "What Matters in On-Policy RL", arXiv 2006.05990.
+        let policy = Mlp::orthogonal(&sizes(outputs), config.activation, 0.01, &mut rng, device);
+        let value = Mlp::orthogonal(&sizes(1), config.activation, 1.0, &mut rng, device);
+        let spread = if matches!(head, ActionHead::Gaussian { .. }) { outputs } else { 1 };
+        Self {
+            policy,
+            log_std: parameter(vec![config.initial_log_std; spread], [1, 1, spread], device),
+            value,
+            optimizer: Adam::new(AdamConfig::default()),
+            observations: RunningMoments::new(observation.len()),
+            head,
+        }
+    }
+
+    /// All parameters with their names, in the optimiser's order.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, &Tensor<3>)> {
+        let prefixed = |prefix: &str, (name, tensor)| (format!("{prefix}.{name}"), tensor);
+        let policy = self.policy.named().into_iter().map(|p| prefixed("policy", p));
+        let value = self.value.named().into_iter().map(|p| prefixed("value", p));
+        policy.chain([("policy.log_std".to_owned(), &self.log_std)]).chain(value).collect()
+    }
+
+    /// All parameters in the order of [`Agent::named`], and their optimiser.
+    pub fn trainable(&mut self) -> (Vec<&mut Tensor<3>>, &mut Adam) {
+        let mut all = self.policy.parameters_mut();
+        all.push(&mut self.log_std);
+        all.extend(self.value.parameters_mut());
+        (all, &mut self.optimizer)
+    }
+
+    /// Actions without exploration noise: the mode of the policy.
+    ///
+    /// # Shapes
+    /// - `observations`: `[n, obs]`, raw
+    /// - returns `[n, action]`: indices, or means in units of half the action range
+    #[must_use]
+    pub fn act_deterministic(&self, observations: &[f32]) -> Vec<f32> {
+        let output = self.policy_outputs(observations);
+        match &self.head {
+            ActionHead::Categorical { n } => output.chunks(*n).map(|logits| argmax(logits) as f32).collect(),
+            ActionHead::Gaussian { .. } => output,
+        }
+    }
+
+    /// Actions drawn from the policy, and their log-probabilities.
+    ///
+    /// # Shapes
+    /// - `observations`: `[n, obs]`, raw
+    /// - returns `[n, action]` and `[n]`
+    #[must_use]
+    pub fn act(&self, observations: &[f32], rng: &mut Rng) -> (Vec<f32>, Vec<f32>) {
+        let output = self.policy_outputs(observations);
+        match &self.head {
+            ActionHead::Categorical { n } => output.chunks(*n).map(|logits| sample_categorical(logits, rng)).unzip(),
+            ActionHead::Gaussian { half, .. } => {
+                let log_std = to_host(self.log_std.clone());
+                let mut actions = Vec::with_capacity(output.len());
+                let mut log_probs = Vec::with_capacity(output.len() / half.len());
+                for mean in output.chunks(half.len()) {
+                    let mut log_prob = 0.0;
+                    for (mean, log_std) in mean.iter().zip(&log_std) {
+                        let noise: f32 = StandardNormal.sample(rng);
+                        actions.push(mean + log_std.exp() * noise);
+                        log_prob += -0.5 * noise * noise - log_std - HALF_LN_2PI;
+                    }
+                    log_probs.push(log_prob);
+                }
+                (actions, log_probs)
+            }
+        }
+    }
+
+    /// Value of each observation.
+    ///
+    /// # Shapes
+    /// - `observations`: `[n, obs]`, raw
+    /// - returns `[n]`
+    #[must_use]
+    pub fn values(&self, observations: &[f32]) -> Vec<f32> {
+        to_host(self.value.detached().forward(self.normalized(observations)))
+    }
+
+    fn policy_outputs(&self, observations: &[f32]) -> Vec<f32> {
+        to_host(self.policy.detached().forward(self.normalized(observations)))
+    }
+
+    /// `[n, obs]` on the host → `[1, n, obs]` on the device, normalised.
+    fn normalized(&self, observations: &[f32]) -> Tensor<3> {
+        let len = self.observations.mean.len();
+        let device = self.log_std.device().without_autodiff();
+        constant(&self.observations.normalize(observations), [1, observations.len() / len, len], &device)
+    }
+}
+
+impl ActionHead {
+    /// The head for an action space.
+    #[must_use]
+    pub fn new(space: &Space) -> Self {
+        match space {
+            Space::Discrete { n } => Self::Categorical { n: *n },
+            Space::Box { low, high } => {
+                let bounded = |low: f32, high: f32| low.is_finite() && high.is_finite();
+                let middle = |(&low, &high)| if bounded(low, high) { 0.5 * (low + high) } else { 0.0 };
+                let half = |(&low, &high)| if bounded(low, high) { 0.5 * (high - low) } else { 1.0 };
+                Self::Gaussian {
+                    middle: low.iter().zip(high).map(middle).collect(),
+                    half: low.iter().zip(high).map(half).collect(),
+                }
+            }
+        }
+    }
+
+    /// Outputs of the policy network.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        match self {
+            Self::Categorical { n } => *n,
+            Self::Gaussian { half, .. } => half.len(),
+        }
+    }
+
+    /// Numbers that describe one drawn action.
+    #[must_use]
+    pub fn action_len(&self) -> usize {
+        match self {
+            Self::Categorical { .. } => 1,
+            Self::Gaussian { half, .. } => half.len(),
+        }
+    }
+
+    /// What a drawn action is to a reward predictor: one-hot, or the action as executed, in [−1, 1].
+    ///
+    /// # Shapes
+    /// - `actions`: `[n, action_len]`
+    /// - returns `[n, outputs]`
+    #[must_use]
+    pub fn features(&self, actions: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Categorical { n } => {
+                let one_hot = |&action: &f32| (0..*n).map(move |i| f32::from(u8::from(action == i as f32)));
+                actions.iter().flat_map(one_hot).collect()
+            }
+            Self::Gaussian { .. } => actions.iter().map(|a| a.clamp(-1.0, 1.0)).collect(),
+        }
+    }
+
+    /// Steps one environment with an action given as features.
+    ///
+    /// # Shapes
+    /// - `features`: `[outputs]`
+    pub fn step_one(&self, env: &mut dyn Env, features: &[f32], observation: &mut [f32]) -> Step {
+        match self {
+            Self::Categorical { .. } => env.step(Action::Discrete(argmax(features)), observation),
+            Self::Gaussian { middle, half } => {
+                let scaled: Vec<f32> = (0..half.len()).map(|i| middle[i] + half[i] * features[i]).collect();
+                env.step(Action::Continuous(&scaled), observation)
+            }
+        }
+    }
+
+    /// Steps every environment with drawn actions.
+    ///
+    /// # Shapes
+    /// - `actions`: `[envs, action_len]`
+    pub fn step(&self, envs: &mut VecEnv, actions: &[f32]) {
+        match self {
+            Self::Categorical { .. } => {
+                let indices: Vec<usize> = actions.iter().map(|&a| a as usize).collect();
+                envs.step(Actions::Discrete(&indices));
+            }
+            Self::Gaussian { middle, half } => {
+                let scaled = |(i, a): (usize, &f32)| middle[i % half.len()] + half[i % half.len()] * a.clamp(-1.0, 1.0);
+                let scaled: Vec<f32> = actions.iter().enumerate().map(scaled).collect();
+                envs.step(Actions::Continuous(&scaled));
+            }
+        }
+    }
+}
+
+/// ½ ln 2π
+const HALF_LN_2PI: f32 = 0.918_938_5;
+
+fn argmax(logits: &[f32]) -> usize {
+    logits.iter().enumerate().fold(0, |best, (i, &value)| if value > logits[best] { i } else { best })
+}
+
+fn sample_categorical(logits: &[f32], rng: &mut Rng) -> (f32, f32) {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
+    let total: f32 = weights.iter().sum();
+    let mut left = rng.random::<f32>() * total;
+    let mut action = logits.len() - 1;
+    for (i, weight) in weights.iter().enumerate() {
+        if left < *weight {
+            action = i;
+            break;
+        }
+        left -= weight;
+    }
+    (action as f32, logits[action] - max - total.ln())
+}
+
+// ------------------------------------------------------------------------------------------------ collect a rollout
+
+/// Steps every environment `steps` times with actions drawn from the agent's policy, or uniformly at random without
+/// an agent.
+#[must_use]
+pub fn collect(agent: Option<&Agent>, head: &ActionHead, envs: &mut VecEnv, steps: usize, rng: &mut Rng) -> Rollout {
+    let count = envs.len();
+    let (obs, act, saved) = (envs.spec().observation.len(), head.action_len(), envs.spec().saved_len);
+    let mut rollout = Rollout {
+        envs: count,
+        steps,
+        observations: vec![0.0; count * steps * obs],
+        next_observations: vec![0.0; count * steps * obs],
+        actions: vec![0.0; count * steps * act],
+        log_probs: vec![0.0; count * steps],
+        states: vec![0.0; count * steps * saved],
+        true_rewards: vec![0.0; count * steps],
+        terminated: vec![false; count * steps],
+        done: vec![false; count * steps],
+        episode_returns: Vec::new(),
+    };
+    let mut states = vec![0.0; count * saved];
+    for t in 0..steps {
+        let observations = envs.observations().to_vec();
+        envs.save_states(&mut states);
+        let (actions, log_probs) = match agent {
+            Some(agent) => agent.act(&observations, rng),
+            None => (random_actions(head, count, rng), vec![0.0; count]),
+        };
+        head.step(envs, &actions);
+        for env in 0..count {
+            let i = env * steps + t;
+            let copy = |to: &mut [f32], from: &[f32], len: usize| {
+                to[i * len..(i + 1) * len].copy_from_slice(&from[env * len..(env + 1) * len]);
+            };
+            copy(&mut rollout.observations, &observations, obs);
+            copy(&mut rollout.next_observations, envs.final_observations(), obs);
+            copy(&mut rollout.actions, &actions, act);
+            rollout.states[i * saved..(i + 1) * saved].copy_from_slice(&states[env * saved..(env + 1) * saved]);
+            rollout.log_probs[i] = log_probs[env];
+            rollout.true_rewards[i] = envs.rewards()[env];
+            rollout.terminated[i] = envs.terminated()[env];
+            rollout.done[i] = envs.terminated()[env] || envs.truncated()[env];
+        }
+        rollout.episode_returns.extend(envs.finished().iter().map(|episode| episode.true_return));
+    }
+    rollout
+}
+
+fn random_actions(head: &ActionHead, count: usize, rng: &mut Rng) -> Vec<f32> {
+    match head {
+        ActionHead::Categorical { n } => (0..count).map(|_| rng.random_range(0..*n) as f32).collect(),
+        ActionHead::Gaussian { half, .. } => (0..count * half.len()).map(|_| rng.random_range(-1.0..=1.0)).collect(),
+    }
+}
+
+// --------------------------------------------------------------------------------------------- calculate advantages
+
+/// Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16):
+/// Âₜ = δₜ + γλ·Âₜ₊₁ with δₜ = rₜ + γ·V(sₜ₊₁) − V(sₜ).
+///
+/// A terminated step has no value beyond it; a time limit only cuts the sum, the value of the state it reached still
+/// counts, so `next_values` are those of the states *before* any reset.
+///
+/// # Shapes
+/// - `rewards`, `values`, `next_values`, `terminated`, `done`: `[envs, steps]`, environment-major
+/// - returns advantages, `[envs, steps]`
+#[must_use]
+pub fn gae(
+    rewards: &[f64],
+    values: &[f32],
+    next_values: &[f32],
+    terminated: &[bool],
+    done: &[bool],
+    steps: usize,
+    gamma: f64,
+    lambda: f64,
+) -> Vec<f32> {
+    let mut advantages = vec![0.0; rewards.len()];
+    for start in (0..rewards.len()).step_by(steps.max(1)) {
+        let mut next_advantage = 0.0;
+        for i in (start..start + steps).rev() {
+            let next_value = if terminated[i] { 0.0 } else { f64::from(next_values[i]) };
+            let delta = rewards[i] + gamma * next_value - f64::from(values[i]);
+            let carried = if done[i] { 0.0 } else { next_advantage };
+            next_advantage = delta + gamma * lambda * carried;
+            advantages[i] = next_advantage as f32;
+        }
+    }
+    advantages
+}
+
+// -------------------------------------------------------------------------------------------------- update networks
+
+/// Updates policy and value function on one rollout, with the given rewards.
+///
+/// `progress` in 0..1 is the share of the run that is over, for the schedules; minibatches come from `rng`.
+///
+/// # Shapes
+/// - `rewards`: `[envs, steps]`, environment-major
+pub fn update(
+    agent: &mut Agent,
+    config: &PpoConfig,
+    rollout: &Rollout,
+    rewards: &[f64],
+    progress: f64,
+    rng: &mut Rng,
+) -> UpdateMetrics {
+    let device = agent.log_std.device().without_autodiff();
+    let (count, obs, act) = (rewards.len(), agent.observations.mean.len(), agent.head.action_len());
+    let left = |annealed: bool| if annealed { 1.0 - progress } else { 1.0 };
+    let learning_rate = config.learning_rate * left(config.anneal_learning_rate);
+    let clip = config.clip_range * left(config.anneal_clip_range);
+
+    // Advantages and returns, with values of before the update.
+    let values = agent.values(&rollout.observations);
+    let next_values = agent.values(&rollout.next_observations);
+    let (terminated, done) = (&rollout.terminated, &rollout.done);
+    let (gamma, lambda) = (config.gamma, config.gae_lambda);
+    let advantages = gae(rewards, &values, &next_values, terminated, done, rollout.steps, gamma, lambda);
+    let returns: Vec<f32> = advantages.iter().zip(&values).map(|(a, v)| a + v).collect();
+
+    // The whole rollout on the device, once.
+    let observations = agent.normalized(&rollout.observations);
+    let taken = match &agent.head {
+        ActionHead::Categorical { .. } => agent.head.features(&rollout.actions),
+        ActionHead::Gaussian { .. } => rollout.actions.clone(),
+    };
+    let outputs = agent.head.outputs();
+    debug_assert!(outputs == act || act == 1, "one-hot or Gaussian");
+    let taken = constant(&taken, [1, count, outputs], &device);
+    let old_log_probs = constant(&rollout.log_probs, [1, count, 1], &device);
+    let targets = constant(&returns, [1, count, 1], &device);
+    let advantages_on_device = constant(&advantages, [1, count, 1], &device);
+    debug_assert_eq!(observations.dims(), [1, count, obs]);
+
+    let mut order: Vec<i32> = (0..i32::try_from(count).expect("a rollout has fewer than 2³¹ transitions")).collect();
+    let mut sums: Option<Tensor<1>> = None;
+    let mut minibatches = 0;
+    for _ in 0..config.epochs {
+        order.shuffle(rng);
+        for chosen in order.chunks(config.minibatch_size) {
+            // A last minibatch of a single sample has no advantage variance to normalise by.
+            if chosen.len() < 2 {
+                continue;
+            }
+            let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen.to_vec(), [chosen.len()]), &device);
+            let pick = |data: &Tensor<3>| data.clone().select(1, chosen.clone());
+            let (observations, taken) = (pick(&observations), pick(&taken));
+            let mut advantages = pick(&advantages_on_device);
+            if config.normalize_advantages {
+                let (variance, mean) = advantages.clone().var_mean(1);
+                advantages = (advantages - mean) / (variance.sqrt() + 1e-8);
+            }
+
+            // Policy: log π(a|s) and entropy.
+            let output = agent.policy.forward(observations.clone());
+            let (log_probs, entropy) = match &agent.head {
+                ActionHead::Categorical { .. } => {
+                    let log_softmax = activation::log_softmax(output, 2);
+                    let entropy = -(log_softmax.clone().exp() * log_softmax.clone()).sum_dim(2).mean();
+                    ((log_softmax * taken).sum_dim(2), entropy)
+                }
+                ActionHead::Gaussian { .. } => {
+                    let noise = (taken - output) * (-agent.log_std.clone()).exp();
+                    let density = noise.clone() * noise * -0.5 - agent.log_std.clone() - HALF_LN_2PI;
+                    // H = Σ (ln σ + ½ ln 2πe)
+                    let entropy = (agent.log_std.clone() + HALF_LN_2PI + 0.5).sum();
+                    (density.sum_dim(2), entropy)
+                }
+            };
+            // Policy loss, eq. 7.
+            let log_ratio = log_probs - pick(&old_log_probs);
+            let ratio = log_ratio.clone().exp();
+            let clipped = ratio.clone().clamp(1.0 - clip, 1.0 + clip);
+            let surrogate = (ratio.clone() * advantages.clone()).min_pair(clipped * advantages);
+            let policy_loss = -surrogate.mean();
+            // Value loss.
+            let error = agent.value.forward(observations) - pick(&targets);
+            let value_loss = (error.clone() * error).mean();
+            // Total loss, eq. 9, negated.
+            let loss = policy_loss.clone() + value_loss.clone() * config.value_coefficient
+                - entropy.clone() * config.entropy_coefficient;
+            let mut gradients = loss.backward();
+            let (mut parameters, optimizer) = agent.trainable();
+            let info = optimizer.step(&mut parameters, &mut gradients, learning_rate, Some(config.max_gradient_norm));
+
+            // Metrics stay on the device until the update is over.
+            let (ratio, log_ratio) = (ratio.inner(), log_ratio.inner());
+            let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
+            let clip_fraction = (ratio - 1.0).abs().greater_elem(clip).float().mean();
+            let row = [policy_loss.inner(), value_loss.inner(), entropy.inner(), approx_kl, clip_fraction];
+            let row = Tensor::cat(row.into_iter().chain([info.gradient_norm]).collect(), 0);
+            sums = Some(match sums {
+                Some(sums) => sums + row,
+                None => row,
+            });
+            minibatches += 1;
+        }
+    }
+    let sums = sums.map(to_host).unwrap_or_else(|| vec![0.0; 6]);
+    let mean = |i: usize| f64::from(sums[i]) / f64::from(minibatches.max(1));
+    UpdateMetrics {
+        policy_loss: mean(0),
+        value_loss: mean(1),
+        entropy: mean(2),
+        approx_kl: mean(3),
+        clip_fraction: mean(4),
+        gradient_norm: mean(5),
+        explained_variance: explained_variance(&values, &returns),
+    }
+}
+
+fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
+    let variance = |data: &mut dyn Iterator<Item = f64>| {
+        let data: Vec<f64> = data.collect();
+        let mean = data.iter().sum::<f64>() / data.len().max(1) as f64;
+        data.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>()
+    };
+    let total = variance(&mut returns.iter().map(|&r| f64::from(r)));
+    let residual = variance(&mut returns.iter().zip(values).map(|(r, v)| f64::from(r - v)));
+    if total > 0.0 { 1.0 - residual / total } else { 0.0 }
+}

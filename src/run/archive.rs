@@ -1,0 +1,227 @@
+//! Everything a checkpoint holds, in one `.safetensors` file: named arrays, and a JSON object for the rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Named arrays and a JSON object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Archive {
+    arrays: BTreeMap<String, Array>,
+    /// Everything that is not an array.
+    pub meta: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Array {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+/// A checkpoint that cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The file system said no.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File.
+        path: PathBuf,
+        /// Reason.
+        source: std::io::Error,
+    },
+    /// Not a safetensors file, or a torn one.
+    #[error("{}: not a readable checkpoint ({reason}); use an older one from the same folder", path.display())]
+    Format {
+        /// File.
+        path: PathBuf,
+        /// Reason.
+        reason: String,
+    },
+    /// Something is missing or has another size.
+    #[error("checkpoint entry '{name}': expected {expected}, found {found}")]
+    Entry {
+        /// Entry.
+        name: String,
+        /// What would be right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+/// Key of the JSON object among the file's metadata.
+const META_KEY: &str = "pairwise";
+
+impl Archive {
+    /// Adds an array of f32.
+    pub fn put_f32(&mut self, name: impl Into<String>, shape: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.arrays.insert(name.into(), Array { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+    }
+
+    /// Adds an array of f64.
+    pub fn put_f64(&mut self, name: impl Into<String>, shape: &[usize], values: &[f64]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.arrays.insert(name.into(), Array { dtype: Dtype::F64, shape: shape.to_vec(), bytes });
+    }
+
+    /// Adds anything serialisable to the JSON object.
+    pub fn put(&mut self, name: &str, value: &impl Serialize) {
+        let value = serde_json::to_value(value).expect("plain state structs always serialise");
+        self.meta.insert(name.to_owned(), value);
+    }
+
+    /// Reads an array of f32 of the given shape.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Entry`] when it is missing or has another shape or type.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ArchiveError> {
+        let bytes = self.bytes(name, Dtype::F32, Some(shape))?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))).collect())
+    }
+
+    /// Reads an array of f32 of any shape.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Entry`] when it is missing or has another type.
+    pub fn f32_any(&self, name: &str) -> Result<Vec<f32>, ArchiveError> {
+        let bytes = self.bytes(name, Dtype::F32, None)?;
+        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))).collect())
+    }
+
+    /// Reads an array of f64 of any shape.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Entry`] when it is missing or has another type.
+    pub fn f64_any(&self, name: &str) -> Result<Vec<f64>, ArchiveError> {
+        let bytes = self.bytes(name, Dtype::F64, None)?;
+        Ok(bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("chunks of eight"))).collect())
+    }
+
+    /// Reads something from the JSON object.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Entry`] when it is missing or something else.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ArchiveError> {
+        let entry = |found: String| ArchiveError::Entry {
+            name: name.to_owned(),
+            expected: std::any::type_name::<T>().to_owned(),
+            found,
+        };
+        let value = self.meta.get(name).ok_or_else(|| entry("nothing".to_owned()))?;
+        T::deserialize(value).map_err(|e| entry(e.to_string()))
+    }
+
+    fn bytes(&self, name: &str, dtype: Dtype, shape: Option<&[usize]>) -> Result<&[u8], ArchiveError> {
+        let expected = || match shape {
+            Some(shape) => format!("{dtype:?} {shape:?}"),
+            None => format!("{dtype:?}"),
+        };
+        let entry = |found: String| ArchiveError::Entry { name: name.to_owned(), expected: expected(), found };
+        let array = self.arrays.get(name).ok_or_else(|| entry("nothing".to_owned()))?;
+        if array.dtype != dtype || shape.is_some_and(|shape| shape != array.shape) {
+            return Err(entry(format!("{:?} {:?}", array.dtype, array.shape)));
+        }
+        Ok(&array.bytes)
+    }
+
+    /// Writes the archive to a temporary file beside `path` and renames it: a crash leaves the old file or the new
+    /// one, never half of one.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Io`] when the file system refuses.
+    pub fn save(&self, path: &Path) -> Result<(), ArchiveError> {
+        let views: Vec<(&str, TensorView<'_>)> = self
+            .arrays
+            .iter()
+            .map(|(name, a)| {
+                let view = TensorView::new(a.dtype, a.shape.clone(), &a.bytes);
+                (name.as_str(), view.expect("the put functions store as many bytes as the shape says"))
+            })
+            .collect();
+        let meta = serde_json::to_string(&self.meta).expect("a JSON object always serialises");
+        let meta = HashMap::from([(META_KEY.to_owned(), meta)]);
+        let bytes = safetensors::serialize(views, Some(meta))
+            .map_err(|e| ArchiveError::Format { path: path.to_owned(), reason: e.to_string() })?;
+        write_atomically(path, &bytes).map_err(|source| ArchiveError::Io { path: path.to_owned(), source })
+    }
+
+    /// Reads an archive.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when the file cannot be read or is not what [`Archive::save`] writes.
+    pub fn load(path: &Path) -> Result<Self, ArchiveError> {
+        let bytes = fs::read(path).map_err(|source| ArchiveError::Io { path: path.to_owned(), source })?;
+        let format = |reason: String| ArchiveError::Format { path: path.to_owned(), reason };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
+        let meta = header.metadata().as_ref().and_then(|m| m.get(META_KEY));
+        let meta = meta.ok_or_else(|| format("it was not written by pairwise".to_owned()))?;
+        let meta = serde_json::from_str(meta).map_err(|e| format(e.to_string()))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;
+        let array = |(name, view): (String, TensorView<'_>)| {
+            (name, Array { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() })
+        };
+        Ok(Self { arrays: tensors.tensors().into_iter().map(array).collect(), meta })
+    }
+}
+
+/// Writes a file so that it is whole or not there: temporary name, sync, rename.
+///
+/// # Errors
+/// Those of the file system; the temporary file is removed again.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    // Temporary files are private; results are as readable as any other file the user makes.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Archive, ArchiveError};
+
+    fn sample() -> Archive {
+        let mut archive = Archive::default();
+        archive.put_f32("a", &[2, 3], &[1.0, -2.5, f32::MIN_POSITIVE, 0.1, 1e30, -0.0]);
+        archive.put_f64("b", &[2], &[std::f64::consts::PI, 1e-300]);
+        archive.put("n", &7_u64);
+        archive
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        sample().save(&path).unwrap();
+        assert_eq!(Archive::load(&path).unwrap(), sample());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn wrong_sizes_and_torn_files_are_named() {
+        let error = sample().f32("a", &[3, 2]).unwrap_err().to_string();
+        assert_eq!(error, "checkpoint entry 'a': expected F32 [3, 2], found F32 [2, 3]");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        sample().save(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for len in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            assert!(matches!(Archive::load(&path), Err(ArchiveError::Format { .. })), "{len} bytes");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A run's whole state to a file and back.
+
+use std::collections::VecDeque;
+
+use burn::tensor::{Device, Tensor};
+use pairwise_envs::VecEnvState;
+
+use super::archive::{Archive, ArchiveError};
+use super::config::Config;
+use crate::drlhp::{self, Compared, Reference, Run, Segment};
+use crate::nn::{Adam, constant, parameter, to_host};
+use crate::preference::Label;
+use crate::reward::ensemble::Scale;
+use crate::rl::ppo::Rollout;
+
+/// Everything of a run but its configuration.
+#[must_use]
+pub fn to_archive(run: &Run) -> Archive {
+    let Run {
+        config: _,
+        iteration,
+        env_steps,
+        envs,
+        agent,
+        ensemble,
+        scaler,
+        recent,
+        reference,
+        comparisons,
+        labels_asked,
+        labels_answered,
+        sessions,
+        segment_returns,
+        episode_returns,
+    } = run;
+    let mut archive = Archive::default();
+    for (name, tensor) in drlhp::named_weights(run) {
+        archive.put_f32(name, &tensor.dims(), &to_host(tensor.clone()));
+    }
+    put_adam(&mut archive, "agent", &agent.optimizer);
+    for (i, member) in ensemble.members.iter().enumerate() {
+        put_adam(&mut archive, &format!("reward.{i}"), &member.optimizer);
+    }
+    archive.put("iteration", iteration);
+    archive.put("env_steps", env_steps);
+    archive.put("labels_asked", labels_asked);
+    archive.put("labels_answered", labels_answered);
+    archive.put("sessions", sessions);
+    put_numbers(&mut archive, "episode_returns", &episode_returns.iter().copied().collect::<Vec<f64>>());
+    put_moments(&mut archive, "segment_returns", segment_returns);
+    put_moments(&mut archive, "observations", &agent.observations);
+    put_moments(&mut archive, "reward_inputs", &ensemble.inputs);
+    put_moments(&mut archive, "scaler", &scaler.moments);
+    put_numbers(&mut archive, "scaler.returns", &scaler.returns);
+    put_numbers(&mut archive, "l2", &ensemble.members.iter().map(|m| m.l2).collect::<Vec<f64>>());
+    let scales = ensemble.member_scale.iter().chain([&ensemble.average_scale]);
+    put_numbers(&mut archive, "scales", &scales.flat_map(|s| [s.mean, s.std]).collect::<Vec<f64>>());
+    let state = envs.snapshot();
+    put_numbers(&mut archive, "envs.states", &state.states);
+    put_numbers(&mut archive, "envs.returns", &state.returns);
+    archive.put("envs.episodes", &state.episodes);
+    archive.put("envs.lengths", &state.lengths);
+    archive.put("recent", &recent.len());
+    for (i, rollout) in recent.iter().enumerate() {
+        put_rollout(&mut archive, &format!("recent.{i}"), rollout);
+    }
+    archive.put("reference.seen", &reference.seen);
+    put_floats(&mut archive, "reference.observations", &reference.observations);
+    put_floats(&mut archive, "reference.actions", &reference.actions);
+    put_floats(&mut archive, "reference.next_observations", &reference.next_observations);
+    put_numbers(&mut archive, "reference.states", &reference.states);
+    put_numbers(&mut archive, "reference.true_rewards", &reference.true_rewards);
+    archive.put("comparisons", &comparisons.iter().map(|c| (c.query, c.label)).collect::<Vec<(u64, Label)>>());
+    let segments: Vec<&Segment> = comparisons.iter().flat_map(|c| [&c.first, &c.second]).collect();
+    let floats =
+        |field: fn(&Segment) -> &[f32]| segments.iter().flat_map(|s| field(s).iter().copied()).collect::<Vec<f32>>();
+    let numbers =
+        |field: fn(&Segment) -> &[f64]| segments.iter().flat_map(|s| field(s).iter().copied()).collect::<Vec<f64>>();
+    put_floats(&mut archive, "segments.observations", &floats(|s| &s.observations));
+    put_floats(&mut archive, "segments.actions", &floats(|s| &s.actions));
+    put_numbers(&mut archive, "segments.states", &numbers(|s| &s.states));
+    put_numbers(&mut archive, "segments.true_rewards", &numbers(|s| &s.true_rewards));
+    archive
+}
+
+/// The run that [`to_archive`] wrote.
+///
+/// # Errors
+/// [`ArchiveError::Entry`] when the checkpoint does not fit the configuration, e.g. networks of another size.
+pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Result<Run, ArchiveError> {
+    let misfit = |what: &str, reason: String| ArchiveError::Entry {
+        name: what.to_owned(),
+        expected: "what config.toml describes".to_owned(),
+        found: reason,
+    };
+    let mut run = drlhp::start(config, device).map_err(|e| misfit("env", e.to_string()))?;
+
+    let weights = |name: &str, tensor: &Tensor<3>| -> Result<Tensor<3>, ArchiveError> {
+        Ok(parameter(archive.f32(name, &tensor.dims())?, tensor.dims(), device))
+    };
+    let names: Vec<String> = run.agent.named().into_iter().map(|(name, _)| name).collect();
+    for (name, tensor) in names.iter().zip(run.agent.trainable().0) {
+        *tensor = weights(name, tensor)?;
+    }
+    let (parameters, optimizer) = run.agent.trainable();
+    *optimizer = adam(archive, "agent", parameters, device, optimizer)?;
+    for (i, member) in run.ensemble.members.iter_mut().enumerate() {
+        let names: Vec<String> = member.network.named().into_iter().map(|(n, _)| format!("reward.{i}.{n}")).collect();
+        for (name, tensor) in names.iter().zip(member.network.parameters_mut()) {
+            *tensor = weights(name, tensor)?;
+        }
+        let fresh = &member.optimizer;
+        member.optimizer = adam(archive, &format!("reward.{i}"), member.network.parameters_mut(), device, fresh)?;
+    }
+
+    run.iteration = archive.get("iteration")?;
+    run.env_steps = archive.get("env_steps")?;
+    run.labels_asked = archive.get("labels_asked")?;
+    run.labels_answered = archive.get("labels_answered")?;
+    run.sessions = archive.get("sessions")?;
+    run.episode_returns = VecDeque::from(archive.f64_any("episode_returns")?);
+    run.segment_returns = moments(archive, "segment_returns")?;
+    run.agent.observations = moments(archive, "observations")?;
+    run.ensemble.inputs = moments(archive, "reward_inputs")?;
+    run.scaler.moments = moments(archive, "scaler")?;
+    run.scaler.returns = archive.f64_any("scaler.returns")?;
+    for (member, l2) in run.ensemble.members.iter_mut().zip(archive.f64_any("l2")?) {
+        member.l2 = l2;
+    }
+    let scales: Vec<Scale> =
+        archive.f64_any("scales")?.chunks_exact(2).map(|s| Scale { mean: s[0], std: s[1] }).collect();
+    let (average, members) =
+        scales.split_last().filter(|(_, members)| members.len() == run.ensemble.members.len()).ok_or_else(|| {
+            misfit("scales", format!("{} entries for {} members", scales.len(), run.ensemble.members.len()))
+        })?;
+    run.ensemble.member_scale = members.to_vec();
+    run.ensemble.average_scale = *average;
+    let state = VecEnvState {
+        states: archive.f64_any("envs.states")?,
+        returns: archive.f64_any("envs.returns")?,
+        episodes: archive.get("envs.episodes")?,
+        lengths: archive.get("envs.lengths")?,
+    };
+    run.envs.restore(&state).map_err(|e| misfit("envs", e.to_string()))?;
+    let recent: usize = archive.get("recent")?;
+    run.recent = (0..recent).map(|i| rollout(archive, &format!("recent.{i}"))).collect::<Result<_, _>>()?;
+    run.reference = Reference {
+        seen: archive.get("reference.seen")?,
+        observations: archive.f32_any("reference.observations")?,
+        actions: archive.f32_any("reference.actions")?,
+        next_observations: archive.f32_any("reference.next_observations")?,
+        states: archive.f64_any("reference.states")?,
+        true_rewards: archive.f64_any("reference.true_rewards")?,
+    };
+    let labels: Vec<(u64, Label)> = archive.get("comparisons")?;
+    let observations = archive.f32_any("segments.observations")?;
+    let actions = archive.f32_any("segments.actions")?;
+    let states = archive.f64_any("segments.states")?;
+    let true_rewards = archive.f64_any("segments.true_rewards")?;
+    let segment = |i: usize| Segment {
+        observations: piece(&observations, i, 2 * labels.len()),
+        actions: piece(&actions, i, 2 * labels.len()),
+        states: piece(&states, i, 2 * labels.len()),
+        true_rewards: piece(&true_rewards, i, 2 * labels.len()),
+    };
+    run.comparisons = labels
+        .iter()
+        .enumerate()
+        .map(|(i, &(query, label))| Compared { query, first: segment(2 * i), second: segment(2 * i + 1), label })
+        .collect();
+    Ok(run)
+}
+
+/// Part `i` of `parts` equal ones.
+fn piece<T: Clone>(all: &[T], i: usize, parts: usize) -> Vec<T> {
+    let len = all.len() / parts;
+    all[i * len..(i + 1) * len].to_vec()
+}
+
+fn put_floats(archive: &mut Archive, name: &str, values: &[f32]) {
+    archive.put_f32(name, &[values.len()], values);
+}
+
+fn put_numbers(archive: &mut Archive, name: &str, values: &[f64]) {
+    archive.put_f64(name, &[values.len()], values);
+}
+
+fn put_moments(archive: &mut Archive, name: &str, moments: &crate::rl::normalize::RunningMoments) {
+    // Not as JSON: decimal text would have to round-trip every f64 exactly, arrays do so by construction.
+    put_numbers(archive, &format!("{name}.mean"), &moments.mean);
+    put_numbers(archive, &format!("{name}.squares"), &moments.squares);
+    put_numbers(archive, &format!("{name}.count"), &[moments.count]);
+}
+
+fn moments(archive: &Archive, name: &str) -> Result<crate::rl::normalize::RunningMoments, ArchiveError> {
+    Ok(crate::rl::normalize::RunningMoments {
+        count: archive.f64_any(&format!("{name}.count"))?.first().copied().unwrap_or_default(),
+        mean: archive.f64_any(&format!("{name}.mean"))?,
+        squares: archive.f64_any(&format!("{name}.squares"))?,
+    })
+}
+
+fn put_adam(archive: &mut Archive, name: &str, adam: &Adam) {
+    archive.put(&format!("{name}.adam.steps"), &adam.steps);
+    for (i, (first, second)) in adam.first.iter().zip(&adam.second).enumerate() {
+        archive.put_f32(format!("{name}.adam.{i}.first"), &first.dims(), &to_host(first.clone()));
+        archive.put_f32(format!("{name}.adam.{i}.second"), &second.dims(), &to_host(second.clone()));
+    }
+}
+
+fn adam(
+    archive: &Archive,
+    name: &str,
+    parameters: Vec<&mut Tensor<3>>,
+    device: &Device,
+    fresh: &Adam,
+) -> Result<Adam, ArchiveError> {
+    let mut adam = Adam { steps: archive.get(&format!("{name}.adam.steps"))?, ..Adam::new(fresh.config) };
+    if adam.steps > 0 {
+        for (i, parameter) in parameters.into_iter().enumerate() {
+            let shape = parameter.dims();
+            let moment = |which: &str| -> Result<Tensor<3>, ArchiveError> {
+                Ok(constant(&archive.f32(&format!("{name}.adam.{i}.{which}"), &shape)?, shape, device))
+            };
+            adam.first.push(moment("first")?);
+            adam.second.push(moment("second")?);
+        }
+    }
+    Ok(adam)
+}
+
+fn put_rollout(archive: &mut Archive, name: &str, rollout: &Rollout) {
+    // Log-probabilities, next observations and finished returns belong to the update that is over.
+    archive.put(&format!("{name}.shape"), &(rollout.envs, rollout.steps));
+    archive.put(&format!("{name}.done"), &done_steps(&rollout.done));
+    put_floats(archive, &format!("{name}.observations"), &rollout.observations);
+    put_floats(archive, &format!("{name}.actions"), &rollout.actions);
+    put_numbers(archive, &format!("{name}.states"), &rollout.states);
+    put_numbers(archive, &format!("{name}.true_rewards"), &rollout.true_rewards);
+}
+
+fn done_steps(done: &[bool]) -> Vec<usize> {
+    done.iter().enumerate().filter(|(_, done)| **done).map(|(i, _)| i).collect()
+}
+
+fn rollout(archive: &Archive, name: &str) -> Result<Rollout, ArchiveError> {
+    let (envs, steps): (usize, usize) = archive.get(&format!("{name}.shape"))?;
+    let mut done = vec![false; envs * steps];
+    for i in archive.get::<Vec<usize>>(&format!("{name}.done"))? {
+        if let Some(done) = done.get_mut(i) {
+            *done = true;
+        }
+    }
+    Ok(Rollout {
+        envs,
+        steps,
+        observations: archive.f32_any(&format!("{name}.observations"))?,
+        actions: archive.f32_any(&format!("{name}.actions"))?,
+        states: archive.f64_any(&format!("{name}.states"))?,
+        true_rewards: archive.f64_any(&format!("{name}.true_rewards"))?,
+        done,
+        ..Rollout::default()
+    })
+}

@@ -1,0 +1,362 @@
+//! The configuration of a run: built-in defaults ← the task's preset ← `--config` file ← `--set` and flags.
+//!
+//! The resolved result is written to the run folder and can be fed back with `--config`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::device::DeviceChoice;
+use crate::preference::{Sampler, Teacher};
+use crate::reward::ensemble::{FitTarget, RewardConfig};
+use crate::rl::ppo::PpoConfig;
+
+/// Everything that determines a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Environment.
+    pub env: String,
+    /// Seed of every random stream.
+    pub seed: u64,
+    /// Environment steps in all, random ones at the start included.
+    pub steps: usize,
+    /// What the agent is trained on.
+    pub reward: RewardSource,
+    /// Where tensors live.
+    pub device: DeviceChoice,
+    /// Episodes of the final evaluation.
+    pub evaluation_episodes: usize,
+    /// Iterations between two checkpoints.
+    pub checkpoint_every: usize,
+    /// Questions and answers.
+    pub preferences: PreferenceConfig,
+    /// The reward ensemble.
+    pub reward_model: RewardConfig,
+    /// The agent.
+    pub ppo: PpoConfig,
+}
+
+/// What the agent is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardSource {
+    /// The reward learned from comparisons.
+    Preferences,
+    /// The environment's own: the baseline to compare with.
+    True,
+}
+
+/// How questions are asked and answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreferenceConfig {
+    /// Questions in all; skipped ones count.
+    pub labels: usize,
+    /// Share of them asked about a random policy before training starts (A.1: 0.25).
+    pub first_share: f64,
+    /// Keep asking while the agent learns (§3.3: without, the agent exploits what the reward got wrong).
+    pub online: bool,
+    /// The label rate after T steps is proportional to h / (T + h), with h this share of all steps (A.1: 2·10⁶ of 5·10⁶).
+    pub rate_half: f64,
+    /// Steps of a segment.
+    pub segment_steps: usize,
+    /// Candidate pairs for every question (§2.2.4: 10).
+    pub candidates: usize,
+    /// How questions are chosen among the candidates.
+    pub sampler: Sampler,
+    /// The simulated teacher.
+    pub teacher: Teacher,
+    /// Steps of a random policy before the first questions.
+    pub random_steps: usize,
+    /// Newest environment steps that questions are taken from.
+    pub window_steps: usize,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// Reason.
+        source: std::io::Error,
+    },
+    /// Not TOML.
+    #[error("{origin}: {reason}")]
+    Parse {
+        /// File, or the `--set` that was meant.
+        origin: String,
+        /// Reason, with line and column.
+        reason: String,
+    },
+    /// Well-formed, but not a configuration: unknown or missing fields, wrong types.
+    #[error("{0}")]
+    Shape(String),
+    /// A value out of its range.
+    #[error("{field} = {found}: {expected}")]
+    Value {
+        /// Field, as `--set` would name it.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// No such environment.
+    #[error(transparent)]
+    Env(#[from] pairwise_envs::UnknownEnv),
+}
+
+/// Presets by environment, measured on the tasks themselves.
+const PRESETS: &[(&str, &str)] = &[
+    ("pendulum", include_str!("../../assets/presets/pendulum.toml")),
+    ("Pendulum-v1", include_str!("../../assets/presets/Pendulum-v1.toml")),
+    ("cartpole", include_str!("../../assets/presets/cartpole.toml")),
+    ("CartPole-v1", include_str!("../../assets/presets/CartPole-v1.toml")),
+    ("reacher", include_str!("../../assets/presets/reacher.toml")),
+    ("inverted-pendulum", include_str!("../../assets/presets/inverted-pendulum.toml")),
+    ("mountain-car", include_str!("../../assets/presets/mountain-car.toml")),
+    ("acrobot", include_str!("../../assets/presets/acrobot.toml")),
+];
+
+impl Default for PreferenceConfig {
+    fn default() -> Self {
+        Self {
+            labels: 350,
+            first_share: 0.25,
+            online: true,
+            rate_half: 0.4,
+            segment_steps: 30,
+            candidates: 10,
+            sampler: Sampler::Disagreement,
+            teacher: Teacher::default(),
+            random_steps: 2048,
+            window_steps: 20_000,
+        }
+    }
+}
+
+impl Config {
+    /// Built-in defaults for an environment, before its preset.
+    fn base(env: &str) -> Self {
+        Self {
+            env: env.to_owned(),
+            seed: 0,
+            steps: 150_000,
+            reward: RewardSource::Preferences,
+            device: DeviceChoice::Auto,
+            evaluation_episodes: 100,
+            checkpoint_every: 5,
+            preferences: PreferenceConfig::default(),
+            reward_model: RewardConfig::default(),
+            ppo: PpoConfig::default(),
+        }
+    }
+
+    /// The defaults of an environment: built-in values with its preset over them.
+    ///
+    /// # Errors
+    /// When there is no such environment.
+    pub fn preset(env: &str) -> Result<Self, ConfigError> {
+        Self::resolve(env, &[])
+    }
+
+    /// Defaults and preset of `env`, with `layers` laid over them in order.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
+    pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
+        let env = pairwise_envs::make(env)?.spec().id;
+        let mut table = Table::try_from(Self::base(env)).expect("plain structs always become tables");
+        if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == env) {
+            merge(&mut table, parse(preset, &format!("preset of {env}"))?);
+        }
+        for layer in layers {
+            merge(&mut table, layer.clone());
+        }
+        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Shape(e.message().to_owned()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Reads a resolved configuration as [`Config::to_toml`] writes it; nothing may be missing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the file and the line.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_text(path)?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|e| ConfigError::Parse { origin: path.display().to_string(), reason: e.to_string() })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration as TOML.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain structs always become TOML")
+    }
+
+    /// Environment steps of one iteration.
+    #[must_use]
+    pub fn rollout_len(&self) -> usize {
+        self.ppo.envs * self.ppo.rollout_steps
+    }
+
+    /// Iterations of collecting and training after the random steps.
+    #[must_use]
+    pub fn iterations(&self) -> usize {
+        (self.steps - self.preferences.random_steps) / self.rollout_len()
+    }
+
+    /// Checks every value that has a range.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] naming the first field that is out of range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { preferences, reward_model, ppo, .. } = self;
+        let whole = |field, found: usize, least: usize, most: usize| match (least..=most).contains(&found) {
+            true => Ok(()),
+            false => Err(ConfigError::Value {
+                field,
+                found: found.to_string(),
+                expected: format!("must be a whole number between {least} and {most}"),
+            }),
+        };
+        let real = |field, found: f64, least: f64, most: f64| match (least..=most).contains(&found) {
+            true => Ok(()),
+            false => Err(ConfigError::Value {
+                field,
+                found: found.to_string(),
+                expected: format!("must be between {least} and {most}"),
+            }),
+        };
+        whole("steps", self.steps, 1, 1_000_000_000_000)?;
+        whole("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
+        whole("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
+        whole("ppo.envs", ppo.envs, 1, 65_536)?;
+        whole("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
+        whole("ppo.epochs", ppo.epochs, 1, 1_000)?;
+        whole("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
+        real("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
+        real("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
+        real("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
+        real("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
+        real("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
+        real("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
+        real("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
+        real("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
+        for (field, hidden) in [("ppo.hidden", &ppo.hidden), ("reward_model.hidden", &reward_model.hidden)] {
+            whole(field, hidden.len(), 0, 16)?;
+            hidden.iter().try_for_each(|&width| whole(field, width, 1, 16_384))?;
+        }
+        whole("preferences.labels", preferences.labels, 0, 10_000_000)?;
+        real("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
+        real("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
+        whole("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
+        whole("preferences.candidates", preferences.candidates, 1, 1_000)?;
+        whole(
+            "preferences.random_steps",
+            preferences.random_steps,
+            ppo.envs * preferences.segment_steps.max(1),
+            100_000_000,
+        )?;
+        whole("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
+        whole("reward_model.members", reward_model.members, 1, 64)?;
+        real("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
+        real("reward_model.l2", reward_model.l2, 0.0, 1.0)?;
+        real("reward_model.l2_rate", reward_model.l2_rate, 0.0, 1.0)?;
+        real("reward_model.reward_std", reward_model.reward_std, 0.0, 100.0)?;
+        real("reward_model.learning_rate", reward_model.learning_rate, 0.0, 1.0)?;
+        whole("reward_model.batch_size", reward_model.batch_size, 1, 100_000)?;
+        whole("reward_model.first_steps", reward_model.first_steps, 0, 1_000_000)?;
+        whole("reward_model.steps", reward_model.steps, 0, 1_000_000)?;
+        let shape = |field: &'static str, reason: String| ConfigError::Shape(format!("{field}: {reason}"));
+        preferences.teacher.validate().map_err(|e| shape("preferences.teacher", e.to_string()))?;
+        reward_model.likelihood.validate().map_err(|e| shape("reward_model.likelihood", e.to_string()))?;
+        let least = preferences.random_steps + self.rollout_len();
+        if self.steps < least {
+            return Err(ConfigError::Value {
+                field: "steps",
+                found: self.steps.to_string(),
+                expected: format!(
+                    "must be at least {least}: {} random steps and one rollout of {} × {}",
+                    preferences.random_steps, ppo.envs, ppo.rollout_steps
+                ),
+            });
+        }
+        if self.reward == RewardSource::Preferences && preferences.labels == 0 {
+            return Err(ConfigError::Value {
+                field: "preferences.labels",
+                found: "0".to_owned(),
+                expected: "learning from preferences needs at least one label; `--reward true` needs none".to_owned(),
+            });
+        }
+        if self.reward == RewardSource::True && reward_model.target == FitTarget::Returns {
+            return Err(ConfigError::Value {
+                field: "reward_model.target",
+                found: "returns".to_owned(),
+                expected: "a reward model is only fitted with `--reward preferences`".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Reads and parses a TOML file given by the user, as a layer for [`Config::resolve`].
+///
+/// # Errors
+/// [`ConfigError`] naming the file, and the line when it is not TOML.
+pub fn read_layer(path: &Path) -> Result<Table, ConfigError> {
+    parse(&read_text(path)?, &path.display().to_string())
+}
+
+/// A layer from `key=value` as given with `--set`: the value is TOML, or a bare word.
+///
+/// # Errors
+/// [`ConfigError::Parse`] when there is no `=` or the key is empty.
+pub fn set_layer(assignment: &str) -> Result<Table, ConfigError> {
+    let bad = || ConfigError::Parse {
+        origin: format!("--set {assignment}"),
+        reason: "expected key=value, for example ppo.gamma=0.9".to_owned(),
+    };
+    let (key, value) = assignment.split_once('=').ok_or_else(bad)?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.is_empty() || key.split('.').any(str::is_empty) || value.is_empty() {
+        return Err(bad());
+    }
+    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    let mut layer = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
+    for part in key.rsplit('.') {
+        layer = Value::Table(Table::from_iter([(part.to_owned(), layer)]));
+    }
+    match layer {
+        Value::Table(table) => Ok(table),
+        _ => Err(bad()),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
+    text.parse::<Table>().map_err(|e| ConfigError::Parse { origin: origin.to_owned(), reason: e.to_string() })
+}
+
+fn merge(into: &mut Table, layer: Table) {
+    for (key, value) in layer {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            // A whole number where a real one is expected is what people write: 1 for 1.0.
+            (Some(old @ Value::Float(_)), Value::Integer(new)) => *old = Value::Float(new as f64),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! A run and its folder: what is written when, and how a run is continued or repeated from it.
+//!
+//! ```text
+//! runs/<name>/
+//!   config.toml      resolved configuration
+//!   labels.jsonl     the ledger of questions and answers
+//!   metrics.jsonl    one object for each iteration; names in [`crate::drlhp::Report`]
+//!   checkpoints/     iteration-000012.safetensors: everything needed to go on exactly
+//!   figures/         learning curve
+//!   summary.json     what --json printed
+//! ```
+
+pub mod archive;
+pub mod checkpoint;
+pub mod config;
+pub mod figure;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use cpu_time::ProcessTime;
+use serde::{Deserialize, Serialize};
+
+use self::archive::{Archive, ArchiveError, write_atomically};
+use self::config::{Config, ConfigError, RewardSource};
+use crate::drlhp::{self, Question, Report, Run};
+use crate::preference::Label;
+use crate::preference::ledger::{self, Answer, Ledger, LedgerError};
+use crate::rl::evaluate::evaluate;
+
+/// What a finished run says of itself; `summary.json`, and the last line with `--json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Environment.
+    pub env: String,
+    /// Seed.
+    pub seed: u64,
+    /// What the agent was trained on.
+    pub reward: RewardSource,
+    /// Mean true return of the evaluation episodes, deterministic actions.
+    pub true_return_mean: f64,
+    /// Its standard deviation over episodes.
+    pub true_return_std: f64,
+    /// Evaluation episodes.
+    pub episodes: usize,
+    /// Questions asked.
+    pub labels_asked: usize,
+    /// Questions answered with anything but "skip".
+    pub labels_answered: usize,
+    /// Environment steps taken in training.
+    pub env_steps: usize,
+    /// Pearson correlation of learned and true reward, step by step, on a uniform sample of all training transitions.
+    pub reward_pearson: Option<f64>,
+    /// Spearman correlation, likewise.
+    pub reward_spearman: Option<f64>,
+    /// EPIC distance of learned and true reward.
+    pub epic: Option<f64>,
+    /// Wall-clock seconds, summed over interruptions.
+    pub wall_seconds: f64,
+    /// CPU seconds of the process, likewise.
+    pub cpu_seconds: f64,
+    /// SHA-256 of all weights.
+    pub weights_sha256: String,
+    /// Run folder.
+    pub run_dir: PathBuf,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All iterations are done.
+    Finished(Box<Summary>),
+    /// It was asked to stop, and wrote a checkpoint.
+    Interrupted {
+        /// Iterations done.
+        iteration: usize,
+    },
+}
+
+/// A run folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The file system said no.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// Reason.
+        source: std::io::Error,
+    },
+    /// The folder holds something already.
+    #[error("{}: {found}; choose another --out, or go on with `pairwise resume {}`", path.display(), path.display())]
+    Occupied {
+        /// Folder.
+        path: PathBuf,
+        /// What is in it.
+        found: &'static str,
+    },
+    /// The folder is not a run.
+    #[error("{}: not a run folder: {missing} is missing", path.display())]
+    NotARun {
+        /// Folder.
+        path: PathBuf,
+        /// What a run folder would have.
+        missing: &'static str,
+    },
+    /// The ledger answers other questions than this run asks.
+    #[error("{}: line {line}: {reason}", path.display())]
+    Ledger {
+        /// File.
+        path: PathBuf,
+        /// Line, counting from 1.
+        line: u64,
+        /// What differs.
+        reason: String,
+    },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    LedgerFile(#[from] LedgerError),
+    /// A checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] ArchiveError),
+    /// No such environment.
+    #[error(transparent)]
+    Env(#[from] pairwise_envs::UnknownEnv),
+}
+
+/// Checkpoints kept: the newest, and one more in case the newest is damaged.
+const CHECKPOINTS_KEPT: usize = 2;
+
+// ------------------------------------------------------------------------------------------ start, resume, replay
+
+/// Starts a run in a new folder and takes it to its end.
+///
+/// # Errors
+/// [`RunError`]; when the folder cannot be set up, nothing is left of it.
+pub fn train(
+    config: Config,
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Run, &Report),
+) -> Result<Outcome, RunError> {
+    let clock = Clock::start(0.0, 0.0);
+    let run = drlhp::start(config, device)?;
+    let folder = Folder::create(path, &run.config)?;
+    let ledger = Ledger::create(&folder.ledger())?;
+    let answers =
+        Answers { recorded: Vec::new(), ledger: Some(ledger), path: folder.ledger(), differences: Vec::new() };
+    execute(run, &folder, answers, clock, stop, observe)
+}
+
+/// Goes on with an interrupted run from its newest checkpoint; answers given since then are taken from the ledger.
+///
+/// # Errors
+/// [`RunError`]. `warn` receives what was found damaged and left out.
+pub fn resume(
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    warn: &mut dyn FnMut(String),
+    observe: &mut dyn FnMut(&Run, &Report),
+) -> Result<Outcome, RunError> {
+    let folder = Folder::open(path)?;
+    let config = folder.config()?;
+    let (ledger, events) = if folder.ledger().exists() {
+        let (ledger, events, warnings) = Ledger::open(&folder.ledger())?;
+        warnings.into_iter().for_each(|w| warn(w.to_string()));
+        (ledger, events)
+    } else {
+        (Ledger::create(&folder.ledger())?, Vec::new())
+    };
+    let (run, clock) = match folder.newest_checkpoint(warn)? {
+        Some(archive) => {
+            let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
+            (checkpoint::from_archive(&archive, config, device)?, clock)
+        }
+        None => (drlhp::start(config, device)?, Clock::start(0.0, 0.0)),
+    };
+    folder.cut_metrics(run.env_steps, warn)?;
+    let recorded = ledger::answers(&events);
+    let answers = Answers { recorded, ledger: Some(ledger), path: folder.ledger(), differences: Vec::new() };
+    execute(run, &folder, answers, clock, stop, observe)
+}
+
+/// What a replay found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replay {
+    /// Whether the weights agree to the bit.
+    pub agrees: bool,
+    /// The first difference in the order of the run, in words.
+    pub first_difference: Option<String>,
+    /// Hash in `summary.json`.
+    pub recorded_sha256: String,
+    /// Hash of the repeated run.
+    pub replayed_sha256: String,
+}
+
+/// Runs a finished run again from its configuration and its ledger, writing nothing, and compares the weights.
+///
+/// # Errors
+/// [`RunError`] when the folder is not a finished run.
+pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Report)) -> Result<Replay, RunError> {
+    let folder = Folder::open(path)?;
+    let config = folder.config()?;
+    let summary = folder.summary()?;
+    let mut differences = Vec::new();
+    if let Some((line, reason)) = ledger::first_difference(&folder.ledger())? {
+        differences.push(format!("labels.jsonl line {line}: {reason}"));
+    }
+    let recorded = match ledger::read_events_unchecked(&folder.ledger()) {
+        Ok(events) => ledger::answers(&events),
+        Err(error) => {
+            let first_difference = Some(differences.into_iter().next().unwrap_or_else(|| error.to_string()));
+            let recorded_sha256 = summary.weights_sha256;
+            return Ok(Replay { agrees: false, first_difference, recorded_sha256, replayed_sha256: String::new() });
+        }
+    };
+    let reports = folder.metrics()?;
+    let mut run = drlhp::start(config, device)?;
+    let mut answers = Answers { recorded, ledger: None, path: folder.ledger(), differences: Vec::new() };
+    let mut weights_difference = None;
+    let mut reports = reports.into_iter();
+    while !drlhp::finished(&run) {
+        let report = match drlhp::iterate(&mut run, &mut |question| answers.answer(question)) {
+            Ok(report) => report,
+            Err(error) => {
+                answers.differences.push(error.to_string());
+                break;
+            }
+        };
+        let recorded = reports.next().map(|r| r.weights_sha256);
+        if recorded.as_ref() != Some(&report.weights_sha256) && weights_difference.is_none() {
+            let iteration = report.iteration;
+            weights_difference = Some(format!("iteration {iteration}: the weights differ from those in metrics.jsonl"));
+        }
+        observe(&run, &report);
+    }
+    let replayed_sha256 = drlhp::weights_sha256(&run);
+    differences.extend(answers.differences);
+    differences.extend(weights_difference);
+    if replayed_sha256 != summary.weights_sha256 {
+        differences.push("the final weights differ from those in summary.json".to_owned());
+    }
+    Ok(Replay {
+        agrees: differences.is_empty(),
+        first_difference: differences.into_iter().next(),
+        recorded_sha256: summary.weights_sha256,
+        replayed_sha256,
+    })
+}
+
+fn execute(
+    mut run: Run,
+    folder: &Folder,
+    mut answers: Answers,
+    clock: Clock,
+    stop: &AtomicBool,
+    observe: &mut dyn FnMut(&Run, &Report),
+) -> Result<Outcome, RunError> {
+    let mut metrics = folder.open_metrics()?;
+    while !drlhp::finished(&run) {
+        let report = drlhp::iterate(&mut run, &mut |question| answers.answer(question))?;
+        // The line goes out in one write, so that a kill tears at most the last one.
+        let line = serde_json::to_string(&report).expect("a report always serialises") + "\n";
+        let io = |source| RunError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
+        metrics.write_all(line.as_bytes()).map_err(io)?;
+        observe(&run, &report);
+        let interrupted = stop.load(Ordering::Relaxed);
+        if interrupted || run.iteration % run.config.checkpoint_every == 0 || drlhp::finished(&run) {
+            folder.save_checkpoint(&run, &clock)?;
+        }
+        if interrupted && !drlhp::finished(&run) {
+            return Ok(Outcome::Interrupted { iteration: run.iteration });
+        }
+    }
+    let summary = summarize(&run, &folder.path, &clock)?;
+    figure::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics()?)?;
+    folder.write_summary(&summary)?;
+    Ok(Outcome::Finished(Box::new(summary)))
+}
+
+/// Evaluates a finished run.
+///
+/// # Errors
+/// When its environment does not exist.
+pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, RunError> {
+    let config = &run.config;
+    let evaluation = evaluate(&run.agent, &config.env, config.evaluation_episodes, config.seed)?;
+    let learned = config.reward == RewardSource::Preferences;
+    let reward = learned.then(|| drlhp::reward_metrics(run)).unwrap_or_default();
+    Ok(Summary {
+        env: config.env.clone(),
+        seed: config.seed,
+        reward: config.reward,
+        true_return_mean: evaluation.mean,
+        true_return_std: evaluation.std,
+        episodes: evaluation.returns.len(),
+        labels_asked: run.labels_asked,
+        labels_answered: run.labels_answered,
+        env_steps: run.env_steps,
+        reward_pearson: reward.pearson,
+        reward_spearman: reward.spearman,
+        epic: if learned { drlhp::epic(run) } else { None },
+        wall_seconds: clock.wall(),
+        cpu_seconds: clock.cpu(),
+        weights_sha256: drlhp::weights_sha256(run),
+        run_dir: run_dir.to_owned(),
+    })
+}
+
+/// Wall and CPU time of a run, over interruptions.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    wall: Instant,
+    cpu: Option<ProcessTime>,
+    wall_before: f64,
+    cpu_before: f64,
+}
+
+impl Clock {
+    /// Starts counting from seconds already spent.
+    #[must_use]
+    pub fn start(wall_before: f64, cpu_before: f64) -> Self {
+        Self { wall: Instant::now(), cpu: ProcessTime::try_now().ok(), wall_before, cpu_before }
+    }
+
+    /// Wall-clock seconds.
+    #[must_use]
+    pub fn wall(&self) -> f64 {
+        self.wall_before + self.wall.elapsed().as_secs_f64()
+    }
+
+    /// CPU seconds of this process; NaN where the system does not tell.
+    #[must_use]
+    pub fn cpu(&self) -> f64 {
+        let spent = self.cpu.and_then(|cpu| cpu.try_elapsed().ok()).map_or(f64::NAN, |d| d.as_secs_f64());
+        self.cpu_before + spent
+    }
+}
+
+/// Answers questions from the ledger as far as it goes, then from the simulated teacher.
+struct Answers {
+    recorded: Vec<Answer>,
+    /// Where new answers go; `None` in a replay.
+    ledger: Option<Ledger>,
+    path: PathBuf,
+    /// Where a replay's ledger differs from what the run would have recorded.
+    differences: Vec<String>,
+}
+
+impl Answers {
+    fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+        let index = usize::try_from(question.query).unwrap_or(usize::MAX);
+        if let Some(answer) = self.recorded.get(index) {
+            let clips = [&question.first, &question.second];
+            if answer.query != question.query || [&answer.first, &answer.second] != clips {
+                let reason = format!(
+                    "the ledger answers query {} on clips {} and {}, this run asks query {} on clips {} and {}",
+                    answer.query, answer.first, answer.second, question.query, question.first, question.second
+                );
+                return Err(RunError::Ledger { path: self.path.clone(), line: question.query + 1, reason });
+            }
+            if self.ledger.is_none() && answer.label != question.simulated {
+                let (line, found, expected) = (question.query + 1, answer.label, question.simulated);
+                self.differences.push(format!(
+                    "labels.jsonl line {line}: the answer is '{found}', the simulated teacher gave '{expected}'"
+                ));
+            }
+            return Ok(answer.label);
+        }
+        let Some(ledger) = &mut self.ledger else {
+            let reason = "the ledger ends here, but the run asked more questions".to_owned();
+            return Err(RunError::Ledger { path: self.path.clone(), line: question.query + 1, reason });
+        };
+        ledger.append(&simulated(question).into())?;
+        Ok(question.simulated)
+    }
+}
+
+/// The simulated teacher's answer as an entry of the ledger.
+fn simulated(question: &Question) -> Answer {
+    let Question { query, step, session, first, second, why, simulated } = question.clone();
+    Answer { query, step, session, first, second, label: simulated, rater: "simulated".to_owned(), why }
+}
+
+// ------------------------------------------------------------------------------------------------------ the folder
+
+impl Folder {
+    /// Makes a run folder with its configuration.
+    ///
+    /// # Errors
+    /// [`RunError::Occupied`] when something is there already; I/O errors, after which nothing is left.
+    pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
+        if path.join("config.toml").exists() {
+            return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
+        }
+        let existed = path.exists();
+        if existed && (!path.is_dir() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())) {
+            return Err(RunError::Occupied { path: path.to_owned(), found: "exists and is not an empty folder" });
+        }
+        let first_missing = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).last();
+        let folder = Self { path: path.to_owned() };
+        let fill = || -> std::io::Result<()> {
+            for name in ["checkpoints", "figures"] {
+                fs::create_dir_all(path.join(name))?;
+            }
+            write_atomically(&path.join("config.toml"), config.to_toml().as_bytes())
+        };
+        match fill() {
+            Ok(()) => Ok(folder),
+            Err(source) => {
+                // Take back what this call made, and only that.
+                let undo = || -> std::io::Result<()> {
+                    match first_missing {
+                        Some(made) => fs::remove_dir_all(made),
+                        None => ["checkpoints", "figures"].iter().try_for_each(|name| fs::remove_dir(path.join(name))),
+                    }
+                };
+                undo().ok();
+                Err(RunError::Io { path: path.to_owned(), action: "create the run folder", source })
+            }
+        }
+    }
+
+    /// An existing run folder.
+    ///
+    /// # Errors
+    /// [`RunError::NotARun`] when it has no configuration.
+    pub fn open(path: &Path) -> Result<Self, RunError> {
+        match path.join("config.toml").is_file() {
+            true => Ok(Self { path: path.to_owned() }),
+            false => Err(RunError::NotARun { path: path.to_owned(), missing: "config.toml" }),
+        }
+    }
+
+    /// The resolved configuration.
+    ///
+    /// # Errors
+    /// When the file is torn or holds something else.
+    pub fn config(&self) -> Result<Config, RunError> {
+        Ok(Config::read(&self.file("config.toml"))?)
+    }
+
+    /// The summary of a finished run.
+    ///
+    /// # Errors
+    /// When the run is not finished.
+    pub fn summary(&self) -> Result<Summary, RunError> {
+        let path = self.file("summary.json");
+        let missing = RunError::NotARun {
+            path: self.path.clone(),
+            missing: "summary.json of a finished run (finish it with `pairwise resume`); it",
+        };
+        let text = fs::read_to_string(&path).map_err(|_| missing)?;
+        serde_json::from_str(&text).map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })
+    }
+
+    /// The newest state: the newest checkpoint that can be read.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub fn newest_checkpoint(&self, warn: &mut dyn FnMut(String)) -> Result<Option<Archive>, RunError> {
+        for path in self.checkpoints()?.iter().rev() {
+            match Archive::load(path) {
+                Ok(archive) => return Ok(Some(archive)),
+                Err(error) => warn(format!("{error}; trying the one before it")),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.file("labels.jsonl")
+    }
+
+    /// The reports of all iterations; a torn last line is left out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn metrics(&self) -> Result<Vec<Report>, RunError> {
+        let path = self.file("metrics.jsonl");
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(RunError::Io { path, action: "read metrics", source }),
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn open_metrics(&self) -> Result<File, RunError> {
+        let path = self.file("metrics.jsonl");
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.map_err(|source| RunError::Io { path, action: "open metrics", source })
+    }
+
+    /// Drops the reports of iterations after the checkpoint: they will be written again.
+    fn cut_metrics(&self, env_steps: usize, warn: &mut dyn FnMut(String)) -> Result<(), RunError> {
+        let path = self.file("metrics.jsonl");
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
+        let mut kept = String::new();
+        for (number, line) in text.lines().enumerate() {
+            match serde_json::from_str::<Report>(line) {
+                Ok(report) if report.env_steps <= env_steps => kept += &format!("{line}\n"),
+                Ok(_) => break,
+                Err(_) => {
+                    warn(format!("{}: line {}: torn, dropped", path.display(), number + 1));
+                    break;
+                }
+            }
+        }
+        write_atomically(&path, kept.as_bytes()).map_err(|source| RunError::Io {
+            path,
+            action: "write metrics",
+            source,
+        })
+    }
+
+    fn checkpoints(&self) -> Result<Vec<PathBuf>, RunError> {
+        let path = self.file("checkpoints");
+        let io = |source| RunError::Io { path: self.file("checkpoints"), action: "list checkpoints", source };
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let entries = fs::read_dir(&path).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+        let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
+        paths.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+        paths.sort();
+        Ok(paths)
+    }
+
+    fn save_checkpoint(&self, run: &Run, clock: &Clock) -> Result<(), RunError> {
+        let mut archive = checkpoint::to_archive(run);
+        archive.put("wall_seconds", &clock.wall());
+        archive.put("cpu_seconds", &clock.cpu());
+        archive.save(&self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration)))?;
+        let all = self.checkpoints()?;
+        for old in &all[..all.len().saturating_sub(CHECKPOINTS_KEPT)] {
+            // An old checkpoint that stays does no harm.
+            fs::remove_file(old).ok();
+        }
+        Ok(())
+    }
+
+    fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
+        let path = self.file("summary.json");
+        let text = serde_json::to_string_pretty(summary).expect("a summary always serialises") + "\n";
+        write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+            path,
+            action: "write the summary",
+            source,
+        })
+    }
+}
