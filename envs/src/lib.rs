@@ -11,6 +11,7 @@ mod env;
 mod inverted_pendulum;
 mod mountain_car;
 mod pendulum;
+mod raster;
 mod reacher;
 mod registry;
 mod scene;
@@ -18,6 +19,7 @@ mod task;
 mod vector;
 
 pub use env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
+pub use raster::{Frame, MAX_SIDE, Palette, RasterError, Rgba, gif, png, render, side_by_side};
 pub use registry::{UnknownEnv, make, specs};
 pub use scene::{Ink, Point, Scene, Shape};
 pub use vector::{Actions, EpisodeRng, Finished, VecEnv, VecEnvState};

@@ -166,6 +166,19 @@ pub fn train(
     execute(run, &folder, answers, clock, stop, observe)
 }
 
+/// A whole run without a folder, answered by its simulated teacher: for benchmarks.
+///
+/// # Errors
+/// When the environment does not exist.
+pub fn in_memory(config: Config, device: &Device) -> Result<Summary, RunError> {
+    let clock = Clock::start(0.0, 0.0);
+    let mut run = drlhp::start(config, device)?;
+    while !drlhp::finished(&run) {
+        drlhp::iterate(&mut run, &mut |question| Ok::<_, RunError>(question.simulated))?;
+    }
+    summarize(&run, Path::new(""), &clock)
+}
+
 /// Goes on with an interrupted run from its newest checkpoint; answers given since then are taken from the ledger.
 ///
 /// # Errors
