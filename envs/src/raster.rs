@@ -180,9 +180,8 @@ pub fn png(frame: &Frame) -> Result<Vec<u8>, RasterError> {
 /// [`RasterError`] without pictures, or when their sizes differ.
 pub fn gif(frames: &[Frame], delay_centiseconds: u16) -> Result<Vec<u8>, RasterError> {
     let first = frames.first().ok_or(RasterError::Frames)?;
-    let size = |side: u32| {
-        u16::try_from(side).map_err(|_| RasterError::Size { width: first.width, height: first.height })
-    };
+    let size =
+        |side: u32| u16::try_from(side).map_err(|_| RasterError::Size { width: first.width, height: first.height });
     let (width, height) = (size(first.width)?, size(first.height)?);
     if frames.iter().any(|f| (f.width, f.height) != (first.width, first.height)) {
         return Err(RasterError::Frames);
@@ -280,7 +279,11 @@ fn rounded(points: &[Point], rounding: f32) -> Option<tiny_skia::Path> {
             [corner[0] + dx * cut, corner[1] + dy * cut]
         };
         let (enter, leave) = (towards(before), towards(after));
-        if i == 0 { builder.move_to(enter[0], enter[1]) } else { builder.line_to(enter[0], enter[1]) }
+        if i == 0 {
+            builder.move_to(enter[0], enter[1])
+        } else {
+            builder.line_to(enter[0], enter[1])
+        }
         builder.quad_to(corner[0], corner[1], leave[0], leave[1]);
     }
     builder.close();

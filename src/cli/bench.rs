@@ -152,13 +152,20 @@ fn compare(name: &str, variants: &[Variant], args: &BenchRunArgs) -> Result<(), 
         let mut log = log.lock().map_err(|_| Failure::negative("another run of the benchmark failed"))?;
         log.0.write_all(line.as_bytes()).map_err(io)?;
         log.1 += 1;
-        eprintln!("{}/{}: {variant}, seed {}: true return {:.1}", log.1 + old.len().min(runs.len()), runs.len(), config.seed, result.true_return);
+        eprintln!(
+            "{}/{}: {variant}, seed {}: true return {:.1}",
+            log.1 + old.len().min(runs.len()),
+            runs.len(),
+            config.seed,
+            result.true_return
+        );
         Ok(result)
     });
     let results: Vec<Result1> = results.collect::<Result<_, _>>()?;
 
     let rows: Vec<Row> = variants.iter().map(|(variant, _)| row(variant, &results)).collect();
-    let title = format!("{name} on {}, {} seeds: true return, interquartile mean and 95 % interval", args.env, args.seeds);
+    let title =
+        format!("{name} on {}, {} seeds: true return, interquartile mean and 95 % interval", args.env, args.seeds);
     print_line(&title);
     print_line(&format!("{:<24}{:>10}  {:>20}  {:>8}  returns", "", "IQM", "95 % interval", "Pearson"));
     for Row { variant, interquartile_mean: iqm, interval_95: [low, high], returns, reward_pearson } in &rows {
@@ -175,7 +182,9 @@ fn compare(name: &str, variants: &[Variant], args: &BenchRunArgs) -> Result<(), 
     figure::bars(&svg, &title, &bars)?;
     print_line(&format!("figure: {}", svg.display()));
     if args.json {
-        print_json(&serde_json::json!({ "benchmark": name, "env": args.env, "seeds": args.seeds, "rows": rows, "figure": svg }));
+        print_json(
+            &serde_json::json!({ "benchmark": name, "env": args.env, "seeds": args.seeds, "rows": rows, "figure": svg }),
+        );
     }
     Ok(())
 }

@@ -53,7 +53,8 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
         Some(query) => {
             let compared = run.comparisons.iter().find(|c| c.query == query).ok_or_else(|| {
                 let there = run.comparisons.iter().map(|c| c.query).max();
-                let range = there.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}, less skipped ones"));
+                let range =
+                    there.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}, less skipped ones"));
                 Failure::usage(format!("--pair {query}: no such answered query; {range}"))
             })?;
             let side = |segment: &Segment| film(spec, &segment.states, args.size);

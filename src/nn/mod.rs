@@ -25,7 +25,12 @@ pub fn parameter(data: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<3
 /// The values of a tensor on the host, row-major.
 #[must_use]
 pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.inner().into_data().convert::<f32>().try_into_vec::<f32>().expect("the data were converted to f32 on the line above")
+    tensor
+        .inner()
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec::<f32>()
+        .expect("the data were converted to f32 on the line above")
 }
 
 /// A constant on `device` made from host values.

@@ -28,8 +28,7 @@ const LINE: RGBColor = RGBColor(44, 52, 68);
 /// # Errors
 /// When the file cannot be written.
 pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Result<(), RunError> {
-    let returns: Vec<(f64, f64)> =
-        reports.iter().filter_map(|r| Some((r.env_steps as f64, r.true_return?))).collect();
+    let returns: Vec<(f64, f64)> = reports.iter().filter_map(|r| Some((r.env_steps as f64, r.true_return?))).collect();
     let last = returns.last().map_or(1.0, |point| point.0);
     let range = padded(returns.iter().map(|point| point.1));
     let title = format!("{}, seed {}: true return of the last ten training episodes", config.env, config.seed);
@@ -42,7 +41,12 @@ pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Resul
             .x_label_area_size(40)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..last, range.0..range.1)?;
-        chart.configure_mesh().x_desc("environment steps").y_desc("true return").light_line_style(TRANSPARENT).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("environment steps")
+            .y_desc("true return")
+            .light_line_style(TRANSPARENT)
+            .draw()?;
         chart.draw_series(LineSeries::new(returns.iter().copied(), LINE.stroke_width(2)))?;
         root.present()?;
         Ok(())
