@@ -96,16 +96,7 @@ impl Dynamics<4> for CartPoleV1 {
     }
 
     fn draw(state: &[f64; 4], action: [f64; 2], scene: &mut Scene) {
-        // The view follows a cart that left the track, in steps of the track's width.
-        let width = 2.0 * X_LIMIT + 1.2;
-        let center = ((state[0] / width).round() * width) as f32;
-        let half = (width / 2.0) as f32;
-        scene.clear([center - half, -0.55], [center + half, 1.45]);
-        draw_cart(scene, state[0] as f32, state[2] as f32, 2.0 * HALF_LENGTH as f32, action[0] as f32);
-        for side in [-1.0, 1.0] {
-            let x = side * X_LIMIT as f32;
-            scene.shapes.push(Shape::Capsule { from: [x, -0.16], to: [x, 0.0], radius: 0.012, ink: Ink::Ground });
-        }
+        draw(state, action, -0.55, scene);
     }
 }
 
@@ -130,7 +121,22 @@ impl Dynamics<4> for CartPole {
     }
 
     fn draw(state: &[f64; 4], action: [f64; 2], scene: &mut Scene) {
-        CartPoleV1::draw(state, action, scene);
+        // Here the pole can hang below the rail.
+        draw(state, action, -1.15, scene);
+    }
+}
+
+/// The whole track, down to height `bottom`.
+fn draw(state: &[f64; 4], action: [f64; 2], bottom: f32, scene: &mut Scene) {
+    // The view follows a cart that left the track, in steps of the track's width.
+    let width = 2.0 * X_LIMIT + 1.2;
+    let center = ((state[0] / width).round() * width) as f32;
+    let half = (width / 2.0) as f32;
+    scene.clear([center - half, bottom], [center + half, 1.45]);
+    draw_cart(scene, state[0] as f32, state[2] as f32, 2.0 * HALF_LENGTH as f32, action[0] as f32);
+    for side in [-1.0, 1.0] {
+        let x = side * X_LIMIT as f32;
+        scene.shapes.push(Shape::Capsule { from: [x, -0.16], to: [x, 0.0], radius: 0.012, ink: Ink::Ground });
     }
 }
 

@@ -139,6 +139,12 @@ pub enum StateError {
         /// What was found.
         value: f64,
     },
+    /// An environment of another library that keeps its state to itself.
+    #[error("{id}: this environment cannot be set to a state")]
+    Unsupported {
+        /// Environment.
+        id: &'static str,
+    },
 }
 
 impl Space {

@@ -8,6 +8,8 @@
 mod acrobot;
 mod cart_pole;
 mod env;
+#[cfg(all(unix, feature = "gymnasium-rs"))]
+mod gym;
 mod inverted_pendulum;
 mod mountain_car;
 mod pendulum;
@@ -19,6 +21,8 @@ mod task;
 mod vector;
 
 pub use env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
+#[cfg(all(unix, feature = "gymnasium-rs"))]
+pub use gym::{FromGym, Gym};
 pub use raster::{Frame, MAX_SIDE, Palette, RasterError, Rgba, gif, png, render, side_by_side};
 pub use registry::{UnknownEnv, make, specs};
 pub use scene::{Ink, Point, Scene, Shape};
