@@ -5,8 +5,8 @@
 //! The paper runs the three processes (policy, questions, reward fit) asynchronously; here they take turns inside one
 //! iteration, so that a run is a function of its configuration and its answers and can be replayed to the bit.
 //!
-//! **Architecture invariant:** the true reward that rollouts carry is read by the teacher ([`label`]) and by metrics
-//! only; [`train_reward`] decides what the agent sees.
+//! **Architecture invariant:** the true reward that rollouts carry is read by the teacher (`label`) and by metrics
+//! only; `train_reward` decides what the agent sees.
 
 use std::collections::VecDeque;
 

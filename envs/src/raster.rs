@@ -280,9 +280,9 @@ fn rounded(points: &[Point], rounding: f32) -> Option<tiny_skia::Path> {
         };
         let (enter, leave) = (towards(before), towards(after));
         if i == 0 {
-            builder.move_to(enter[0], enter[1])
+            builder.move_to(enter[0], enter[1]);
         } else {
-            builder.line_to(enter[0], enter[1])
+            builder.line_to(enter[0], enter[1]);
         }
         builder.quad_to(corner[0], corner[1], leave[0], leave[1]);
     }

@@ -1,4 +1,4 @@
-//! `bench`: several configurations over several seeds; a table with intervals, a figure, resumable.
+//! `bench`: several configurations over several seeds; a table with intervals, a figure; goes on where it was stopped.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -27,16 +27,24 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     /// The ablations of Christiano et al. 2017: what each part of the method is worth
-    Ablations(BenchRunArgs),
+    Ablations(EnvRunsArgs),
     /// The method with the true reward, with preferences, and with each of B-Pref's simulated teachers
-    Teachers(BenchRunArgs),
+    Teachers(EnvRunsArgs),
+    /// Every fixed-horizon task, with the true reward and with preferences
+    Tasks(RunsArgs),
 }
 
 #[derive(Debug, Args)]
-struct BenchRunArgs {
+struct EnvRunsArgs {
     /// Environment
     #[arg(long, default_value = "pendulum")]
     env: String,
+    #[command(flatten)]
+    runs: RunsArgs,
+}
+
+#[derive(Debug, Args)]
+struct RunsArgs {
     /// Seeds, from 0
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
@@ -45,7 +53,7 @@ struct BenchRunArgs {
     set: Vec<String>,
     #[command(flatten)]
     threads: Threads,
-    /// Folder for results; a benchmark that was stopped goes on from it [default: runs/bench-NAME-ENV]
+    /// Folder for results; a benchmark that was stopped goes on from it [default: runs/bench-NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print one JSON object as the last line
@@ -55,7 +63,8 @@ struct BenchRunArgs {
 
 /// One finished run, a line of `results.jsonl`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Result1 {
+struct Finished {
+    env: String,
     variant: String,
     seed: u64,
     /// The exact configuration, so that results of another one are never taken for this one's.
@@ -63,13 +72,14 @@ struct Result1 {
     true_return: f64,
     reward_pearson: Option<f64>,
     labels_asked: usize,
-    cpu_seconds: f64,
 }
 
 /// A row of the table.
 #[derive(Debug, Clone, Serialize)]
 struct Row {
+    env: String,
     variant: String,
+    labels: usize,
     interquartile_mean: f64,
     interval_95: [f64; 2],
     returns: Vec<f64>,
@@ -78,6 +88,8 @@ struct Row {
 
 /// What is changed, by name; assignments as for `--set`.
 type Variant = (&'static str, &'static [&'static str]);
+
+const TRUE_REWARD: Variant = ("true reward (PPO)", &["reward=true"]);
 
 const ABLATIONS: &[Variant] = &[
     ("full method", &[]),
@@ -88,11 +100,11 @@ const ABLATIONS: &[Variant] = &[
     ("no regularisation", &["reward_model.adaptive_l2=false", "reward_model.l2=0.0"]),
     ("single frames", &["preferences.segment_steps=1"]),
     ("true returns as target", &["reward_model.target=returns"]),
-    ("true reward (PPO)", &["reward=true"]),
+    TRUE_REWARD,
 ];
 
 const TEACHERS: &[Variant] = &[
-    ("true reward (PPO)", &["reward=true"]),
+    TRUE_REWARD,
     ("oracle", &[]),
     ("mistake", &["preferences.teacher.mistake=0.1"]),
     ("noisy", &["preferences.teacher.beta=1.0"]),
@@ -101,103 +113,138 @@ const TEACHERS: &[Variant] = &[
     ("equal", &["preferences.teacher.equal=0.1"]),
 ];
 
+const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", &[])];
+
+/// The fixed-horizon tasks, whose length tells nothing about the reward.
+const TASK_ENVS: &[&str] = &["pendulum", "cartpole", "reacher", "inverted-pendulum", "mountain-car", "acrobot"];
+
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
-        BenchCommand::Ablations(args) => compare("ablations", ABLATIONS, args),
-        BenchCommand::Teachers(args) => compare("teachers", TEACHERS, args),
+        BenchCommand::Ablations(args) => compare("ablations", &[args.env.as_str()], ABLATIONS, &args.runs),
+        BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], TEACHERS, &args.runs),
+        BenchCommand::Tasks(args) => compare("tasks", TASK_ENVS, TASKS, args),
     }
 }
 
-fn compare(name: &str, variants: &[Variant], args: &BenchRunArgs) -> Result<(), Failure> {
+fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> Result<(), Failure> {
     // All configurations are checked before the first run starts.
     let mut runs = Vec::new();
-    for (variant, changes) in variants {
-        for seed in 0..args.seeds {
-            let seed_layer = set_layer(&format!("seed={seed}"))?;
-            let layers = args.set.iter().map(String::as_str).chain(changes.iter().copied()).map(set_layer);
-            let layers = layers.chain([Ok(seed_layer)]).collect::<Result<Vec<_>, _>>()?;
-            runs.push((*variant, Config::resolve(&args.env, &layers)?));
+    for env in envs {
+        for (variant, changes) in variants {
+            for seed in 0..args.seeds {
+                let seed_layer = set_layer(&format!("seed={seed}"))?;
+                let layers = args.set.iter().map(String::as_str).chain(changes.iter().copied()).map(set_layer);
+                let layers = layers.chain([Ok(seed_layer)]).collect::<Result<Vec<_>, _>>()?;
+                runs.push((*variant, Config::resolve(env, &layers)?));
+            }
         }
     }
     args.threads.apply()?;
-    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("bench-{name}-{}", args.env)));
+    let subject = if let [env] = envs { format!("-{env}") } else { String::new() };
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("bench-{name}{subject}")));
     let io = |e: std::io::Error| Failure::usage(format!("{}: {e}", out.display()));
     std::fs::create_dir_all(&out).map_err(io)?;
     let results_path = out.join("results.jsonl");
     let old = std::fs::read_to_string(&results_path).unwrap_or_default();
-    let old: Vec<Result1> = old.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+    let old: Vec<Finished> = old.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
     let kept: String = old.iter().map(|r| serde_json::to_string(r).expect("results serialise") + "\n").collect();
     write_atomically(&results_path, kept.as_bytes()).map_err(io)?;
     let log = std::fs::OpenOptions::new().append(true).open(&results_path).map_err(io)?;
     let log = Mutex::new((log, 0_usize));
 
-    let results = runs.par_iter().map(|(variant, config)| -> Result<Result1, Failure> {
+    let results = runs.par_iter().map(|(variant, config)| -> Result<Finished, Failure> {
         let text = config.to_toml();
-        let done = old.iter().find(|r| r.variant == *variant && r.seed == config.seed && r.config == text);
-        if let Some(done) = done {
-            return Ok(done.clone());
-        }
-        let device = device::pick(config.device)?;
-        let summary = run::in_memory(config.clone(), &device)?;
-        let result = Result1 {
-            variant: (*variant).to_owned(),
-            seed: config.seed,
-            config: text,
-            true_return: summary.true_return_mean,
-            reward_pearson: summary.reward_pearson,
-            labels_asked: summary.labels_asked,
-            cpu_seconds: summary.cpu_seconds,
+        let done = old.iter().find(|r| r.variant == *variant && r.config == text);
+        let result = match done {
+            Some(done) => done.clone(),
+            None => {
+                let summary = run::in_memory(config.clone(), &device::pick(config.device)?)?;
+                Finished {
+                    env: config.env.clone(),
+                    variant: (*variant).to_owned(),
+                    seed: config.seed,
+                    config: text,
+                    true_return: summary.true_return_mean,
+                    reward_pearson: summary.reward_pearson,
+                    labels_asked: summary.labels_asked,
+                }
+            }
         };
-        let line = serde_json::to_string(&result).expect("results serialise") + "\n";
         let mut log = log.lock().map_err(|_| Failure::negative("another run of the benchmark failed"))?;
-        log.0.write_all(line.as_bytes()).map_err(io)?;
         log.1 += 1;
-        eprintln!(
-            "{}/{}: {variant}, seed {}: true return {:.1}",
-            log.1 + old.len().min(runs.len()),
-            runs.len(),
-            config.seed,
-            result.true_return
-        );
+        if done.is_none() {
+            let line = serde_json::to_string(&result).expect("results serialise") + "\n";
+            log.0.write_all(line.as_bytes()).map_err(io)?;
+            let Finished { env, seed, true_return, .. } = &result;
+            eprintln!("{}/{}: {env}, {variant}, seed {seed}: true return {true_return:.1}", log.1, runs.len());
+        }
         Ok(result)
     });
-    let results: Vec<Result1> = results.collect::<Result<_, _>>()?;
+    let results: Vec<Finished> = results.collect::<Result<_, _>>()?;
 
-    let rows: Vec<Row> = variants.iter().map(|(variant, _)| row(variant, &results)).collect();
-    let title =
-        format!("{name} on {}, {} seeds: true return, interquartile mean and 95 % interval", args.env, args.seeds);
-    print_line(&title);
-    print_line(&format!("{:<24}{:>10}  {:>20}  {:>8}  returns", "", "IQM", "95 % interval", "Pearson"));
-    for Row { variant, interquartile_mean: iqm, interval_95: [low, high], returns, reward_pearson } in &rows {
-        let interval = format!("[{low:.1}, {high:.1}]");
-        let pearson = reward_pearson.map_or("-".to_owned(), |r| format!("{r:.2}"));
-        let returns: Vec<String> = returns.iter().map(|r| format!("{r:.0}")).collect();
-        print_line(&format!("{variant:<24}{iqm:>10.1}  {interval:>20}  {pearson:>8}  {}", returns.join(" ")));
-    }
+    let rows: Vec<Row> =
+        envs.iter().flat_map(|env| variants.iter().map(|(variant, _)| row(env, variant, &results))).collect();
+    let title = format!(
+        "{name}{}: true return over {} seeds, interquartile mean and 95 % interval",
+        if let [env] = envs { format!(" on {env}") } else { String::new() },
+        args.seeds
+    );
+    let table = markdown(&rows);
+    print_line(&format!("{title}\n\n{table}"));
+    let markdown_path = out.join(format!("{name}.md"));
+    write_atomically(&markdown_path, format!("{title}\n\n{table}").as_bytes()).map_err(io)?;
     let svg = out.join(format!("{name}.svg"));
-    let bars: Vec<figure::Bar> = rows
-        .iter()
-        .map(|row| figure::Bar { name: row.variant.clone(), value: row.interquartile_mean, interval: row.interval_95 })
-        .collect();
-    figure::bars(&svg, &title, &bars)?;
-    print_line(&format!("figure: {}", svg.display()));
+    // Returns of different tasks have different units: they share no axis.
+    if let [_] = envs {
+        let bar = |row: &Row| figure::Bar {
+            name: row.variant.clone(),
+            value: row.interquartile_mean,
+            interval: row.interval_95,
+        };
+        figure::bars(&svg, &title, &rows.iter().map(bar).collect::<Vec<_>>())?;
+        print_line(&format!("figure: {}", svg.display()));
+    }
+    print_line(&format!("table: {}", markdown_path.display()));
     if args.json {
-        print_json(
-            &serde_json::json!({ "benchmark": name, "env": args.env, "seeds": args.seeds, "rows": rows, "figure": svg }),
-        );
+        let figure = svg.exists().then_some(svg);
+        print_json(&serde_json::json!({
+            "benchmark": name, "envs": envs, "seeds": args.seeds, "rows": rows, "table": markdown_path, "figure": figure
+        }));
     }
     Ok(())
 }
 
-fn row(variant: &str, results: &[Result1]) -> Row {
-    let of: Vec<&Result1> = results.iter().filter(|r| r.variant == variant).collect();
+fn row(env: &str, variant: &str, results: &[Finished]) -> Row {
+    let of: Vec<&Finished> = results.iter().filter(|r| r.env == env && r.variant == variant).collect();
     let returns: Vec<f64> = of.iter().map(|r| r.true_return).collect();
     let pearson: Vec<f64> = of.iter().filter_map(|r| r.reward_pearson).collect();
     Row {
+        env: env.to_owned(),
         variant: variant.to_owned(),
+        labels: of.iter().map(|r| r.labels_asked).max().unwrap_or_default(),
         interquartile_mean: interquartile_mean(&returns),
         interval_95: bootstrap_interval(&returns, interquartile_mean, 0.95, &mut stream(0, "bootstrap", 0)),
         returns,
         reward_pearson: (!pearson.is_empty()).then(|| interquartile_mean(&pearson)),
     }
+}
+
+/// A Markdown table whose columns line up as plain text too.
+fn markdown(rows: &[Row]) -> String {
+    let mut text = format!(
+        "| {:<18} | {:<24} | {:>6} | {:>9} | {:>20} | {:>11} | {} |\n",
+        "task", "variant", "labels", "IQM", "95 % interval", "reward corr", "each seed"
+    );
+    text += "|---|---|---:|---:|---:|---:|---|\n";
+    for Row { env, variant, labels, interquartile_mean: iqm, interval_95: [low, high], returns, reward_pearson } in rows
+    {
+        let interval = format!("[{low:.1}, {high:.1}]");
+        let pearson = reward_pearson.map_or("-".to_owned(), |r| format!("{r:.2}"));
+        let returns: Vec<String> = returns.iter().map(|r| format!("{r:.0}")).collect();
+        let returns = returns.join(" ");
+        text += &format!(
+            "| {env:<18} | {variant:<24} | {labels:>6} | {iqm:>9.1} | {interval:>20} | {pearson:>11} | {returns} |\n"
+        );
+    }
+    text
 }

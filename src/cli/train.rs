@@ -15,7 +15,7 @@ use crate::drlhp::{self, Run};
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
 use crate::run::config::{Config, RewardSource, read_layer, set_layer};
-use crate::run::{self, Folder, Outcome, RunError, Summary, checkpoint};
+use crate::run::{self, Folder, Outcome, RunError, Summary};
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
@@ -207,12 +207,10 @@ pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
     let folder = Folder::open(path)?;
     let config = folder.config()?;
     let device = device::pick(config.device)?;
-    let archive = folder.newest_checkpoint(&mut |message| eprintln!("warning: {message}"))?;
-    let archive = archive.ok_or_else(|| RunError::NotARun {
-        path: path.to_owned(),
-        missing: "a checkpoint (`pairwise resume` makes one); it",
-    })?;
-    Ok(checkpoint::from_archive(&archive, config, &device)?)
+    let newest = folder.newest_state(&config, &device, &mut |message| eprintln!("warning: {message}"))?;
+    let missing = "a readable checkpoint (`pairwise resume` makes one); it";
+    let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: path.to_owned(), missing })?;
+    Ok(run)
 }
 
 impl Threads {

@@ -26,7 +26,7 @@ pub fn log_loss(probabilities: &[f64], targets: &[f64]) -> Option<f64> {
     (n > 0).then(|| probabilities.iter().zip(targets).map(one).sum::<f64>() / n as f64)
 }
 
-/// Expected calibration error (Guo et al. 2017, arXiv 1706.04599) over `bins` equal bins of P[first]:
+/// Expected calibration error (Guo et al. 2017, arXiv 1706.04599) over `bins` equal bins of `P[first]`:
 /// Σ n_b/n·|mean target − mean probability|. `None` of nothing.
 #[must_use]
 pub fn expected_calibration_error(probabilities: &[f64], targets: &[f64], bins: usize) -> Option<f64> {

@@ -320,7 +320,7 @@ mod tests {
     use crate::preference::Label;
 
     fn event(query: u64) -> Event {
-        let label = if query % 2 == 0 { Label::First } else { Label::Equal };
+        let label = if query.is_multiple_of(2) { Label::First } else { Label::Equal };
         let (first, second) = (SegmentId::from_digest(&[query as u8; 8]), SegmentId::from_digest(&[7; 8]));
         Event::Answer(Answer {
             query,

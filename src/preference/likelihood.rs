@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// How a difference of scores z = score(first) − score(second) becomes the probability of an answer.
 ///
-/// With x = z / temperature: P[first] = (1 − ε)·σ(x) + ε/2 (Christiano et al. 2017, eq. 1 with the error model of
-/// §2.2.3), and the loss of a soft label μ is −μ ln P[first] − (1 − μ) ln P[second].
+/// With x = z / temperature: `P[first] = (1 − ε)·σ(x) + ε/2` (Christiano et al. 2017, eq. 1 with the error model of
+/// §2.2.3), and the loss of a soft label μ is `−μ ln P[first] − (1 − μ) ln P[second]`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Likelihood {
@@ -15,8 +15,8 @@ pub struct Likelihood {
     pub error_rate: f64,
     /// How much better, after temperature, the preferred one has to be for the same loss (Llama 2's margin).
     pub margin: f64,
-    /// Half-width δ of indifference in the model of Rao & Kupper 1967: P[first] = σ(x − δ), P[second] = σ(−x − δ),
-    /// P[equal] = (e^{2δ} − 1)·P[first]·P[second]. At 0 "equal" is the soft label ½ of the paper.
+    /// Half-width δ of indifference in the model of Rao & Kupper 1967: `P[first] = σ(x − δ)`, `P[second] = σ(−x − δ)`,
+    /// `P[equal] = (e^{2δ} − 1)·P[first]·P[second]`. At 0 "equal" is the soft label ½ of the paper.
     pub tie: f64,
 }
 

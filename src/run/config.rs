@@ -178,7 +178,8 @@ impl Config {
         for layer in layers {
             merge(&mut table, layer.clone());
         }
-        let config: Self = table.try_into().map_err(|e: toml::de::Error| ConfigError::Shape(e.message().to_owned()))?;
+        let config: Self = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|e| ConfigError::Shape(format!("{}: {}", e.path(), e.inner().message())))?;
         config.validate()?;
         Ok(config)
     }

@@ -5,6 +5,7 @@
 //!   config.toml      resolved configuration
 //!   labels.jsonl     the ledger of questions and answers
 //!   metrics.jsonl    one object for each iteration; names in [`crate::drlhp::Report`]
+//!   tb/              the same as TensorBoard events
 //!   checkpoints/     iteration-000012.safetensors: everything needed to go on exactly
 //!   figures/         learning curve
 //!   summary.json     what --json printed
@@ -14,6 +15,7 @@ pub mod archive;
 pub mod checkpoint;
 pub mod config;
 pub mod figure;
+pub mod tensorboard;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -30,6 +32,7 @@ use self::config::{Config, ConfigError, RewardSource};
 use crate::drlhp::{self, Question, Report, Run};
 use crate::preference::Label;
 use crate::preference::ledger::{self, Answer, Ledger, LedgerError};
+use crate::reward::metrics::RewardMetrics;
 use crate::rl::evaluate::evaluate;
 
 /// What a finished run says of itself; `summary.json`, and the last line with `--json`.
@@ -133,9 +136,17 @@ pub enum RunError {
     /// The ledger cannot be used.
     #[error(transparent)]
     LedgerFile(#[from] LedgerError),
-    /// A checkpoint cannot be used.
+    /// A checkpoint cannot be written.
     #[error(transparent)]
     Checkpoint(#[from] ArchiveError),
+    /// A checkpoint of another configuration.
+    #[error("{}: does not fit config.toml beside it: {source}; was one of them changed?", path.display())]
+    Misfit {
+        /// Checkpoint.
+        path: PathBuf,
+        /// What does not fit.
+        source: ArchiveError,
+    },
     /// No such environment.
     #[error(transparent)]
     Env(#[from] pairwise_envs::UnknownEnv),
@@ -199,11 +210,8 @@ pub fn resume(
     } else {
         (Ledger::create(&folder.ledger())?, Vec::new())
     };
-    let (run, clock) = match folder.newest_checkpoint(warn)? {
-        Some(archive) => {
-            let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
-            (checkpoint::from_archive(&archive, config, device)?, clock)
-        }
+    let (run, clock) = match folder.newest_state(&config, device, warn)? {
+        Some(state) => state,
         None => (drlhp::start(config, device)?, Clock::start(0.0, 0.0)),
     };
     folder.cut_metrics(run.env_steps, warn)?;
@@ -237,14 +245,7 @@ pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Repor
     if let Some((line, reason)) = ledger::first_difference(&folder.ledger())? {
         differences.push(format!("labels.jsonl line {line}: {reason}"));
     }
-    let recorded = match ledger::read_events_unchecked(&folder.ledger()) {
-        Ok(events) => ledger::answers(&events),
-        Err(error) => {
-            let first_difference = Some(differences.into_iter().next().unwrap_or_else(|| error.to_string()));
-            let recorded_sha256 = summary.weights_sha256;
-            return Ok(Replay { agrees: false, first_difference, recorded_sha256, replayed_sha256: String::new() });
-        }
-    };
+    let recorded = ledger::answers(&ledger::read_events_unchecked(&folder.ledger())?);
     let reports = folder.metrics()?;
     let mut run = drlhp::start(config, device)?;
     let mut answers = Answers { recorded, ledger: None, path: folder.ledger(), differences: Vec::new() };
@@ -288,15 +289,17 @@ fn execute(
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
     let mut metrics = folder.open_metrics()?;
+    let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics()?)?;
     while !drlhp::finished(&run) {
         let report = drlhp::iterate(&mut run, &mut |question| answers.answer(question))?;
         // The line goes out in one write, so that a kill tears at most the last one.
         let line = serde_json::to_string(&report).expect("a report always serialises") + "\n";
         let io = |source| RunError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
         metrics.write_all(line.as_bytes()).map_err(io)?;
+        events.append(&report)?;
         observe(&run, &report);
         let interrupted = stop.load(Ordering::Relaxed);
-        if interrupted || run.iteration % run.config.checkpoint_every == 0 || drlhp::finished(&run) {
+        if interrupted || run.iteration.is_multiple_of(run.config.checkpoint_every) || drlhp::finished(&run) {
             folder.save_checkpoint(&run, &clock)?;
         }
         if interrupted && !drlhp::finished(&run) {
@@ -317,7 +320,7 @@ pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, Ru
     let config = &run.config;
     let evaluation = evaluate(&run.agent, &config.env, config.evaluation_episodes, config.seed)?;
     let learned = config.reward == RewardSource::Preferences;
-    let reward = learned.then(|| drlhp::reward_metrics(run)).unwrap_or_default();
+    let reward = if learned { drlhp::reward_metrics(run) } else { RewardMetrics::default() };
     Ok(Summary {
         env: config.env.clone(),
         seed: config.seed,
@@ -485,16 +488,30 @@ impl Folder {
         serde_json::from_str(&text).map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })
     }
 
-    /// The newest state: the newest checkpoint that can be read.
+    /// The newest state, and the time spent until then; `None` before the first checkpoint. Torn checkpoints are
+    /// reported to `warn` and left out.
     ///
     /// # Errors
-    /// When the folder cannot be listed.
-    pub fn newest_checkpoint(&self, warn: &mut dyn FnMut(String)) -> Result<Option<Archive>, RunError> {
-        for path in self.checkpoints()?.iter().rev() {
-            match Archive::load(path) {
-                Ok(archive) => return Ok(Some(archive)),
-                Err(error) => warn(format!("{error}; trying the one before it")),
-            }
+    /// When the folder cannot be listed, or a whole checkpoint does not fit the configuration.
+    pub fn newest_state(
+        &self,
+        config: &Config,
+        device: &Device,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Option<(Run, Clock)>, RunError> {
+        for path in self.checkpoints()?.into_iter().rev() {
+            let archive = match Archive::load(&path) {
+                Ok(archive) => archive,
+                Err(error) => {
+                    warn(format!("{error}; trying the one before it"));
+                    continue;
+                }
+            };
+            let state = || -> Result<(Run, Clock), ArchiveError> {
+                let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
+                Ok((checkpoint::from_archive(&archive, config.clone(), device)?, clock))
+            };
+            return state().map(Some).map_err(|source| RunError::Misfit { path, source });
         }
         Ok(None)
     }
