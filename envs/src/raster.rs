@@ -123,10 +123,12 @@ pub fn render(
         (width as f32 - w * scale) / 2.0 - scene.min[0] * scale,
         (height as f32 + h * scale) / 2.0 + scene.min[1] * scale,
     );
-    let steps = trail.len();
     for (i, pair) in trail.windows(2).enumerate() {
-        let mut color = palette.trail;
-        color[3] = (f32::from(color[3]) * (i + 1) as f32 / steps as f32) as u8;
+        // Fades into the background by mixing, not by transparency: round ends that overlap would show as dots.
+        let strength = f32::from(palette.trail[3]) / 255.0 * (i + 1) as f32 / trail.len() as f32;
+        let mix =
+            |c: usize| f32::from(palette.background[c]) * (1.0 - strength) + f32::from(palette.trail[c]) * strength;
+        let color = [mix(0) as u8, mix(1) as u8, mix(2) as u8, 255];
         stroke(&mut pixmap, pair, 0.012 * w / 2.0, color, to_pixels);
     }
     for shape in &scene.shapes {

@@ -37,7 +37,7 @@ pub(crate) struct Reacher;
 static SPEC: LazyLock<EnvSpec> = LazyLock::new(|| EnvSpec {
     id: "reacher",
     summary: "Bring the hand of a two-link arm to the target and keep it there.",
-    observation: Space::Box { low: vec![f32::NEG_INFINITY; 10], high: vec![f32::INFINITY; 10] },
+    observation: Space::Box { low: vec![f32::NEG_INFINITY; 8], high: vec![f32::INFINITY; 8] },
     action: Space::Box { low: vec![-1.0; 2], high: vec![1.0; 2] },
     state: STATE,
     saved_len: STATE.len() + SAVED_EXTRA,
@@ -84,7 +84,8 @@ impl Dynamics<6> for Reacher {
     fn observe(state: &[f64; 6], observation: &mut [f32]) {
         let [q1, q2, v1, v2, x, y] = *state;
         let (_, hand) = elbow_and_hand(state);
-        let all = [q1.cos(), q1.sin(), q2.cos(), q2.sin(), v1, v2, x, y, hand[0] - x, hand[1] - y];
+        // From the hand to the target, as dm_control's reacher; the target's own place would be redundant.
+        let all = [q1.cos(), q1.sin(), q2.cos(), q2.sin(), v1, v2, x - hand[0], y - hand[1]];
         for (o, s) in observation.iter_mut().zip(all) {
             *o = s as f32;
         }

@@ -13,6 +13,7 @@ use super::{Failure, print_json, print_line};
 use crate::device;
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::stream;
+use crate::rl::evaluate::evaluate_random;
 use crate::run::archive::write_atomically;
 use crate::run::config::{Config, set_layer};
 use crate::run::{self, figure};
@@ -80,6 +81,7 @@ struct Row {
     env: String,
     variant: String,
     labels: usize,
+    /// Interquartile mean of the true return over seeds.
     interquartile_mean: f64,
     interval_95: [f64; 2],
     returns: Vec<f64>,
@@ -114,6 +116,12 @@ const TEACHERS: &[Variant] = &[
 ];
 
 const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", &[])];
+
+/// The row that shows where returns start; not in the figure, whose axis it would stretch.
+const RANDOM: &str = "random actions";
+
+/// Episodes of the row of random actions, for each seed.
+const RANDOM_EPISODES: usize = 100;
 
 /// The fixed-horizon tasks, whose length tells nothing about the reward.
 const TASK_ENVS: &[&str] = &["pendulum", "cartpole", "reacher", "inverted-pendulum", "mountain-car", "acrobot"];
@@ -182,8 +190,18 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     });
     let results: Vec<Finished> = results.collect::<Result<_, _>>()?;
 
-    let rows: Vec<Row> =
-        envs.iter().flat_map(|env| variants.iter().map(|(variant, _)| row(env, variant, &results))).collect();
+    let mut rows = Vec::new();
+    for env in envs {
+        let random = |seed| Ok(evaluate_random(env, RANDOM_EPISODES, seed)?.mean);
+        let random: Vec<f64> = (0..args.seeds).map(random).collect::<Result<_, Failure>>()?;
+        rows.push(row(env, RANDOM, 0, random, &[]));
+        rows.extend(variants.iter().map(|(variant, _)| {
+            let of: Vec<&Finished> = results.iter().filter(|r| r.env == *env && r.variant == *variant).collect();
+            let labels = of.iter().map(|r| r.labels_asked).max().unwrap_or_default();
+            let pearson: Vec<f64> = of.iter().filter_map(|r| r.reward_pearson).collect();
+            row(env, variant, labels, of.iter().map(|r| r.true_return).collect(), &pearson)
+        }));
+    }
     let title = format!(
         "{name}{}: true return over {} seeds, interquartile mean and 95 % interval",
         if let [env] = envs { format!(" on {env}") } else { String::new() },
@@ -201,7 +219,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
             value: row.interquartile_mean,
             interval: row.interval_95,
         };
-        figure::bars(&svg, &title, &rows.iter().map(bar).collect::<Vec<_>>())?;
+        figure::bars(&svg, &title, &rows.iter().filter(|row| row.variant != RANDOM).map(bar).collect::<Vec<_>>())?;
         print_line(&format!("figure: {}", svg.display()));
     }
     print_line(&format!("table: {}", markdown_path.display()));
@@ -214,18 +232,15 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     Ok(())
 }
 
-fn row(env: &str, variant: &str, results: &[Finished]) -> Row {
-    let of: Vec<&Finished> = results.iter().filter(|r| r.env == env && r.variant == variant).collect();
-    let returns: Vec<f64> = of.iter().map(|r| r.true_return).collect();
-    let pearson: Vec<f64> = of.iter().filter_map(|r| r.reward_pearson).collect();
+fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, pearson: &[f64]) -> Row {
     Row {
         env: env.to_owned(),
         variant: variant.to_owned(),
-        labels: of.iter().map(|r| r.labels_asked).max().unwrap_or_default(),
+        labels,
         interquartile_mean: interquartile_mean(&returns),
         interval_95: bootstrap_interval(&returns, interquartile_mean, 0.95, &mut stream(0, "bootstrap", 0)),
         returns,
-        reward_pearson: (!pearson.is_empty()).then(|| interquartile_mean(&pearson)),
+        reward_pearson: (!pearson.is_empty()).then(|| interquartile_mean(pearson)),
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct ClipsArgs {
     /// Draw the pair of this query, first clip left under blue, second right under orange, instead of an episode
     #[arg(long, value_name = "QUERY")]
     pair: Option<u64>,
-    /// Pixels of a side of the picture
+    /// Pixels of a side, were the picture square; wide scenes keep the area
     #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(16..=2048))]
     size: u32,
     /// Seed of the episode's initial state [default: the run's]

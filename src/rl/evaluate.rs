@@ -1,9 +1,9 @@
-//! Evaluation: deterministic actions, true reward, fresh episodes.
+//! Evaluation: deterministic actions (or random ones, to compare with), true reward, fresh episodes.
 
 use pairwise_envs::VecEnv;
 use serde::{Deserialize, Serialize};
 
-use super::ppo::Agent;
+use super::ppo::{ActionHead, Agent, random_actions};
 use crate::random::{Rng, stream};
 
 /// True returns of a policy acting without exploration noise.
@@ -23,12 +23,36 @@ pub struct Evaluation {
 /// # Errors
 /// When there is no such environment.
 pub fn evaluate(agent: &Agent, env: &str, episodes: usize, seed: u64) -> Result<Evaluation, pairwise_envs::UnknownEnv> {
+    first_episodes(env, episodes, seed, &mut |envs| {
+        let actions = agent.act_deterministic(envs.observations());
+        agent.head.step(envs, &actions);
+    })
+}
+
+/// The same for uniformly random actions: the zero of normalised returns.
+///
+/// # Errors
+/// When there is no such environment.
+pub fn evaluate_random(env: &str, episodes: usize, seed: u64) -> Result<Evaluation, pairwise_envs::UnknownEnv> {
+    let head = ActionHead::new(&pairwise_envs::make(env)?.spec().action);
+    let mut rng = stream(seed, "evaluation-actions", 0);
+    first_episodes(env, episodes, seed, &mut |envs| {
+        let actions = random_actions(&head, envs.len(), &mut rng);
+        head.step(envs, &actions);
+    })
+}
+
+fn first_episodes(
+    env: &str,
+    episodes: usize,
+    seed: u64,
+    step: &mut dyn FnMut(&mut VecEnv),
+) -> Result<Evaluation, pairwise_envs::UnknownEnv> {
     let mut envs = VecEnv::new(env, episodes, seed, episode_rng)?;
     let mut returns = vec![None; episodes];
     // Every environment runs its first episode to the end; what faster ones do afterwards is ignored.
     while returns.iter().any(Option::is_none) {
-        let actions = agent.act_deterministic(envs.observations());
-        agent.head.step(&mut envs, &actions);
+        step(&mut envs);
         for finished in envs.finished() {
             returns[finished.env].get_or_insert(finished.true_return);
         }

@@ -429,7 +429,8 @@ pub fn collect(agent: Option<&Agent>, head: &ActionHead, envs: &mut VecEnv, step
     rollout
 }
 
-fn random_actions(head: &ActionHead, count: usize, rng: &mut Rng) -> Vec<f32> {
+/// Uniformly random actions, `[count, action_len]`.
+pub(super) fn random_actions(head: &ActionHead, count: usize, rng: &mut Rng) -> Vec<f32> {
     match head {
         ActionHead::Categorical { n } => (0..count).map(|_| rng.random_range(0..*n) as f32).collect(),
         ActionHead::Gaussian { half, .. } => (0..count * half.len()).map(|_| rng.random_range(-1.0..=1.0)).collect(),
