@@ -53,6 +53,13 @@ pub fn pick(choice: DeviceChoice) -> Result<Device, DeviceError> {
     }
 }
 
+/// What a user should know of the device that `auto` chose: that a build for GPUs found none.
+#[must_use]
+pub fn note(choice: DeviceChoice) -> Option<&'static str> {
+    let missing = choice == DeviceChoice::Auto && matches!(cuda(0), Err(DeviceError::NotFound { .. }));
+    missing.then_some("no CUDA device found: running on the CPU")
+}
+
 #[cfg(feature = "cuda")]
 fn cuda(index: usize) -> Result<Device, DeviceError> {
     // Enumerating looks for the driver library first, so that nothing is touched on a machine without one.

@@ -138,6 +138,9 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let path = args.out.clone().unwrap_or_else(|| default_folder(&config));
     args.threads.apply()?;
     let stop = on_interrupt()?;
+    if let Some(note) = device::note(config.device) {
+        eprintln!("note: {note}");
+    }
     let mut progress = Progress::new(&config);
     let outcome = run::train(config, &path, &device, &stop, &mut |run, report| progress.show(run, report))?;
     progress.finish();
