@@ -263,3 +263,25 @@ fn markdown(rows: &[Row]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
+    use crate::run::config::{Config, set_layer};
+
+    #[test]
+    fn every_variant_is_a_configuration_of_its_own() {
+        for env in TASK_ENVS {
+            for variants in [ABLATIONS, TEACHERS, TASKS] {
+                let resolve = |changes: &[&str]| {
+                    let layers: Vec<_> = changes.iter().map(|c| set_layer(c).unwrap()).collect();
+                    Config::resolve(env, &layers).unwrap().to_toml()
+                };
+                let mut all: Vec<String> = variants.iter().map(|(_, changes)| resolve(changes)).collect();
+                all.sort();
+                all.dedup();
+                assert_eq!(all.len(), variants.len(), "{env}");
+            }
+        }
+    }
+}

@@ -353,9 +353,42 @@ fn merge(into: &mut Table, layer: Table) {
             (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
             // A whole number where a real one is expected is what people write: 1 for 1.0.
             (Some(old @ Value::Float(_)), Value::Integer(new)) => *old = Value::Float(new as f64),
+            // `--set reward=true` means the word.
+            (Some(old @ Value::String(_)), Value::Boolean(new)) => *old = Value::String(new.to_string()),
             (_, value) => {
                 into.insert(key, value);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, PRESETS, RewardSource, set_layer};
+
+    #[test]
+    fn every_task_has_a_configuration_that_can_be_fed_back() {
+        for spec in pairwise_envs::specs() {
+            let config = Config::preset(spec.id).unwrap();
+            let layer = config.to_toml().parse().unwrap();
+            assert_eq!(Config::resolve(spec.id, &[layer]).unwrap(), config);
+        }
+        for (id, _) in PRESETS {
+            assert!(pairwise_envs::specs().any(|spec| spec.id == *id), "{id}");
+        }
+    }
+
+    #[test]
+    fn assignments_mean_what_people_write() {
+        let resolve = |text: &str| Config::resolve("pendulum", &[set_layer(text).unwrap()]);
+        assert_eq!(resolve("reward=true").unwrap().reward, RewardSource::True);
+        assert_eq!(resolve("ppo.gamma = 1").unwrap().ppo.gamma, 1.0);
+        assert_eq!(resolve("ppo.hidden=[8]").unwrap().ppo.hidden, [8]);
+        for (text, named) in
+            [("ppo.hidden=8", "ppo.hidden"), ("steps=1.5", "steps"), ("preferences.online=1", "online")]
+        {
+            let error = resolve(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
         }
     }
 }
