@@ -32,7 +32,7 @@ enum BenchCommand {
     /// The method with the true reward, with preferences, and with each of B-Pref's simulated teachers
     Teachers(EnvRunsArgs),
     /// Every fixed-horizon task, with the true reward and with preferences
-    Tasks(RunsArgs),
+    Tasks(TasksArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +40,15 @@ struct EnvRunsArgs {
     /// Environment
     #[arg(long, default_value = "pendulum")]
     env: String,
+    #[command(flatten)]
+    runs: RunsArgs,
+}
+
+#[derive(Debug, Args)]
+struct TasksArgs {
+    /// One of them; may be given several times [default: all]
+    #[arg(long = "env", value_name = "ENV")]
+    envs: Vec<String>,
     #[command(flatten)]
     runs: RunsArgs,
 }
@@ -130,7 +139,11 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
         BenchCommand::Ablations(args) => compare("ablations", &[args.env.as_str()], ABLATIONS, &args.runs),
         BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], TEACHERS, &args.runs),
-        BenchCommand::Tasks(args) => compare("tasks", TASK_ENVS, TASKS, args),
+        BenchCommand::Tasks(args) if args.envs.is_empty() => compare("tasks", TASK_ENVS, TASKS, &args.runs),
+        BenchCommand::Tasks(args) => {
+            let envs: Vec<&str> = args.envs.iter().map(String::as_str).collect();
+            compare("tasks", &envs, TASKS, &args.runs)
+        }
     }
 }
 
