@@ -44,7 +44,9 @@ pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Resul
         chart
             .configure_mesh()
             .x_desc("environment steps")
+            .x_label_formatter(&|steps| format!("{steps:.0}"))
             .y_desc("true return")
+            .y_label_formatter(&tick)
             .light_line_style(TRANSPARENT)
             .draw()?;
         chart.draw_series(LineSeries::new(returns.iter().copied(), LINE.stroke_width(2)))?;
@@ -52,6 +54,11 @@ pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Resul
         Ok(())
     };
     write(path, draw)
+}
+
+/// A number as short as it can be said; positions of ticks carry rounding errors.
+fn tick(value: &f64) -> String {
+    ((value * 1e6).round() / 1e6).to_string()
 }
 
 /// Draws values with intervals, one a row.
@@ -80,6 +87,7 @@ pub fn bars(path: &Path, title: &str, bars: &[Bar]) -> Result<(), RunError> {
         chart
             .configure_mesh()
             .x_desc("true return")
+            .x_label_formatter(&tick)
             .disable_y_mesh()
             .y_labels(2 * count + 1)
             .y_label_formatter(&name)
