@@ -25,8 +25,10 @@ const DT: f64 = 0.05;
 const SUBSTEPS: usize = 2;
 /// Distance of targets from the base, m: reachable, and not behind the shoulder.
 const TARGET_RADIUS: [f64; 2] = [0.04, 0.19];
-/// Reward of a metre between hand and target.
-const REWARD_PER_METRE: f64 = -10.0;
+/// The hand is on the target within this distance, m: the discs that are drawn touch.
+const ON_TARGET: f64 = 0.02;
+/// So far beyond it, m, the reward has fallen to 0.1.
+const MARGIN: f64 = 0.2;
 
 const STATE: &[&str] =
     &["shoulder [rad]", "elbow [rad], relative", "shoulder' [rad/s]", "elbow' [rad/s]", "target x [m]", "target y [m]"];
@@ -58,6 +60,13 @@ fn accelerations(q: [f64; 2], v: [f64; 2], torque: [f64; 2], damping: f64) -> [f
     let f2 = torque[1] - damping * v[1] - beta * sin * v[0] * v[0];
     let determinant = m11 * m22 - m12 * m12;
     [(m22 * f1 - m12 * f2) / determinant, (m11 * f2 - m12 * f1) / determinant]
+}
+
+/// True reward: 1 on the target, falling like a Gaussian around it; dm_control's `tolerance` (Tassa et al. 2018, arXiv
+/// 1801.00690, §2) with a margin, because without one nearly all clips of a beginner tie at 0.
+fn closeness(distance: f64) -> f64 {
+    let beyond = (distance - ON_TARGET).max(0.0) / MARGIN;
+    0.1_f64.powf(beyond * beyond)
 }
 
 fn elbow_and_hand(state: &[f64; 6]) -> ([f64; 2], [f64; 2]) {
@@ -102,7 +111,7 @@ impl Dynamics<6> for Reacher {
         }
         let (_, hand) = elbow_and_hand(state);
         let distance = (hand[0] - state[4]).hypot(hand[1] - state[5]);
-        (REWARD_PER_METRE * distance, false, shown)
+        (closeness(distance), false, shown)
     }
 
     fn draw(state: &[f64; 6], action: [f64; 2], scene: &mut Scene) {
@@ -131,7 +140,7 @@ impl Dynamics<6> for Reacher {
 
 #[cfg(test)]
 mod tests {
-    use super::{INERTIA, LENGTH, MASS, accelerations};
+    use super::{INERTIA, LENGTH, MARGIN, MASS, ON_TARGET, accelerations, closeness};
     use crate::task::rk4;
 
     /// Kinetic energy written down from the velocities of the links' middles, independently of the mass matrix.
@@ -170,6 +179,14 @@ mod tests {
             let force = (kinetic(up, v) - kinetic(down, v)) / (2.0 * h);
             assert!((rate - force - torque[i]).abs() < 1e-6, "joint {i}: {}", rate - force - torque[i]);
         }
+    }
+
+    #[test]
+    fn the_reward_is_one_on_the_target_and_a_tenth_at_the_margin() {
+        assert_eq!([closeness(0.0), closeness(ON_TARGET)], [1.0, 1.0]);
+        assert!((closeness(ON_TARGET + MARGIN) - 0.1).abs() < 1e-12);
+        // The formula of dm_control's Gaussian sigmoid with its value at the margin, 0.1.
+        assert!((closeness(0.1) - (-0.5 * (0.4 * (-2.0 * 0.1_f64.ln()).sqrt()).powi(2)).exp()).abs() < 1e-12);
     }
 
     #[test]
