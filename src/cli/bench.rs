@@ -81,6 +81,7 @@ struct Finished {
     config: String,
     true_return: f64,
     reward_pearson: Option<f64>,
+    epic: Option<f64>,
     labels_asked: usize,
 }
 
@@ -94,7 +95,9 @@ struct Row {
     interquartile_mean: f64,
     interval_95: [f64; 2],
     returns: Vec<f64>,
+    /// Interquartile means of the learned reward's correlation with and EPIC distance to the true one.
     reward_pearson: Option<f64>,
+    epic: Option<f64>,
 }
 
 /// What is changed, by name; assignments as for `--set`.
@@ -187,6 +190,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
                     config: text,
                     true_return: summary.true_return_mean,
                     reward_pearson: summary.reward_pearson,
+                    epic: summary.epic,
                     labels_asked: summary.labels_asked,
                 }
             }
@@ -207,12 +211,13 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     for env in envs {
         let random = |seed| Ok(evaluate_random(env, RANDOM_EPISODES, seed)?.mean);
         let random: Vec<f64> = (0..args.seeds).map(random).collect::<Result<_, Failure>>()?;
-        rows.push(row(env, RANDOM, 0, random, &[]));
+        rows.push(row(env, RANDOM, 0, random, [&[], &[]]));
         rows.extend(variants.iter().map(|(variant, _)| {
             let of: Vec<&Finished> = results.iter().filter(|r| r.env == *env && r.variant == *variant).collect();
             let labels = of.iter().map(|r| r.labels_asked).max().unwrap_or_default();
             let pearson: Vec<f64> = of.iter().filter_map(|r| r.reward_pearson).collect();
-            row(env, variant, labels, of.iter().map(|r| r.true_return).collect(), &pearson)
+            let epic: Vec<f64> = of.iter().filter_map(|r| r.epic).collect();
+            row(env, variant, labels, of.iter().map(|r| r.true_return).collect(), [&pearson, &epic])
         }));
     }
     let title = format!(
@@ -245,7 +250,8 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     Ok(())
 }
 
-fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, pearson: &[f64]) -> Row {
+fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, [pearson, epic]: [&[f64]; 2]) -> Row {
+    let middle = |values: &[f64]| (!values.is_empty()).then(|| interquartile_mean(values));
     Row {
         env: env.to_owned(),
         variant: variant.to_owned(),
@@ -253,25 +259,26 @@ fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, pearson: &[f6
         interquartile_mean: interquartile_mean(&returns),
         interval_95: bootstrap_interval(&returns, interquartile_mean, 0.95, &mut stream(0, "bootstrap", 0)),
         returns,
-        reward_pearson: (!pearson.is_empty()).then(|| interquartile_mean(pearson)),
+        reward_pearson: middle(pearson),
+        epic: middle(epic),
     }
 }
 
 /// A Markdown table whose columns line up as plain text too.
 fn markdown(rows: &[Row]) -> String {
     let mut text = format!(
-        "| {:<18} | {:<24} | {:>6} | {:>9} | {:>20} | {:>11} | {} |\n",
-        "task", "variant", "labels", "IQM", "95 % interval", "reward corr", "each seed"
+        "| {:<18} | {:<24} | {:>6} | {:>9} | {:>20} | {:>11} | {:>5} | {} |\n",
+        "task", "variant", "labels", "IQM", "95 % interval", "reward corr", "EPIC", "each seed"
     );
-    text += "|---|---|---:|---:|---:|---:|---|\n";
-    for Row { env, variant, labels, interquartile_mean: iqm, interval_95: [low, high], returns, reward_pearson } in rows
-    {
+    text += "|---|---|---:|---:|---:|---:|---:|---|\n";
+    for row in rows {
+        let Row { env, variant, labels, interquartile_mean: iqm, interval_95: [low, high], .. } = row;
         let interval = format!("[{low:.1}, {high:.1}]");
-        let pearson = reward_pearson.map_or("-".to_owned(), |r| format!("{r:.2}"));
-        let returns: Vec<String> = returns.iter().map(|r| format!("{r:.0}")).collect();
+        let [pearson, epic] = [row.reward_pearson, row.epic].map(|v| v.map_or("-".to_owned(), |v| format!("{v:.2}")));
+        let returns: Vec<String> = row.returns.iter().map(|r| format!("{r:.0}")).collect();
         let returns = returns.join(" ");
         text += &format!(
-            "| {env:<18} | {variant:<24} | {labels:>6} | {iqm:>9.1} | {interval:>20} | {pearson:>11} | {returns} |\n"
+            "| {env:<18} | {variant:<24} | {labels:>6} | {iqm:>9.1} | {interval:>20} | {pearson:>11} | {epic:>5} | {returns} |\n"
         );
     }
     text
