@@ -215,17 +215,25 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
     }
 
     if learning {
-        // Query and label.
         let due = labels_due(&run.config, run.env_steps).saturating_sub(run.labels_asked);
-        if due > 0 {
-            report.disagreement = label(run, due, ask)?;
-        }
-        // Fit.
-        if due > 0 && !run.comparisons.is_empty() {
-            let steps = if first { run.config.reward_model.first_steps } else { run.config.reward_model.steps };
-            let examples = examples(run);
-            report.fit =
-                Some(fit(&mut run.ensemble, &run.config.reward_model, &examples, steps, seed, run.sessions as u64));
+        // The first share comes in rounds, with a fit after each: uniform first, then where the members disagree.
+        let (rounds, steps) = match first {
+            true => (run.config.preferences.first_rounds, run.config.reward_model.first_steps),
+            false => (1, run.config.reward_model.steps),
+        };
+        for round in 0..rounds {
+            let part = |whole: usize| whole * (round + 1) / rounds - whole * round / rounds;
+            if part(due) == 0 {
+                continue;
+            }
+            // Query and label.
+            report.disagreement = label(run, part(due), ask)?;
+            // Fit.
+            if !run.comparisons.is_empty() {
+                let examples = examples(run);
+                let (model, session) = (&run.config.reward_model, run.sessions as u64);
+                report.fit = Some(fit(&mut run.ensemble, model, &examples, part(steps), seed, session));
+            }
         }
     }
 
@@ -529,4 +537,32 @@ pub fn weights_sha256(run: &Run) -> String {
         crate::nn::to_host(tensor).iter().for_each(|v| hash.update(v.to_le_bytes()));
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use burn::tensor::Device;
+
+    use super::{iterate, start};
+    use crate::run::config::Config;
+
+    #[test]
+    fn the_first_share_is_asked_in_rounds_and_only_the_first_of_them_is_blind() {
+        let mut config = Config::preset("pendulum").unwrap();
+        config.preferences.labels = 40;
+        config.preferences.first_rounds = 3;
+        config.preferences.random_steps = 1000;
+        config.reward_model.first_steps = 30;
+        let mut run = start(config, &Device::flex()).unwrap();
+        let mut asked = Vec::new();
+        let report = iterate::<Infallible>(&mut run, &mut |question| {
+            asked.push((question.session, question.why.is_some()));
+            Ok(question.simulated)
+        });
+        // A quarter of 40 labels: 3, 3 and 4.
+        let expected = [[(0, false); 3].as_slice(), &[(1, true); 3], &[(2, true); 4]].concat();
+        assert_eq!((asked, report.unwrap().labels_asked), (expected, 10));
+    }
 }

@@ -79,6 +79,13 @@ impl Likelihood {
         loss
     }
 
+    /// Entropy of an answer with mass `target` on the first, nats: the least loss that any prediction can have for it
+    /// (without the error model, which only adds to the loss).
+    #[must_use]
+    pub fn entropy(&self, target: f64) -> f64 {
+        self.masses(target).iter().map(|&mass| if mass > 0.0 { -mass * mass.ln() } else { 0.0 }).sum()
+    }
+
     /// Mass on first, second and equal.
     #[must_use]
     pub fn masses(&self, target: f64) -> [f64; 3] {
@@ -147,6 +154,19 @@ mod tests {
         assert_eq!(plain.loss(1e4, 1.0), 0.0);
         assert_eq!(plain.loss(1e4, 0.5), 5e3);
         assert!((Likelihood::default().loss(-1e4, 1.0) + 0.05_f64.ln()).abs() < 1e-12);
+    }
+
+    /// Gibbs' inequality: the loss is never below the answer's entropy, and reaches it where the prediction is right.
+    #[test]
+    fn no_prediction_costs_less_than_the_entropy_of_the_answer() {
+        let plain = Likelihood { error_rate: 0.0, ..Likelihood::default() };
+        for target in [0.0, 0.2, 0.5, 0.9, 1.0] {
+            let excess = |z: f64| plain.loss(z, target) - plain.entropy(target);
+            assert!((-80..=80).all(|z| excess(f64::from(z) / 4.0) > -1e-12), "{target}");
+            let right: f64 = (target / (1.0 - target)).ln();
+            assert!(excess(right.clamp(-40.0, 40.0)).abs() < 1e-12, "{target}");
+        }
+        assert_eq!(Likelihood { tie: 0.5, ..plain }.entropy(0.5), 0.0, "with ties, equal is an answer of its own");
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub struct PreferenceConfig {
     pub labels: usize,
     /// Share of them asked about a random policy before training starts (A.1: 0.25).
     pub first_share: f64,
+    /// Rounds in which the first share is asked, with a fit after each. Questions of the first round are random ones;
+    /// those of the others are chosen by the sampler, from the same random policy's clips.
+    pub first_rounds: usize,
     /// Keep asking while the agent learns (§3.3: without, the agent exploits what the reward got wrong).
     pub online: bool,
     /// The label rate after T steps is proportional to h / (T + h), with h this share of all steps (A.1: 2·10⁶ of 5·10⁶).
@@ -126,6 +129,7 @@ impl Default for PreferenceConfig {
         Self {
             labels: 350,
             first_share: 0.25,
+            first_rounds: 8,
             online: true,
             rate_half: 0.4,
             segment_steps: 30,
@@ -255,6 +259,7 @@ impl Config {
         }
         whole("preferences.labels", preferences.labels, 0, 10_000_000)?;
         real("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
+        whole("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
         real("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
         whole("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
         whole("preferences.candidates", preferences.candidates, 1, 1_000)?;
