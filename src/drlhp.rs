@@ -218,14 +218,11 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
         let due = labels_due(&run.config, run.env_steps).saturating_sub(run.labels_asked);
         // The first share comes in rounds, with a fit after each: uniform first, then where the members disagree.
         let (rounds, steps) = match first {
-            true => (run.config.preferences.first_rounds, run.config.reward_model.first_steps),
-            false => (1, run.config.reward_model.steps),
+            true => (run.config.preferences.first_rounds.min(due), run.config.reward_model.first_steps),
+            false => (due.min(1), run.config.reward_model.steps),
         };
         for round in 0..rounds {
             let part = |whole: usize| whole * (round + 1) / rounds - whole * round / rounds;
-            if part(due) == 0 {
-                continue;
-            }
             // Query and label.
             report.disagreement = label(run, part(due), ask)?;
             // Fit.
@@ -561,8 +558,22 @@ mod tests {
             asked.push((question.session, question.why.is_some()));
             Ok(question.simulated)
         });
+        // No gradient step is lost between the rounds.
+        assert!(run.ensemble.members.iter().all(|member| member.optimizer.steps == 30));
         // A quarter of 40 labels: 3, 3 and 4.
         let expected = [[(0, false); 3].as_slice(), &[(1, true); 3], &[(2, true); 4]].concat();
         assert_eq!((asked, report.unwrap().labels_asked), (expected, 10));
+    }
+
+    #[test]
+    fn fewer_questions_than_rounds_take_a_round_each_and_all_gradient_steps() {
+        let mut config = Config::preset("pendulum").unwrap();
+        config.preferences.labels = 8;
+        config.preferences.random_steps = 1000;
+        config.reward_model.first_steps = 30;
+        let mut run = start(config, &Device::flex()).unwrap();
+        iterate::<Infallible>(&mut run, &mut |question| Ok(question.simulated)).unwrap();
+        assert_eq!((run.labels_asked, run.sessions), (2, 2));
+        assert!(run.ensemble.members.iter().all(|member| member.optimizer.steps == 30));
     }
 }

@@ -18,7 +18,8 @@ pub struct RewardConfig {
     pub bootstrap: bool,
     /// Share of the comparisons each member keeps out of its training, for validation (§2.2.3: 1/e).
     pub holdout: f64,
-    /// Adapt the L2 coefficient to keep the validation loss between 1.1 and 1.5 times the training loss (§2.2.3).
+    /// Adapt the L2 coefficient to keep the validation loss between 1.1 and 1.5 times the training loss (§2.2.3), both
+    /// without the answers' own entropy.
     pub adaptive_l2: bool,
     /// L2 coefficient at the start; 0 together with `adaptive_l2 = false` switches regularisation off.
     pub l2: f64,
@@ -38,7 +39,7 @@ pub struct RewardConfig {
     pub learning_rate: f64,
     /// Comparisons in a minibatch, each with both of its segments.
     pub batch_size: usize,
-    /// Gradient steps of the first fit, before any policy training.
+    /// Gradient steps before any policy training, over all rounds of the first share.
     pub first_steps: usize,
     /// Gradient steps of every later fit.
     pub steps: usize,

@@ -77,7 +77,7 @@ pub fn fit(
 }
 
 /// Gradient steps between two looks at training and validation loss. Ibarz et al. adapt the coefficient at every step,
-/// by 0.1 %; a look at all comparisons costs as much as ten steps, so one change of 5 % stands for fifty of theirs.
+/// by 0.1 %; a look goes over all comparisons, so one change of 5 % stands for fifty of theirs.
 const STEPS_BETWEEN_LOOKS: usize = 50;
 
 /// The paper's band for validation loss / training loss.
