@@ -302,10 +302,12 @@ pub fn bradley_terry_loss<const D: usize>(
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use rand::RngExt as _;
 
-    use super::{adapt, bradley_terry_loss, poisson_1};
+    use super::{Ensemble, FitExample, RewardConfig, adapt, bradley_terry_loss, fit, poisson_1};
     use crate::nn::{constant, to_host};
     use crate::preference::Likelihood;
+    use crate::random::stream;
 
     #[test]
     fn the_tensor_loss_is_the_scalar_one() {
@@ -337,6 +339,24 @@ mod tests {
         assert_eq!(adapt(1e-4, 1.3, 0.01), 1e-4);
         // The paper's ratio compares means: equal losses on sets of any size give 1, which is underfitting.
         assert!(adapt(1e-4, 0.9, 0.01) < 1e-4);
+    }
+
+    #[test]
+    fn l2_rises_on_memorised_answers_even_where_most_are_equal() {
+        let mut rng = stream(0, "memorise", 0);
+        let mut segment = || (0..8).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+        // Nine in ten say "equal"; the others decide by chance, so whatever is learned of them is overfitting.
+        let example = |id: u64| {
+            let target = if id % 10 == 0 { f64::from(u8::from(id % 20 == 0)) } else { 0.5 };
+            FitExample { id, first: segment(), second: segment(), target, true_returns: None }
+        };
+        let examples: Vec<FitExample> = (0..200).map(example).collect();
+        let config = RewardConfig { members: 1, l2: 1e-6, l2_rate: 0.01, ..RewardConfig::default() };
+        let mut ensemble = Ensemble::new(&config, 3, 1, 0, &Device::flex().autodiff());
+        let report = fit(&mut ensemble, &config, &examples, 600, 0, 0);
+        // The case: the plain ratio of the losses stays below the band, and would lower the coefficient.
+        assert!(report.validation_loss / report.train_loss < 1.5, "{report:?}");
+        assert!(ensemble.members[0].l2 > config.l2, "{report:?}");
     }
 
     #[test]
