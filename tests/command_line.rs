@@ -11,7 +11,7 @@ use serde_json::Value;
 const REFUSED: &[(&[&str], &str)] = &[
     (&["train", "pendlum"], "did you mean 'pendulum'"),
     (&["train"], "which environment"),
-    (&["train", "pendulum", "--labels", "-5"], "-5"),
+    (&["train", "pendulum", "--labels", "-5"], "invalid value '-5' for '--labels"),
     (&["train", "pendulum", "--labels", "many"], "many"),
     (&["train", "pendulum", "--labels", "0"], "preferences.labels"),
     (&["train", "pendulum", "--labels", "99999999999"], "preferences.labels"),

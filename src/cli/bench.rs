@@ -56,7 +56,7 @@ struct TasksArgs {
 #[derive(Debug, Args)]
 struct RunsArgs {
     /// Seeds, from 0
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000), allow_negative_numbers = true)]
     seeds: u64,
     /// Set any value of the configuration for all runs, e.g. --set preferences.labels=100
     #[arg(long, value_name = "KEY=VALUE")]

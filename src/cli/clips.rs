@@ -20,13 +20,13 @@ pub(crate) struct ClipsArgs {
     #[arg(long, value_name = "FILE.gif")]
     out: PathBuf,
     /// Draw the pair of this query, first clip left under blue, second right under orange, instead of an episode
-    #[arg(long, value_name = "QUERY")]
+    #[arg(long, value_name = "QUERY", allow_negative_numbers = true)]
     pair: Option<u64>,
     /// Pixels of a side, were the picture square; wide scenes keep the area
-    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(16..=2048))]
+    #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(16..=2048), allow_negative_numbers = true)]
     size: u32,
     /// Seed of the episode's initial state [default: the run's]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Print one JSON object as the last line
     #[arg(long)]

@@ -23,10 +23,10 @@ pub(crate) struct TrainArgs {
     /// Environment; `pairwise envs` lists them. With --config it may be left out
     env: Option<String>,
     /// Questions the teacher is asked in all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     labels: Option<usize>,
     /// Environment steps in all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
     #[arg(long)]
@@ -38,7 +38,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_enum)]
     reward: Option<RewardSource>,
     /// Seed of every random draw
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Where tensors live: auto, cpu, cuda or cuda:N
     #[arg(long)]
@@ -63,7 +63,7 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Threads {
     /// Threads to use; never changes a result [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
     threads: Option<u16>,
 }
 
@@ -97,10 +97,10 @@ pub(crate) struct EvaluateArgs {
     /// Run folder
     run: PathBuf,
     /// Episodes
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000), allow_negative_numbers = true)]
     episodes: u16,
     /// Seed of the initial states [default: the run's]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Print one JSON object as the last line
     #[arg(long)]
