@@ -12,9 +12,9 @@ use crate::run::config::Config;
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     total: usize,
-    started: Instant,
-    /// Environment steps when this process took over, for an honest rate after a resume.
-    first_steps: Option<usize>,
+    /// When this process first reported, and the environment steps of then: the random phase before it and a resumed
+    /// run's past say nothing about the speed from here on.
+    first: Option<(Instant, usize)>,
     last_line: Instant,
 }
 
@@ -29,14 +29,14 @@ impl Progress {
             let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} steps, ETA {eta}\n{msg}");
             ProgressBar::new(total as u64).with_style(style.expect("the template is a constant and valid"))
         });
-        Self { bar, total, started: Instant::now(), first_steps: None, last_line: Instant::now() }
+        Self { bar, total, first: None, last_line: Instant::now() }
     }
 
     /// Shows one iteration.
     pub(crate) fn show(&mut self, run: &Run, report: &Report) {
-        let first = *self.first_steps.get_or_insert(report.env_steps);
-        let seconds = self.started.elapsed().as_secs_f64();
-        let rate = (report.env_steps - first) as f64 / seconds.max(1e-9);
+        let (since, first) = *self.first.get_or_insert((Instant::now(), report.env_steps));
+        let rate =
+            (report.env_steps > first).then(|| (report.env_steps - first) as f64 / since.elapsed().as_secs_f64());
         let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
         let mut line = format!("return {}", number(report.true_return, 1));
         if let Some(reward) = report.reward {
@@ -44,14 +44,14 @@ impl Progress {
             line += &format!(", labels {}/{}", report.labels_asked, run.config.preferences.labels);
             line += &format!(", disagreement {}", number(report.disagreement, 3));
         }
-        line += &format!(", {rate:.0} steps/s");
+        line += &format!(", {} steps/s", number(rate, 0));
         if let Some(bar) = &self.bar {
             bar.set_position(report.env_steps as u64);
             bar.set_message(line);
         } else if self.last_line.elapsed() >= BETWEEN_LINES || report.env_steps >= self.total {
             self.last_line = Instant::now();
-            let left = (self.total.saturating_sub(report.env_steps)) as f64 / rate.max(1e-9);
-            eprintln!("{}/{} steps, {line}, ETA {left:.0} s", report.env_steps, self.total);
+            let left = rate.map(|rate| self.total.saturating_sub(report.env_steps) as f64 / rate);
+            eprintln!("{}/{} steps, {line}, ETA {} s", report.env_steps, self.total, number(left, 0));
         }
     }
 

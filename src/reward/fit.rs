@@ -347,7 +347,11 @@ mod tests {
         let mut segment = || (0..8).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
         // Nine in ten say "equal"; the others decide by chance, so whatever is learned of them is overfitting.
         let example = |id: u64| {
-            let target = if id % 10 == 0 { f64::from(u8::from(id % 20 == 0)) } else { 0.5 };
+            let target = match id % 20 {
+                0 => 1.0,
+                10 => 0.0,
+                _ => 0.5,
+            };
             FitExample { id, first: segment(), second: segment(), target, true_returns: None }
         };
         let examples: Vec<FitExample> = (0..200).map(example).collect();
