@@ -517,13 +517,11 @@ fn examples(run: &Run) -> Vec<FitExample> {
 /// All weights with their names: policy, value, reward members.
 #[must_use]
 pub fn named_weights(run: &Run) -> Vec<(String, burn::tensor::Tensor<3>)> {
-    let agent = run.agent.named().into_iter().map(|(name, tensor)| (name, tensor.clone()));
     let members = run.ensemble.members.iter().enumerate().flat_map(|(i, member)| {
-        let name =
-            move |(name, tensor): (String, &burn::tensor::Tensor<3>)| (format!("reward.{i}.{name}"), tensor.clone());
+        let name = move |(name, tensor): (String, _)| (format!("reward.{i}.{name}"), tensor);
         member.network.named().into_iter().map(name)
     });
-    agent.chain(members).collect()
+    run.agent.named().into_iter().chain(members).collect()
 }
 
 /// SHA-256 over all weights in their order, as little-endian f32.

@@ -3,6 +3,8 @@
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::fused;
+
 /// Hyper-parameters of Adam (Kingma & Ba 2015, arXiv 1412.6980).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,9 +25,9 @@ pub struct Adam {
     /// Steps taken.
     pub steps: u64,
     /// First moments, one a parameter; empty before the first step.
-    pub first: Vec<Tensor<3>>,
+    pub first: Vec<Tensor<2>>,
     /// Second moments, likewise.
-    pub second: Vec<Tensor<3>>,
+    pub second: Vec<Tensor<2>>,
 }
 
 /// What a step saw.
@@ -55,7 +57,7 @@ impl Adam {
     /// A parameter without a gradient is treated as having a zero one.
     pub fn step(
         &mut self,
-        parameters: &mut [&mut Tensor<3>],
+        parameters: &mut [&mut Tensor<2>],
         gradients: &mut Gradients,
         learning_rate: f64,
         max_norm: Option<f32>,
@@ -65,31 +67,29 @@ impl Adam {
             self.second.clone_from(&self.first);
         }
         assert_eq!(self.first.len(), parameters.len(), "an optimiser belongs to one list of parameters");
-        let grads: Vec<Tensor<3>> = parameters
+        let gradients: Vec<Tensor<2>> = parameters
             .iter()
             .map(|p| p.grad_remove(gradients).unwrap_or_else(|| (**p).clone().inner().zeros_like()))
             .collect();
-        let squares = grads.iter().map(|g| (g.clone() * g.clone()).sum());
+        let squares = gradients.iter().map(|g| fused::squared_norm(g.clone()));
         let norm = squares.reduce(|a, b| a + b).expect("a network has parameters").sqrt();
         // torch.nn.utils.clip_grad_norm_ divides by (norm + 1e-6) and never scales up.
-        let scale = max_norm.map(|max| ((norm.clone() + 1e-6).recip() * max).clamp_max(1.0).reshape([1, 1, 1]));
-
+        let scale = match max_norm {
+            Some(max) => ((norm.clone() + 1e-6).recip() * max).clamp_max(1.0),
+            None => norm.ones_like(),
+        };
         self.steps += 1;
-        let AdamConfig { beta1, beta2, epsilon } = self.config;
-        let exponent = i32::try_from(self.steps).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - f64::from(beta1).powi(exponent);
-        let correction2 = 1.0 - f64::from(beta2).powi(exponent);
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((parameter, grad), (first, second)) in parameters.iter_mut().zip(grads).zip(moments) {
-            let grad = match &scale {
-                Some(scale) => grad * scale.clone(),
-                None => grad,
-            };
-            *first = first.clone() * beta1 + grad.clone() * (1.0 - beta1);
-            *second = second.clone() * beta2 + grad.clone() * grad * (1.0 - beta2);
-            let denominator = (second.clone() / correction2).sqrt() + epsilon;
-            let update = first.clone() / denominator * (learning_rate / correction1);
-            **parameter = ((**parameter).clone().inner() - update).autodiff().require_grad();
+        let step = fused::AdamStep { config: self.config, learning_rate, number: self.steps };
+        let firsts = std::mem::take(&mut self.first);
+        let seconds = std::mem::take(&mut self.second);
+        for ((parameter, gradient), (first, second)) in
+            parameters.iter_mut().zip(gradients).zip(firsts.into_iter().zip(seconds))
+        {
+            let value = (**parameter).clone().inner();
+            let [value, first, second] = fused::adam([value, gradient, first, second], scale.clone(), step);
+            **parameter = value.autodiff().require_grad();
+            self.first.push(first);
+            self.second.push(second);
         }
         StepInfo { gradient_norm: norm }
     }
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn three_clipped_steps_agree_with_pytorch() {
         let device = Device::flex();
-        let mut a = parameter(vec![1.0, -2.0], [1, 1, 2], &device);
-        let mut b = parameter(vec![0.5], [1, 1, 1], &device);
+        let mut a = parameter(vec![1.0, -2.0], [1, 2], &device);
+        let mut b = parameter(vec![0.5], [1, 1], &device);
         let mut adam = Adam::new(AdamConfig::default());
         let mut norms = Vec::new();
         for _ in 0..3 {

@@ -1,39 +1,140 @@
-//! A multilayer perceptron whose parameters carry a leading member dimension.
+//! A multilayer perceptron whose parameters are one tensor with a leading member dimension.
 
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{kaiming_uniform, orthogonal, parameter};
+use super::{fused, kaiming_uniform, orthogonal, parameter};
 use crate::random::Rng;
 
 /// A multilayer perceptron, or several of the same size evaluated as one.
 #[derive(Debug, Clone)]
 pub struct Mlp {
-    /// Linear layers, input first.
-    pub layers: Vec<Layer>,
+    /// Sizes and nonlinearity.
+    pub layout: Layout,
+    /// `[members, layout.len()]`: for every layer its weight `[in, out]` and its bias `[out]`, input first.
+    pub parameters: Tensor<2>,
+}
+
+/// Sizes of a multilayer perceptron: linear layers (`x · weight + bias`), a nonlinearity between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// Widths, input first, output last.
+    pub sizes: Vec<usize>,
     /// Nonlinearity between the layers; the last layer is linear.
     pub activation: Activation,
 }
 
-/// One linear layer: `x · weight + bias`.
-#[derive(Debug, Clone)]
-pub struct Layer {
-    /// `[members, in, out]`
-    pub weight: Tensor<3>,
-    /// `[members, 1, out]`
-    pub bias: Tensor<3>,
+/// Where one linear layer's parameters are in a network's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Width of its input.
+    pub inputs: usize,
+    /// Width of its output.
+    pub outputs: usize,
+    /// Index of its first weight; the bias follows the weights.
+    pub start: usize,
 }
 
 /// Nonlinearity between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
+    /// None: x.
+    Identity,
     /// Hyperbolic tangent.
     Tanh,
     /// max(0, x)
     Relu,
     /// x for x > 0, else 0.01·x, the slope of Christiano et al. 2017, A.1.
     LeakyRelu,
+    /// x·σ(x), also called swish.
+    Silu,
+}
+
+impl Layout {
+    /// The layers, input first.
+    #[must_use]
+    pub fn layers(&self) -> Vec<Span> {
+        let mut start = 0;
+        let span = |pair: &[usize]| {
+            let span = Span { inputs: pair[0], outputs: pair[1], start };
+            start += span.len();
+            span
+        };
+        self.sizes.windows(2).map(span).collect()
+    }
+
+    /// Number of parameters.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a network without parameters does not occur")]
+    pub fn len(&self) -> usize {
+        self.sizes.windows(2).map(|pair| (pair[0] + 1) * pair[1]).sum()
+    }
+
+    /// Width of the input.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.sizes[0]
+    }
+
+    /// Width of the output.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.sizes[self.sizes.len() - 1]
+    }
+
+    /// 1 where there is a weight, 0 where there is a bias.
+    ///
+    /// # Shapes
+    /// - returns `[layout.len()]`
+    #[must_use]
+    pub fn weight_mask(&self) -> Vec<f32> {
+        let mut mask = vec![0.0; self.len()];
+        self.layers().iter().for_each(|layer| mask[layer.weight()].fill(1.0));
+        mask
+    }
+
+    /// Numbers a row that the backward pass needs of the forward pass: values of the hidden layers, and the
+    /// nonlinearity's slopes where these cannot be told from the values.
+    pub(super) fn saved(&self) -> usize {
+        let hidden: usize = self.sizes[1..self.sizes.len() - 1].iter().sum();
+        if self.keeps_slopes() { 2 * hidden } else { hidden }
+    }
+
+    pub(super) fn keeps_slopes(&self) -> bool {
+        self.activation == Activation::Silu
+    }
+}
+
+impl Span {
+    /// Parameters of the layer.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a layer without parameters does not occur")]
+    pub fn len(&self) -> usize {
+        (self.inputs + 1) * self.outputs
+    }
+
+    /// Indices of the weight `[in, out]`.
+    #[must_use]
+    pub fn weight(&self) -> std::ops::Range<usize> {
+        self.start..self.start + self.inputs * self.outputs
+    }
+
+    /// Indices of the bias `[out]`.
+    #[must_use]
+    pub fn bias(&self) -> std::ops::Range<usize> {
+        self.weight().end..self.start + self.len()
+    }
+
+    /// Weight and bias among a network's parameters.
+    pub(super) fn of<'a>(&self, parameters: &'a [f32]) -> [&'a [f32]; 2] {
+        [&parameters[self.weight()], &parameters[self.bias()]]
+    }
+
+    /// The same, to be written.
+    pub(super) fn of_mut<'a>(&self, parameters: &'a mut [f32]) -> (&'a mut [f32], &'a mut [f32]) {
+        parameters[self.start..self.start + self.len()].split_at_mut(self.inputs * self.outputs)
+    }
 }
 
 impl Mlp {
@@ -53,12 +154,12 @@ impl Mlp {
         let last = sizes.len().saturating_sub(2);
         let layer = |(i, pair): (usize, &[usize])| {
             let gain = if i == last { output_gain } else { std::f64::consts::SQRT_2 };
-            Layer {
-                weight: parameter(orthogonal(pair[0], pair[1], gain, rng), [1, pair[0], pair[1]], device),
-                bias: parameter(vec![0.0; pair[1]], [1, 1, pair[1]], device),
-            }
+            let mut parameters = orthogonal(pair[0], pair[1], gain, rng);
+            parameters.extend(std::iter::repeat_n(0.0, pair[1]));
+            parameters
         };
-        Self { layers: sizes.windows(2).enumerate().map(layer).collect(), activation }
+        let parameters = sizes.windows(2).enumerate().flat_map(layer).collect();
+        Self::of(Layout { sizes: sizes.to_vec(), activation }, parameters, device)
     }
 
     /// A network initialised like PyTorch's linear layers.
@@ -67,55 +168,65 @@ impl Mlp {
     /// - `sizes`: widths, input first, output last
     #[must_use]
     pub fn kaiming(sizes: &[usize], activation: Activation, rng: &mut Rng, device: &Device) -> Self {
-        let layer = |pair: &[usize]| Layer {
-            weight: parameter(kaiming_uniform(pair[0] * pair[1], pair[0], rng), [1, pair[0], pair[1]], device),
-            bias: parameter(kaiming_uniform(pair[1], pair[0], rng), [1, 1, pair[1]], device),
-        };
-        Self { layers: sizes.windows(2).map(layer).collect(), activation }
+        let layer = |pair: &[usize]| kaiming_uniform((pair[0] + 1) * pair[1], pair[0], rng);
+        let parameters = sizes.windows(2).flat_map(layer).collect();
+        Self::of(Layout { sizes: sizes.to_vec(), activation }, parameters, device)
+    }
+
+    fn of(layout: Layout, parameters: Vec<f32>, device: &Device) -> Self {
+        let len = layout.len();
+        Self { parameters: parameter(parameters, [1, len], device), layout }
     }
 
     /// Evaluates the network.
     ///
     /// # Shapes
-    /// - `input`: `[members, batch, in]`
+    /// - `input`: `[members, batch, in]`, or `[1, batch, in]` for the same input to all members
     /// - returns `[members, batch, out]`
     #[must_use]
     pub fn forward(&self, input: Tensor<3>) -> Tensor<3> {
-        let mut x = input;
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = x.matmul(layer.weight.clone()) + layer.bias.clone();
-            if i + 1 < self.layers.len() {
-                x = match self.activation {
-                    Activation::Tanh => x.tanh(),
-                    Activation::Relu => activation::relu(x),
-                    Activation::LeakyRelu => activation::leaky_relu(x, 0.01),
-                };
-            }
-        }
-        x
+        fused::mlp(input, self.parameters.clone(), &self.layout)
     }
 
     /// The same network without gradients, for inference.
     #[must_use]
     pub fn detached(&self) -> Self {
-        let layer = |layer: &Layer| Layer { weight: layer.weight.clone().inner(), bias: layer.bias.clone().inner() };
-        Self { layers: self.layers.iter().map(layer).collect(), activation: self.activation }
+        Self { layout: self.layout.clone(), parameters: self.parameters.clone().inner() }
     }
 
-    /// All parameters with their names (`layers.0.weight`, …), in a fixed order.
+    /// Weights `[members, in, out]` and biases `[members, 1, out]` with their names (`layers.0.weight`, …), without
+    /// gradients.
     #[must_use]
-    pub fn named(&self) -> Vec<(String, &Tensor<3>)> {
-        let mut all = Vec::with_capacity(2 * self.layers.len());
-        for (i, Layer { weight, bias }) in self.layers.iter().enumerate() {
-            all.push((format!("layers.{i}.weight"), weight));
-            all.push((format!("layers.{i}.bias"), bias));
-        }
-        all
+    pub fn named(&self) -> Vec<(String, Tensor<3>)> {
+        let all = self.parameters.clone().inner();
+        let members = all.dims()[0];
+        let part = |range: std::ops::Range<usize>, rows: usize, columns: usize| {
+            all.clone().narrow(1, range.start, range.len()).reshape([members, rows, columns])
+        };
+        let layers = self.layout.layers();
+        let both = layers.iter().enumerate().flat_map(|(i, layer)| {
+            let Span { inputs, outputs, .. } = *layer;
+            [
+                (format!("layers.{i}.weight"), part(layer.weight(), inputs, outputs)),
+                (format!("layers.{i}.bias"), part(layer.bias(), 1, outputs)),
+            ]
+        });
+        both.collect()
     }
 
-    /// All parameters in the order of [`Mlp::named`].
-    pub fn parameters_mut(&mut self) -> Vec<&mut Tensor<3>> {
-        self.layers.iter_mut().flat_map(|Layer { weight, bias }| [weight, bias]).collect()
+    /// Takes over parameters in the order of [`Mlp::named`], each of its shape.
+    ///
+    /// # Panics
+    /// When there is a tensor too many or too few.
+    pub fn set_named(&mut self, tensors: Vec<Tensor<3>>) {
+        let members = self.parameters.dims()[0];
+        let flat = |tensor: Tensor<3>| {
+            let [_, rows, columns] = tensor.dims();
+            tensor.reshape([members, rows * columns])
+        };
+        let parameters: Tensor<2> = Tensor::cat(tensors.into_iter().map(flat).collect(), 1);
+        assert_eq!(parameters.dims(), [members, self.layout.len()], "the tensors are those of this network");
+        self.parameters = parameters.inner().autodiff().require_grad();
     }
 
     /// Σ w² over the weights, not the biases, for L2 regularisation.
@@ -124,9 +235,9 @@ impl Mlp {
     /// - returns `[1]`
     #[must_use]
     pub fn squared_norm(&self) -> Tensor<1> {
-        let square = |layer: &Layer| (layer.weight.clone() * layer.weight.clone()).sum();
-        let mut terms = self.layers.iter().map(square);
-        let first = terms.next().expect("a network has at least one layer");
-        terms.fold(first, |sum, term| sum + term)
+        let mask = self.layout.weight_mask();
+        let device = self.parameters.device().without_autodiff();
+        let weights = self.parameters.clone() * super::constant(&mask, [1, mask.len()], &device);
+        (weights.clone() * weights).sum()
     }
 }

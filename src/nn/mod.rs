@@ -4,12 +4,13 @@
 //! and stepping them is a loop. Data live on the plain device, parameters on the autodiff device.
 
 mod adam;
+pub mod fused;
 mod init;
 mod mlp;
 
 pub use adam::{Adam, AdamConfig, StepInfo};
 pub use init::{kaiming_uniform, orthogonal};
-pub use mlp::{Activation, Layer, Mlp};
+pub use mlp::{Activation, Layout, Mlp, Span};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -18,7 +19,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 /// # Shapes
 /// - `data`: `shape.iter().product()` values, row-major
 #[must_use]
-pub fn parameter(data: Vec<f32>, shape: [usize; 3], device: &Device) -> Tensor<3> {
+pub fn parameter<const D: usize>(data: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(data, shape), &device.clone().autodiff()).require_grad()
 }
 

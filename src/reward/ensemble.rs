@@ -159,8 +159,8 @@ impl Ensemble {
     /// - returns `[members, n]`
     #[must_use]
     pub fn predict_members(&self, features: &[f32]) -> Vec<Vec<f32>> {
-        let first = &self.members[0].network.layers[0].weight;
-        let (width, device) = (first.dims()[1], first.device().without_autodiff());
+        let first = &self.members[0].network;
+        let (width, device) = (first.layout.inputs(), first.parameters.device().without_autodiff());
         let input: Tensor<3> = constant(features, [1, features.len() / width, width], &device);
         self.members.iter().map(|member| to_host(member.network.detached().forward(input.clone()))).collect()
     }

@@ -102,7 +102,7 @@ fn fit_member(
         // L2 as a term of the loss, not as weight decay: under Adam these differ.
         let mut gradients = (loss + member.network.squared_norm() * member.l2).backward();
         let Member { network, optimizer, .. } = member;
-        optimizer.step(&mut network.parameters_mut(), &mut gradients, config.learning_rate, None);
+        optimizer.step(&mut [&mut network.parameters], &mut gradients, config.learning_rate, None);
 
         let since_look = step % STEPS_BETWEEN_LOOKS + 1;
         let look = since_look == STEPS_BETWEEN_LOOKS || step + 1 == steps;
@@ -184,8 +184,8 @@ struct Data {
 
 impl Data {
     fn new(member: &Member, config: &RewardConfig, examples: &[FitExample]) -> Self {
-        let weight = &member.network.layers[0].weight;
-        let (features, device) = (weight.dims()[1], weight.device().without_autodiff());
+        let network = &member.network;
+        let (features, device) = (network.layout.inputs(), network.parameters.device().without_autodiff());
         let steps = examples[0].first.len() / features;
         let flat: Vec<f32> = examples.iter().flat_map(|e| e.first.iter().chain(&e.second)).copied().collect();
         let targets: Vec<f32> = examples.iter().map(|e| e.target as f32).collect();

@@ -4,7 +4,7 @@
 //! The reward is a parameter of [`update`]: the true one for the baseline, the learned one otherwise. Nothing in here
 //! reads the true reward that a [`Rollout`] carries for teachers and metrics.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use pairwise_envs::{Action, Actions, Env, Space, Step, VecEnv};
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
@@ -12,6 +12,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::normalize::RunningMoments;
+use crate::nn::fused::{self, HALF_LN_2PI, PpoBatch, PpoLoss};
 use crate::nn::{Activation, Adam, AdamConfig, Mlp, constant, parameter, to_host};
 use crate::random::{Rng, stream};
 
@@ -64,8 +65,8 @@ pub struct PpoConfig {
 pub struct Agent {
     /// Observation → logits (discrete) or mean action (continuous, 1 = upper bound).
     pub policy: Mlp,
-    /// `[1, 1, action]`: log standard deviation of the Gaussian policy; unused and `[1, 1, 1]` for discrete actions.
-    pub log_std: Tensor<3>,
+    /// `[1, action]`: log standard deviation of the Gaussian policy; unused and `[1, 1]` for discrete actions.
+    pub log_std: Tensor<2>,
     /// Observation → value.
     pub value: Mlp,
     /// Adam over policy, `log_std` and value, in this order.
@@ -183,7 +184,7 @@ impl Agent {
         let spread = if matches!(head, ActionHead::Gaussian { .. }) { outputs } else { 1 };
         Self {
             policy,
-            log_std: parameter(vec![config.initial_log_std; spread], [1, 1, spread], device),
+            log_std: parameter(vec![config.initial_log_std; spread], [1, spread], device),
             value,
             optimizer: Adam::new(AdamConfig::default()),
             observations: RunningMoments::new(observation.len()),
@@ -191,21 +192,19 @@ impl Agent {
         }
     }
 
-    /// All parameters with their names, in the optimiser's order.
+    /// All parameters with their names, without gradients.
     #[must_use]
-    pub fn named(&self) -> Vec<(String, &Tensor<3>)> {
+    pub fn named(&self) -> Vec<(String, Tensor<3>)> {
         let prefixed = |prefix: &str, (name, tensor)| (format!("{prefix}.{name}"), tensor);
         let policy = self.policy.named().into_iter().map(|p| prefixed("policy", p));
         let value = self.value.named().into_iter().map(|p| prefixed("value", p));
-        policy.chain([("policy.log_std".to_owned(), &self.log_std)]).chain(value).collect()
+        let log_std = self.log_std.clone().inner().unsqueeze_dim(0);
+        policy.chain([("policy.log_std".to_owned(), log_std)]).chain(value).collect()
     }
 
-    /// All parameters in the order of [`Agent::named`], and their optimiser.
-    pub fn trainable(&mut self) -> (Vec<&mut Tensor<3>>, &mut Adam) {
-        let mut all = self.policy.parameters_mut();
-        all.push(&mut self.log_std);
-        all.extend(self.value.parameters_mut());
-        (all, &mut self.optimizer)
+    /// All parameters (policy, log standard deviation, value) and their optimiser.
+    pub fn trainable(&mut self) -> ([&mut Tensor<2>; 3], &mut Adam) {
+        ([&mut self.policy.parameters, &mut self.log_std, &mut self.value.parameters], &mut self.optimizer)
     }
 
     /// Actions without exploration noise: the mode of the policy.
@@ -357,9 +356,6 @@ impl ActionHead {
     }
 }
 
-/// ½ ln 2π
-const HALF_LN_2PI: f32 = 0.918_938_5;
-
 fn argmax(logits: &[f32]) -> usize {
     logits.iter().enumerate().fold(0, |best, (i, &value)| if value > logits[best] { i } else { best })
 }
@@ -490,7 +486,7 @@ pub fn update(
     rng: &mut Rng,
 ) -> UpdateMetrics {
     let device = agent.log_std.device().without_autodiff();
-    let (count, obs, act) = (rewards.len(), agent.observations.mean.len(), agent.head.action_len());
+    let count = rewards.len();
     let left = |annealed: bool| if annealed { 1.0 - progress } else { 1.0 };
     let learning_rate = config.learning_rate * left(config.anneal_learning_rate);
     let clip = config.clip_range * left(config.anneal_clip_range);
@@ -505,75 +501,52 @@ pub fn update(
 
     // The whole rollout on the device, once.
     let observations = agent.normalized(&rollout.observations);
-    let taken = match &agent.head {
+    let actions = match &agent.head {
         ActionHead::Categorical { .. } => agent.head.features(&rollout.actions),
         ActionHead::Gaussian { .. } => rollout.actions.clone(),
     };
-    let outputs = agent.head.outputs();
-    debug_assert!(outputs == act || act == 1, "one-hot or Gaussian");
-    let taken = constant(&taken, [1, count, outputs], &device);
-    let old_log_probs = constant(&rollout.log_probs, [1, count, 1], &device);
-    let targets = constant(&returns, [1, count, 1], &device);
-    let advantages_on_device = constant(&advantages, [1, count, 1], &device);
-    debug_assert_eq!(observations.dims(), [1, count, obs]);
+    let on_device = |values: &[f32]| constant(values, [1, count, values.len() / count.max(1)], &device);
+    let batch = PpoBatch {
+        actions: on_device(&actions),
+        log_probs: on_device(&rollout.log_probs),
+        advantages: on_device(&advantages),
+        targets: on_device(&returns),
+    };
+    let loss = PpoLoss {
+        gaussian: matches!(agent.head, ActionHead::Gaussian { .. }),
+        clip: clip as f32,
+        value_coefficient: config.value_coefficient as f32,
+        entropy_coefficient: config.entropy_coefficient as f32,
+        normalize_advantages: config.normalize_advantages,
+    };
 
     let mut order: Vec<i32> = (0..i32::try_from(count).expect("a rollout has fewer than 2³¹ transitions")).collect();
     let mut sums: Option<Tensor<1>> = None;
     let mut minibatches = 0;
     for _ in 0..config.epochs {
+        // One permutation of the whole rollout; a minibatch is then a view.
         order.shuffle(rng);
-        for chosen in order.chunks(config.minibatch_size) {
+        let permutation = Tensor::<1, Int>::from_data(TensorData::new(order.clone(), [count]), &device);
+        let shuffled = |data: &Tensor<3>| data.clone().select(1, permutation.clone());
+        let observations = shuffled(&observations);
+        let batch = batch.clone().map(|data| shuffled(&data));
+        for start in (0..count).step_by(config.minibatch_size) {
+            let len = config.minibatch_size.min(count - start);
             // A last minibatch of a single sample has no advantage variance to normalise by.
-            if chosen.len() < 2 {
+            if len < 2 {
                 continue;
             }
-            let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen.to_vec(), [chosen.len()]), &device);
-            let pick = |data: &Tensor<3>| data.clone().select(1, chosen.clone());
-            let (observations, taken) = (pick(&observations), pick(&taken));
-            let mut advantages = pick(&advantages_on_device);
-            if config.normalize_advantages {
-                let (variance, mean) = advantages.clone().var_mean(1);
-                advantages = (advantages - mean) / (variance.sqrt() + 1e-8);
-            }
-
-            // Policy: log π(a|s) and entropy.
-            let output = agent.policy.forward(observations.clone());
-            let (log_probs, entropy) = match &agent.head {
-                ActionHead::Categorical { .. } => {
-                    let log_softmax = activation::log_softmax(output, 2);
-                    let entropy = -(log_softmax.clone().exp() * log_softmax.clone()).sum_dim(2).mean();
-                    ((log_softmax * taken).sum_dim(2), entropy)
-                }
-                ActionHead::Gaussian { .. } => {
-                    let noise = (taken - output) * (-agent.log_std.clone()).exp();
-                    let density = noise.clone() * noise * -0.5 - agent.log_std.clone() - HALF_LN_2PI;
-                    // H = Σ (ln σ + ½ ln 2πe)
-                    let entropy = (agent.log_std.clone() + HALF_LN_2PI + 0.5).sum();
-                    (density.sum_dim(2), entropy)
-                }
-            };
-            // Policy loss, eq. 7.
-            let log_ratio = log_probs - pick(&old_log_probs);
-            let ratio = log_ratio.clone().exp();
-            let clipped = ratio.clone().clamp(1.0 - clip, 1.0 + clip);
-            let surrogate = (ratio.clone() * advantages.clone()).min_pair(clipped * advantages);
-            let policy_loss = -surrogate.mean();
-            // Value loss.
-            let error = agent.value.forward(observations) - pick(&targets);
-            let value_loss = (error.clone() * error).mean();
-            // Total loss, eq. 9, negated.
-            let loss = policy_loss.clone() + value_loss.clone() * config.value_coefficient
-                - entropy.clone() * config.entropy_coefficient;
+            let observations = observations.clone().narrow(1, start, len);
+            let batch = batch.clone().map(|data| data.narrow(1, start, len));
+            let outputs = agent.policy.forward(observations.clone());
+            let values = agent.value.forward(observations);
+            let (loss, metrics) = fused::ppo_loss(outputs, agent.log_std.clone(), values, batch, loss);
             let mut gradients = loss.backward();
             let (mut parameters, optimizer) = agent.trainable();
             let info = optimizer.step(&mut parameters, &mut gradients, learning_rate, Some(config.max_gradient_norm));
 
             // Metrics stay on the device until the update is over.
-            let (ratio, log_ratio) = (ratio.inner(), log_ratio.inner());
-            let approx_kl = (ratio.clone() - 1.0 - log_ratio).mean();
-            let clip_fraction = (ratio - 1.0).abs().greater_elem(clip).float().mean();
-            let row = [policy_loss.inner(), value_loss.inner(), entropy.inner(), approx_kl, clip_fraction];
-            let row = Tensor::cat(row.into_iter().chain([info.gradient_norm]).collect(), 0);
+            let row = Tensor::cat(vec![metrics, info.gradient_norm], 0);
             sums = Some(match sums {
                 Some(sums) => sums + row,
                 None => row,

@@ -95,22 +95,25 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     };
     let mut run = drlhp::start(config, device).map_err(|e| misfit("env", e.to_string()))?;
 
-    let weights = |name: &str, tensor: &Tensor<3>| -> Result<Tensor<3>, ArchiveError> {
-        Ok(parameter(archive.f32(name, &tensor.dims())?, tensor.dims(), device))
+    let weights = |prefix: &str, named: Vec<(String, Tensor<3>)>| -> Result<Vec<Tensor<3>>, ArchiveError> {
+        let read = |(name, fresh): (String, Tensor<3>)| {
+            Ok(constant(&archive.f32(&format!("{prefix}{name}"), &fresh.dims())?, fresh.dims(), device))
+        };
+        named.into_iter().map(read).collect()
     };
-    let names: Vec<String> = run.agent.named().into_iter().map(|(name, _)| name).collect();
-    for (name, tensor) in names.iter().zip(run.agent.trainable().0) {
-        *tensor = weights(name, tensor)?;
-    }
+    let policy = weights("policy.", run.agent.policy.named())?;
+    run.agent.policy.set_named(policy);
+    let value = weights("value.", run.agent.value.named())?;
+    run.agent.value.set_named(value);
+    let [_, spread] = run.agent.log_std.dims();
+    run.agent.log_std = parameter(archive.f32("policy.log_std", &[1, 1, spread])?, [1, spread], device);
     let (parameters, optimizer) = run.agent.trainable();
-    *optimizer = adam(archive, "agent", parameters, device, optimizer)?;
+    *optimizer = adam(archive, "agent", &parameters, device, optimizer)?;
     for (i, member) in run.ensemble.members.iter_mut().enumerate() {
-        let names: Vec<String> = member.network.named().into_iter().map(|(n, _)| format!("reward.{i}.{n}")).collect();
-        for (name, tensor) in names.iter().zip(member.network.parameters_mut()) {
-            *tensor = weights(name, tensor)?;
-        }
-        let fresh = &member.optimizer;
-        member.optimizer = adam(archive, &format!("reward.{i}"), member.network.parameters_mut(), device, fresh)?;
+        let network = weights(&format!("reward.{i}."), member.network.named())?;
+        member.network.set_named(network);
+        let parameters = &mut member.network.parameters;
+        member.optimizer = adam(archive, &format!("reward.{i}"), &[parameters], device, &member.optimizer)?;
     }
 
     run.iteration = archive.get("iteration")?;
@@ -211,15 +214,15 @@ fn put_adam(archive: &mut Archive, name: &str, adam: &Adam) {
 fn adam(
     archive: &Archive,
     name: &str,
-    parameters: Vec<&mut Tensor<3>>,
+    parameters: &[&mut Tensor<2>],
     device: &Device,
     fresh: &Adam,
 ) -> Result<Adam, ArchiveError> {
     let mut adam = Adam { steps: archive.get(&format!("{name}.adam.steps"))?, ..Adam::new(fresh.config) };
     if adam.steps > 0 {
-        for (i, parameter) in parameters.into_iter().enumerate() {
+        for (i, parameter) in parameters.iter().enumerate() {
             let shape = parameter.dims();
-            let moment = |which: &str| -> Result<Tensor<3>, ArchiveError> {
+            let moment = |which: &str| -> Result<Tensor<2>, ArchiveError> {
                 Ok(constant(&archive.f32(&format!("{name}.adam.{i}.{which}"), &shape)?, shape, device))
             };
             adam.first.push(moment("first")?);

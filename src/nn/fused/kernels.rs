@@ -1,0 +1,507 @@
+//! Small networks on slices: products with a fused end, the layers of a multilayer perceptron forward and backward,
+//! and Adam's update.
+//!
+//! Sums over the inner dimension run in order, so a row's result depends neither on the batch it is in nor on the
+//! number of threads. Every matrix is row-major.
+
+#![allow(unsafe_code, reason = "the register tile reads without bounds checks; its callers check both matrices")]
+
+use super::simd::{Kernel, Vector, sigmoid, tanh};
+use crate::nn::Activation;
+use crate::nn::mlp::Layout;
+
+/// Rows of a batch that go through all layers together: their activations stay in the first two caches.
+pub(super) const BLOCK: usize = 128;
+
+/// Outputs up to which a product runs along its inner dimension: a tile's columns would be mostly padding.
+const NARROW: usize = 2;
+
+/// The slope of leaky ReLU for negative inputs (Christiano et al. 2017, A.1).
+const LEAKY_SLOPE: f32 = 0.01;
+
+// ------------------------------------------------------------------------------------------------- the whole network
+
+/// Evaluates a network on one batch.
+///
+/// # Shapes
+/// - `input`: `[batch, in]`; `parameters`: `[layout.len()]`; `output`: `[batch, out]`
+/// - `saved`: for the backward pass, `[batch, layout.saved()]` in blocks of [`BLOCK`] rows; without a backward pass
+///   one block is enough, and is used again and again
+pub(super) struct Forward<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) input: &'a [f32],
+    pub(super) parameters: &'a [f32],
+    pub(super) output: &'a mut [f32],
+    pub(super) saved: &'a mut [f32],
+}
+
+/// Gradients of [`Forward`]'s parameters and, if wanted, of its input.
+///
+/// # Shapes
+/// - as in [`Forward`]; `output_gradient`: `[batch, out]`
+/// - `gradient`: `[layout.len()]`, added to; `input_gradient`: `[batch, in]`, overwritten, or empty
+pub(super) struct Backward<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) input: &'a [f32],
+    pub(super) parameters: &'a [f32],
+    pub(super) saved: &'a [f32],
+    pub(super) output_gradient: &'a [f32],
+    pub(super) gradient: &'a mut [f32],
+    pub(super) input_gradient: &'a mut [f32],
+}
+
+impl Kernel for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) {
+        let Self { layout, input, parameters, output, saved } = self;
+        let (inputs, outputs) = (layout.inputs(), layout.outputs());
+        let mut panel = Vec::new();
+        let layers = layout.layers();
+        let blocks = input.chunks(BLOCK * inputs).zip(output.chunks_mut(BLOCK * outputs));
+        for (block, (input, output)) in blocks.enumerate() {
+            let rows = input.len() / inputs;
+            let start = block * BLOCK * layout.saved();
+            let end = start + rows * layout.saved();
+            let mut saved =
+                if saved.len() >= end { &mut saved[start..end] } else { &mut saved[..rows * layout.saved()] };
+            let mut x = input;
+            for (i, layer) in layers.iter().enumerate() {
+                let [weight, bias] = layer.of(parameters);
+                if i + 1 == layers.len() {
+                    let store = Biased { out: output, bias, activation: Activation::Identity, slopes: &mut [] };
+                    linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
+                    break;
+                }
+                let (hidden, rest) = saved.split_at_mut(rows * layer.outputs);
+                let (slopes, rest) = rest.split_at_mut(if layout.keeps_slopes() { hidden.len() } else { 0 });
+                let store = Biased { out: hidden, bias, activation: layout.activation, slopes };
+                linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
+                (x, saved) = (hidden, rest);
+            }
+        }
+    }
+}
+
+impl Kernel for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) {
+        let Self { layout, input, parameters, saved, output_gradient, gradient, input_gradient } = self;
+        let (inputs, outputs) = (layout.inputs(), layout.outputs());
+        let layers = layout.layers();
+        let mut panel = Vec::new();
+        // Transposed weights, for the gradients of the layers' inputs.
+        let transposed: Vec<Vec<f32>> =
+            layers.iter().map(|layer| transpose(layer.of(parameters)[0], layer.inputs, layer.outputs)).collect();
+        let widest = layers.iter().map(|layer| layer.inputs).max().unwrap_or(0);
+        let (mut above, mut below) = (vec![0.0; BLOCK * widest], vec![0.0; BLOCK * widest]);
+        let blocks = input.chunks(BLOCK * inputs).zip(output_gradient.chunks(BLOCK * outputs));
+        for (block, (input, output_gradient)) in blocks.enumerate() {
+            let rows = input.len() / inputs;
+            let saved = &saved[block * BLOCK * layout.saved()..];
+            // Where each hidden layer's values (and slopes) are among the saved ones.
+            let mut end = rows * layout.saved();
+            let copies = if layout.keeps_slopes() { 2 } else { 1 };
+            for (i, layer) in layers.iter().enumerate().rev() {
+                let last = i + 1 == layers.len();
+                let delta: &[f32] = if last { output_gradient } else { &above[..rows * layer.outputs] };
+                let width = rows * layer.inputs;
+                let (x, slopes) = if i == 0 {
+                    (input, &[][..])
+                } else {
+                    let start = end - copies * width;
+                    let (values, slopes) = saved[start..end].split_at(width);
+                    end = start;
+                    (values, slopes)
+                };
+                let (weight_gradient, bias_gradient) = layer.of_mut(gradient);
+                sum_columns::<V>(delta, bias_gradient);
+                weights::<V, ROWS>(x, delta, rows, layer.inputs, layer.outputs, weight_gradient, &mut panel);
+                if i == 0 && input_gradient.is_empty() {
+                    break;
+                }
+                let delta = Strided { data: delta, row: layer.outputs, column: 1 };
+                let back = &transposed[i];
+                if i == 0 {
+                    let at = block * BLOCK * inputs;
+                    let out = &mut input_gradient[at..at + width];
+                    let store = Sloped { out, values: &[], slopes: &[], activation: Activation::Identity };
+                    product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
+                } else {
+                    let store = Sloped { out: &mut below[..width], values: x, slopes, activation: layout.activation };
+                    product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
+                    std::mem::swap(&mut above, &mut below);
+                }
+            }
+        }
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------- layers
+
+/// `store(x · weight)`.
+///
+/// # Shapes
+/// - `x`: `[rows, inputs]`; `weight`: `[inputs, outputs]`
+#[inline(always)]
+pub(super) fn linear<V: Vector, const ROWS: usize>(
+    x: &[f32],
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    weight: &[f32],
+    panel: &mut Vec<f32>,
+    mut store: impl Store,
+) {
+    if outputs > NARROW {
+        let x = Strided { data: x, row: inputs, column: 1 };
+        return product::<V, ROWS>(rows, outputs, inputs, x, weight, panel, store);
+    }
+    let columns = transpose(weight, inputs, outputs);
+    for (row, x) in x.chunks(inputs).enumerate() {
+        for (output, column) in columns.chunks(inputs).enumerate() {
+            let mut sum = V::splat(0.0);
+            for (x, w) in x.chunks(V::LANES).zip(column.chunks(V::LANES)) {
+                sum = V::load(x).mul_add(V::load(w), sum);
+            }
+            store.store(row, outputs, output, 1, V::splat(sum.sum()));
+        }
+    }
+}
+
+/// Adds `xᵀ · delta` to `out`.
+///
+/// # Shapes
+/// - `x`: `[rows, inputs]`; `delta`: `[rows, outputs]`; `out`: `[inputs, outputs]`
+#[inline(always)]
+pub(super) fn weights<V: Vector, const ROWS: usize>(
+    x: &[f32],
+    delta: &[f32],
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+    out: &mut [f32],
+    panel: &mut Vec<f32>,
+) {
+    if outputs >= V::LANES || inputs < V::LANES {
+        let x = Strided { data: x, row: 1, column: inputs };
+        product::<V, ROWS>(inputs, outputs, rows, x, delta, panel, Added { out });
+    } else {
+        // The transposed product has its vectors along the wide side.
+        let delta = Strided { data: delta, row: 1, column: outputs };
+        product::<V, ROWS>(outputs, inputs, rows, delta, x, panel, AddedTransposed { out, outputs });
+    }
+}
+
+/// Adds the sum of each column of `values` to `out`.
+///
+/// # Shapes
+/// - `values`: `[rows, out.len()]`
+#[inline(always)]
+pub(super) fn sum_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    for (c, out) in out.chunks_mut(V::LANES).enumerate() {
+        let column = c * V::LANES;
+        // Two sums hide some of the latency of an addition.
+        let (mut even, mut odd) = (V::load(out), V::splat(0.0));
+        for pair in values.chunks(2 * width) {
+            even = even.add(V::load(&pair[column..column + out.len()]));
+            if pair.len() > width {
+                odd = odd.add(V::load(&pair[width + column..width + column + out.len()]));
+            }
+        }
+        even.add(odd).store(out);
+    }
+}
+
+/// `[rows, columns]` → `[columns, rows]`
+fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    for (r, row) in matrix.chunks(columns).enumerate() {
+        for (c, &value) in row.iter().enumerate() {
+            out[c * rows + r] = value;
+        }
+    }
+    out
+}
+
+// -------------------------------------------------------------------------------------------------------- the product
+
+/// A matrix read with strides, so that a transposed one needs no copy.
+#[derive(Clone, Copy)]
+pub(super) struct Strided<'a> {
+    pub(super) data: &'a [f32],
+    /// Distance of two rows.
+    pub(super) row: usize,
+    /// Distance of two columns.
+    pub(super) column: usize,
+}
+
+/// What becomes of sums while they are still in registers.
+pub(super) trait Store {
+    /// Takes the first `count` lanes of `sums`: columns `column..` of row `row`, in a matrix `width` columns wide.
+    fn store<V: Vector>(&mut self, row: usize, width: usize, column: usize, count: usize, sums: V);
+}
+
+/// `out = activation(sums + bias)`
+pub(super) struct Biased<'a> {
+    pub(super) out: &'a mut [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) activation: Activation,
+    /// The activation's derivative, where it cannot be told from its value; else empty.
+    pub(super) slopes: &'a mut [f32],
+}
+
+/// `out = sums · activation′`
+pub(super) struct Sloped<'a> {
+    pub(super) out: &'a mut [f32],
+    /// Values of the activation.
+    pub(super) values: &'a [f32],
+    /// Its derivative, where it cannot be told from its value; else empty.
+    pub(super) slopes: &'a [f32],
+    pub(super) activation: Activation,
+}
+
+/// `out += sums`
+struct Added<'a> {
+    out: &'a mut [f32],
+}
+
+/// `outᵀ += sums`
+struct AddedTransposed<'a> {
+    out: &'a mut [f32],
+    /// Columns of `out`.
+    outputs: usize,
+}
+
+impl Store for Biased<'_> {
+    #[inline(always)]
+    fn store<V: Vector>(&mut self, row: usize, width: usize, column: usize, count: usize, sums: V) {
+        let z = sums.add(V::load(&self.bias[column..column + count]));
+        let at = row * width + column;
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        let value = match self.activation {
+            Activation::Identity => z,
+            Activation::Tanh => tanh(z),
+            Activation::Relu => z.max(zero),
+            Activation::LeakyRelu => z.where_positive(z, z.mul(V::splat(LEAKY_SLOPE))),
+            Activation::Silu => {
+                let gate = sigmoid(z);
+                if !self.slopes.is_empty() {
+                    // (z·σ(z))′ = σ(z)·(1 + z·(1 − σ(z)))
+                    let slope = gate.mul(z.mul_add(one.sub(gate), one));
+                    slope.store(&mut self.slopes[at..at + count]);
+                }
+                z.mul(gate)
+            }
+        };
+        value.store(&mut self.out[at..at + count]);
+    }
+}
+
+impl Store for Sloped<'_> {
+    #[inline(always)]
+    fn store<V: Vector>(&mut self, row: usize, width: usize, column: usize, count: usize, sums: V) {
+        let at = row * width + column;
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        let of = |data: &[f32]| V::load(&data[at..at + count]);
+        let gradient = match self.activation {
+            Activation::Identity => sums,
+            Activation::Tanh => {
+                let value = of(self.values);
+                sums.mul(zero.sub(value).mul_add(value, one))
+            }
+            Activation::Relu => of(self.values).where_positive(sums, zero),
+            Activation::LeakyRelu => of(self.values).where_positive(sums, sums.mul(V::splat(LEAKY_SLOPE))),
+            Activation::Silu => sums.mul(of(self.slopes)),
+        };
+        gradient.store(&mut self.out[at..at + count]);
+    }
+}
+
+impl Store for Added<'_> {
+    #[inline(always)]
+    fn store<V: Vector>(&mut self, row: usize, width: usize, column: usize, count: usize, sums: V) {
+        let out = &mut self.out[row * width + column..][..count];
+        V::load(out).add(sums).store(out);
+    }
+}
+
+impl Store for AddedTransposed<'_> {
+    #[inline(always)]
+    fn store<V: Vector>(&mut self, row: usize, _width: usize, column: usize, count: usize, sums: V) {
+        let mut lanes = [0.0; 16];
+        sums.store(&mut lanes[..V::LANES]);
+        for (i, lane) in lanes[..count].iter().enumerate() {
+            self.out[(column + i) * self.outputs + row] += lane;
+        }
+    }
+}
+
+/// `store(a · b)`
+///
+/// # Shapes
+/// - `a`: `[m, k]`; `b`: `[k, n]`
+#[inline(always)]
+pub(super) fn product<V: Vector, const ROWS: usize>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Strided<'_>,
+    b: &[f32],
+    panel: &mut Vec<f32>,
+    mut store: impl Store,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!(k == 0 || a.data.len() > (m - 1) * a.row + (k - 1) * a.column, "the left matrix holds [m, k]");
+    assert!(b.len() >= k * n, "the right matrix holds [k, n]");
+    let mut column = 0;
+    while column < n {
+        let left = n - column;
+        if left >= 2 * V::LANES {
+            panel_of::<V, ROWS, 2>(m, n, k, a, &b[column..], n, column, 2 * V::LANES, &mut store);
+            column += 2 * V::LANES;
+        } else if left >= V::LANES {
+            panel_of::<V, ROWS, 1>(m, n, k, a, &b[column..], n, column, V::LANES, &mut store);
+            column += V::LANES;
+        } else {
+            // The last columns are padded with zeros to a vector.
+            panel.clear();
+            panel.resize(k * V::LANES, 0.0);
+            for (to, from) in panel.chunks_mut(V::LANES).zip(b.chunks(n)) {
+                to[..left].copy_from_slice(&from[column..]);
+            }
+            panel_of::<V, ROWS, 1>(m, n, k, a, panel, V::LANES, column, left, &mut store);
+            column = n;
+        }
+    }
+}
+
+/// `VECTORS` vectors of columns of a product.
+#[inline(always)]
+fn panel_of<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Strided<'_>,
+    b: &[f32],
+    b_row: usize,
+    column: usize,
+    width: usize,
+    store: &mut impl Store,
+) {
+    let mut row = 0;
+    macro_rules! tile {
+        ($rows:expr) => {{
+            // SAFETY: `product` checked both matrices; a row of `b` has VECTORS vectors from its start.
+            let sums =
+                unsafe { tile::<V, { $rows }, VECTORS>(k, a.data.as_ptr().add(row * a.row), a, b.as_ptr(), b_row) };
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, &sums) in sums.iter().enumerate() {
+                    let count = (width - v * V::LANES).min(V::LANES);
+                    store.store(row + r, n, column + v * V::LANES, count, sums);
+                }
+            }
+            row += $rows;
+        }};
+    }
+    while row < m {
+        match m - row {
+            left if left >= ROWS => tile!(ROWS),
+            1 => tile!(1),
+            2 => tile!(2),
+            3 => tile!(3),
+            _ => tile!(4),
+        }
+    }
+}
+
+/// Sums of `ROWS` rows and `VECTORS` vectors of columns, all in registers.
+///
+/// # Safety
+/// `a` points at the first of ROWS rows of k values, with the strides of `matrix`; `b` has k rows of VECTORS vectors.
+#[inline(always)]
+unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
+    k: usize,
+    a: *const f32,
+    matrix: Strided<'_>,
+    b: *const f32,
+    b_row: usize,
+) -> [[V; VECTORS]; ROWS] {
+    let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+    for p in 0..k {
+        // SAFETY: p < k, and the caller promises the rest.
+        unsafe {
+            let b: [V; VECTORS] = std::array::from_fn(|v| V::read(b.add(p * b_row + v * V::LANES)));
+            for r in 0..ROWS {
+                let factor = V::splat(*a.add(r * matrix.row + p * matrix.column));
+                for v in 0..VECTORS {
+                    sums[r][v] = factor.mul_add(b[v], sums[r][v]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+// --------------------------------------------------------------------------------------------------------------- Adam
+
+/// Σ x² of a slice.
+pub(super) struct SquaredNorm<'a>(pub(super) &'a [f32]);
+
+/// One step of Adam on one parameter, in place; gradients are first multiplied by `scale`.
+pub(super) struct AdamStep<'a> {
+    pub(super) parameter: &'a mut [f32],
+    pub(super) gradient: &'a [f32],
+    pub(super) first: &'a mut [f32],
+    pub(super) second: &'a mut [f32],
+    pub(super) scale: f32,
+    pub(super) beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) epsilon: f32,
+    /// Learning rate over 1 − β₁ᵗ.
+    pub(super) step_size: f32,
+    /// 1 over 1 − β₂ᵗ.
+    pub(super) correction2: f32,
+}
+
+impl Kernel for SquaredNorm<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) -> f32 {
+        let mut sums = [V::splat(0.0); 4];
+        for chunk in self.0.chunks(4 * V::LANES) {
+            for (sum, part) in sums.iter_mut().zip(chunk.chunks(V::LANES)) {
+                let part = V::load(part);
+                *sum = part.mul_add(part, *sum);
+            }
+        }
+        sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+    }
+}
+
+impl Kernel for AdamStep<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) {
+        let all = V::splat;
+        let moments = self.first.chunks_mut(V::LANES).zip(self.second.chunks_mut(V::LANES));
+        let values = self.parameter.chunks_mut(V::LANES).zip(self.gradient.chunks(V::LANES));
+        for ((parameter, gradient), (first, second)) in values.zip(moments) {
+            let g = V::load(gradient).mul(all(self.scale));
+            let m = V::load(first).mul_add(all(self.beta1), g.mul(all(1.0 - self.beta1)));
+            let v = V::load(second).mul_add(all(self.beta2), g.mul(g).mul(all(1.0 - self.beta2)));
+            m.store(first);
+            v.store(second);
+            let denominator = v.mul(all(self.correction2)).sqrt().add(all(self.epsilon));
+            V::load(parameter).sub(m.mul(all(self.step_size)).div(denominator)).store(parameter);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Operations that are fused by hand on the CPU: burn's `#[backend_extension]` picks the implementation by device.
+//!
+//! [`reference`] says what each one computes, in plain tensor operations; it is what CUDA runs, and what the tests
+//! compare with. [`flex`] is the fast one, with its own backward pass; its arithmetic is in [`kernels`] and [`simd`].
+//! This and `device.rs` are the only places that name backends.
+
+mod flex;
+mod kernels;
+mod ppo_loss;
+mod reference;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
+
+pub use self::ppo_loss::{HALF_LN_2PI, PpoBatch, PpoLoss};
+use super::adam::AdamConfig;
+use super::mlp::Layout;
+
+/// A multilayer perceptron in one operation.
+///
+/// # Shapes
+/// - `input`: `[members, batch, in]` or `[1, batch, in]`; `parameters`: `[members, layout.len()]`
+/// - returns `[members, batch, out]`
+#[must_use]
+pub fn mlp(input: Tensor<3>, parameters: Tensor<2>, layout: &Layout) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::mlp(
+        input.into_dispatch(),
+        parameters.into_dispatch(),
+        layout.clone(),
+    ))
+}
+
+/// Σ x², without gradients.
+///
+/// # Shapes
+/// - `values`: any
+/// - returns `[1]`
+#[must_use]
+pub fn squared_norm<const D: usize>(values: Tensor<D>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::squared_norm(values.into_dispatch()))
+}
+
+/// One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) on one parameter, without gradients.
+///
+/// # Shapes
+/// - `parameter`, `gradient`, `first`, `second`: the same, any; `scale`: `[1]`, multiplies the gradient
+/// - returns parameter, first and second moment after the step
+#[must_use]
+pub fn adam<const D: usize>(
+    [parameter, gradient, first, second]: [Tensor<D>; 4],
+    scale: Tensor<1>,
+    step: AdamStep,
+) -> [Tensor<D>; 3] {
+    let (parameter, first, second) = <Dispatch as FusedOps>::adam(
+        parameter.into_dispatch(),
+        gradient.into_dispatch(),
+        first.into_dispatch(),
+        second.into_dispatch(),
+        scale.into_dispatch(),
+        step,
+    );
+    [parameter, first, second].map(Tensor::from_dispatch)
+}
+
+/// PPO's loss on one minibatch (arXiv 1707.06347, eq. 7 and 9, negated): a value to differentiate, and metrics without
+/// gradients (policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), share of clipped samples).
+///
+/// # Shapes
+/// - `outputs`: `[1, batch, k]`, logits or means; `log_std`: `[1, k]`; `values`: `[1, batch, 1]`
+/// - returns `[1]` and `[5]`
+#[must_use]
+pub fn ppo_loss(
+    outputs: Tensor<3>,
+    log_std: Tensor<2>,
+    values: Tensor<3>,
+    batch: PpoBatch<Tensor<3>>,
+    loss: PpoLoss,
+) -> (Tensor<1>, Tensor<1>) {
+    let (total, metrics) = <Dispatch as FusedOps>::ppo_loss(
+        outputs.into_dispatch(),
+        log_std.into_dispatch(),
+        values.into_dispatch(),
+        batch.actions.into_dispatch(),
+        batch.log_probs.into_dispatch(),
+        batch.advantages.into_dispatch(),
+        batch.targets.into_dispatch(),
+        loss,
+    );
+    (Tensor::from_dispatch(total), Tensor::<1>::from_dispatch(metrics).inner())
+}
+
+/// Numbers of one step of Adam.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamStep {
+    /// Hyper-parameters.
+    pub config: AdamConfig,
+    /// Learning rate α.
+    pub learning_rate: f64,
+    /// Which step it is, from 1: t.
+    pub number: u64,
+}
+
+/// The operations, for each backend.
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Fusion: cfg(feature = "cuda"), Autodiff)]
+pub trait FusedOps: Backend {
+    /// See [`mlp`].
+    #[fusion(default)]
+    fn mlp(input: FloatTensor<Self>, parameters: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
+        reference::mlp::<Self>(input, &parameters, &layout)
+    }
+
+    /// See [`squared_norm`].
+    #[fusion(default)]
+    fn squared_norm(values: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::squared_norm::<Self>(values)
+    }
+
+    /// See [`adam`].
+    #[fusion(default)]
+    fn adam(
+        parameter: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        reference::adam::<Self>([parameter, gradient, first, second], scale, step).into()
+    }
+
+    /// See [`ppo_loss`].
+    #[fusion(default)]
+    fn ppo_loss(
+        outputs: FloatTensor<Self>,
+        log_std: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        actions: FloatTensor<Self>,
+        log_probs: FloatTensor<Self>,
+        advantages: FloatTensor<Self>,
+        targets: FloatTensor<Self>,
+        loss: PpoLoss,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let batch = PpoBatch { actions, log_probs, advantages, targets };
+        ppo_loss::reference::<Self>(outputs, log_std, values, batch, loss)
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    //! On CUDA all of them are what [`super::reference`] says.
+
+    use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+    use burn::backend::fusion::Fusion;
+    use burn::backend::{Autodiff, Cube};
+
+    use super::FusedOps;
+
+    impl FusedOps for Cube {}
+    impl<C: CheckpointStrategy> FusedOps for Autodiff<Fusion<Cube>, C> {}
+}

@@ -1,0 +1,254 @@
+//! PPO's loss on one minibatch: what it is, in plain tensor operations, and the same with its gradient in one pass.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata as _};
+use burn::tensor::{FloatDType, Shape};
+
+use super::simd::{Kernel, Vector, exp};
+
+/// What a minibatch was collected with.
+///
+/// # Shapes
+/// - all `[1, batch, k]`: `actions` with k numbers an action (one-hot for a softmax), the others with one
+#[derive(Debug, Clone)]
+pub struct PpoBatch<T> {
+    /// Actions as drawn.
+    pub actions: T,
+    /// Their log-probabilities when drawn.
+    pub log_probs: T,
+    /// Advantages Â.
+    pub advantages: T,
+    /// Targets of the value function.
+    pub targets: T,
+}
+
+/// Numbers of the loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PpoLoss {
+    /// A diagonal Gaussian policy, else a softmax.
+    pub gaussian: bool,
+    /// Clipping range ε.
+    pub clip: f32,
+    /// Weight c₁ of the value loss.
+    pub value_coefficient: f32,
+    /// Weight c₂ of the entropy bonus.
+    pub entropy_coefficient: f32,
+    /// Standardise the minibatch's advantages.
+    pub normalize_advantages: bool,
+}
+
+impl<T> PpoBatch<T> {
+    /// The same of every tensor.
+    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PpoBatch<U> {
+        PpoBatch {
+            actions: f(self.actions),
+            log_probs: f(self.log_probs),
+            advantages: f(self.advantages),
+            targets: f(self.targets),
+        }
+    }
+}
+
+/// ½ ln 2π
+pub const HALF_LN_2PI: f32 = 0.918_938_5;
+
+/// The loss `[1]`, and as `[5]`: policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), clipped share.
+///
+/// # Shapes
+/// - `outputs`: `[1, batch, k]`, logits or means; `log_std`: `[1, k]`; `values`: `[1, batch, 1]`
+pub(super) fn reference<B: Backend>(
+    outputs: FloatTensor<B>,
+    log_std: FloatTensor<B>,
+    values: FloatTensor<B>,
+    batch: PpoBatch<FloatTensor<B>>,
+    loss: PpoLoss,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
+    let plus = |x: FloatTensor<B>, term: f32| B::float_add_scalar(x, term.into());
+    let square = |x: FloatTensor<B>| B::float_mul(x.clone(), x);
+    let PpoBatch { actions, log_probs: old_log_probs, mut advantages, targets } = batch;
+    let rows = advantages.shape()[1];
+    if loss.normalize_advantages {
+        advantages = B::float_sub(advantages.clone(), B::float_mean_dim(advantages, 1));
+        let variance = times(B::float_sum_dim(square(advantages.clone()), 1), 1.0 / (rows as f32 - 1.0));
+        advantages = B::float_div(advantages, plus(B::float_sqrt(variance), 1e-8));
+    }
+
+    // log π(a|s) and the policy's entropy.
+    let (log_probs, entropy) = if loss.gaussian {
+        let shape = Shape::from([1, 1, log_std.shape()[1]]);
+        let log_std = B::float_reshape(log_std, shape);
+        let noise = B::float_mul(B::float_sub(actions, outputs), B::float_exp(B::float_neg(log_std.clone())));
+        let density = plus(B::float_sub(times(square(noise), -0.5), log_std.clone()), -HALF_LN_2PI);
+        // H = Σ (ln σ + ½ ln 2πe)
+        (B::float_sum_dim(density, 2), B::float_sum(plus(log_std, HALF_LN_2PI + 0.5)))
+    } else {
+        let log_softmax = B::log_softmax(outputs, 2);
+        let terms = B::float_mul(B::float_exp(log_softmax.clone()), log_softmax.clone());
+        let entropy = B::float_neg(B::float_mean(B::float_sum_dim(terms, 2)));
+        (B::float_sum_dim(B::float_mul(log_softmax, actions), 2), entropy)
+    };
+
+    // Policy loss, eq. 7: the smaller of ratio·Â and clip(ratio)·Â, as x − max(0, x − y).
+    let log_ratio = B::float_sub(log_probs, old_log_probs);
+    let ratio = B::float_exp(log_ratio.clone());
+    let clipped = B::float_clamp(ratio.clone(), (1.0 - loss.clip).into(), (1.0 + loss.clip).into());
+    let plain = B::float_mul(ratio.clone(), advantages.clone());
+    let surplus = B::relu(B::float_sub(plain.clone(), B::float_mul(clipped, advantages)));
+    let policy_loss = B::float_neg(B::float_mean(B::float_sub(plain, surplus)));
+    // Value loss.
+    let value_loss = B::float_mean(square(B::float_sub(values, targets)));
+    // Total loss, eq. 9, negated.
+    let total = B::float_add(policy_loss.clone(), times(value_loss.clone(), loss.value_coefficient));
+    let total = B::float_sub(total, times(entropy.clone(), loss.entropy_coefficient));
+
+    let kl = B::float_mean(B::float_sub(plus(ratio.clone(), -1.0), log_ratio));
+    let bool_dtype = burn::backend::BoolDType::Native;
+    let outside = B::float_greater_elem(B::float_abs(plus(ratio, -1.0)), loss.clip.into(), bool_dtype);
+    let outside = B::float_mean(B::bool_into_float(outside, FloatDType::F32));
+    (total, B::float_cat(vec![policy_loss, value_loss, entropy, kl, outside], 0))
+}
+
+/// The loss, its metrics and its gradients.
+#[derive(Debug, Clone)]
+pub(super) struct PpoGradients {
+    /// The loss.
+    pub(super) total: f32,
+    /// As [`reference`] returns them.
+    pub(super) metrics: [f32; 5],
+    /// `[batch, k]`
+    pub(super) outputs: Vec<f32>,
+    /// `[k]`
+    pub(super) log_std: Vec<f32>,
+    /// `[batch]`
+    pub(super) values: Vec<f32>,
+}
+
+/// [`reference`] and its gradients on slices.
+pub(super) struct PpoKernel<'a> {
+    pub(super) outputs: &'a [f32],
+    pub(super) log_std: &'a [f32],
+    pub(super) values: &'a [f32],
+    pub(super) batch: PpoBatch<&'a [f32]>,
+    pub(super) loss: PpoLoss,
+}
+
+impl Kernel for PpoKernel<'_> {
+    type Output = PpoGradients;
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) -> PpoGradients {
+        let Self { outputs, log_std, values, batch, loss } = self;
+        let (rows, k) = (values.len(), outputs.len() / values.len());
+        let share = 1.0 / rows as f32;
+        let (mean, inverse_deviation) = match loss.normalize_advantages {
+            true => standardisation(batch.advantages),
+            false => (0.0, 1.0),
+        };
+
+        // Gaussian: ∂ log π(a|s) / ∂ outputs; softmax: probabilities. Both become ∂ loss / ∂ outputs further down.
+        let mut by_output = vec![0.0; rows * k];
+        let mut log_ratios = vec![0.0; rows];
+        let mut entropy = 0.0;
+        // Gaussian: noise; softmax: log-probabilities of all actions.
+        let mut details = vec![0.0; rows * k];
+        if loss.gaussian {
+            let inverse_std: Vec<f32> = log_std.iter().map(|l| (-l).exp()).collect();
+            let constant: f32 = log_std.iter().map(|l| l + HALF_LN_2PI).sum();
+            entropy = log_std.iter().map(|l| l + HALF_LN_2PI + 0.5).sum();
+            for row in 0..rows {
+                let mut squares = 0.0;
+                for j in 0..k {
+                    let i = row * k + j;
+                    let noise = (batch.actions[i] - outputs[i]) * inverse_std[j];
+                    squares += noise * noise;
+                    details[i] = noise;
+                    by_output[i] = noise * inverse_std[j];
+                }
+                log_ratios[row] = -0.5 * squares - constant - batch.log_probs[row];
+            }
+        } else {
+            for (shifted, logits) in details.chunks_mut(k).zip(outputs.chunks(k)) {
+                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                shifted.iter_mut().zip(logits).for_each(|(shifted, logit)| *shifted = logit - max);
+            }
+            by_output.copy_from_slice(&details);
+            map_exp::<V>(&mut by_output);
+            for row in 0..rows {
+                let (probabilities, logs) = (&mut by_output[row * k..][..k], &mut details[row * k..][..k]);
+                let total: f32 = probabilities.iter().sum();
+                let log_total = total.ln();
+                let (mut log_prob, mut row_entropy) = (0.0, 0.0);
+                for j in 0..k {
+                    probabilities[j] /= total;
+                    logs[j] -= log_total;
+                    row_entropy -= probabilities[j] * logs[j];
+                    log_prob += batch.actions[row * k + j] * logs[j];
+                }
+                entropy += row_entropy * share;
+                log_ratios[row] = log_prob - batch.log_probs[row];
+            }
+        }
+        let mut ratios = log_ratios.clone();
+        map_exp::<V>(&mut ratios);
+
+        let mut log_std_gradient = vec![0.0; log_std.len()];
+        let mut value_gradient = vec![0.0; rows];
+        let (mut surrogate, mut squares, mut kl, mut outside) = (0.0, 0.0, 0.0, 0.0);
+        for row in 0..rows {
+            let advantage = (batch.advantages[row] - mean) * inverse_deviation;
+            let ratio = ratios[row];
+            let plain = ratio * advantage;
+            let clipped = ratio.clamp(1.0 - loss.clip, 1.0 + loss.clip) * advantage;
+            surrogate += plain.min(clipped);
+            kl += ratio - 1.0 - log_ratios[row];
+            outside += f32::from(u8::from((ratio - 1.0).abs() > loss.clip));
+            // ∂ loss / ∂ log π(a|s); where the clipped term is the smaller, it is constant.
+            let slope = if plain <= clipped { -plain * share } else { 0.0 };
+            let (by_output, details) = (&mut by_output[row * k..][..k], &details[row * k..][..k]);
+            if loss.gaussian {
+                for j in 0..k {
+                    by_output[j] *= slope;
+                    log_std_gradient[j] += slope * (details[j] * details[j] - 1.0);
+                }
+            } else {
+                let row_entropy: f32 = -by_output.iter().zip(details).map(|(p, log)| p * log).sum::<f32>();
+                for j in 0..k {
+                    let probability = by_output[j];
+                    let of_entropy = -probability * (details[j] + row_entropy);
+                    by_output[j] = slope * (batch.actions[row * k + j] - probability)
+                        - loss.entropy_coefficient * share * of_entropy;
+                }
+            }
+            let error = values[row] - batch.targets[row];
+            squares += error * error;
+            value_gradient[row] = 2.0 * loss.value_coefficient * share * error;
+        }
+        if loss.gaussian {
+            log_std_gradient.iter_mut().for_each(|g| *g -= loss.entropy_coefficient);
+        }
+        let (policy_loss, value_loss) = (-surrogate * share, squares * share);
+        PpoGradients {
+            total: policy_loss + loss.value_coefficient * value_loss - loss.entropy_coefficient * entropy,
+            metrics: [policy_loss, value_loss, entropy, kl * share, outside * share],
+            outputs: by_output,
+            log_std: log_std_gradient,
+            values: value_gradient,
+        }
+    }
+}
+
+/// Mean, and 1 / (standard deviation + 1e-8).
+fn standardisation(values: &[f32]) -> (f32, f32) {
+    let count = values.len() as f64;
+    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
+    let squares = values.iter().map(|&v| (f64::from(v) - mean) * (f64::from(v) - mean)).sum::<f64>();
+    (mean as f32, (1.0 / ((squares / (count - 1.0)).sqrt() + 1e-8)) as f32)
+}
+
+#[inline(always)]
+fn map_exp<V: Vector>(values: &mut [f32]) {
+    for chunk in values.chunks_mut(V::LANES) {
+        exp(V::load(chunk)).store(chunk);
+    }
+}

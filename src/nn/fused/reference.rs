@@ -1,0 +1,73 @@
+//! What the fused operations compute, in plain tensor operations of any backend, with or without gradients.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata as _};
+use burn::tensor::{Shape, Slice};
+
+use super::AdamStep;
+use crate::nn::Activation;
+use crate::nn::mlp::Layout;
+
+/// See [`super::mlp`].
+pub(super) fn mlp<B: Backend>(input: FloatTensor<B>, parameters: &FloatTensor<B>, layout: &Layout) -> FloatTensor<B> {
+    let members = parameters.shape()[0];
+    let part = |range: std::ops::Range<usize>, rows: usize, columns: usize| {
+        let slices = [Slice::from(0..members), Slice::from(range)];
+        B::float_reshape(B::float_slice(parameters.clone(), &slices), Shape::from([members, rows, columns]))
+    };
+    let layers = layout.layers();
+    let mut x = input;
+    for (i, layer) in layers.iter().enumerate() {
+        let weight = part(layer.weight(), layer.inputs, layer.outputs);
+        let bias = part(layer.bias(), 1, layer.outputs);
+        x = B::float_add(B::float_matmul(x, weight), bias);
+        if i + 1 < layers.len() {
+            x = activation::<B>(x, layout.activation);
+        }
+    }
+    x
+}
+
+fn activation<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    match activation {
+        Activation::Identity => x,
+        Activation::Tanh => B::float_tanh(x),
+        Activation::Relu => B::relu(x),
+        Activation::LeakyRelu => B::leaky_relu(x, 0.01.into()),
+        Activation::Silu => B::float_mul(x.clone(), B::sigmoid(x)),
+    }
+}
+
+/// See [`super::squared_norm`].
+pub(super) fn squared_norm<B: Backend>(values: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_sum(B::float_mul(values.clone(), values))
+}
+
+/// See [`super::adam`].
+pub(super) fn adam<B: Backend>(
+    [parameter, gradient, first, second]: [FloatTensor<B>; 4],
+    scale: FloatTensor<B>,
+    step: AdamStep,
+) -> [FloatTensor<B>; 3] {
+    let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
+    let (step_size, correction2) = step.corrected();
+    let scale = B::float_reshape(scale, Shape::from(vec![1; parameter.shape().num_dims()]));
+    let gradient = B::float_mul(gradient, scale);
+    let first = B::float_add(times(first, step.config.beta1), times(gradient.clone(), 1.0 - step.config.beta1));
+    let square = B::float_mul(gradient.clone(), gradient);
+    let second = B::float_add(times(second, step.config.beta2), times(square, 1.0 - step.config.beta2));
+    let root = B::float_sqrt(times(second.clone(), correction2));
+    let denominator = B::float_add_scalar(root, step.config.epsilon.into());
+    let parameter = B::float_sub(parameter, B::float_div(times(first.clone(), step_size), denominator));
+    [parameter, first, second]
+}
+
+impl AdamStep {
+    /// α / (1 − β₁ᵗ) and 1 / (1 − β₂ᵗ).
+    pub(super) fn corrected(&self) -> (f32, f32) {
+        let exponent = i32::try_from(self.number).unwrap_or(i32::MAX);
+        let correction = |beta: f32| 1.0 - f64::from(beta).powi(exponent);
+        let step_size = self.learning_rate / correction(self.config.beta1);
+        (step_size as f32, correction(self.config.beta2).recip() as f32)
+    }
+}

@@ -1,0 +1,306 @@
+//! Every fused operation against its definition in plain tensor operations (forward, and backward through burn's own
+//! autodiff), against finite differences in f64, and on every instruction set of this machine.
+
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::{Device, Tensor};
+use rand::RngExt as _;
+
+use super::kernels::{Backward, Forward};
+use super::simd::{Isa, run_on};
+use super::{AdamStep, PpoBatch, PpoLoss, reference};
+use crate::nn::mlp::Layout;
+use crate::nn::{Activation, AdamConfig, constant, parameter, to_host};
+use crate::random::{Rng, stream};
+
+type Plain = Autodiff<Flex, NoCheckpointing>;
+
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Identity, Activation::Tanh, Activation::Relu, Activation::LeakyRelu, Activation::Silu];
+
+/// Members, batch, and widths: no layer, odd ones, whole vectors, narrow outputs, blocks that are full and not.
+const SHAPES: &[(usize, usize, &[usize])] = &[
+    (1, 1, &[1, 1]),
+    (1, 7, &[3, 2]),
+    (2, 5, &[4, 33, 1]),
+    (3, 131, &[17, 64, 65, 6]),
+    (1, 256, &[3, 64, 64, 1]),
+    (1, 129, &[5, 16, 31, 32, 40]),
+    (2, 300, &[70, 9, 2]),
+];
+
+fn random(len: usize, rng: &mut Rng) -> Vec<f32> {
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// The operation of `super` as burn itself would differentiate it.
+fn plain_mlp(input: Tensor<3>, parameters: Tensor<2>, layout: &Layout) -> Tensor<3> {
+    let [input, parameters] = [input.try_into_primitive::<Plain>(), parameters.try_into_primitive::<Plain>()]
+        .map(|tensor| tensor.expect("test tensors are on Flex with autodiff"));
+    Tensor::from_primitive::<Plain>(reference::mlp::<Plain>(input, &parameters, layout))
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1e-3_f32, |max, e| max.max(e.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!((f - e).abs() <= tolerance * scale, "{what} [{i}]: {f}, expected {e} (largest {scale})");
+    }
+}
+
+#[test]
+fn the_network_and_its_gradients_are_those_of_plain_operations() {
+    let device = Device::flex();
+    for activation in ACTIVATIONS {
+        for &(members, batch, sizes) in SHAPES {
+            let layout = Layout { sizes: sizes.to_vec(), activation };
+            let mut rng = stream(0, "fused-mlp", batch as u64);
+            let inputs = random(members * batch * layout.inputs(), &mut rng);
+            let parameters = random(members * layout.len(), &mut rng);
+            let weights = constant(
+                &random(members * batch * layout.outputs(), &mut rng),
+                [members, batch, layout.outputs()],
+                &device,
+            );
+            let both = [super::mlp, plain_mlp].map(|mlp| {
+                let input = parameter(inputs.clone(), [members, batch, layout.inputs()], &device);
+                let parameters = parameter(parameters.clone(), [members, layout.len()], &device);
+                let output = mlp(input.clone(), parameters.clone(), &layout);
+                let gradients = (output.clone() * weights.clone()).sum().backward();
+                let of_input = input.grad(&gradients).expect("it requires one");
+                let of_parameters = parameters.grad(&gradients).expect("it requires one");
+                [to_host(output), to_host(of_input), to_host(of_parameters)]
+            });
+            for (i, what) in ["output", "input gradient", "parameter gradient"].into_iter().enumerate() {
+                assert_close(&format!("{activation:?} {sizes:?} {what}"), &both[0][i], &both[1][i], 3e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_input_for_all_members_is_the_same_input_for_each() {
+    let device = Device::flex();
+    let layout = Layout { sizes: vec![5, 20, 3], activation: Activation::Tanh };
+    let mut rng = stream(0, "fused-shared", 0);
+    let (inputs, parameters) = (random(140 * 5, &mut rng), random(3 * layout.len(), &mut rng));
+    let run = |copies: usize| {
+        let input = parameter(inputs.repeat(copies), [copies, 140, 5], &device);
+        let parameters = parameter(parameters.clone(), [3, layout.len()], &device);
+        let output = super::mlp(input.clone(), parameters.clone(), &layout);
+        let gradients = (output.clone() * output.clone()).sum().backward();
+        let of_input = input.grad(&gradients).expect("it requires one").sum_dim(0);
+        (to_host(output), to_host(parameters.grad(&gradients).expect("it requires one")), to_host(of_input))
+    };
+    let (one, three) = (run(1), run(3));
+    assert_eq!((one.0, one.1), (three.0, three.1));
+    assert_close("input gradient", &one.2, &three.2, 1e-6);
+}
+
+/// The network in f64 on the host, for finite differences.
+fn host_mlp(input: &[f64], parameters: &[f64], layout: &Layout) -> Vec<f64> {
+    let mut x = input.to_vec();
+    let layers = layout.layers();
+    for (i, layer) in layers.iter().enumerate() {
+        let (weight, bias) = (&parameters[layer.weight()], &parameters[layer.bias()]);
+        let last = i + 1 == layers.len();
+        let rows = x.chunks(layer.inputs).flat_map(|row| {
+            (0..layer.outputs).map(move |o| {
+                let z = bias[o] + row.iter().enumerate().map(|(j, v)| v * weight[j * layer.outputs + o]).sum::<f64>();
+                match layout.activation {
+                    _ if last => z,
+                    Activation::Identity => z,
+                    Activation::Tanh => z.tanh(),
+                    Activation::Relu => z.max(0.0),
+                    Activation::LeakyRelu => z.max(0.01 * z),
+                    Activation::Silu => z / (1.0 + (-z).exp()),
+                }
+            })
+        });
+        x = rows.collect();
+    }
+    x
+}
+
+#[test]
+fn the_networks_gradients_are_finite_differences_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for activation in ACTIVATIONS {
+            for sizes in [&[3, 2][..], &[4, 19, 6], &[3, 17, 33, 1]] {
+                let layout = Layout { sizes: sizes.to_vec(), activation };
+                let mut rng = stream(0, "fused-differences", 0);
+                let batch = 9;
+                let input = random(batch * layout.inputs(), &mut rng);
+                let parameters = random(layout.len(), &mut rng);
+                let weights = random(batch * layout.outputs(), &mut rng);
+                let mut output = vec![0.0; batch * layout.outputs()];
+                let mut saved = vec![0.0; batch * layout.saved()];
+                let (mut gradient, mut input_gradient) = (vec![0.0; layout.len()], vec![0.0; input.len()]);
+                run_on(
+                    isa,
+                    Forward {
+                        layout: &layout,
+                        input: &input,
+                        parameters: &parameters,
+                        output: &mut output,
+                        saved: &mut saved,
+                    },
+                );
+                run_on(
+                    isa,
+                    Backward {
+                        layout: &layout,
+                        input: &input,
+                        parameters: &parameters,
+                        saved: &saved,
+                        output_gradient: &weights,
+                        gradient: &mut gradient,
+                        input_gradient: &mut input_gradient,
+                    },
+                );
+                let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+                let (input, parameters, weights) = (wide(&input), wide(&parameters), wide(&weights));
+                let what = format!("{isa:?} {activation:?} {sizes:?}");
+                let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
+                assert_close(&what, &output, &narrow(host_mlp(&input, &parameters, &layout)), 2e-6);
+                let value = |input: &[f64], parameters: &[f64]| -> f64 {
+                    host_mlp(input, parameters, &layout).iter().zip(&weights).map(|(y, w)| y * w).sum()
+                };
+                // Small enough that no unit crosses a kink of ReLU with these inputs.
+                let step = 1e-7;
+                let difference = |values: &[f64], f: &dyn Fn(&[f64]) -> f64| -> Vec<f32> {
+                    let at = |i: usize, by: f64| {
+                        let mut moved = values.to_vec();
+                        moved[i] += by;
+                        f(&moved)
+                    };
+                    (0..values.len()).map(|i| ((at(i, step) - at(i, -step)) / (2.0 * step)) as f32).collect()
+                };
+                assert_close(&what, &gradient, &difference(&parameters, &|p| value(&input, p)), 3e-6);
+                assert_close(&what, &input_gradient, &difference(&input, &|x| value(x, &parameters)), 3e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rows_output_does_not_depend_on_its_batch() {
+    let device = Device::flex();
+    let layout = Layout { sizes: vec![6, 64, 50, 3], activation: Activation::Silu };
+    let mut rng = stream(0, "fused-rows", 0);
+    let inputs = random(300 * 6, &mut rng);
+    let parameters = constant(&random(layout.len(), &mut rng), [1, layout.len()], &device);
+    let of = |rows: std::ops::Range<usize>| {
+        let input = constant(&inputs[rows.start * 6..rows.end * 6], [1, rows.len(), 6], &device);
+        to_host(super::mlp(input, parameters.clone(), &layout))
+    };
+    let all = of(0..300);
+    for rows in [0..1, 7..8, 100..113, 127..130, 299..300] {
+        assert_eq!(of(rows.clone()), all[rows.start * 3..rows.end * 3], "{rows:?}");
+    }
+}
+
+#[test]
+fn adam_is_that_of_plain_operations() {
+    let device = Device::flex();
+    for len in [1, 15, 16, 1000, 4483] {
+        let mut rng = stream(0, "fused-adam", len as u64);
+        let mut values = || constant(&random(len, &mut rng), [1, len], &device);
+        let [parameter, gradient, first, second] = [values(), values(), values(), values().abs()];
+        let scale = constant(&[0.3], [1], &device);
+        for number in [1, 2, 1000] {
+            let step = AdamStep { config: AdamConfig::default(), learning_rate: 0.01, number };
+            let inputs = [parameter.clone(), gradient.clone(), first.clone(), second.clone()];
+            let found = super::adam(inputs.clone(), scale.clone(), step);
+            let primitives = inputs.map(|t| t.try_into_primitive::<Flex>().expect("on Flex"));
+            let scale = scale.clone().try_into_primitive::<Flex>().expect("on Flex");
+            let expected = reference::adam::<Flex>(primitives, scale, step);
+            for (found, expected) in found.into_iter().zip(expected) {
+                let expected = to_host(Tensor::<2>::from_primitive::<Flex>(expected));
+                assert_close(&format!("{len} {number}"), &to_host(found), &expected, 1e-6);
+            }
+        }
+        let expected: f64 = to_host(gradient.clone()).iter().map(|&g| f64::from(g) * f64::from(g)).sum();
+        let found = to_host(super::squared_norm(gradient))[0];
+        assert!((f64::from(found) - expected).abs() < 1e-6 * expected.max(1.0), "{found} {expected}");
+    }
+}
+
+#[test]
+fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
+    let device = Device::flex();
+    for (gaussian, k, rows) in [(true, 1, 64), (true, 3, 37), (false, 2, 128), (false, 5, 33)] {
+        for normalize_advantages in [true, false] {
+            let loss = PpoLoss {
+                gaussian,
+                clip: 0.2,
+                value_coefficient: 0.7,
+                entropy_coefficient: 0.03,
+                normalize_advantages,
+            };
+            let mut rng = stream(0, "fused-ppo", k as u64);
+            let outputs = random(rows * k, &mut rng);
+            let (log_std, values) = (random(k, &mut rng), random(rows, &mut rng));
+            let actions: Vec<f32> = match gaussian {
+                true => random(rows * k, &mut rng),
+                false => (0..rows * k).map(|i| f32::from(u8::from((i / k) % k == i % k))).collect(),
+            };
+            // Near enough to the new log-probabilities that some ratios are clipped, on both sides, and others not.
+            let log_prob = |row: usize| -> f32 {
+                let (outputs, actions) = (&outputs[row * k..][..k], &actions[row * k..][..k]);
+                if gaussian {
+                    let density = |j: usize| {
+                        let noise = (actions[j] - outputs[j]) * (-log_std[j]).exp();
+                        -0.5 * noise * noise - log_std[j] - super::HALF_LN_2PI
+                    };
+                    return (0..k).map(density).sum();
+                }
+                let total = outputs.iter().map(|o| o.exp()).sum::<f32>().ln();
+                outputs.iter().zip(actions).map(|(o, a)| (o - total) * a).sum()
+            };
+            let old: Vec<f32> = (0..rows).map(|row| log_prob(row) + 0.5 * rng.random_range(-1.0..1.0_f32)).collect();
+            let of = |values: &[f32]| constant(values, [1, rows, values.len() / rows], &device);
+            let batch = PpoBatch {
+                actions: of(&actions),
+                log_probs: of(&old),
+                advantages: of(&random(rows, &mut rng)),
+                targets: of(&random(rows, &mut rng)),
+            };
+            let fresh = || {
+                let outputs = parameter(outputs.clone(), [1, rows, k], &device);
+                let log_std = parameter(log_std.clone(), [1, k], &device);
+                (outputs, log_std, parameter(values.clone(), [1, rows, 1], &device))
+            };
+            let (a, b, c) = fresh();
+            let (fused, metrics) = super::ppo_loss(a.clone(), b.clone(), c.clone(), batch.clone(), loss);
+            let (x, y, z) = fresh();
+            let primitive = |tensor: Tensor<3>| tensor.try_into_primitive::<Plain>().expect("on Flex with autodiff");
+            let plain_batch = batch.map(|tensor| primitive(tensor.autodiff()));
+            let log_std = y.clone().try_into_primitive::<Plain>().expect("on Flex with autodiff");
+            let (plain, plain_metrics) = super::ppo_loss::reference::<Plain>(
+                primitive(x.clone()),
+                log_std,
+                primitive(z.clone()),
+                plain_batch,
+                loss,
+            );
+            let plain = Tensor::<1>::from_primitive::<Plain>(plain);
+            let plain_metrics = Tensor::<1>::from_primitive::<Plain>(plain_metrics);
+            let what = format!("gaussian {gaussian}, {k} outputs, normalised {normalize_advantages}");
+            let clipped = to_host(metrics.clone())[4];
+            assert!((0.1..0.95).contains(&clipped), "{what}: the case needs clipped and other samples, {clipped}");
+            assert_close(&what, &to_host(metrics), &to_host(plain_metrics), 2e-6);
+            assert_close(&what, &to_host(fused.clone()), &to_host(plain.clone()), 2e-6);
+            // The loss as a part of another, as a test of the outer gradient.
+            let (fused, plain) = ((fused * 3.0).backward(), (plain * 3.0).backward());
+            let grad = |t: &Tensor<3>, g: &_| to_host(t.grad(g).expect("it requires one"));
+            assert_close(&format!("{what}: outputs"), &grad(&a, &fused), &grad(&x, &plain), 3e-6);
+            assert_close(&format!("{what}: values"), &grad(&c, &fused), &grad(&z, &plain), 3e-6);
+            // A sum over the batch whose terms mostly cancel, so its rounding is larger than the others'.
+            if gaussian {
+                let grad = |t: &Tensor<2>, g: &_| to_host(t.grad(g).expect("it requires one"));
+                assert_close(&format!("{what}: log std"), &grad(&b, &fused), &grad(&y, &plain), 1e-5);
+            }
+        }
+    }
+}
