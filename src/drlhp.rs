@@ -529,7 +529,7 @@ pub fn named_weights(run: &Run) -> Vec<(String, burn::tensor::Tensor<3>)> {
 pub fn weights_sha256(run: &Run) -> String {
     let mut hash = Sha256::new();
     for (_, tensor) in named_weights(run) {
-        crate::nn::to_host(tensor).iter().for_each(|v| hash.update(v.to_le_bytes()));
+        hash.update(crate::nn::to_host(tensor).into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

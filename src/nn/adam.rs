@@ -33,8 +33,8 @@ pub struct Adam {
 /// What a step saw.
 #[derive(Debug, Clone)]
 pub struct StepInfo {
-    /// Global L2 norm of the gradients before clipping, left on the device: `[1]`.
-    pub gradient_norm: Tensor<1>,
+    /// Square of the global L2 norm of the gradients before clipping, left on the device: `[1]`.
+    pub gradient_squares: Tensor<1>,
 }
 
 impl Default for AdamConfig {
@@ -71,27 +71,24 @@ impl Adam {
             .iter()
             .map(|p| p.grad_remove(gradients).unwrap_or_else(|| (**p).clone().inner().zeros_like()))
             .collect();
-        let squares = gradients.iter().map(|g| fused::squared_norm(g.clone()));
-        let norm = squares.reduce(|a, b| a + b).expect("a network has parameters").sqrt();
-        // torch.nn.utils.clip_grad_norm_ divides by (norm + 1e-6) and never scales up.
-        let scale = match max_norm {
-            Some(max) => ((norm.clone() + 1e-6).recip() * max).clamp_max(1.0),
-            None => norm.ones_like(),
-        };
+        let device = gradients.first().expect("a network has parameters").device();
+        let zero: Tensor<1> = super::constant(&[0.0], [1], &device);
+        let squares = gradients.iter().fold(zero, |sum, gradient| fused::add_squares(gradient.clone(), sum));
         self.steps += 1;
-        let step = fused::AdamStep { config: self.config, learning_rate, number: self.steps };
+        let step = fused::AdamStep { config: self.config, learning_rate, number: self.steps, max_norm };
         let firsts = std::mem::take(&mut self.first);
         let seconds = std::mem::take(&mut self.second);
         for ((parameter, gradient), (first, second)) in
             parameters.iter_mut().zip(gradients).zip(firsts.into_iter().zip(seconds))
         {
-            let value = (**parameter).clone().inner();
-            let [value, first, second] = fused::adam([value, gradient, first, second], scale.clone(), step);
+            // Taken out rather than cloned: a tensor with one owner is updated in place.
+            let value = std::mem::replace(*parameter, squares.clone().unsqueeze()).inner();
+            let [value, first, second] = fused::adam([value, gradient, first, second], squares.clone(), step);
             **parameter = value.autodiff().require_grad();
             self.first.push(first);
             self.second.push(second);
         }
-        StepInfo { gradient_norm: norm }
+        StepInfo { gradient_squares: squares }
     }
 }
 
@@ -115,7 +112,7 @@ mod tests {
             let loss = a.clone().powi_scalar(3).sum() + (b.clone() - 1.0).powi_scalar(2).sum();
             let mut gradients = loss.backward();
             let info = adam.step(&mut [&mut a, &mut b], &mut gradients, 0.1, Some(1.0));
-            norms.extend(to_host(info.gradient_norm));
+            norms.extend(to_host(info.gradient_squares.sqrt()));
         }
         let close = |found: &[f32], expected: &[f32]| {
             assert_eq!(found.len(), expected.len());

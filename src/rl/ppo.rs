@@ -12,7 +12,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::normalize::RunningMoments;
-use crate::nn::fused::{self, HALF_LN_2PI, PpoBatch, PpoLoss};
+use crate::nn::fused::{self, HALF_LN_2PI, PpoLoss};
 use crate::nn::{Activation, Adam, AdamConfig, Mlp, constant, parameter, to_host};
 use crate::random::{Rng, stream};
 
@@ -493,7 +493,7 @@ pub fn update(
 
     // Advantages and returns, with values of before the update.
     let values = agent.values(&rollout.observations);
-    let next_values = agent.values(&rollout.next_observations);
+    let next_values = next_values(agent, rollout, &values);
     let (terminated, done) = (&rollout.terminated, &rollout.done);
     let (gamma, lambda) = (config.gamma, config.gae_lambda);
     let advantages = gae(rewards, &values, &next_values, terminated, done, rollout.steps, gamma, lambda);
@@ -505,13 +505,13 @@ pub fn update(
         ActionHead::Categorical { .. } => agent.head.features(&rollout.actions),
         ActionHead::Gaussian { .. } => rollout.actions.clone(),
     };
-    let on_device = |values: &[f32]| constant(values, [1, count, values.len() / count.max(1)], &device);
-    let batch = PpoBatch {
-        actions: on_device(&actions),
-        log_probs: on_device(&rollout.log_probs),
-        advantages: on_device(&advantages),
-        targets: on_device(&returns),
+    let outputs = agent.head.outputs();
+    let sample = |i: usize| {
+        let extra = [rollout.log_probs[i], advantages[i], returns[i]];
+        actions[i * outputs..(i + 1) * outputs].iter().copied().chain(extra)
     };
+    let samples: Vec<f32> = (0..count).flat_map(sample).collect();
+    let samples: Tensor<3> = constant(&samples, [1, count, outputs + PpoLoss::EXTRA_COLUMNS], &device);
     let loss = PpoLoss {
         gaussian: matches!(agent.head, ActionHead::Gaussian { .. }),
         clip: clip as f32,
@@ -521,15 +521,13 @@ pub fn update(
     };
 
     let mut order: Vec<i32> = (0..i32::try_from(count).expect("a rollout has fewer than 2³¹ transitions")).collect();
-    let mut sums: Option<Tensor<1>> = None;
-    let mut minibatches = 0;
+    let mut rows: Vec<Tensor<1>> = Vec::new();
     for _ in 0..config.epochs {
         // One permutation of the whole rollout; a minibatch is then a view.
         order.shuffle(rng);
         let permutation = Tensor::<1, Int>::from_data(TensorData::new(order.clone(), [count]), &device);
-        let shuffled = |data: &Tensor<3>| data.clone().select(1, permutation.clone());
-        let observations = shuffled(&observations);
-        let batch = batch.clone().map(|data| shuffled(&data));
+        let observations = observations.clone().select(1, permutation.clone());
+        let samples = samples.clone().select(1, permutation);
         for start in (0..count).step_by(config.minibatch_size) {
             let len = config.minibatch_size.min(count - start);
             // A last minibatch of a single sample has no advantage variance to normalise by.
@@ -537,7 +535,7 @@ pub fn update(
                 continue;
             }
             let observations = observations.clone().narrow(1, start, len);
-            let batch = batch.clone().map(|data| data.narrow(1, start, len));
+            let batch = samples.clone().narrow(1, start, len);
             let outputs = agent.policy.forward(observations.clone());
             let values = agent.value.forward(observations);
             let (loss, metrics) = fused::ppo_loss(outputs, agent.log_std.clone(), values, batch, loss);
@@ -546,25 +544,34 @@ pub fn update(
             let info = optimizer.step(&mut parameters, &mut gradients, learning_rate, Some(config.max_gradient_norm));
 
             // Metrics stay on the device until the update is over.
-            let row = Tensor::cat(vec![metrics, info.gradient_norm], 0);
-            sums = Some(match sums {
-                Some(sums) => sums + row,
-                None => row,
-            });
-            minibatches += 1;
+            rows.extend([metrics, info.gradient_squares]);
         }
     }
-    let sums = sums.map(to_host).unwrap_or_else(|| vec![0.0; 6]);
-    let mean = |i: usize| f64::from(sums[i]) / f64::from(minibatches.max(1));
+    let rows = if rows.is_empty() { Vec::new() } else { to_host(Tensor::cat(rows, 0)) };
+    let minibatches = (rows.len() / 6).max(1) as f64;
+    let mean = |i: usize| rows.chunks(6).map(|row| f64::from(row[i])).sum::<f64>() / minibatches;
     UpdateMetrics {
         policy_loss: mean(0),
         value_loss: mean(1),
         entropy: mean(2),
         approx_kl: mean(3),
         clip_fraction: mean(4),
-        gradient_norm: mean(5),
+        gradient_norm: rows.chunks(6).map(|row| f64::from(row[5]).sqrt()).sum::<f64>() / minibatches,
         explained_variance: explained_variance(&values, &returns),
     }
+}
+
+/// Value of the state after each step. Within an episode that is the value of the next step, already known; only where
+/// an episode or the rollout ends, it is of an observation that no step starts from.
+fn next_values(agent: &Agent, rollout: &Rollout, values: &[f32]) -> Vec<f32> {
+    let obs = agent.observations.mean.len();
+    let ends: Vec<usize> =
+        (0..values.len()).filter(|i| rollout.done[*i] || (i + 1).is_multiple_of(rollout.steps)).collect();
+    let last: Vec<f32> =
+        ends.iter().flat_map(|i| &rollout.next_observations[i * obs..(i + 1) * obs]).copied().collect();
+    let mut next: Vec<f32> = values.iter().skip(1).copied().chain([0.0]).collect();
+    ends.into_iter().zip(agent.values(&last)).for_each(|(i, value)| next[i] = value);
+    next
 }
 
 fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {

@@ -1,5 +1,7 @@
 //! The fused operations on Flex, burn's CPU backend.
 
+use std::sync::Arc;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -10,7 +12,8 @@ use burn::backend::{Autodiff, Flex, TensorMetadata as _};
 use burn::tensor::{Shape, TensorData};
 
 use super::kernels::{self, BLOCK};
-use super::ppo_loss::{PpoBatch, PpoGradients, PpoKernel, PpoLoss};
+use super::ppo_loss::{PpoGradients, PpoKernel, PpoLoss};
+use super::scratch::Scratch;
 use super::simd::dispatch;
 use super::{AdamStep, FusedOps};
 use crate::nn::mlp::Layout;
@@ -20,9 +23,9 @@ impl FusedOps for Flex {
         mlp_forward(&input, &parameters, &layout, false).0
     }
 
-    fn squared_norm(values: FlexTensor) -> FlexTensor {
-        let norm = dispatch(kernels::SquaredNorm(slice(&contiguous(values))));
-        tensor(vec![norm], [1])
+    fn add_squares(values: FlexTensor, sum: FlexTensor) -> FlexTensor {
+        let squares = dispatch(kernels::SquaredNorm(slice(&contiguous(values))));
+        tensor(vec![slice(&contiguous(sum))[0] + squares], [1])
     }
 
     fn adam(
@@ -30,7 +33,7 @@ impl FusedOps for Flex {
         gradient: FlexTensor,
         first: FlexTensor,
         second: FlexTensor,
-        scale: FlexTensor,
+        squares: FlexTensor,
         step: AdamStep,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let [mut parameter, mut first, mut second] = [parameter, first, second].map(contiguous);
@@ -40,7 +43,7 @@ impl FusedOps for Flex {
             gradient: slice(&contiguous(gradient)),
             first: first.storage_mut(),
             second: second.storage_mut(),
-            scale: slice(&contiguous(scale))[0],
+            scale: step.scale(slice(&contiguous(squares))[0]),
             beta1: step.config.beta1,
             beta2: step.config.beta2,
             epsilon: step.config.epsilon,
@@ -54,13 +57,9 @@ impl FusedOps for Flex {
         outputs: FlexTensor,
         log_std: FlexTensor,
         values: FlexTensor,
-        actions: FlexTensor,
-        log_probs: FlexTensor,
-        advantages: FlexTensor,
-        targets: FlexTensor,
+        batch: FlexTensor,
         loss: PpoLoss,
     ) -> (FlexTensor, FlexTensor) {
-        let batch = PpoBatch { actions, log_probs, advantages, targets };
         let PpoGradients { total, metrics, .. } = ppo_gradients(outputs, log_std, values, batch, loss);
         (tensor(vec![total], [1]), tensor(metrics.to_vec(), [5]))
     }
@@ -83,10 +82,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         outputs: FloatTensor<Self>,
         log_std: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        actions: FloatTensor<Self>,
-        log_probs: FloatTensor<Self>,
-        advantages: FloatTensor<Self>,
-        targets: FloatTensor<Self>,
+        batch: FloatTensor<Self>,
         loss: PpoLoss,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let (outputs, outputs_node) = outputs.into_parts();
@@ -94,8 +90,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         let (values, values_node) = values.into_parts();
         let shapes = PpoShapes { outputs: outputs.shape(), log_std: log_std.shape(), values: values.shape() };
         // What was collected takes no gradient.
-        let batch = PpoBatch { actions, log_probs, advantages, targets }.map(FloatTensor::<Self>::into_primitive);
-        let gradients = ppo_gradients(outputs, log_std, values, batch, loss);
+        let gradients = ppo_gradients(outputs, log_std, values, batch.into_primitive(), loss);
         let total = tensor(vec![gradients.total], [1]);
         let metrics = FloatTensor::<Self>::new(tensor(gradients.metrics.to_vec(), [5]));
         let nodes = [outputs_node, log_std_node, values_node];
@@ -119,7 +114,7 @@ struct MlpState {
     input: FlexTensor,
     parameters: FlexTensor,
     /// `[members][batch · layout.saved()]`
-    saved: std::sync::Arc<Vec<f32>>,
+    saved: Arc<Scratch>,
     layout: Layout,
 }
 
@@ -140,18 +135,13 @@ impl Backward<Flex, 2> for MlpBackward {
 }
 
 /// Output, and what the backward pass needs if `keep`.
-fn mlp_forward(
-    input: &FlexTensor,
-    parameters: &FlexTensor,
-    layout: &Layout,
-    keep: bool,
-) -> (FlexTensor, std::sync::Arc<Vec<f32>>) {
+fn mlp_forward(input: &FlexTensor, parameters: &FlexTensor, layout: &Layout, keep: bool) -> (FlexTensor, Arc<Scratch>) {
     let (input, parameters) = (contiguous(input.clone()), contiguous(parameters.clone()));
     let (members, batch) = (parameters.shape()[0], input.shape()[1]);
     assert_eq!(input.shape()[2], layout.inputs(), "the input's last dimension is the network's");
     assert_eq!(parameters.shape()[1], layout.len(), "the parameters are those of the layout");
     let rows = if keep { batch } else { batch.min(BLOCK) };
-    let mut saved = vec![0.0; if keep { members * rows * layout.saved() } else { rows * layout.saved() }];
+    let mut saved = Scratch::new(if keep { members * rows * layout.saved() } else { rows * layout.saved() });
     let mut output = vec![0.0; members * batch * layout.outputs()];
     for member in 0..members {
         dispatch(kernels::Forward {
@@ -159,10 +149,10 @@ fn mlp_forward(
             input: member_of(slice(&input), member, batch * layout.inputs()),
             parameters: part(slice(&parameters), member, layout.len()),
             output: part_mut(&mut output, member, batch * layout.outputs()),
-            saved: part_mut(&mut saved, if keep { member } else { 0 }, rows * layout.saved()),
+            saved: part_mut(&mut saved.0, if keep { member } else { 0 }, rows * layout.saved()),
         });
     }
-    (tensor(output, [members, batch, layout.outputs()]), std::sync::Arc::new(saved))
+    (tensor(output, [members, batch, layout.outputs()]), Arc::new(saved))
 }
 
 /// Gradients of the input, if wanted, and of the parameters.
@@ -180,7 +170,7 @@ fn mlp_backward(state: &MlpState, output_gradient: FlexTensor, input_wanted: boo
             layout,
             input: member_of(slice(&input), member, batch * layout.inputs()),
             parameters: part(slice(&parameters), member, layout.len()),
-            saved: part(saved, member, batch * layout.saved()),
+            saved: part(&saved.0, member, batch * layout.saved()),
             output_gradient: part(slice(&output_gradient), member, batch * layout.outputs()),
             gradient: part_mut(&mut gradient, member, layout.len()),
             input_gradient: part_mut(&mut input_gradient, member, wanted),
@@ -233,18 +223,11 @@ fn ppo_gradients(
     outputs: FlexTensor,
     log_std: FlexTensor,
     values: FlexTensor,
-    batch: PpoBatch<FlexTensor>,
+    batch: FlexTensor,
     loss: PpoLoss,
 ) -> PpoGradients {
-    let [outputs, log_std, values] = [outputs, log_std, values].map(contiguous);
-    let batch = batch.map(contiguous);
-    let batch = PpoBatch {
-        actions: slice(&batch.actions),
-        log_probs: slice(&batch.log_probs),
-        advantages: slice(&batch.advantages),
-        targets: slice(&batch.targets),
-    };
-    let (outputs, log_std, values) = (slice(&outputs), slice(&log_std), slice(&values));
+    let [outputs, log_std, values, batch] = [outputs, log_std, values, batch].map(contiguous);
+    let (outputs, log_std, values, batch) = (slice(&outputs), slice(&log_std), slice(&values), slice(&batch));
     dispatch(PpoKernel { outputs, log_std, values, batch, loss })
 }
 

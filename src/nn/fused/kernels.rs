@@ -6,9 +6,10 @@
 
 #![allow(unsafe_code, reason = "the register tile reads without bounds checks; its callers check both matrices")]
 
+use super::scratch::Scratch;
 use super::simd::{Kernel, Vector, sigmoid, tanh};
 use crate::nn::Activation;
-use crate::nn::mlp::Layout;
+use crate::nn::mlp::{Layout, Span};
 
 /// Rows of a batch that go through all layers together: their activations stay in the first two caches.
 pub(super) const BLOCK: usize = 128;
@@ -94,10 +95,13 @@ impl Kernel for Backward<'_> {
         let layers = layout.layers();
         let mut panel = Vec::new();
         // Transposed weights, for the gradients of the layers' inputs.
-        let transposed: Vec<Vec<f32>> =
-            layers.iter().map(|layer| transpose(layer.of(parameters)[0], layer.inputs, layer.outputs)).collect();
+        let back = |(i, layer): (usize, &Span)| match i == 0 && input_gradient.is_empty() {
+            true => Vec::new(),
+            false => transpose(layer.of(parameters)[0], layer.inputs, layer.outputs),
+        };
+        let transposed: Vec<Vec<f32>> = layers.iter().enumerate().map(back).collect();
         let widest = layers.iter().map(|layer| layer.inputs).max().unwrap_or(0);
-        let (mut above, mut below) = (vec![0.0; BLOCK * widest], vec![0.0; BLOCK * widest]);
+        let (mut above, mut below) = (Scratch::new(BLOCK * widest), Scratch::new(BLOCK * widest));
         let blocks = input.chunks(BLOCK * inputs).zip(output_gradient.chunks(BLOCK * outputs));
         for (block, (input, output_gradient)) in blocks.enumerate() {
             let rows = input.len() / inputs;
@@ -107,7 +111,7 @@ impl Kernel for Backward<'_> {
             let copies = if layout.keeps_slopes() { 2 } else { 1 };
             for (i, layer) in layers.iter().enumerate().rev() {
                 let last = i + 1 == layers.len();
-                let delta: &[f32] = if last { output_gradient } else { &above[..rows * layer.outputs] };
+                let delta: &[f32] = if last { output_gradient } else { &above.0[..rows * layer.outputs] };
                 let width = rows * layer.inputs;
                 let (x, slopes) = if i == 0 {
                     (input, &[][..])
@@ -131,7 +135,7 @@ impl Kernel for Backward<'_> {
                     let store = Sloped { out, values: &[], slopes: &[], activation: Activation::Identity };
                     product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
                 } else {
-                    let store = Sloped { out: &mut below[..width], values: x, slopes, activation: layout.activation };
+                    let store = Sloped { out: &mut below.0[..width], values: x, slopes, activation: layout.activation };
                     product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
                     std::mem::swap(&mut above, &mut below);
                 }
@@ -167,7 +171,7 @@ pub(super) fn linear<V: Vector, const ROWS: usize>(
             for (x, w) in x.chunks(V::LANES).zip(column.chunks(V::LANES)) {
                 sum = V::load(x).mul_add(V::load(w), sum);
             }
-            store.store(row, outputs, output, 1, V::splat(sum.sum()));
+            store.store_one::<V>(row, outputs, output, sum.sum());
         }
     }
 }
@@ -203,6 +207,12 @@ pub(super) fn weights<V: Vector, const ROWS: usize>(
 #[inline(always)]
 pub(super) fn sum_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
     let width = out.len();
+    if width < V::LANES {
+        for row in values.chunks(width) {
+            out.iter_mut().zip(row).for_each(|(out, value)| *out += value);
+        }
+        return;
+    }
     for (c, out) in out.chunks_mut(V::LANES).enumerate() {
         let column = c * V::LANES;
         // Two sums hide some of the latency of an addition.
@@ -218,11 +228,29 @@ pub(super) fn sum_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
 }
 
 /// `[rows, columns]` → `[columns, rows]`
+#[inline(always)]
 fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    /// Side of a square that is turned in registers.
+    const SIDE: usize = 8;
     let mut out = vec![0.0; rows * columns];
-    for (r, row) in matrix.chunks(columns).enumerate() {
-        for (c, &value) in row.iter().enumerate() {
-            out[c * rows + r] = value;
+    let whole = |n: usize| n - n % SIDE;
+    for r in (0..whole(rows)).step_by(SIDE) {
+        for c in (0..whole(columns)).step_by(SIDE) {
+            let mut square = [[0.0; SIDE]; SIDE];
+            for i in 0..SIDE {
+                square[i].copy_from_slice(&matrix[(r + i) * columns + c..][..SIDE]);
+            }
+            for j in 0..SIDE {
+                let turned: [f32; SIDE] = std::array::from_fn(|i| square[i][j]);
+                out[(c + j) * rows + r..][..SIDE].copy_from_slice(&turned);
+            }
+        }
+    }
+    // What is left at the right and at the bottom.
+    for r in 0..rows {
+        let start = if r < whole(rows) { whole(columns) } else { 0 };
+        for c in start..columns {
+            out[c * rows + r] = matrix[r * columns + c];
         }
     }
     out
@@ -244,6 +272,12 @@ pub(super) struct Strided<'a> {
 pub(super) trait Store {
     /// Takes the first `count` lanes of `sums`: columns `column..` of row `row`, in a matrix `width` columns wide.
     fn store<V: Vector>(&mut self, row: usize, width: usize, column: usize, count: usize, sums: V);
+
+    /// The same for a single sum.
+    #[inline(always)]
+    fn store_one<V: Vector>(&mut self, row: usize, width: usize, column: usize, sum: f32) {
+        self.store(row, width, column, 1, V::splat(sum));
+    }
 }
 
 /// `out = activation(sums + bias)`
@@ -299,6 +333,14 @@ impl Store for Biased<'_> {
             }
         };
         value.store(&mut self.out[at..at + count]);
+    }
+
+    #[inline(always)]
+    fn store_one<V: Vector>(&mut self, row: usize, width: usize, column: usize, sum: f32) {
+        match self.activation {
+            Activation::Identity => self.out[row * width + column] = sum + self.bias[column],
+            _ => self.store(row, width, column, 1, V::splat(sum)),
+        }
     }
 }
 

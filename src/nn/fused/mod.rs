@@ -8,6 +8,7 @@ mod flex;
 mod kernels;
 mod ppo_loss;
 mod reference;
+mod scratch;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 
-pub use self::ppo_loss::{HALF_LN_2PI, PpoBatch, PpoLoss};
+pub use self::ppo_loss::{HALF_LN_2PI, PpoLoss};
 use super::adam::AdamConfig;
 use super::mlp::Layout;
 
@@ -34,25 +35,26 @@ pub fn mlp(input: Tensor<3>, parameters: Tensor<2>, layout: &Layout) -> Tensor<3
     ))
 }
 
-/// Σ x², without gradients.
+/// `sum` + Σ x², without gradients.
 ///
 /// # Shapes
-/// - `values`: any
+/// - `values`: any; `sum`: `[1]`
 /// - returns `[1]`
 #[must_use]
-pub fn squared_norm<const D: usize>(values: Tensor<D>) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as FusedOps>::squared_norm(values.into_dispatch()))
+pub fn add_squares<const D: usize>(values: Tensor<D>, sum: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::add_squares(values.into_dispatch(), sum.into_dispatch()))
 }
 
 /// One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) on one parameter, without gradients.
 ///
 /// # Shapes
-/// - `parameter`, `gradient`, `first`, `second`: the same, any; `scale`: `[1]`, multiplies the gradient
+/// - `parameter`, `gradient`, `first`, `second`: the same, any; `squares`: `[1]`, Σ g² over all
+///   gradients, for clipping
 /// - returns parameter, first and second moment after the step
 #[must_use]
 pub fn adam<const D: usize>(
     [parameter, gradient, first, second]: [Tensor<D>; 4],
-    scale: Tensor<1>,
+    squares: Tensor<1>,
     step: AdamStep,
 ) -> [Tensor<D>; 3] {
     let (parameter, first, second) = <Dispatch as FusedOps>::adam(
@@ -60,7 +62,7 @@ pub fn adam<const D: usize>(
         gradient.into_dispatch(),
         first.into_dispatch(),
         second.into_dispatch(),
-        scale.into_dispatch(),
+        squares.into_dispatch(),
         step,
     );
     [parameter, first, second].map(Tensor::from_dispatch)
@@ -71,23 +73,22 @@ pub fn adam<const D: usize>(
 ///
 /// # Shapes
 /// - `outputs`: `[1, batch, k]`, logits or means; `log_std`: `[1, k]`; `values`: `[1, batch, 1]`
+/// - `batch`: `[1, batch, k + 3]`: an action as drawn (one-hot for a softmax), its log-probability when drawn, its
+///   advantage Â, the target of its state's value. One tensor, because a minibatch is gathered and cut as a whole
 /// - returns `[1]` and `[5]`
 #[must_use]
 pub fn ppo_loss(
     outputs: Tensor<3>,
     log_std: Tensor<2>,
     values: Tensor<3>,
-    batch: PpoBatch<Tensor<3>>,
+    batch: Tensor<3>,
     loss: PpoLoss,
 ) -> (Tensor<1>, Tensor<1>) {
     let (total, metrics) = <Dispatch as FusedOps>::ppo_loss(
         outputs.into_dispatch(),
         log_std.into_dispatch(),
         values.into_dispatch(),
-        batch.actions.into_dispatch(),
-        batch.log_probs.into_dispatch(),
-        batch.advantages.into_dispatch(),
-        batch.targets.into_dispatch(),
+        batch.into_dispatch(),
         loss,
     );
     (Tensor::from_dispatch(total), Tensor::<1>::from_dispatch(metrics).inner())
@@ -102,6 +103,8 @@ pub struct AdamStep {
     pub learning_rate: f64,
     /// Which step it is, from 1: t.
     pub number: u64,
+    /// The norm that gradients are scaled down to, as PyTorch's `clip_grad_norm_` does.
+    pub max_norm: Option<f32>,
 }
 
 /// The operations, for each backend.
@@ -113,10 +116,10 @@ pub trait FusedOps: Backend {
         reference::mlp::<Self>(input, &parameters, &layout)
     }
 
-    /// See [`squared_norm`].
+    /// See [`add_squares`].
     #[fusion(default)]
-    fn squared_norm(values: FloatTensor<Self>) -> FloatTensor<Self> {
-        reference::squared_norm::<Self>(values)
+    fn add_squares(values: FloatTensor<Self>, sum: FloatTensor<Self>) -> FloatTensor<Self> {
+        reference::add_squares::<Self>(values, sum)
     }
 
     /// See [`adam`].
@@ -126,10 +129,10 @@ pub trait FusedOps: Backend {
         gradient: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
-        scale: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
         step: AdamStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        reference::adam::<Self>([parameter, gradient, first, second], scale, step).into()
+        reference::adam::<Self>([parameter, gradient, first, second], squares, step).into()
     }
 
     /// See [`ppo_loss`].
@@ -138,13 +141,9 @@ pub trait FusedOps: Backend {
         outputs: FloatTensor<Self>,
         log_std: FloatTensor<Self>,
         values: FloatTensor<Self>,
-        actions: FloatTensor<Self>,
-        log_probs: FloatTensor<Self>,
-        advantages: FloatTensor<Self>,
-        targets: FloatTensor<Self>,
+        batch: FloatTensor<Self>,
         loss: PpoLoss,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let batch = PpoBatch { actions, log_probs, advantages, targets };
         ppo_loss::reference::<Self>(outputs, log_std, values, batch, loss)
     }
 }

@@ -2,25 +2,9 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata as _};
-use burn::tensor::{FloatDType, Shape};
+use burn::tensor::{FloatDType, Shape, Slice};
 
 use super::simd::{Kernel, Vector, exp};
-
-/// What a minibatch was collected with.
-///
-/// # Shapes
-/// - all `[1, batch, k]`: `actions` with k numbers an action (one-hot for a softmax), the others with one
-#[derive(Debug, Clone)]
-pub struct PpoBatch<T> {
-    /// Actions as drawn.
-    pub actions: T,
-    /// Their log-probabilities when drawn.
-    pub log_probs: T,
-    /// Advantages Â.
-    pub advantages: T,
-    /// Targets of the value function.
-    pub targets: T,
-}
 
 /// Numbers of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,16 +21,9 @@ pub struct PpoLoss {
     pub normalize_advantages: bool,
 }
 
-impl<T> PpoBatch<T> {
-    /// The same of every tensor.
-    pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> PpoBatch<U> {
-        PpoBatch {
-            actions: f(self.actions),
-            log_probs: f(self.log_probs),
-            advantages: f(self.advantages),
-            targets: f(self.targets),
-        }
-    }
+impl PpoLoss {
+    /// Columns of a batch beside the action's.
+    pub const EXTRA_COLUMNS: usize = 3;
 }
 
 /// ½ ln 2π
@@ -55,19 +32,24 @@ pub const HALF_LN_2PI: f32 = 0.918_938_5;
 /// The loss `[1]`, and as `[5]`: policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), clipped share.
 ///
 /// # Shapes
-/// - `outputs`: `[1, batch, k]`, logits or means; `log_std`: `[1, k]`; `values`: `[1, batch, 1]`
+/// - as in [`super::ppo_loss`]
 pub(super) fn reference<B: Backend>(
     outputs: FloatTensor<B>,
     log_std: FloatTensor<B>,
     values: FloatTensor<B>,
-    batch: PpoBatch<FloatTensor<B>>,
+    batch: FloatTensor<B>,
     loss: PpoLoss,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
     let plus = |x: FloatTensor<B>, term: f32| B::float_add_scalar(x, term.into());
     let square = |x: FloatTensor<B>| B::float_mul(x.clone(), x);
-    let PpoBatch { actions, log_probs: old_log_probs, mut advantages, targets } = batch;
-    let rows = advantages.shape()[1];
+    let [_, rows, width] = batch.shape().dims();
+    let columns = |range: std::ops::Range<usize>| {
+        B::float_slice(batch.clone(), &[Slice::from(0..1), Slice::from(0..rows), Slice::from(range)])
+    };
+    let k = width - PpoLoss::EXTRA_COLUMNS;
+    let (actions, old_log_probs) = (columns(0..k), columns(k..k + 1));
+    let (mut advantages, targets) = (columns(k + 1..k + 2), columns(k + 2..k + 3));
     if loss.normalize_advantages {
         advantages = B::float_sub(advantages.clone(), B::float_mean_dim(advantages, 1));
         let variance = times(B::float_sum_dim(square(advantages.clone()), 1), 1.0 / (rows as f32 - 1.0));
@@ -129,7 +111,8 @@ pub(super) struct PpoKernel<'a> {
     pub(super) outputs: &'a [f32],
     pub(super) log_std: &'a [f32],
     pub(super) values: &'a [f32],
-    pub(super) batch: PpoBatch<&'a [f32]>,
+    /// `[batch, k + 3]`
+    pub(super) batch: &'a [f32],
     pub(super) loss: PpoLoss,
 }
 
@@ -141,8 +124,10 @@ impl Kernel for PpoKernel<'_> {
         let Self { outputs, log_std, values, batch, loss } = self;
         let (rows, k) = (values.len(), outputs.len() / values.len());
         let share = 1.0 / rows as f32;
+        let width = k + PpoLoss::EXTRA_COLUMNS;
+        let sample = |row: usize| &batch[row * width..(row + 1) * width];
         let (mean, inverse_deviation) = match loss.normalize_advantages {
-            true => standardisation(batch.advantages),
+            true => standardisation((0..rows).map(|row| sample(row)[k + 1])),
             false => (0.0, 1.0),
         };
 
@@ -158,14 +143,15 @@ impl Kernel for PpoKernel<'_> {
             entropy = log_std.iter().map(|l| l + HALF_LN_2PI + 0.5).sum();
             for row in 0..rows {
                 let mut squares = 0.0;
+                let sample = sample(row);
                 for j in 0..k {
                     let i = row * k + j;
-                    let noise = (batch.actions[i] - outputs[i]) * inverse_std[j];
+                    let noise = (sample[j] - outputs[i]) * inverse_std[j];
                     squares += noise * noise;
                     details[i] = noise;
                     by_output[i] = noise * inverse_std[j];
                 }
-                log_ratios[row] = -0.5 * squares - constant - batch.log_probs[row];
+                log_ratios[row] = -0.5 * squares - constant - sample[k];
             }
         } else {
             for (shifted, logits) in details.chunks_mut(k).zip(outputs.chunks(k)) {
@@ -183,10 +169,10 @@ impl Kernel for PpoKernel<'_> {
                     probabilities[j] /= total;
                     logs[j] -= log_total;
                     row_entropy -= probabilities[j] * logs[j];
-                    log_prob += batch.actions[row * k + j] * logs[j];
+                    log_prob += sample(row)[j] * logs[j];
                 }
                 entropy += row_entropy * share;
-                log_ratios[row] = log_prob - batch.log_probs[row];
+                log_ratios[row] = log_prob - sample(row)[k];
             }
         }
         let mut ratios = log_ratios.clone();
@@ -196,7 +182,8 @@ impl Kernel for PpoKernel<'_> {
         let mut value_gradient = vec![0.0; rows];
         let (mut surrogate, mut squares, mut kl, mut outside) = (0.0, 0.0, 0.0, 0.0);
         for row in 0..rows {
-            let advantage = (batch.advantages[row] - mean) * inverse_deviation;
+            let sample = sample(row);
+            let advantage = (sample[k + 1] - mean) * inverse_deviation;
             let ratio = ratios[row];
             let plain = ratio * advantage;
             let clipped = ratio.clamp(1.0 - loss.clip, 1.0 + loss.clip) * advantage;
@@ -216,11 +203,10 @@ impl Kernel for PpoKernel<'_> {
                 for j in 0..k {
                     let probability = by_output[j];
                     let of_entropy = -probability * (details[j] + row_entropy);
-                    by_output[j] = slope * (batch.actions[row * k + j] - probability)
-                        - loss.entropy_coefficient * share * of_entropy;
+                    by_output[j] = slope * (sample[j] - probability) - loss.entropy_coefficient * share * of_entropy;
                 }
             }
-            let error = values[row] - batch.targets[row];
+            let error = values[row] - sample[k + 2];
             squares += error * error;
             value_gradient[row] = 2.0 * loss.value_coefficient * share * error;
         }
@@ -239,10 +225,10 @@ impl Kernel for PpoKernel<'_> {
 }
 
 /// Mean, and 1 / (standard deviation + 1e-8).
-fn standardisation(values: &[f32]) -> (f32, f32) {
+fn standardisation(values: impl ExactSizeIterator<Item = f32> + Clone) -> (f32, f32) {
     let count = values.len() as f64;
-    let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
-    let squares = values.iter().map(|&v| (f64::from(v) - mean) * (f64::from(v) - mean)).sum::<f64>();
+    let mean = values.clone().map(f64::from).sum::<f64>() / count;
+    let squares = values.map(|v| (f64::from(v) - mean) * (f64::from(v) - mean)).sum::<f64>();
     (mean as f32, (1.0 / ((squares / (count - 1.0)).sqrt() + 1e-8)) as f32)
 }
 

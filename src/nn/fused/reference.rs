@@ -38,21 +38,29 @@ fn activation<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTen
     }
 }
 
-/// See [`super::squared_norm`].
-pub(super) fn squared_norm<B: Backend>(values: FloatTensor<B>) -> FloatTensor<B> {
-    B::float_sum(B::float_mul(values.clone(), values))
+/// See [`super::add_squares`].
+pub(super) fn add_squares<B: Backend>(values: FloatTensor<B>, sum: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_add(sum, B::float_sum(B::float_mul(values.clone(), values)))
 }
 
 /// See [`super::adam`].
 pub(super) fn adam<B: Backend>(
     [parameter, gradient, first, second]: [FloatTensor<B>; 4],
-    scale: FloatTensor<B>,
+    squares: FloatTensor<B>,
     step: AdamStep,
 ) -> [FloatTensor<B>; 3] {
     let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
     let (step_size, correction2) = step.corrected();
-    let scale = B::float_reshape(scale, Shape::from(vec![1; parameter.shape().num_dims()]));
-    let gradient = B::float_mul(gradient, scale);
+    let gradient = match step.max_norm {
+        None => gradient,
+        Some(max) => {
+            let norm = B::float_add_scalar(B::float_sqrt(squares), CLIP_EPSILON.into());
+            let scale = times(B::float_recip(norm), max);
+            let scale = B::float_clamp_max(scale, 1.0.into());
+            let shape = Shape::from(vec![1; gradient.shape().num_dims()]);
+            B::float_mul(gradient, B::float_reshape(scale, shape))
+        }
+    };
     let first = B::float_add(times(first, step.config.beta1), times(gradient.clone(), 1.0 - step.config.beta1));
     let square = B::float_mul(gradient.clone(), gradient);
     let second = B::float_add(times(second, step.config.beta2), times(square, 1.0 - step.config.beta2));
@@ -62,7 +70,15 @@ pub(super) fn adam<B: Backend>(
     [parameter, first, second]
 }
 
+/// `torch.nn.utils.clip_grad_norm_` divides by the norm plus this.
+const CLIP_EPSILON: f32 = 1e-6;
+
 impl AdamStep {
+    /// What gradients with this sum of squares are multiplied with.
+    pub(super) fn scale(&self, squares: f32) -> f32 {
+        self.max_norm.map_or(1.0, |max| (max / (squares.sqrt() + CLIP_EPSILON)).min(1.0))
+    }
+
     /// α / (1 − β₁ᵗ) and 1 / (1 − β₂ᵗ).
     pub(super) fn corrected(&self) -> (f32, f32) {
         let exponent = i32::try_from(self.number).unwrap_or(i32::MAX);

@@ -75,20 +75,7 @@ pub(super) trait Vector: Copy {
     }
 
     /// Sum over the lanes, in a fixed order.
-    #[inline(always)]
-    fn sum(self) -> f32 {
-        let mut all = [0.0; MAX_LANES];
-        self.store(&mut all);
-        // Pairs, then pairs of pairs: as a tree it is fast and loses least.
-        let mut width = MAX_LANES;
-        while width > 1 {
-            width /= 2;
-            for i in 0..width {
-                all[i] += all[i + width];
-            }
-        }
-        all[0]
-    }
+    fn sum(self) -> f32;
 }
 
 /// Lanes of the widest vector.
@@ -257,6 +244,10 @@ impl Vector for [f32; 4] {
     fn exp2_of_integer(self) -> Self {
         self.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        (self[0] + self[2]) + (self[1] + self[3])
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -311,6 +302,11 @@ mod x86 {
             // SAFETY: the same.
             unsafe { _mm512_storeu_ps(to, self) }
         }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: as for the methods below.
+            unsafe { _mm512_reduce_add_ps(self) }
+        }
         instructions! {
             add(other) = |x, other| _mm512_add_ps(x, other);
             sub(other) = |x, other| _mm512_sub_ps(x, other);
@@ -347,6 +343,15 @@ mod x86 {
         unsafe fn write(self, to: *mut f32) {
             // SAFETY: the same.
             unsafe { _mm256_storeu_ps(to, self) }
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            // SAFETY: as for the methods below.
+            unsafe {
+                let half = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
+                let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+                _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+            }
         }
         instructions! {
             add(other) = |x, other| _mm256_add_ps(x, other);

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 
 use super::kernels::{Backward, Forward};
 use super::simd::{Isa, run_on};
-use super::{AdamStep, PpoBatch, PpoLoss, reference};
+use super::{AdamStep, PpoLoss, reference};
 use crate::nn::mlp::Layout;
 use crate::nn::{Activation, AdamConfig, constant, parameter, to_host};
 use crate::random::{Rng, stream};
@@ -207,21 +207,21 @@ fn adam_is_that_of_plain_operations() {
         let mut rng = stream(0, "fused-adam", len as u64);
         let mut values = || constant(&random(len, &mut rng), [1, len], &device);
         let [parameter, gradient, first, second] = [values(), values(), values(), values().abs()];
-        let scale = constant(&[0.3], [1], &device);
-        for number in [1, 2, 1000] {
-            let step = AdamStep { config: AdamConfig::default(), learning_rate: 0.01, number };
+        let squares = constant(&[1.7], [1], &device);
+        for (number, max_norm) in [(1, None), (2, Some(0.5)), (1000, Some(2.0))] {
+            let step = AdamStep { config: AdamConfig::default(), learning_rate: 0.01, number, max_norm };
             let inputs = [parameter.clone(), gradient.clone(), first.clone(), second.clone()];
-            let found = super::adam(inputs.clone(), scale.clone(), step);
+            let found = super::adam(inputs.clone(), squares.clone(), step);
             let primitives = inputs.map(|t| t.try_into_primitive::<Flex>().expect("on Flex"));
-            let scale = scale.clone().try_into_primitive::<Flex>().expect("on Flex");
-            let expected = reference::adam::<Flex>(primitives, scale, step);
+            let squares = squares.clone().try_into_primitive::<Flex>().expect("on Flex");
+            let expected = reference::adam::<Flex>(primitives, squares, step);
             for (found, expected) in found.into_iter().zip(expected) {
                 let expected = to_host(Tensor::<2>::from_primitive::<Flex>(expected));
                 assert_close(&format!("{len} {number}"), &to_host(found), &expected, 1e-6);
             }
         }
         let expected: f64 = to_host(gradient.clone()).iter().map(|&g| f64::from(g) * f64::from(g)).sum();
-        let found = to_host(super::squared_norm(gradient))[0];
+        let found = to_host(super::add_squares(gradient, squares))[0] - 1.7;
         assert!((f64::from(found) - expected).abs() < 1e-6 * expected.max(1.0), "{found} {expected}");
     }
 }
@@ -259,13 +259,12 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
                 outputs.iter().zip(actions).map(|(o, a)| (o - total) * a).sum()
             };
             let old: Vec<f32> = (0..rows).map(|row| log_prob(row) + 0.5 * rng.random_range(-1.0..1.0_f32)).collect();
-            let of = |values: &[f32]| constant(values, [1, rows, values.len() / rows], &device);
-            let batch = PpoBatch {
-                actions: of(&actions),
-                log_probs: of(&old),
-                advantages: of(&random(rows, &mut rng)),
-                targets: of(&random(rows, &mut rng)),
+            let sample = |row: usize| {
+                let drawn = random(2, &mut rng);
+                [&actions[row * k..(row + 1) * k], &[old[row], drawn[0], drawn[1]]].concat()
             };
+            let batch: Vec<f32> = (0..rows).flat_map(sample).collect();
+            let batch: Tensor<3> = constant(&batch, [1, rows, k + PpoLoss::EXTRA_COLUMNS], &device);
             let fresh = || {
                 let outputs = parameter(outputs.clone(), [1, rows, k], &device);
                 let log_std = parameter(log_std.clone(), [1, k], &device);
@@ -275,7 +274,7 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
             let (fused, metrics) = super::ppo_loss(a.clone(), b.clone(), c.clone(), batch.clone(), loss);
             let (x, y, z) = fresh();
             let primitive = |tensor: Tensor<3>| tensor.try_into_primitive::<Plain>().expect("on Flex with autodiff");
-            let plain_batch = batch.map(|tensor| primitive(tensor.autodiff()));
+            let plain_batch = primitive(batch.autodiff());
             let log_std = y.clone().try_into_primitive::<Plain>().expect("on Flex with autodiff");
             let (plain, plain_metrics) = super::ppo_loss::reference::<Plain>(
                 primitive(x.clone()),

@@ -1,0 +1,39 @@
+//! Memory that is used again and again: fresh memory of this size comes from the kernel page by page, each zeroed, and
+//! that took a quarter of the time of PPO's updates.
+
+use std::cell::RefCell;
+
+/// Memory that is written before it is read.
+#[derive(Debug)]
+pub(super) struct Scratch(pub(super) Vec<f32>);
+
+/// Pieces kept for each thread; a minibatch of PPO has two networks under way.
+const SCRATCH_KEPT: usize = 8;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Scratch {
+    /// At least `len` numbers, of any value.
+    pub(super) fn new(len: usize) -> Self {
+        let free = FREE.with_borrow_mut(|free| {
+            let fits = |piece: &Vec<f32>| (len..=4 * len + 1024).contains(&piece.len());
+            free.iter().position(fits).map(|i| free.swap_remove(i))
+        });
+        Self(free.unwrap_or_else(|| vec![0.0; len]))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // The thread may be ending, and its free pieces with it.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() == SCRATCH_KEPT {
+                free.remove(0);
+            }
+            free.push(std::mem::take(&mut self.0));
+        });
+    }
+}
