@@ -529,7 +529,10 @@ pub fn named_weights(run: &Run) -> Vec<(String, burn::tensor::Tensor<3>)> {
 pub fn weights_sha256(run: &Run) -> String {
     let mut hash = Sha256::new();
     for (_, tensor) in named_weights(run) {
-        hash.update(crate::nn::to_host(tensor).into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>());
+        let values = crate::nn::to_host(tensor);
+        let mut bytes = vec![0; 4 * values.len()];
+        bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
+        hash.update(bytes);
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -526,16 +526,16 @@ pub fn update(
         // One permutation of the whole rollout; a minibatch is then a view.
         order.shuffle(rng);
         let permutation = Tensor::<1, Int>::from_data(TensorData::new(order.clone(), [count]), &device);
-        let observations = observations.clone().select(1, permutation.clone());
-        let samples = samples.clone().select(1, permutation);
+        let observations = observations.clone().select(1, permutation.clone()).squeeze_dim::<2>(0);
+        let samples = samples.clone().select(1, permutation).squeeze_dim::<2>(0);
         for start in (0..count).step_by(config.minibatch_size) {
             let len = config.minibatch_size.min(count - start);
             // A last minibatch of a single sample has no advantage variance to normalise by.
             if len < 2 {
                 continue;
             }
-            let observations = observations.clone().narrow(1, start, len);
-            let batch = samples.clone().narrow(1, start, len);
+            let observations = observations.clone().narrow(0, start, len).unsqueeze::<3>();
+            let batch = samples.clone().narrow(0, start, len).unsqueeze::<3>();
             let outputs = agent.policy.forward(observations.clone());
             let values = agent.value.forward(observations);
             let (loss, metrics) = fused::ppo_loss(outputs, agent.log_std.clone(), values, batch, loss);

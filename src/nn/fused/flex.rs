@@ -36,7 +36,7 @@ impl FusedOps for Flex {
         squares: FlexTensor,
         step: AdamStep,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [mut parameter, mut first, mut second] = [parameter, first, second].map(contiguous);
+        let [mut parameter, mut first, mut second] = [parameter, first, second].map(whole);
         let (step_size, correction2) = step.corrected();
         dispatch(kernels::AdamStep {
             parameter: parameter.storage_mut(),
@@ -233,9 +233,18 @@ fn ppo_gradients(
 
 // ----------------------------------------------------------------------------------------------------------- tensors
 
-/// The tensor with its values in order from the start of its storage.
+/// The tensor with its values in order; a part of a larger one stays where it is.
 fn contiguous(tensor: FlexTensor) -> FlexTensor {
-    match tensor.is_contiguous() {
+    match tensor.as_slice::<f32>().is_some() {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    }
+}
+
+/// The tensor with its values in order and nothing beside them in its storage, so that they can be written.
+fn whole(tensor: FlexTensor) -> FlexTensor {
+    let tensor = contiguous(tensor);
+    match tensor.storage::<f32>().len() == tensor.shape().num_elements() {
         true => tensor,
         false => tensor.to_contiguous(),
     }

@@ -12,7 +12,7 @@ use crate::nn::Activation;
 use crate::nn::mlp::{Layout, Span};
 
 /// Rows of a batch that go through all layers together: their activations stay in the first two caches.
-pub(super) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 64;
 
 /// Outputs up to which a product runs along its inner dimension: a tile's columns would be mostly padding.
 const NARROW: usize = 2;

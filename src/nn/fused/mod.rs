@@ -144,7 +144,7 @@ pub trait FusedOps: Backend {
         batch: FloatTensor<Self>,
         loss: PpoLoss,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        ppo_loss::reference::<Self>(outputs, log_std, values, batch, loss)
+        ppo_loss::reference::<Self>(outputs, log_std, values, &batch, loss)
     }
 }
 

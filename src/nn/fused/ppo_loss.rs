@@ -37,7 +37,7 @@ pub(super) fn reference<B: Backend>(
     outputs: FloatTensor<B>,
     log_std: FloatTensor<B>,
     values: FloatTensor<B>,
-    batch: FloatTensor<B>,
+    batch: &FloatTensor<B>,
     loss: PpoLoss,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());

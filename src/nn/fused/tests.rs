@@ -227,6 +227,19 @@ fn adam_is_that_of_plain_operations() {
 }
 
 #[test]
+fn adam_takes_a_part_of_a_larger_tensor() {
+    let device = Device::flex();
+    let values = random(40, &mut stream(0, "fused-adam-part", 0));
+    let step = AdamStep { config: AdamConfig::default(), learning_rate: 0.1, number: 1, max_norm: None };
+    let of = |part: Tensor<2>| {
+        let squares = constant(&[0.0], [1], &device);
+        super::adam([part.clone(), part.clone(), part.zeros_like(), part.zeros_like()], squares, step).map(to_host)
+    };
+    let part = constant(&values, [4, 10], &device).narrow(0, 1, 2);
+    assert_eq!(of(part), of(constant(&values[10..30], [2, 10], &device)));
+}
+
+#[test]
 fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
     let device = Device::flex();
     for (gaussian, k, rows) in [(true, 1, 64), (true, 3, 37), (false, 2, 128), (false, 5, 33)] {
@@ -280,7 +293,7 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
                 primitive(x.clone()),
                 log_std,
                 primitive(z.clone()),
-                plain_batch,
+                &plain_batch,
                 loss,
             );
             let plain = Tensor::<1>::from_primitive::<Plain>(plain);
