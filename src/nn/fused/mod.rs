@@ -1,7 +1,7 @@
 //! Operations that are fused by hand on the CPU: burn's `#[backend_extension]` picks the implementation by device.
 //!
-//! [`reference`] says what each one computes, in plain tensor operations; it is what CUDA runs, and what the tests
-//! compare with. [`flex`] is the fast one, with its own backward pass; its arithmetic is in [`kernels`] and [`simd`].
+//! `reference` says what each one computes, in plain tensor operations; it is what CUDA runs, and what the tests
+//! compare with. `flex` is the fast one, with its own backward pass; its arithmetic is in `kernels` and `simd`.
 //! This and `device.rs` are the only places that name backends.
 
 mod flex;
@@ -150,7 +150,7 @@ pub trait FusedOps: Backend {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    //! On CUDA all of them are what [`super::reference`] says.
+    //! On CUDA all of them are what `super::reference` says.
 
     use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
     use burn::backend::fusion::Fusion;
