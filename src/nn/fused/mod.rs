@@ -108,22 +108,19 @@ pub struct AdamStep {
 }
 
 /// The operations, for each backend.
-#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Fusion: cfg(feature = "cuda"), Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait FusedOps: Backend {
     /// See [`mlp`].
-    #[fusion(default)]
     fn mlp(input: FloatTensor<Self>, parameters: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
         reference::mlp::<Self>(input, &parameters, &layout)
     }
 
     /// See [`add_squares`].
-    #[fusion(default)]
     fn add_squares(values: FloatTensor<Self>, sum: FloatTensor<Self>) -> FloatTensor<Self> {
         reference::add_squares::<Self>(values, sum)
     }
 
     /// See [`adam`].
-    #[fusion(default)]
     fn adam(
         parameter: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -136,7 +133,6 @@ pub trait FusedOps: Backend {
     }
 
     /// See [`ppo_loss`].
-    #[fusion(default)]
     fn ppo_loss(
         outputs: FloatTensor<Self>,
         log_std: FloatTensor<Self>,
@@ -153,11 +149,10 @@ mod cuda {
     //! On CUDA all of them are what `super::reference` says.
 
     use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-    use burn::backend::fusion::Fusion;
     use burn::backend::{Autodiff, Cube};
 
     use super::FusedOps;
 
     impl FusedOps for Cube {}
-    impl<C: CheckpointStrategy> FusedOps for Autodiff<Fusion<Cube>, C> {}
+    impl<C: CheckpointStrategy> FusedOps for Autodiff<Cube, C> {}
 }
