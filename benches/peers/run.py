@@ -48,10 +48,11 @@ normalize_observations = false
 scale_rewards = false
 """
 
-# Settings of purejaxrl's scripts: rollout and minibatch counts as in the issue that asked for this comparison.
+# Rollouts, epochs and minibatches of purejaxrl's scripts. On CartPole its own learning rate of 2.5e-4 and gamma of 0.99
+# saturate the value network with unscaled rewards, and both sides end anywhere between 250 and 500.
 JAX = {
-    "cartpole": dict(env="CartPole-v1", envs=8, rollout=128, epochs=4, minibatches=4, lr=2.5e-4, gamma=0.99,
-                     gae_lambda=0.95, clip=0.2, entropy=0.01, steps=500_000),
+    "cartpole": dict(env="CartPole-v1", envs=8, rollout=128, epochs=4, minibatches=4, lr=1e-3, gamma=0.98,
+                     gae_lambda=0.8, clip=0.2, entropy=0.0, steps=500_000),
     "pendulum": dict(env="Pendulum-v1", envs=8, rollout=512, epochs=10, minibatches=32, lr=1e-3, gamma=0.95,
                      gae_lambda=0.95, clip=0.2, entropy=0.0, steps=300_000),
 }
