@@ -1,4 +1,4 @@
-//! The one place that names a backend: turns `--device` into a burn [`Device`].
+//! Turns `--device` into a burn [`Device`]; beside `nn/fused`, the only place that names backends.
 
 use std::fmt;
 use std::str::FromStr;

@@ -6,6 +6,7 @@ usage: imitation_prefs.py fit SECONDS | imitation_prefs.py run SEED
 
 import json
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from imitation.algorithms import preference_comparisons as pc
 from imitation.data.types import TrajectoryWithRew
 from imitation.policies.base import FeedForward32Policy, NormalizeFeaturesExtractor
 from imitation.rewards.reward_nets import BasicRewardNet
+from imitation.util import logger
 from imitation.util.networks import RunningNorm
 from imitation.util.util import make_vec_env
 from stable_baselines3 import PPO
@@ -39,9 +41,7 @@ def fit(budget):
     trainer = pc.BasicRewardTrainer(
         preference_model=pc.PreferenceModel(net), loss=pc.CrossEntropyRewardLoss(), rng=rng, epochs=10, batch_size=32
     )
-    from imitation.util import logger
-
-    trainer.logger = logger.configure("/tmp/imitation-log", format_strs=[])
+    trainer.logger = logger.configure(tempfile.mkdtemp(), format_strs=[])
     rounds = []
     deadline = time.process_time() + budget
     while time.process_time() < deadline or len(rounds) < 5:

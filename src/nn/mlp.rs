@@ -241,3 +241,22 @@ impl Mlp {
         (weights.clone() * weights).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::{Activation, Mlp};
+    use crate::nn::to_host;
+    use crate::random::stream;
+
+    #[test]
+    fn regularisation_is_of_the_weights_and_not_of_the_biases() {
+        let device = Device::flex();
+        let network = Mlp::kaiming(&[3, 7, 2], Activation::Tanh, &mut stream(0, "test", 0), &device);
+        let weights = network.named().into_iter().filter(|(name, _)| name.ends_with("weight"));
+        let expected: f32 = weights.flat_map(|(_, weight)| to_host(weight)).map(|w| w * w).sum();
+        let found = to_host(network.squared_norm())[0];
+        assert!((found - expected).abs() < 1e-6 * expected, "{found} {expected}");
+    }
+}

@@ -548,15 +548,18 @@ pub fn update(
         }
     }
     let rows = if rows.is_empty() { Vec::new() } else { to_host(Tensor::cat(rows, 0)) };
-    let minibatches = (rows.len() / 6).max(1) as f64;
-    let mean = |i: usize| rows.chunks(6).map(|row| f64::from(row[i])).sum::<f64>() / minibatches;
+    // The loss's metrics and the gradient's square, minibatch by minibatch.
+    let row_len = PpoLoss::METRICS + 1;
+    let minibatches = (rows.len() / row_len).max(1) as f64;
+    let mean = |i: usize| rows.chunks(row_len).map(|row| f64::from(row[i])).sum::<f64>() / minibatches;
+    let norms = rows.chunks(row_len).map(|row| f64::from(row[PpoLoss::METRICS]).sqrt());
     UpdateMetrics {
         policy_loss: mean(0),
         value_loss: mean(1),
         entropy: mean(2),
         approx_kl: mean(3),
         clip_fraction: mean(4),
-        gradient_norm: rows.chunks(6).map(|row| f64::from(row[5]).sqrt()).sum::<f64>() / minibatches,
+        gradient_norm: norms.sum::<f64>() / minibatches,
         explained_variance: explained_variance(&values, &returns),
     }
 }
@@ -583,4 +586,26 @@ fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
     let total = variance(&mut returns.iter().map(|&r| f64::from(r)));
     let residual = variance(&mut returns.iter().zip(values).map(|(r, v)| f64::from(r - v)));
     if total > 0.0 { 1.0 - residual / total } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use pairwise_envs::VecEnv;
+
+    use super::{Agent, PpoConfig, collect, next_values};
+    use crate::random::stream;
+
+    /// Episodes of CartPole end in the middle of a rollout, so the next step's observation is another episode's.
+    #[test]
+    fn next_values_are_those_of_the_observations_before_a_reset() {
+        let episode_rng = |seed, env: usize, episode| stream(seed, &format!("episode-{env}"), episode);
+        let mut envs = VecEnv::new("CartPole-v1", 3, 0, episode_rng).unwrap();
+        let config = PpoConfig::default();
+        let agent = Agent::new(&config, &envs.spec().observation, &envs.spec().action, 0, &Device::flex());
+        let rollout = collect(Some(&agent), &agent.head, &mut envs, 70, &mut stream(0, "actions", 0));
+        assert!(rollout.done.iter().filter(|done| **done).count() > 3, "the case needs episodes that end");
+        let next = next_values(&agent, &rollout, &agent.values(&rollout.observations));
+        assert_eq!(next, agent.values(&rollout.next_observations));
+    }
 }

@@ -61,7 +61,7 @@ impl FusedOps for Flex {
         loss: PpoLoss,
     ) -> (FlexTensor, FlexTensor) {
         let PpoGradients { total, metrics, .. } = ppo_gradients(outputs, log_std, values, batch, loss);
-        (tensor(vec![total], [1]), tensor(metrics.to_vec(), [5]))
+        (tensor(vec![total], [1]), tensor(metrics.to_vec(), [PpoLoss::METRICS]))
     }
 }
 
@@ -92,7 +92,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         // What was collected takes no gradient.
         let gradients = ppo_gradients(outputs, log_std, values, batch.into_primitive(), loss);
         let total = tensor(vec![gradients.total], [1]);
-        let metrics = FloatTensor::<Self>::new(tensor(gradients.metrics.to_vec(), [5]));
+        let metrics = FloatTensor::<Self>::new(tensor(gradients.metrics.to_vec(), [PpoLoss::METRICS]));
         let nodes = [outputs_node, log_std_node, values_node];
         let total = match PpoBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => prepared.finish((gradients, shapes), total),

@@ -7,7 +7,7 @@
 #![allow(unsafe_code, reason = "the register tile reads without bounds checks; its callers check both matrices")]
 
 use super::scratch::Scratch;
-use super::simd::{Kernel, Vector, sigmoid, tanh};
+use super::simd::{Kernel, MAX_LANES, Vector, sigmoid, tanh};
 use crate::nn::Activation;
 use crate::nn::mlp::{Layout, Span};
 
@@ -320,7 +320,7 @@ impl Store for Biased<'_> {
         let value = match self.activation {
             Activation::Identity => z,
             Activation::Tanh => tanh(z),
-            Activation::Relu => z.max(zero),
+            Activation::Relu => zero.max(z),
             Activation::LeakyRelu => z.where_positive(z, z.mul(V::splat(LEAKY_SLOPE))),
             Activation::Silu => {
                 let gate = sigmoid(z);
@@ -375,7 +375,7 @@ impl Store for Added<'_> {
 impl Store for AddedTransposed<'_> {
     #[inline(always)]
     fn store<V: Vector>(&mut self, row: usize, _width: usize, column: usize, count: usize, sums: V) {
-        let mut lanes = [0.0; 16];
+        let mut lanes = [0.0; MAX_LANES];
         sums.store(&mut lanes[..V::LANES]);
         for (i, lane) in lanes[..count].iter().enumerate() {
             self.out[(column + i) * self.outputs + row] += lane;

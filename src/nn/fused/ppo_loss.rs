@@ -24,6 +24,8 @@ pub struct PpoLoss {
 impl PpoLoss {
     /// Columns of a batch beside the action's.
     pub const EXTRA_COLUMNS: usize = 3;
+    /// Metrics that come with the loss.
+    pub const METRICS: usize = 5;
 }
 
 /// ½ ln 2π
@@ -97,7 +99,7 @@ pub(super) struct PpoGradients {
     /// The loss.
     pub(super) total: f32,
     /// As [`reference`] returns them.
-    pub(super) metrics: [f32; 5],
+    pub(super) metrics: [f32; PpoLoss::METRICS],
     /// `[batch, k]`
     pub(super) outputs: Vec<f32>,
     /// `[k]`
@@ -191,7 +193,7 @@ impl Kernel for PpoKernel<'_> {
             kl += ratio - 1.0 - log_ratios[row];
             outside += f32::from(u8::from((ratio - 1.0).abs() > loss.clip));
             // ∂ loss / ∂ log π(a|s); where the clipped term is the smaller, it is constant.
-            let slope = if plain <= clipped { -plain * share } else { 0.0 };
+            let slope = if clipped < plain { 0.0 } else { -plain * share };
             let (by_output, details) = (&mut by_output[row * k..][..k], &details[row * k..][..k]);
             if loss.gaussian {
                 for j in 0..k {

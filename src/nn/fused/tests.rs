@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt as _;
 
 use super::kernels::{Backward, Forward};
+use super::ppo_loss::PpoKernel;
 use super::simd::{Isa, run_on};
 use super::{AdamStep, PpoLoss, reference};
 use crate::nn::mlp::Layout;
@@ -315,4 +316,135 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
             }
         }
     }
+}
+
+/// What the policy and the value function of a minibatch say, and the minibatch, in f64.
+#[derive(Clone)]
+struct HostPpo {
+    outputs: Vec<f64>,
+    log_std: Vec<f64>,
+    values: Vec<f64>,
+    batch: Vec<f64>,
+    loss: PpoLoss,
+}
+
+impl HostPpo {
+    /// The share of each sample in the loss.
+    fn terms(&self) -> Vec<f64> {
+        let Self { outputs, log_std, values, batch, loss } = self;
+        let (rows, k) = (values.len(), outputs.len() / values.len());
+        let advantage = |row: usize| batch[row * (k + 3) + k + 1];
+        let mean = (0..rows).map(advantage).sum::<f64>() / rows as f64;
+        let variance = (0..rows).map(|row| (advantage(row) - mean).powi(2)).sum::<f64>() / (rows as f64 - 1.0);
+        let term = |row: usize| {
+            let (outputs, sample) = (&outputs[row * k..][..k], &batch[row * (k + 3)..][..k + 3]);
+            let (log_prob, entropy) = if loss.gaussian {
+                let half_ln_2pi = 0.5 * (2.0 * std::f64::consts::PI).ln();
+                let density = |j: usize| {
+                    let noise = (sample[j] - outputs[j]) / log_std[j].exp();
+                    -0.5 * noise * noise - log_std[j] - half_ln_2pi
+                };
+                ((0..k).map(density).sum::<f64>(), log_std.iter().map(|l| l + half_ln_2pi + 0.5).sum::<f64>())
+            } else {
+                let total = outputs.iter().map(|o| o.exp()).sum::<f64>().ln();
+                let logs = outputs.iter().map(|o| o - total);
+                let entropy = -logs.clone().map(|log| log * log.exp()).sum::<f64>();
+                (logs.zip(sample).map(|(log, action)| log * action).sum::<f64>(), entropy)
+            };
+            let advantage = match loss.normalize_advantages {
+                true => (advantage(row) - mean) / (variance.sqrt() + 1e-8),
+                false => advantage(row),
+            };
+            let ratio = (log_prob - sample[k]).exp();
+            let clip = f64::from(loss.clip);
+            let surrogate = (ratio * advantage).min(ratio.clamp(1.0 - clip, 1.0 + clip) * advantage);
+            let value = f64::from(loss.value_coefficient) * (values[row] - sample[k + 2]).powi(2);
+            (value - surrogate - f64::from(loss.entropy_coefficient) * entropy) / rows as f64
+        };
+        (0..rows).map(term).collect()
+    }
+}
+
+#[test]
+fn the_ppo_losss_gradients_are_finite_differences_on_every_instruction_set() {
+    for isa in Isa::available() {
+        for (gaussian, k, rows) in [(true, 1, 64), (true, 3, 21), (false, 2, 50), (false, 5, 33)] {
+            let mut rng = stream(1, "fused-ppo-differences", k as u64);
+            let (outputs, log_std) = (random(rows * k, &mut rng), random(k, &mut rng));
+            let values = random(rows, &mut rng);
+            let sample = |row: usize| {
+                let mut sample = random(k + PpoLoss::EXTRA_COLUMNS, &mut rng);
+                if !gaussian {
+                    (0..k).for_each(|j| sample[j] = f32::from(u8::from(j == row % k)));
+                }
+                sample[k] -= k as f32;
+                sample
+            };
+            let batch: Vec<f32> = (0..rows).flat_map(sample).collect();
+            let loss = PpoLoss {
+                gaussian,
+                clip: 0.3,
+                value_coefficient: 0.7,
+                entropy_coefficient: 0.03,
+                normalize_advantages: true,
+            };
+            let kernel = PpoKernel { outputs: &outputs, log_std: &log_std, values: &values, batch: &batch, loss };
+            let found = run_on(isa, kernel);
+            let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+            let host = HostPpo {
+                outputs: wide(&outputs),
+                log_std: wide(&log_std),
+                values: wide(&values),
+                batch: wide(&batch),
+                loss,
+            };
+            let what = format!("{isa:?}, gaussian {gaussian}, {k} outputs");
+            let total: f64 = host.terms().iter().sum();
+            assert!((f64::from(found.total) - total).abs() < 2e-6 * total.abs().max(1.0), "{what}: {total}");
+            // A gradient is a sum over samples that partly cancel: its rounding goes with the size of the terms.
+            let check = |name: &str, gradient: &[f32], of: fn(&mut HostPpo) -> &mut Vec<f64>| {
+                for (i, &gradient) in gradient.iter().enumerate() {
+                    let step = 1e-6;
+                    let moved = |by: f64| {
+                        let mut moved = host.clone();
+                        of(&mut moved)[i] += by;
+                        moved.terms()
+                    };
+                    let slopes = moved(step).into_iter().zip(moved(-step)).map(|(a, b)| (a - b) / (2.0 * step));
+                    let (sum, size) = slopes.fold((0.0, 1e-4), |(sum, size), s| (sum + s, size + s.abs()));
+                    let error = (f64::from(gradient) - sum).abs();
+                    assert!(error <= 3e-6 * size, "{what}: {name} [{i}] is {gradient}, expected {sum} ({size})");
+                }
+            };
+            check("outputs", &found.outputs, |host| &mut host.outputs);
+            check("values", &found.values, |host| &mut host.values);
+            if gaussian {
+                check("log std", &found.log_std, |host| &mut host.log_std);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_is_not_hidden() {
+    let device = Device::flex();
+    for activation in ACTIVATIONS {
+        let layout = Layout { sizes: vec![3, 20, 2], activation };
+        let mut parameters = vec![0.1; layout.len()];
+        parameters[5] = f32::NAN;
+        let input = constant(&[1.0; 6], [1, 2, 3], &device);
+        let output = super::mlp(input, constant(&parameters, [1, layout.len()], &device), &layout);
+        assert!(to_host(output).iter().all(|y| y.is_nan()), "{activation:?}");
+    }
+    let loss = PpoLoss {
+        gaussian: true,
+        clip: 0.2,
+        value_coefficient: 0.5,
+        entropy_coefficient: 0.0,
+        normalize_advantages: false,
+    };
+    let batch = [0.1, -1.0, f32::NAN, 0.0];
+    let kernel = PpoKernel { outputs: &[0.0], log_std: &[0.0], values: &[0.0], batch: &batch, loss };
+    let found = run_on(Isa::available()[0], kernel);
+    assert!(found.total.is_nan() && found.outputs[0].is_nan(), "{found:?}");
 }
