@@ -13,7 +13,7 @@ use burn::tensor::{Shape, TensorData};
 
 use super::kernels::{self, BLOCK};
 use super::ppo_loss::{PpoGradients, PpoKernel, PpoLoss};
-use super::scratch::Scratch;
+use super::scratch::{self, Scratch};
 use super::simd::dispatch;
 use super::{AdamStep, FusedOps};
 use crate::nn::mlp::Layout;
@@ -37,10 +37,11 @@ impl FusedOps for Flex {
         step: AdamStep,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let [mut parameter, mut first, mut second] = [parameter, first, second].map(whole);
+        let gradient = contiguous(gradient);
         let (step_size, correction2) = step.corrected();
         dispatch(kernels::AdamStep {
             parameter: parameter.storage_mut(),
-            gradient: slice(&contiguous(gradient)),
+            gradient: slice(&gradient),
             first: first.storage_mut(),
             second: second.storage_mut(),
             scale: step.scale(slice(&contiguous(squares))[0]),
@@ -50,6 +51,9 @@ impl FusedOps for Flex {
             step_size,
             correction2,
         });
+        if gradient.is_unique() && let Ok(memory) = gradient.into_data().try_into_vec() {
+            scratch::give_back(memory);
+        }
         (parameter, first, second)
     }
 
@@ -162,7 +166,7 @@ fn mlp_backward(state: &MlpState, output_gradient: FlexTensor, input_wanted: boo
     let output_gradient = contiguous(output_gradient);
     let (members, batch) = (parameters.shape()[0], input.shape()[1]);
     let shared = input.shape()[0] < members;
-    let mut gradient = vec![0.0; members * layout.len()];
+    let mut gradient = scratch::zeros(members * layout.len());
     let mut input_gradient = vec![0.0; if input_wanted { members * batch * layout.inputs() } else { 0 }];
     let wanted = if input_wanted { batch * layout.inputs() } else { 0 };
     for member in 0..members {

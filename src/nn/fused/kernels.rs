@@ -9,7 +9,7 @@
 use super::scratch::Scratch;
 use super::simd::{Kernel, MAX_LANES, Vector, sigmoid, tanh};
 use crate::nn::Activation;
-use crate::nn::mlp::{Layout, Span};
+use crate::nn::mlp::Layout;
 
 /// Rows of a batch that go through all layers together: their activations stay in the first two caches.
 pub(super) const BLOCK: usize = 64;
@@ -95,11 +95,10 @@ impl Kernel for Backward<'_> {
         let layers = layout.layers();
         let mut panel = Vec::new();
         // Transposed weights, for the gradients of the layers' inputs.
-        let back = |(i, layer): (usize, &Span)| match i == 0 && input_gradient.is_empty() {
-            true => Vec::new(),
-            false => transpose(layer.of(parameters)[0], layer.inputs, layer.outputs),
-        };
-        let transposed: Vec<Vec<f32>> = layers.iter().enumerate().map(back).collect();
+        let mut transposed = Scratch::new(parameters.len());
+        for layer in &layers[usize::from(input_gradient.is_empty())..] {
+            transpose(layer.of(parameters)[0], layer.inputs, layer.outputs, &mut transposed.0[layer.weight()]);
+        }
         let widest = layers.iter().map(|layer| layer.inputs).max().unwrap_or(0);
         let (mut above, mut below) = (Scratch::new(BLOCK * widest), Scratch::new(BLOCK * widest));
         let blocks = input.chunks(BLOCK * inputs).zip(output_gradient.chunks(BLOCK * outputs));
@@ -128,7 +127,7 @@ impl Kernel for Backward<'_> {
                     break;
                 }
                 let delta = Strided { data: delta, row: layer.outputs, column: 1 };
-                let back = &transposed[i];
+                let back = &transposed.0[layer.weight()];
                 if i == 0 {
                     let at = block * BLOCK * inputs;
                     let out = &mut input_gradient[at..at + width];
@@ -164,7 +163,9 @@ pub(super) fn linear<V: Vector, const ROWS: usize>(
         let x = Strided { data: x, row: inputs, column: 1 };
         return product::<V, ROWS>(rows, outputs, inputs, x, weight, panel, store);
     }
-    let columns = transpose(weight, inputs, outputs);
+    let mut columns = Scratch::new(weight.len());
+    transpose(weight, inputs, outputs, &mut columns.0);
+    let columns = &columns.0[..weight.len()];
     for (row, x) in x.chunks(inputs).enumerate() {
         for (output, column) in columns.chunks(inputs).enumerate() {
             let mut sum = V::splat(0.0);
@@ -228,11 +229,12 @@ pub(super) fn sum_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
 }
 
 /// `[rows, columns]` → `[columns, rows]`
+///
+/// All loops, no closures: a closure that is not inlined is compiled without the kernel's instructions.
 #[inline(always)]
-fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+fn transpose(matrix: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
     /// Side of a square that is turned in registers.
     const SIDE: usize = 8;
-    let mut out = vec![0.0; rows * columns];
     let whole = |n: usize| n - n % SIDE;
     for r in (0..whole(rows)).step_by(SIDE) {
         for c in (0..whole(columns)).step_by(SIDE) {
@@ -241,7 +243,10 @@ fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
                 square[i].copy_from_slice(&matrix[(r + i) * columns + c..][..SIDE]);
             }
             for j in 0..SIDE {
-                let turned: [f32; SIDE] = std::array::from_fn(|i| square[i][j]);
+                let mut turned = [0.0; SIDE];
+                for i in 0..SIDE {
+                    turned[i] = square[i][j];
+                }
                 out[(c + j) * rows + r..][..SIDE].copy_from_slice(&turned);
             }
         }
@@ -253,7 +258,6 @@ fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
             out[c * rows + r] = matrix[r * columns + c];
         }
     }
-    out
 }
 
 // -------------------------------------------------------------------------------------------------------- the product

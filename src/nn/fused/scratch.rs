@@ -7,8 +7,8 @@ use std::cell::RefCell;
 #[derive(Debug)]
 pub(super) struct Scratch(pub(super) Vec<f32>);
 
-/// Pieces kept for each thread; a minibatch of PPO has two networks under way.
-const SCRATCH_KEPT: usize = 8;
+/// Pieces kept for each thread; a minibatch of PPO has two networks under way, each with half a dozen.
+const SCRATCH_KEPT: usize = 16;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -17,23 +17,43 @@ thread_local! {
 impl Scratch {
     /// At least `len` numbers, of any value.
     pub(super) fn new(len: usize) -> Self {
-        let free = FREE.with_borrow_mut(|free| {
-            let fits = |piece: &Vec<f32>| (len..=4 * len + 1024).contains(&piece.len());
-            free.iter().position(fits).map(|i| free.swap_remove(i))
-        });
-        Self(free.unwrap_or_else(|| vec![0.0; len]))
+        Self(take(len).unwrap_or_else(|| vec![0.0; len]))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The thread may be ending, and its free pieces with it.
-        let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() == SCRATCH_KEPT {
-                free.remove(0);
-            }
-            free.push(std::mem::take(&mut self.0));
-        });
+        give_back(std::mem::take(&mut self.0));
     }
+}
+
+/// `len` zeros, to be given away; whoever has no more use of them may [`give_back`] the memory.
+pub(super) fn zeros(len: usize) -> Vec<f32> {
+    match take(len) {
+        None => vec![0.0; len],
+        Some(mut piece) => {
+            piece.truncate(len);
+            piece.fill(0.0);
+            piece
+        }
+    }
+}
+
+/// Memory for the next one who needs a piece of this size.
+pub(super) fn give_back(piece: Vec<f32>) {
+    // The thread may be ending, and its free pieces with it.
+    let _ = FREE.try_with(|free| {
+        let mut free = free.borrow_mut();
+        if free.len() == SCRATCH_KEPT {
+            free.remove(0);
+        }
+        free.push(piece);
+    });
+}
+
+fn take(len: usize) -> Option<Vec<f32>> {
+    FREE.with_borrow_mut(|free| {
+        let fits = |piece: &Vec<f32>| (len..=4 * len + 1024).contains(&piece.len());
+        free.iter().position(fits).map(|i| free.swap_remove(i))
+    })
 }
