@@ -207,24 +207,49 @@ pub(super) fn weights<V: Vector, const ROWS: usize>(
 /// - `values`: `[rows, out.len()]`
 #[inline(always)]
 pub(super) fn sum_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
+    /// Rows that are summed side by side: an addition takes a few cycles, and the next one of a sum waits for it.
+    const ROWS: usize = 4;
     let width = out.len();
     if width < V::LANES {
-        for row in values.chunks(width) {
-            out.iter_mut().zip(row).for_each(|(out, value)| *out += value);
-        }
-        return;
+        return sum_narrow_columns::<V>(values, out);
     }
-    for (c, out) in out.chunks_mut(V::LANES).enumerate() {
-        let column = c * V::LANES;
-        // Two sums hide some of the latency of an addition.
-        let (mut even, mut odd) = (V::load(out), V::splat(0.0));
-        for pair in values.chunks(2 * width) {
-            even = even.add(V::load(&pair[column..column + out.len()]));
-            if pair.len() > width {
-                odd = odd.add(V::load(&pair[width + column..width + column + out.len()]));
+    let rows = values.len() / width;
+    let whole = rows - rows % ROWS;
+    for column in (0..width).step_by(V::LANES) {
+        let end = width.min(column + V::LANES);
+        let mut sums = [V::splat(0.0); ROWS];
+        for row in (0..whole).step_by(ROWS) {
+            for r in 0..ROWS {
+                let start = (row + r) * width;
+                sums[r] = sums[r].add(V::load(&values[start + column..start + end]));
             }
         }
-        even.add(odd).store(out);
+        for row in whole..rows {
+            sums[0] = sums[0].add(V::load(&values[row * width + column..row * width + end]));
+        }
+        let sum = sums[0].add(sums[1]).add(sums[2].add(sums[3]));
+        V::load(&out[column..end]).add(sum).store(&mut out[column..end]);
+    }
+}
+
+/// The same where a row is less than a vector: `LANES` rows are `out.len()` vectors.
+#[inline(always)]
+fn sum_narrow_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
+    let width = out.len();
+    let mut sums = [V::splat(0.0); MAX_LANES];
+    for rows in values.chunks(width * V::LANES) {
+        for (sum, part) in sums.iter_mut().zip(rows.chunks(V::LANES)) {
+            *sum = sum.add(V::load(part));
+        }
+    }
+    let mut lanes = [0.0; MAX_LANES * MAX_LANES];
+    for (sum, lanes) in sums.iter().zip(lanes.chunks_mut(V::LANES)).take(width) {
+        sum.store(lanes);
+    }
+    for row in lanes.chunks(width).take(V::LANES) {
+        for column in 0..width {
+            out[column] += row[column];
+        }
     }
 }
 
@@ -416,13 +441,19 @@ pub(super) fn product<V: Vector, const ROWS: usize>(
             panel_of::<V, ROWS, 1>(m, n, k, a, &b[column..], n, column, V::LANES, &mut store);
             column += V::LANES;
         } else {
-            // The last columns are padded with zeros to a vector.
+            // The last columns are padded with zeros to a vector, half of one if that is enough.
+            let padded = if left > V::Half::LANES { V::LANES } else { V::Half::LANES };
             panel.clear();
-            panel.resize(k * V::LANES, 0.0);
-            for (to, from) in panel.chunks_mut(V::LANES).zip(b.chunks(n)) {
-                to[..left].copy_from_slice(&from[column..]);
+            panel.resize(k * padded, 0.0);
+            for p in 0..k {
+                for c in 0..left {
+                    panel[p * padded + c] = b[p * n + column + c];
+                }
             }
-            panel_of::<V, ROWS, 1>(m, n, k, a, panel, V::LANES, column, left, &mut store);
+            match padded == V::LANES {
+                true => panel_of::<V, ROWS, 1>(m, n, k, a, panel, padded, column, left, &mut store),
+                false => panel_of::<V::Half, ROWS, 1>(m, n, k, a, panel, padded, column, left, &mut store),
+            }
             column = n;
         }
     }

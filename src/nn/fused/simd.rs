@@ -21,6 +21,9 @@ pub(super) trait Vector: Copy {
     /// How many.
     const LANES: usize;
 
+    /// The vector of half as many, where this instruction set has one that is worth it; else itself.
+    type Half: Vector;
+
     fn splat(value: f32) -> Self;
 
     /// # Safety
@@ -190,6 +193,7 @@ fn polynomial<V: Vector, const N: usize>(coefficients: &[f32; N], x: V) -> V {
 
 impl Vector for [f32; 4] {
     const LANES: usize = 4;
+    type Half = Self;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -288,6 +292,7 @@ mod x86 {
 
     impl Vector for __m512 {
         const LANES: usize = 16;
+        type Half = __m256;
 
         #[inline(always)]
         fn splat(value: f32) -> Self {
@@ -330,6 +335,7 @@ mod x86 {
 
     impl Vector for __m256 {
         const LANES: usize = 8;
+        type Half = Self;
 
         #[inline(always)]
         fn splat(value: f32) -> Self {
