@@ -552,12 +552,19 @@ impl Kernel for SquaredNorm<'_> {
 
     #[inline(always)]
     fn run<V: Vector, const ROWS: usize>(self) -> f32 {
-        let mut sums = [V::splat(0.0); 4];
-        for chunk in self.0.chunks(4 * V::LANES) {
-            for (sum, part) in sums.iter_mut().zip(chunk.chunks(V::LANES)) {
-                let part = V::load(part);
-                *sum = part.mul_add(part, *sum);
+        /// Sums side by side, as in [`sum_columns`].
+        const SUMS: usize = 4;
+        let mut sums = [V::splat(0.0); SUMS];
+        let mut blocks = self.0.chunks_exact(SUMS * V::LANES);
+        for block in &mut blocks {
+            for i in 0..SUMS {
+                let part = V::load(&block[i * V::LANES..(i + 1) * V::LANES]);
+                sums[i] = part.mul_add(part, sums[i]);
             }
+        }
+        for part in blocks.remainder().chunks(V::LANES) {
+            let part = V::load(part);
+            sums[0] = part.mul_add(part, sums[0]);
         }
         sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
     }
@@ -567,18 +574,29 @@ impl Kernel for AdamStep<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<V: Vector, const ROWS: usize>(self) {
-        let all = V::splat;
-        let moments = self.first.chunks_mut(V::LANES).zip(self.second.chunks_mut(V::LANES));
-        let values = self.parameter.chunks_mut(V::LANES).zip(self.gradient.chunks(V::LANES));
-        for ((parameter, gradient), (first, second)) in values.zip(moments) {
-            let g = V::load(gradient).mul(all(self.scale));
-            let m = V::load(first).mul_add(all(self.beta1), g.mul(all(1.0 - self.beta1)));
-            let v = V::load(second).mul_add(all(self.beta2), g.mul(g).mul(all(1.0 - self.beta2)));
-            m.store(first);
-            v.store(second);
-            let denominator = v.mul(all(self.correction2)).sqrt().add(all(self.epsilon));
-            V::load(parameter).sub(m.mul(all(self.step_size)).div(denominator)).store(parameter);
+    fn run<V: Vector, const ROWS: usize>(mut self) {
+        let len = self.parameter.len();
+        let whole = len - len % V::LANES;
+        for at in (0..whole).step_by(V::LANES) {
+            self.update::<V>(at..at + V::LANES);
         }
+        self.update::<V>(whole..len);
+    }
+}
+
+impl AdamStep<'_> {
+    /// Takes the step for at most a vector of numbers.
+    #[inline(always)]
+    fn update<V: Vector>(&mut self, range: std::ops::Range<usize>) {
+        let all = V::splat;
+        let parameter = &mut self.parameter[range.clone()];
+        let (first, second) = (&mut self.first[range.clone()], &mut self.second[range.clone()]);
+        let g = V::load(&self.gradient[range]).mul(all(self.scale));
+        let m = V::load(first).mul_add(all(self.beta1), g.mul(all(1.0 - self.beta1)));
+        let v = V::load(second).mul_add(all(self.beta2), g.mul(g).mul(all(1.0 - self.beta2)));
+        m.store(first);
+        v.store(second);
+        let denominator = v.mul(all(self.correction2)).sqrt().add(all(self.epsilon));
+        V::load(parameter).sub(m.mul(all(self.step_size)).div(denominator)).store(parameter);
     }
 }
