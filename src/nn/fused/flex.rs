@@ -51,7 +51,9 @@ impl FusedOps for Flex {
             step_size,
             correction2,
         });
-        if gradient.is_unique() && let Ok(memory) = gradient.into_data().try_into_vec() {
+        if gradient.is_unique()
+            && let Ok(memory) = gradient.into_data().try_into_vec()
+        {
             scratch::give_back(memory);
         }
         (parameter, first, second)

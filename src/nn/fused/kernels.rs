@@ -97,7 +97,7 @@ impl Kernel for Backward<'_> {
         // Transposed weights, for the gradients of the layers' inputs.
         let mut transposed = Scratch::new(parameters.len());
         for layer in &layers[usize::from(input_gradient.is_empty())..] {
-            transpose(layer.of(parameters)[0], layer.inputs, layer.outputs, &mut transposed.0[layer.weight()]);
+            transpose::<V>(layer.of(parameters)[0], layer.inputs, layer.outputs, &mut transposed.0[layer.weight()]);
         }
         let widest = layers.iter().map(|layer| layer.inputs).max().unwrap_or(0);
         let (mut above, mut below) = (Scratch::new(BLOCK * widest), Scratch::new(BLOCK * widest));
@@ -164,7 +164,7 @@ pub(super) fn linear<V: Vector, const ROWS: usize>(
         return product::<V, ROWS>(rows, outputs, inputs, x, weight, panel, store);
     }
     let mut columns = Scratch::new(weight.len());
-    transpose(weight, inputs, outputs, &mut columns.0);
+    transpose::<V>(weight, inputs, outputs, &mut columns.0);
     let columns = &columns.0[..weight.len()];
     for (row, x) in x.chunks(inputs).enumerate() {
         for (output, column) in columns.chunks(inputs).enumerate() {
@@ -254,31 +254,21 @@ fn sum_narrow_columns<V: Vector>(values: &[f32], out: &mut [f32]) {
 }
 
 /// `[rows, columns]` → `[columns, rows]`
-///
-/// All loops, no closures: a closure that is not inlined is compiled without the kernel's instructions.
 #[inline(always)]
-fn transpose(matrix: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
-    /// Side of a square that is turned in registers.
-    const SIDE: usize = 8;
-    let whole = |n: usize| n - n % SIDE;
-    for r in (0..whole(rows)).step_by(SIDE) {
-        for c in (0..whole(columns)).step_by(SIDE) {
-            let mut square = [[0.0; SIDE]; SIDE];
-            for i in 0..SIDE {
-                square[i].copy_from_slice(&matrix[(r + i) * columns + c..][..SIDE]);
-            }
-            for j in 0..SIDE {
-                let mut turned = [0.0; SIDE];
-                for i in 0..SIDE {
-                    turned[i] = square[i][j];
-                }
-                out[(c + j) * rows + r..][..SIDE].copy_from_slice(&turned);
+fn transpose<V: Vector>(matrix: &[f32], rows: usize, columns: usize, out: &mut [f32]) {
+    assert!(matrix.len() >= rows * columns && out.len() >= rows * columns, "both hold rows · columns values");
+    let (whole_rows, whole_columns) = (rows - rows % V::LANES, columns - columns % V::LANES);
+    for r in (0..whole_rows).step_by(V::LANES) {
+        for c in (0..whole_columns).step_by(V::LANES) {
+            // SAFETY: the square lies within the matrix, the turned one within `out`.
+            unsafe {
+                V::transpose(matrix.as_ptr().add(r * columns + c), columns, out.as_mut_ptr().add(c * rows + r), rows);
             }
         }
     }
     // What is left at the right and at the bottom.
     for r in 0..rows {
-        let start = if r < whole(rows) { whole(columns) } else { 0 };
+        let start = if r < whole_rows { whole_columns } else { 0 };
         for c in start..columns {
             out[c * rows + r] = matrix[r * columns + c];
         }

@@ -53,6 +53,13 @@ pub(super) trait Vector: Copy {
     /// 2 to the power of `self`, whose lanes are whole numbers in −126..=127.
     fn exp2_of_integer(self) -> Self;
 
+    /// Turns a square of `LANES` rows and columns, whose rows are `from_row` apart, into one whose rows are `to_row`
+    /// apart.
+    ///
+    /// # Safety
+    /// `LANES` values can be read from each of the rows, and written to each.
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize);
+
     /// The first values of `from`; lanes beyond its end are zero.
     #[inline(always)]
     fn load(from: &[f32]) -> Self {
@@ -251,6 +258,15 @@ impl Vector for [f32; 4] {
         self.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+        for r in 0..Self::LANES {
+            for c in 0..Self::LANES {
+                // SAFETY: the caller promises both squares.
+                unsafe { *to.add(c * to_row + r) = *from.add(r * from_row + c) };
+            }
+        }
+    }
+    #[inline(always)]
     fn sum(self) -> f32 {
         (self[0] + self[2]) + (self[1] + self[3])
     }
@@ -310,6 +326,39 @@ mod x86 {
             unsafe { _mm512_storeu_ps(to, self) }
         }
         #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            // SAFETY: the caller promises both squares.
+            unsafe {
+                let mut quads = [_mm512_setzero_ps(); 16];
+                for group in 0..4 {
+                    let mut rows = [_mm512_setzero_ps(); 4];
+                    for i in 0..4 {
+                        rows[i] = _mm512_loadu_ps(from.add((4 * group + i) * from_row));
+                    }
+                    let [low, high] = [_mm512_unpacklo_ps(rows[0], rows[1]), _mm512_unpackhi_ps(rows[0], rows[1])];
+                    let [low2, high2] = [_mm512_unpacklo_ps(rows[2], rows[3]), _mm512_unpackhi_ps(rows[2], rows[3])];
+                    let pairs = [_mm512_castps_pd(low), _mm512_castps_pd(high)];
+                    let pairs2 = [_mm512_castps_pd(low2), _mm512_castps_pd(high2)];
+                    // Quarter k of the i-th: four rows of column 4 k + i.
+                    for i in 0..2 {
+                        let even = _mm512_unpacklo_pd(pairs[i], pairs2[i]);
+                        let odd = _mm512_unpackhi_pd(pairs[i], pairs2[i]);
+                        quads[4 * group + 2 * i] = _mm512_castpd_ps(even);
+                        quads[4 * group + 2 * i + 1] = _mm512_castpd_ps(odd);
+                    }
+                }
+                for i in 0..4 {
+                    let [a, b, c, d] = [quads[i], quads[4 + i], quads[8 + i], quads[12 + i]];
+                    let [ab, cd] = [_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0x88>(c, d)];
+                    _mm512_storeu_ps(to.add(i * to_row), _mm512_shuffle_f32x4::<0x88>(ab, cd));
+                    _mm512_storeu_ps(to.add((8 + i) * to_row), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                    let [ab, cd] = [_mm512_shuffle_f32x4::<0xdd>(a, b), _mm512_shuffle_f32x4::<0xdd>(c, d)];
+                    _mm512_storeu_ps(to.add((4 + i) * to_row), _mm512_shuffle_f32x4::<0x88>(ab, cd));
+                    _mm512_storeu_ps(to.add((12 + i) * to_row), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+                }
+            }
+        }
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: as for the methods below.
             unsafe { _mm512_reduce_add_ps(self) }
@@ -351,6 +400,35 @@ mod x86 {
         unsafe fn write(self, to: *mut f32) {
             // SAFETY: the same.
             unsafe { _mm256_storeu_ps(to, self) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+            // SAFETY: the caller promises both squares.
+            unsafe {
+                let mut quads = [_mm256_setzero_ps(); 8];
+                for group in 0..2 {
+                    let mut rows = [_mm256_setzero_ps(); 4];
+                    for i in 0..4 {
+                        rows[i] = _mm256_loadu_ps(from.add((4 * group + i) * from_row));
+                    }
+                    let [low, high] = [_mm256_unpacklo_ps(rows[0], rows[1]), _mm256_unpackhi_ps(rows[0], rows[1])];
+                    let [low2, high2] = [_mm256_unpacklo_ps(rows[2], rows[3]), _mm256_unpackhi_ps(rows[2], rows[3])];
+                    let pairs = [_mm256_castps_pd(low), _mm256_castps_pd(high)];
+                    let pairs2 = [_mm256_castps_pd(low2), _mm256_castps_pd(high2)];
+                    // Half k of the i-th: four rows of column 4 k + i.
+                    for i in 0..2 {
+                        let even = _mm256_unpacklo_pd(pairs[i], pairs2[i]);
+                        let odd = _mm256_unpackhi_pd(pairs[i], pairs2[i]);
+                        quads[4 * group + 2 * i] = _mm256_castpd_ps(even);
+                        quads[4 * group + 2 * i + 1] = _mm256_castpd_ps(odd);
+                    }
+                }
+                for i in 0..4 {
+                    let [a, b] = [quads[i], quads[4 + i]];
+                    _mm256_storeu_ps(to.add(i * to_row), _mm256_permute2f128_ps::<0x20>(a, b));
+                    _mm256_storeu_ps(to.add((4 + i) * to_row), _mm256_permute2f128_ps::<0x31>(a, b));
+                }
+            }
         }
         #[inline(always)]
         fn sum(self) -> f32 {
