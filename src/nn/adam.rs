@@ -1,11 +1,12 @@
-//! Adam with decoupled weight decay, over all parameters of a step at once, with clipping by the global norm.
+//! Adam and AdamW, over all parameters of a step at once, with clipping by the global norm.
 
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::fused;
 
-/// Hyper-parameters of Adam (Kingma & Ba 2015, arXiv 1412.6980).
+/// Hyper-parameters of Adam (Kingma & Ba 2015, arXiv 1412.6980) with decoupled weight decay (AdamW, Loshchilov &
+/// Hutter 2019, arXiv 1711.05101).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdamConfig {
@@ -15,6 +16,8 @@ pub struct AdamConfig {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub epsilon: f32,
+    /// Share of each parameter that a step takes away, times the learning rate, as in PyTorch's AdamW; 0 is Adam.
+    pub weight_decay: f32,
 }
 
 /// Adam's state. Moments are in the order in which the parameters are given to [`Adam::step`].
@@ -38,9 +41,9 @@ pub struct StepInfo {
 }
 
 impl Default for AdamConfig {
-    /// PyTorch's values, but ε = 1e-5 as in the PPO code base.
+    /// PyTorch's values for Adam, but ε = 1e-5 as in the PPO code base.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-5 }
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weight_decay: 0.0 }
     }
 }
 
@@ -78,11 +81,12 @@ impl Adam {
         let step = fused::AdamStep { config: self.config, learning_rate, number: self.steps, max_norm };
         let firsts = std::mem::take(&mut self.first);
         let seconds = std::mem::take(&mut self.second);
+        let placeholder: Tensor<2> = squares.clone().unsqueeze();
         for ((parameter, gradient), (first, second)) in
             parameters.iter_mut().zip(gradients).zip(firsts.into_iter().zip(seconds))
         {
             // Taken out rather than cloned: a tensor with one owner is updated in place.
-            let value = std::mem::replace(*parameter, squares.clone().unsqueeze()).inner();
+            let value = std::mem::replace(*parameter, placeholder.clone()).inner();
             let [value, first, second] = fused::adam([value, gradient, first, second], squares.clone(), step);
             **parameter = value.autodiff().require_grad();
             self.first.push(first);
@@ -99,14 +103,13 @@ mod tests {
     use super::{Adam, AdamConfig};
     use crate::nn::{parameter, to_host};
 
-    /// torch.optim.Adam(lr=0.1, eps=1e-5) with clip_grad_norm_(1.0) on f(a, b) = Σ a³ + Σ (b − 1)², three steps, in
-    /// PyTorch 2.15 (float32).
-    #[test]
-    fn three_clipped_steps_agree_with_pytorch() {
+    /// Three steps on f(a, b) = Σ a³ + Σ (b − 1)² with a learning rate of 0.1 and the global norm clipped to 1: a, b, and
+    /// the norms.
+    fn three_steps(config: AdamConfig) -> [Vec<f32>; 3] {
         let device = Device::flex();
         let mut a = parameter(vec![1.0, -2.0], [1, 2], &device);
         let mut b = parameter(vec![0.5], [1, 1], &device);
-        let mut adam = Adam::new(AdamConfig::default());
+        let mut adam = Adam::new(config);
         let mut norms = Vec::new();
         for _ in 0..3 {
             let loss = a.clone().powi_scalar(3).sum() + (b.clone() - 1.0).powi_scalar(2).sum();
@@ -114,18 +117,31 @@ mod tests {
             let info = adam.step(&mut [&mut a, &mut b], &mut gradients, 0.1, Some(1.0));
             norms.extend(to_host(info.gradient_squares.sqrt()));
         }
-        let close = |found: &[f32], expected: &[f32]| {
+        [to_host(a), to_host(b), norms]
+    }
+
+    fn assert_close(found: &[Vec<f32>; 3], expected: [&[f32]; 3]) {
+        for (found, expected) in found.iter().zip(expected) {
             assert_eq!(found.len(), expected.len());
             for (f, e) in found.iter().zip(expected) {
                 assert!((f - e).abs() < 2e-6, "{found:?} {expected:?}");
             }
-        };
-        close(&to_host(a), EXPECTED_A);
-        close(&to_host(b), EXPECTED_B);
-        close(&norms, EXPECTED_NORMS);
+        }
     }
 
-    const EXPECTED_A: &[f32] = &[0.706_674_46, -2.300_111_5];
-    const EXPECTED_B: &[f32] = &[0.792_485_83];
-    const EXPECTED_NORMS: &[f32] = &[12.409_674, 13.475_073, 14.660_424];
+    /// Expected values: torch.optim.Adam(eps=1e-5) with clip_grad_norm_(1.0) in PyTorch 2.15 (float32).
+    #[test]
+    fn three_clipped_steps_agree_with_pytorch() {
+        let found = three_steps(AdamConfig::default());
+        let norms = &[12.409_674, 13.475_073, 14.660_424];
+        assert_close(&found, [&[0.706_674_46, -2.300_111_5], &[0.792_485_83], norms]);
+    }
+
+    /// Expected values: torch.optim.AdamW(eps=1e-5, weight_decay=0.3), likewise.
+    #[test]
+    fn three_decayed_steps_agree_with_pytorch() {
+        let found = three_steps(AdamConfig { weight_decay: 0.3, ..AdamConfig::default() });
+        let norms = &[12.409_674, 12.716_722, 13.088_626];
+        assert_close(&found, [&[0.628_651_14, -2.116_546_9], &[0.743_134_8], norms]);
+    }
 }

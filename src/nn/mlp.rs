@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{fused, kaiming_uniform, orthogonal, parameter};
+use super::{fused, joined, kaiming_uniform, orthogonal, parameter};
 use crate::random::Rng;
 
 /// A multilayer perceptron, or several of the same size evaluated as one.
@@ -15,13 +15,15 @@ pub struct Mlp {
     pub parameters: Tensor<2>,
 }
 
-/// Sizes of a multilayer perceptron: linear layers (`x · weight + bias`), a nonlinearity between them.
+/// Sizes of a multilayer perceptron: linear layers (`x · weight + bias`), each with a nonlinearity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     /// Widths, input first, output last.
     pub sizes: Vec<usize>,
-    /// Nonlinearity between the layers; the last layer is linear.
+    /// Nonlinearity of the hidden layers.
     pub activation: Activation,
+    /// Nonlinearity of the last layer.
+    pub output: Activation,
 }
 
 /// Where one linear layer's parameters are in a network's.
@@ -83,6 +85,23 @@ impl Layout {
         self.sizes[self.sizes.len() - 1]
     }
 
+    /// Orthogonal weights (gain √2, and `output_gain` on the last layer) and zero biases: the initialisation that "What
+    /// Matters in On-Policy RL" (arXiv 2006.05990) found to matter for PPO.
+    ///
+    /// # Shapes
+    /// - returns `[layout.len()]`
+    #[must_use]
+    pub fn orthogonal(&self, output_gain: f64, rng: &mut Rng) -> Vec<f32> {
+        let layers = self.layers();
+        let layer = |(i, layer): (usize, &Span)| {
+            let gain = if i + 1 == layers.len() { output_gain } else { std::f64::consts::SQRT_2 };
+            let mut parameters = orthogonal(layer.inputs, layer.outputs, gain, rng);
+            parameters.extend(std::iter::repeat_n(0.0, layer.outputs));
+            parameters
+        };
+        layers.iter().enumerate().flat_map(layer).collect()
+    }
+
     /// 1 where there is a weight, 0 where there is a bias.
     ///
     /// # Shapes
@@ -94,15 +113,24 @@ impl Layout {
         mask
     }
 
-    /// Numbers a row that the backward pass needs of the forward pass: values of the hidden layers, and the
-    /// nonlinearity's slopes where these cannot be told from the values.
-    pub(super) fn saved(&self) -> usize {
-        let hidden: usize = self.sizes[1..self.sizes.len() - 1].iter().sum();
-        if self.keeps_slopes() { 2 * hidden } else { hidden }
+    /// Nonlinearity of layer `i`.
+    pub(super) fn activation_of(&self, i: usize) -> Activation {
+        if i + 2 == self.sizes.len() { self.output } else { self.activation }
     }
 
-    pub(super) fn keeps_slopes(&self) -> bool {
-        self.activation == Activation::Silu
+    /// Numbers a row that the backward pass needs of layer `i`: its values, and the nonlinearity's slopes where these
+    /// cannot be told from the values. A linear output needs none.
+    pub(super) fn saved_of(&self, i: usize) -> usize {
+        match self.activation_of(i) {
+            Activation::Identity if i + 2 == self.sizes.len() => 0,
+            Activation::Silu => 2 * self.sizes[i + 1],
+            _ => self.sizes[i + 1],
+        }
+    }
+
+    /// The same of all layers.
+    pub(super) fn saved(&self) -> usize {
+        (0..self.sizes.len() - 1).map(|i| self.saved_of(i)).sum()
     }
 }
 
@@ -138,30 +166,6 @@ impl Span {
 }
 
 impl Mlp {
-    /// A network with orthogonal weights (gain √2, and `output_gain` on the last layer) and zero biases: the
-    /// initialisation that "What Matters in On-Policy RL" (arXiv 2006.05990) found to matter for PPO.
-    ///
-    /// # Shapes
-    /// - `sizes`: widths, input first, output last
-    #[must_use]
-    pub fn orthogonal(
-        sizes: &[usize],
-        activation: Activation,
-        output_gain: f64,
-        rng: &mut Rng,
-        device: &Device,
-    ) -> Self {
-        let last = sizes.len().saturating_sub(2);
-        let layer = |(i, pair): (usize, &[usize])| {
-            let gain = if i == last { output_gain } else { std::f64::consts::SQRT_2 };
-            let mut parameters = orthogonal(pair[0], pair[1], gain, rng);
-            parameters.extend(std::iter::repeat_n(0.0, pair[1]));
-            parameters
-        };
-        let parameters = sizes.windows(2).enumerate().flat_map(layer).collect();
-        Self::of(Layout { sizes: sizes.to_vec(), activation }, parameters, device)
-    }
-
     /// A network initialised like PyTorch's linear layers.
     ///
     /// # Shapes
@@ -170,12 +174,8 @@ impl Mlp {
     pub fn kaiming(sizes: &[usize], activation: Activation, rng: &mut Rng, device: &Device) -> Self {
         let layer = |pair: &[usize]| kaiming_uniform((pair[0] + 1) * pair[1], pair[0], rng);
         let parameters = sizes.windows(2).flat_map(layer).collect();
-        Self::of(Layout { sizes: sizes.to_vec(), activation }, parameters, device)
-    }
-
-    fn of(layout: Layout, parameters: Vec<f32>, device: &Device) -> Self {
-        let len = layout.len();
-        Self { parameters: parameter(parameters, [1, len], device), layout }
+        let layout = Layout { sizes: sizes.to_vec(), activation, output: Activation::Identity };
+        Self { parameters: parameter(parameters, [1, layout.len()], device), layout }
     }
 
     /// Evaluates the network.
@@ -186,6 +186,14 @@ impl Mlp {
     #[must_use]
     pub fn forward(&self, input: Tensor<3>) -> Tensor<3> {
         fused::mlp(input, self.parameters.clone(), &self.layout)
+    }
+
+    /// Evaluates the network on numbers of the host; on the CPU without making tensors of them.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch, in]`; `output`: becomes `[members, batch, out]`
+    pub fn evaluate(&self, input: &[f32], output: &mut Vec<f32>) {
+        fused::mlp_on_host(input, &self.parameters, &self.layout, output);
     }
 
     /// The same network without gradients, for inference.
@@ -219,14 +227,7 @@ impl Mlp {
     /// # Panics
     /// When there is a tensor too many or too few.
     pub fn set_named(&mut self, tensors: Vec<Tensor<3>>) {
-        let members = self.parameters.dims()[0];
-        let flat = |tensor: Tensor<3>| {
-            let [_, rows, columns] = tensor.dims();
-            tensor.reshape([members, rows * columns])
-        };
-        let parameters: Tensor<2> = Tensor::cat(tensors.into_iter().map(flat).collect(), 1);
-        assert_eq!(parameters.dims(), [members, self.layout.len()], "the tensors are those of this network");
-        self.parameters = parameters.inner().autodiff().require_grad();
+        self.parameters = joined(tensors, [self.parameters.dims()[0], self.layout.len()]);
     }
 
     /// Σ w² over the weights, not the biases, for L2 regularisation.

@@ -46,11 +46,7 @@ impl RunningMoments {
     /// Standard deviation of each element; 1 before any data and for constants.
     #[must_use]
     pub fn std(&self) -> Vec<f64> {
-        let std = |&squares: &f64| {
-            let std = (squares / self.count.max(1.0)).sqrt();
-            if std > 1e-6 { std } else { 1.0 }
-        };
-        self.squares.iter().map(std).collect()
+        (0..self.squares.len()).map(|column| self.std_of(column)).collect()
     }
 
     /// (x − mean) / std, clipped to ±10 as in the PPO code base.
@@ -59,15 +55,30 @@ impl RunningMoments {
     /// - `values`: `[n, len]`; the same is returned
     #[must_use]
     pub fn normalize(&self, values: &[f32]) -> Vec<f32> {
+        let mut normalized = Vec::new();
+        self.normalize_into(values, &mut normalized);
+        normalized
+    }
+
+    /// The same into memory that is there already.
+    pub fn normalize_into(&self, values: &[f32], normalized: &mut Vec<f32>) {
+        normalized.clear();
+        normalized.extend_from_slice(values);
         if self.count == 0.0 {
-            return values.to_vec();
+            return;
         }
-        let std = self.std();
-        let scaled = |(i, &x): (usize, &f32)| {
-            let column = i % self.mean.len();
-            ((f64::from(x) - self.mean[column]) / std[column]).clamp(-10.0, 10.0) as f32
-        };
-        values.iter().enumerate().map(scaled).collect()
+        let len = self.mean.len();
+        for column in 0..len {
+            let (mean, std) = (self.mean[column], self.std_of(column));
+            for x in normalized.iter_mut().skip(column).step_by(len) {
+                *x = ((f64::from(*x) - mean) / std).clamp(-10.0, 10.0) as f32;
+            }
+        }
+    }
+
+    fn std_of(&self, column: usize) -> f64 {
+        let std = (self.squares[column] / self.count.max(1.0)).sqrt();
+        if std > 1e-6 { std } else { 1.0 }
     }
 }
 

@@ -12,8 +12,9 @@ use rand_distr::{Distribution as _, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::normalize::RunningMoments;
-use crate::nn::fused::{self, HALF_LN_2PI, PpoLoss};
-use crate::nn::{Activation, Adam, AdamConfig, Mlp, constant, parameter, to_host};
+use crate::nn;
+use crate::nn::fused::{self, ActorCritic, HALF_LN_2PI, PpoLoss};
+use crate::nn::{Activation, Adam, AdamConfig, Layout, Mlp, constant, parameter, to_host};
 use crate::random::{Rng, stream};
 
 /// Hyper-parameters of PPO.
@@ -63,13 +64,11 @@ pub struct PpoConfig {
 /// Policy, value function and their optimiser.
 #[derive(Debug, Clone)]
 pub struct Agent {
-    /// Observation → logits (discrete) or mean action (continuous, 1 = upper bound).
-    pub policy: Mlp,
-    /// `[1, action]`: log standard deviation of the Gaussian policy; unused and `[1, 1]` for discrete actions.
-    pub log_std: Tensor<2>,
-    /// Observation → value.
-    pub value: Mlp,
-    /// Adam over policy, `log_std` and value, in this order.
+    /// The networks: observation → logits (discrete) or mean action (continuous, 1 = upper bound), and → value.
+    pub networks: ActorCritic,
+    /// `[1, networks.len()]`: their parameters, so that one step of Adam is one operation.
+    pub parameters: Tensor<2>,
+    /// Adam over `parameters`.
     pub optimizer: Adam,
     /// Statistics for observation normalisation.
     pub observations: RunningMoments,
@@ -173,38 +172,69 @@ impl Agent {
     #[must_use]
     pub fn new(config: &PpoConfig, observation: &Space, action: &Space, seed: u64, device: &Device) -> Self {
         let head = ActionHead::new(action);
-        let sizes = |output: usize| -> Vec<usize> {
-            std::iter::once(observation.len()).chain(config.hidden.iter().copied()).chain([output]).collect()
+        let network = |output: usize| Layout {
+            sizes: std::iter::once(observation.len()).chain(config.hidden.iter().copied()).chain([output]).collect(),
+            activation: config.activation,
+            output: Activation::Identity,
         };
-        let outputs = head.outputs();
+        let networks = ActorCritic {
+            policy: network(head.outputs()),
+            log_std: if matches!(head, ActionHead::Gaussian { .. }) { head.outputs() } else { 0 },
+            value: network(1),
+        };
         let mut rng = stream(seed, "agent", 0);
         // A small last layer starts the policy near uniform; see "What Matters in On-Policy RL", arXiv 2006.05990.
-        let policy = Mlp::orthogonal(&sizes(outputs), config.activation, 0.01, &mut rng, device);
-        let value = Mlp::orthogonal(&sizes(1), config.activation, 1.0, &mut rng, device);
-        let spread = if matches!(head, ActionHead::Gaussian { .. }) { outputs } else { 1 };
+        let mut parameters = networks.policy.orthogonal(0.01, &mut rng);
+        parameters.extend(std::iter::repeat_n(config.initial_log_std, networks.log_std));
+        parameters.extend(networks.value.orthogonal(1.0, &mut rng));
         Self {
-            policy,
-            log_std: parameter(vec![config.initial_log_std; spread], [1, spread], device),
-            value,
+            parameters: parameter(parameters, [1, networks.len()], device),
+            networks,
             optimizer: Adam::new(AdamConfig::default()),
             observations: RunningMoments::new(observation.len()),
             head,
         }
     }
 
+    /// The policy network, without gradients.
+    #[must_use]
+    pub fn policy(&self) -> Mlp {
+        Mlp { layout: self.networks.policy.clone(), parameters: self.part(self.networks.policy_range()) }
+    }
+
+    /// The value network, without gradients.
+    #[must_use]
+    pub fn value(&self) -> Mlp {
+        Mlp { layout: self.networks.value.clone(), parameters: self.part(self.networks.value_range()) }
+    }
+
+    /// `[action]`: log standard deviation of the Gaussian policy; empty for discrete actions.
+    #[must_use]
+    pub fn log_std(&self) -> Vec<f32> {
+        if self.networks.log_std == 0 { Vec::new() } else { to_host(self.part(self.networks.log_std_range())) }
+    }
+
+    fn part(&self, range: std::ops::Range<usize>) -> Tensor<2> {
+        self.parameters.clone().inner().narrow(1, range.start, range.len())
+    }
+
     /// All parameters with their names, without gradients.
     #[must_use]
     pub fn named(&self) -> Vec<(String, Tensor<3>)> {
         let prefixed = |prefix: &str, (name, tensor)| (format!("{prefix}.{name}"), tensor);
-        let policy = self.policy.named().into_iter().map(|p| prefixed("policy", p));
-        let value = self.value.named().into_iter().map(|p| prefixed("value", p));
-        let log_std = self.log_std.clone().inner().unsqueeze_dim(0);
-        policy.chain([("policy.log_std".to_owned(), log_std)]).chain(value).collect()
+        let policy = self.policy().named().into_iter().map(|p| prefixed("policy", p));
+        let log_std = (self.networks.log_std > 0)
+            .then(|| ("policy.log_std".to_owned(), self.part(self.networks.log_std_range()).unsqueeze_dim(0)));
+        let value = self.value().named().into_iter().map(|p| prefixed("value", p));
+        policy.chain(log_std).chain(value).collect()
     }
 
-    /// All parameters (policy, log standard deviation, value) and their optimiser.
-    pub fn trainable(&mut self) -> ([&mut Tensor<2>; 3], &mut Adam) {
-        ([&mut self.policy.parameters, &mut self.log_std, &mut self.value.parameters], &mut self.optimizer)
+    /// Takes over parameters in the order of [`Agent::named`], each of its shape.
+    ///
+    /// # Panics
+    /// When there is a tensor too many or too few.
+    pub fn set_named(&mut self, tensors: Vec<Tensor<3>>) {
+        self.parameters = nn::joined(tensors, [1, self.networks.len()]);
     }
 
     /// Actions without exploration noise: the mode of the policy.
@@ -214,38 +244,11 @@ impl Agent {
     /// - returns `[n, action]`: indices, or means in units of half the action range
     #[must_use]
     pub fn act_deterministic(&self, observations: &[f32]) -> Vec<f32> {
-        let output = self.policy_outputs(observations);
+        let mut outputs = Vec::new();
+        self.policy().evaluate(&self.observations.normalize(observations), &mut outputs);
         match &self.head {
-            ActionHead::Categorical { n } => output.chunks(*n).map(|logits| argmax(logits) as f32).collect(),
-            ActionHead::Gaussian { .. } => output,
-        }
-    }
-
-    /// Actions drawn from the policy, and their log-probabilities.
-    ///
-    /// # Shapes
-    /// - `observations`: `[n, obs]`, raw
-    /// - returns `[n, action]` and `[n]`
-    #[must_use]
-    pub fn act(&self, observations: &[f32], rng: &mut Rng) -> (Vec<f32>, Vec<f32>) {
-        let output = self.policy_outputs(observations);
-        match &self.head {
-            ActionHead::Categorical { n } => output.chunks(*n).map(|logits| sample_categorical(logits, rng)).unzip(),
-            ActionHead::Gaussian { half, .. } => {
-                let log_std = to_host(self.log_std.clone());
-                let mut actions = Vec::with_capacity(output.len());
-                let mut log_probs = Vec::with_capacity(output.len() / half.len());
-                for mean in output.chunks(half.len()) {
-                    let mut log_prob = 0.0;
-                    for (mean, log_std) in mean.iter().zip(&log_std) {
-                        let noise: f32 = StandardNormal.sample(rng);
-                        actions.push(mean + log_std.exp() * noise);
-                        log_prob += -0.5 * noise * noise - log_std - HALF_LN_2PI;
-                    }
-                    log_probs.push(log_prob);
-                }
-                (actions, log_probs)
-            }
+            ActionHead::Categorical { n } => outputs.chunks(*n).map(|logits| argmax(logits) as f32).collect(),
+            ActionHead::Gaussian { .. } => outputs,
         }
     }
 
@@ -256,18 +259,9 @@ impl Agent {
     /// - returns `[n]`
     #[must_use]
     pub fn values(&self, observations: &[f32]) -> Vec<f32> {
-        to_host(self.value.detached().forward(self.normalized(observations)))
-    }
-
-    fn policy_outputs(&self, observations: &[f32]) -> Vec<f32> {
-        to_host(self.policy.detached().forward(self.normalized(observations)))
-    }
-
-    /// `[n, obs]` on the host → `[1, n, obs]` on the device, normalised.
-    fn normalized(&self, observations: &[f32]) -> Tensor<3> {
-        let len = self.observations.mean.len();
-        let device = self.log_std.device().without_autodiff();
-        constant(&self.observations.normalize(observations), [1, observations.len() / len, len], &device)
+        let mut values = Vec::new();
+        self.value().evaluate(&self.observations.normalize(observations), &mut values);
+        values
     }
 }
 
@@ -360,20 +354,39 @@ fn argmax(logits: &[f32]) -> usize {
     logits.iter().enumerate().fold(0, |best, (i, &value)| if value > logits[best] { i } else { best })
 }
 
-fn sample_categorical(logits: &[f32], rng: &mut Rng) -> (f32, f32) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
-    let total: f32 = weights.iter().sum();
-    let mut left = rng.random::<f32>() * total;
-    let mut action = logits.len() - 1;
-    for (i, weight) in weights.iter().enumerate() {
-        if left < *weight {
-            action = i;
-            break;
+/// Draws an action of one environment from the policy's outputs and writes it to `action`; its log-probability is
+/// returned.
+///
+/// # Shapes
+/// - `outputs`: `[k]`; `log_std`: `[k]`, or empty for a softmax; `action`: `[head.action_len()]`
+fn draw(head: &ActionHead, outputs: &[f32], log_std: &[f32], rng: &mut Rng, action: &mut [f32]) -> f32 {
+    match head {
+        ActionHead::Categorical { .. } => {
+            let max = outputs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f32 = outputs.iter().map(|logit| (logit - max).exp()).sum();
+            let mut left = rng.random::<f32>() * total;
+            let mut drawn = outputs.len() - 1;
+            for (i, logit) in outputs.iter().enumerate() {
+                let weight = (logit - max).exp();
+                if left < weight {
+                    drawn = i;
+                    break;
+                }
+                left -= weight;
+            }
+            action[0] = drawn as f32;
+            outputs[drawn] - max - total.ln()
         }
-        left -= weight;
+        ActionHead::Gaussian { .. } => {
+            let mut log_prob = 0.0;
+            for ((action, mean), log_std) in action.iter_mut().zip(outputs).zip(log_std) {
+                let noise: f32 = StandardNormal.sample(rng);
+                *action = mean + log_std.exp() * noise;
+                log_prob += -0.5 * noise * noise - log_std - HALF_LN_2PI;
+            }
+            log_prob
+        }
     }
-    (action as f32, logits[action] - max - total.ln())
 }
 
 // ------------------------------------------------------------------------------------------------ collect a rollout
@@ -397,21 +410,35 @@ pub fn collect(agent: Option<&Agent>, head: &ActionHead, envs: &mut VecEnv, step
         done: vec![false; count * steps],
         episode_returns: Vec::new(),
     };
+    // Made once, so that a step allocates nothing.
+    let policy = agent.map(|agent| (agent, agent.policy(), agent.log_std()));
     let mut states = vec![0.0; count * saved];
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    let (mut actions, mut log_probs) = (vec![0.0; count * act], vec![0.0; count]);
     for t in 0..steps {
-        let observations = envs.observations().to_vec();
         envs.save_states(&mut states);
-        let (actions, log_probs) = match agent {
-            Some(agent) => agent.act(&observations, rng),
-            None => (random_actions(head, count, rng), vec![0.0; count]),
-        };
+        for env in 0..count {
+            let from = &envs.observations()[env * obs..(env + 1) * obs];
+            rollout.observations[(env * steps + t) * obs..][..obs].copy_from_slice(from);
+        }
+        match &policy {
+            Some((agent, network, log_std)) => {
+                agent.observations.normalize_into(envs.observations(), &mut inputs);
+                // One forward pass for all environments.
+                network.evaluate(&inputs, &mut outputs);
+                let drawn = outputs.chunks(head.outputs()).zip(actions.chunks_mut(act)).zip(&mut log_probs);
+                for ((outputs, action), log_prob) in drawn {
+                    *log_prob = draw(head, outputs, log_std, rng, action);
+                }
+            }
+            None => actions = random_actions(head, count, rng),
+        }
         head.step(envs, &actions);
         for env in 0..count {
             let i = env * steps + t;
             let copy = |to: &mut [f32], from: &[f32], len: usize| {
                 to[i * len..(i + 1) * len].copy_from_slice(&from[env * len..(env + 1) * len]);
             };
-            copy(&mut rollout.observations, &observations, obs);
             copy(&mut rollout.next_observations, envs.final_observations(), obs);
             copy(&mut rollout.actions, &actions, act);
             rollout.states[i * saved..(i + 1) * saved].copy_from_slice(&states[env * saved..(env + 1) * saved]);
@@ -485,7 +512,7 @@ pub fn update(
     progress: f64,
     rng: &mut Rng,
 ) -> UpdateMetrics {
-    let device = agent.log_std.device().without_autodiff();
+    let device = agent.parameters.device().without_autodiff();
     let count = rewards.len();
     let left = |annealed: bool| if annealed { 1.0 - progress } else { 1.0 };
     let learning_rate = config.learning_rate * left(config.anneal_learning_rate);
@@ -500,7 +527,8 @@ pub fn update(
     let returns: Vec<f32> = advantages.iter().zip(&values).map(|(a, v)| a + v).collect();
 
     // The whole rollout on the device, once.
-    let observations = agent.normalized(&rollout.observations);
+    let observations = agent.observations.normalize(&rollout.observations);
+    let observations: Tensor<2> = constant(&observations, [count, agent.observations.mean.len()], &device);
     let actions = match &agent.head {
         ActionHead::Categorical { .. } => agent.head.features(&rollout.actions),
         ActionHead::Gaussian { .. } => rollout.actions.clone(),
@@ -511,9 +539,8 @@ pub fn update(
         actions[i * outputs..(i + 1) * outputs].iter().copied().chain(extra)
     };
     let samples: Vec<f32> = (0..count).flat_map(sample).collect();
-    let samples: Tensor<3> = constant(&samples, [1, count, outputs + PpoLoss::EXTRA_COLUMNS], &device);
+    let samples: Tensor<2> = constant(&samples, [count, outputs + PpoLoss::EXTRA_COLUMNS], &device);
     let loss = PpoLoss {
-        gaussian: matches!(agent.head, ActionHead::Gaussian { .. }),
         clip: clip as f32,
         value_coefficient: config.value_coefficient as f32,
         entropy_coefficient: config.entropy_coefficient as f32,
@@ -526,22 +553,20 @@ pub fn update(
         // One permutation of the whole rollout; a minibatch is then a view.
         order.shuffle(rng);
         let permutation = Tensor::<1, Int>::from_data(TensorData::new(order.clone(), [count]), &device);
-        let observations = observations.clone().select(1, permutation.clone()).squeeze_dim::<2>(0);
-        let samples = samples.clone().select(1, permutation).squeeze_dim::<2>(0);
+        let observations = observations.clone().select(0, permutation.clone());
+        let samples = samples.clone().select(0, permutation);
         for start in (0..count).step_by(config.minibatch_size) {
             let len = config.minibatch_size.min(count - start);
             // A last minibatch of a single sample has no advantage variance to normalise by.
             if len < 2 {
                 continue;
             }
-            let observations = observations.clone().narrow(0, start, len).unsqueeze::<3>();
-            let batch = samples.clone().narrow(0, start, len).unsqueeze::<3>();
-            let outputs = agent.policy.forward(observations.clone());
-            let values = agent.value.forward(observations);
-            let (loss, metrics) = fused::ppo_loss(outputs, agent.log_std.clone(), values, batch, loss);
+            let minibatch = |of: &Tensor<2>| of.clone().narrow(0, start, len);
+            let Agent { parameters, networks, optimizer, .. } = agent;
+            let (loss, metrics) =
+                fused::ppo_loss(minibatch(&observations), parameters.clone(), minibatch(&samples), networks, loss);
             let mut gradients = loss.backward();
-            let (mut parameters, optimizer) = agent.trainable();
-            let info = optimizer.step(&mut parameters, &mut gradients, learning_rate, Some(config.max_gradient_norm));
+            let info = optimizer.step(&mut [parameters], &mut gradients, learning_rate, Some(config.max_gradient_norm));
 
             // Metrics stay on the device until the update is over.
             rows.extend([metrics, info.gradient_squares]);

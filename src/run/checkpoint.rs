@@ -8,7 +8,7 @@ use pairwise_envs::VecEnvState;
 use super::archive::{Archive, ArchiveError};
 use super::config::Config;
 use crate::drlhp::{self, Compared, Reference, Run, Segment};
-use crate::nn::{Adam, constant, parameter, to_host};
+use crate::nn::{Adam, constant, to_host};
 use crate::preference::Label;
 use crate::reward::ensemble::Scale;
 use crate::rl::ppo::Rollout;
@@ -101,18 +101,13 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
         };
         named.into_iter().map(read).collect()
     };
-    let policy = weights("policy.", run.agent.policy.named())?;
-    run.agent.policy.set_named(policy);
-    let value = weights("value.", run.agent.value.named())?;
-    run.agent.value.set_named(value);
-    let [_, spread] = run.agent.log_std.dims();
-    run.agent.log_std = parameter(archive.f32("policy.log_std", &[1, 1, spread])?, [1, spread], device);
-    let (parameters, optimizer) = run.agent.trainable();
-    *optimizer = adam(archive, "agent", &parameters, device, optimizer)?;
+    let parameters = weights("", run.agent.named())?;
+    run.agent.set_named(parameters);
+    run.agent.optimizer = adam(archive, "agent", &[&run.agent.parameters], device, &run.agent.optimizer)?;
     for (i, member) in run.ensemble.members.iter_mut().enumerate() {
         let network = weights(&format!("reward.{i}."), member.network.named())?;
         member.network.set_named(network);
-        let parameters = &mut member.network.parameters;
+        let parameters = &member.network.parameters;
         member.optimizer = adam(archive, &format!("reward.{i}"), &[parameters], device, &member.optimizer)?;
     }
 
@@ -214,7 +209,7 @@ fn put_adam(archive: &mut Archive, name: &str, adam: &Adam) {
 fn adam(
     archive: &Archive,
     name: &str,
-    parameters: &[&mut Tensor<2>],
+    parameters: &[&Tensor<2>],
     device: &Device,
     fresh: &Adam,
 ) -> Result<Adam, ArchiveError> {

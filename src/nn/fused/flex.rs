@@ -9,10 +9,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata as _};
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::TensorData;
 
 use super::kernels::{self, BLOCK};
-use super::ppo_loss::{PpoGradients, PpoKernel, PpoLoss};
+use super::ppo_loss::{ActorCritic, PpoLoss, PpoMinibatch, PpoValue};
 use super::scratch::{self, Scratch};
 use super::simd::dispatch;
 use super::{AdamStep, FusedOps};
@@ -50,6 +50,7 @@ impl FusedOps for Flex {
             epsilon: step.config.epsilon,
             step_size,
             correction2,
+            kept: step.kept(),
         });
         if gradient.is_unique()
             && let Ok(memory) = gradient.into_data().try_into_vec()
@@ -60,14 +61,15 @@ impl FusedOps for Flex {
     }
 
     fn ppo_loss(
-        outputs: FlexTensor,
-        log_std: FlexTensor,
-        values: FlexTensor,
+        observations: FlexTensor,
+        parameters: FlexTensor,
         batch: FlexTensor,
+        networks: ActorCritic,
         loss: PpoLoss,
     ) -> (FlexTensor, FlexTensor) {
-        let PpoGradients { total, metrics, .. } = ppo_gradients(outputs, log_std, values, batch, loss);
-        (tensor(vec![total], [1]), tensor(metrics.to_vec(), [PpoLoss::METRICS]))
+        let (value, gradient) = ppo_gradient(observations, parameters, batch, &networks, loss);
+        scratch::give_back(gradient);
+        (tensor(vec![value.total], [1]), tensor(value.metrics.to_vec(), [PpoLoss::METRICS]))
     }
 }
 
@@ -85,23 +87,20 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     }
 
     fn ppo_loss(
-        outputs: FloatTensor<Self>,
-        log_std: FloatTensor<Self>,
-        values: FloatTensor<Self>,
+        observations: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         batch: FloatTensor<Self>,
+        networks: ActorCritic,
         loss: PpoLoss,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (outputs, outputs_node) = outputs.into_parts();
-        let (log_std, log_std_node) = log_std.into_parts();
-        let (values, values_node) = values.into_parts();
-        let shapes = PpoShapes { outputs: outputs.shape(), log_std: log_std.shape(), values: values.shape() };
+        let (parameters, node) = parameters.into_parts();
         // What was collected takes no gradient.
-        let gradients = ppo_gradients(outputs, log_std, values, batch.into_primitive(), loss);
-        let total = tensor(vec![gradients.total], [1]);
-        let metrics = FloatTensor::<Self>::new(tensor(gradients.metrics.to_vec(), [PpoLoss::METRICS]));
-        let nodes = [outputs_node, log_std_node, values_node];
-        let total = match PpoBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((gradients, shapes), total),
+        let (observations, batch) = (observations.into_primitive(), batch.into_primitive());
+        let (value, gradient) = ppo_gradient(observations, parameters, batch, &networks, loss);
+        let total = tensor(vec![value.total], [1]);
+        let metrics = FloatTensor::<Self>::new(tensor(value.metrics.to_vec(), [PpoLoss::METRICS]));
+        let total = match PpoBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => prepared.finish(gradient, total),
             OpsKind::UnTracked(prepared) => prepared.finish(total),
         };
         (total, metrics)
@@ -161,6 +160,24 @@ fn mlp_forward(input: &FlexTensor, parameters: &FlexTensor, layout: &Layout, kee
     (tensor(output, [members, batch, layout.outputs()]), Arc::new(saved))
 }
 
+/// See [`super::mlp_on_host`].
+pub(super) fn mlp_on_host(input: &[f32], parameters: FlexTensor, layout: &Layout, output: &mut Vec<f32>) {
+    let parameters = contiguous(parameters);
+    let (members, batch) = (parameters.shape()[0], input.len() / layout.inputs());
+    let mut saved = Scratch::new(batch.min(BLOCK) * layout.saved());
+    output.clear();
+    output.resize(members * batch * layout.outputs(), 0.0);
+    for member in 0..members {
+        dispatch(kernels::Forward {
+            layout,
+            input,
+            parameters: part(slice(&parameters), member, layout.len()),
+            output: part_mut(output, member, batch * layout.outputs()),
+            saved: &mut saved.0,
+        });
+    }
+}
+
 /// Gradients of the input, if wanted, and of the parameters.
 fn mlp_backward(state: &MlpState, output_gradient: FlexTensor, input_wanted: bool) -> (Option<FlexTensor>, FlexTensor) {
     let MlpState { input, parameters, saved, layout } = state;
@@ -196,45 +213,40 @@ fn mlp_backward(state: &MlpState, output_gradient: FlexTensor, input_wanted: boo
 
 // ----------------------------------------------------------------------------------------------------------- PPO loss
 
-/// The backward pass of [`super::ppo_loss`]; the forward pass made the gradients.
+/// The backward pass of [`super::ppo_loss`]; the forward pass made the gradient.
 #[derive(Debug)]
 struct PpoBackward;
 
-/// Shapes of the tensors that take gradients.
-#[derive(Debug, Clone)]
-struct PpoShapes {
-    outputs: Shape,
-    log_std: Shape,
-    values: Shape,
-}
+impl Backward<Flex, 1> for PpoBackward {
+    /// The parameters' gradient.
+    type State = Vec<f32>;
 
-impl Backward<Flex, 3> for PpoBackward {
-    type State = (PpoGradients, PpoShapes);
-
-    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Vec<f32>, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let outer = slice(&contiguous(gradients.consume::<Flex>(&ops.node)))[0];
-        let (PpoGradients { outputs, log_std, values, .. }, shapes) = ops.state;
-        let shapes = [shapes.outputs, shapes.log_std, shapes.values];
-        for ((node, mut gradient), shape) in ops.parents.into_iter().zip([outputs, log_std, values]).zip(shapes) {
-            let Some(node) = node else { continue };
-            if outer != 1.0 {
-                gradient.iter_mut().for_each(|g| *g *= outer);
-            }
-            gradients.register::<Flex>(node.id, FlexTensor::from_data(TensorData::new(gradient, shape)));
+        let ([node], mut gradient) = (ops.parents, ops.state);
+        let Some(node) = node else { return };
+        if outer != 1.0 {
+            gradient.iter_mut().for_each(|g| *g *= outer);
         }
+        let len = gradient.len();
+        gradients.register::<Flex>(node.id, tensor(gradient, [1, len]));
     }
 }
 
-fn ppo_gradients(
-    outputs: FlexTensor,
-    log_std: FlexTensor,
-    values: FlexTensor,
+/// The loss, and the gradient of the parameters.
+fn ppo_gradient(
+    observations: FlexTensor,
+    parameters: FlexTensor,
     batch: FlexTensor,
+    networks: &ActorCritic,
     loss: PpoLoss,
-) -> PpoGradients {
-    let [outputs, log_std, values, batch] = [outputs, log_std, values, batch].map(contiguous);
-    let (outputs, log_std, values, batch) = (slice(&outputs), slice(&log_std), slice(&values), slice(&batch));
-    dispatch(PpoKernel { outputs, log_std, values, batch, loss })
+) -> (PpoValue, Vec<f32>) {
+    let [observations, parameters, batch] = [observations, parameters, batch].map(contiguous);
+    let (observations, parameters, batch) = (slice(&observations), slice(&parameters), slice(&batch));
+    assert_eq!(parameters.len(), networks.len(), "the parameters are those of the networks");
+    let mut gradient = scratch::zeros(networks.len());
+    let value = dispatch(PpoMinibatch { networks, observations, parameters, batch, loss, gradient: &mut gradient });
+    (value, gradient)
 }
 
 // ----------------------------------------------------------------------------------------------------------- tensors

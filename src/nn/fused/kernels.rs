@@ -70,16 +70,21 @@ impl Kernel for Forward<'_> {
             let mut x = input;
             for (i, layer) in layers.iter().enumerate() {
                 let [weight, bias] = layer.of(parameters);
-                if i + 1 == layers.len() {
+                let (kept, rest) = saved.split_at_mut(rows * layout.saved_of(i));
+                if kept.is_empty() {
+                    // A linear output.
                     let store = Biased { out: output, bias, activation: Activation::Identity, slopes: &mut [] };
                     linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
                     break;
                 }
-                let (hidden, rest) = saved.split_at_mut(rows * layer.outputs);
-                let (slopes, rest) = rest.split_at_mut(if layout.keeps_slopes() { hidden.len() } else { 0 });
-                let store = Biased { out: hidden, bias, activation: layout.activation, slopes };
+                let (values, slopes) = kept.split_at_mut(rows * layer.outputs);
+                let store = Biased { out: values, bias, activation: layout.activation_of(i), slopes };
                 linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
-                (x, saved) = (hidden, rest);
+                if i + 1 == layers.len() {
+                    output.copy_from_slice(values);
+                    break;
+                }
+                (x, saved) = (values, rest);
             }
         }
     }
@@ -99,27 +104,33 @@ impl Kernel for Backward<'_> {
         for layer in &layers[usize::from(input_gradient.is_empty())..] {
             transpose::<V>(layer.of(parameters)[0], layer.inputs, layer.outputs, &mut transposed.0[layer.weight()]);
         }
-        let widest = layers.iter().map(|layer| layer.inputs).max().unwrap_or(0);
+        let widest = layers.iter().map(|layer| layer.inputs.max(layer.outputs)).max().unwrap_or(0);
         let (mut above, mut below) = (Scratch::new(BLOCK * widest), Scratch::new(BLOCK * widest));
         let blocks = input.chunks(BLOCK * inputs).zip(output_gradient.chunks(BLOCK * outputs));
         for (block, (input, output_gradient)) in blocks.enumerate() {
             let rows = input.len() / inputs;
             let saved = &saved[block * BLOCK * layout.saved()..];
-            // Where each hidden layer's values (and slopes) are among the saved ones.
+            // Where each layer's values (and slopes) are among the saved ones.
             let mut end = rows * layout.saved();
-            let copies = if layout.keeps_slopes() { 2 } else { 1 };
+            let mut kept_of = |i: usize| {
+                let start = end - rows * layout.saved_of(i);
+                let kept = &saved[start..end];
+                end = start;
+                kept.split_at(kept.len().min(rows * layers[i].outputs))
+            };
+            let (values, slopes) = kept_of(layers.len() - 1);
+            if layout.output != Activation::Identity {
+                let out = &mut above.0[..output_gradient.len()];
+                let mut store = Sloped { out, values, slopes, activation: layout.output };
+                for (i, gradient) in output_gradient.chunks(V::LANES).enumerate() {
+                    store.store(0, 0, i * V::LANES, gradient.len(), V::load(gradient));
+                }
+            }
             for (i, layer) in layers.iter().enumerate().rev() {
-                let last = i + 1 == layers.len();
-                let delta: &[f32] = if last { output_gradient } else { &above.0[..rows * layer.outputs] };
+                let linear_output = i + 1 == layers.len() && layout.output == Activation::Identity;
+                let delta: &[f32] = if linear_output { output_gradient } else { &above.0[..rows * layer.outputs] };
                 let width = rows * layer.inputs;
-                let (x, slopes) = if i == 0 {
-                    (input, &[][..])
-                } else {
-                    let start = end - copies * width;
-                    let (values, slopes) = saved[start..end].split_at(width);
-                    end = start;
-                    (values, slopes)
-                };
+                let (x, slopes) = if i == 0 { (input, &[][..]) } else { kept_of(i - 1) };
                 let (weight_gradient, bias_gradient) = layer.of_mut(gradient);
                 sum_columns::<V>(delta, bias_gradient);
                 weights::<V, ROWS>(x, delta, rows, layer.inputs, layer.outputs, weight_gradient, &mut panel);
@@ -535,6 +546,8 @@ pub(super) struct AdamStep<'a> {
     pub(super) step_size: f32,
     /// 1 over 1 − β₂ᵗ.
     pub(super) correction2: f32,
+    /// What is left of a parameter after its weight decay.
+    pub(super) kept: f32,
 }
 
 impl Kernel for SquaredNorm<'_> {
@@ -587,6 +600,6 @@ impl AdamStep<'_> {
         m.store(first);
         v.store(second);
         let denominator = v.mul(all(self.correction2)).sqrt().add(all(self.epsilon));
-        V::load(parameter).sub(m.mul(all(self.step_size)).div(denominator)).store(parameter);
+        V::load(parameter).mul(all(self.kept)).sub(m.mul(all(self.step_size)).div(denominator)).store(parameter);
     }
 }

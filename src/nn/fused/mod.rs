@@ -14,10 +14,10 @@ mod simd;
 mod tests;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
-pub use self::ppo_loss::{HALF_LN_2PI, PpoLoss};
+pub use self::ppo_loss::{ActorCritic, HALF_LN_2PI, PpoLoss};
 use super::adam::AdamConfig;
 use super::mlp::Layout;
 
@@ -35,6 +35,24 @@ pub fn mlp(input: Tensor<3>, parameters: Tensor<2>, layout: &Layout) -> Tensor<3
     ))
 }
 
+/// [`mlp`] without gradients and, on the CPU, without tensors: environments live on the host, and step by step there
+/// is little to compute.
+///
+/// # Shapes
+/// - `input`: `[batch, in]`, the same for all members; `parameters`: `[members, layout.len()]`
+/// - `output`: becomes `[members, batch, out]`
+pub fn mlp_on_host(input: &[f32], parameters: &Tensor<2>, layout: &Layout, output: &mut Vec<f32>) {
+    let parameters = parameters.clone().inner();
+    match parameters.clone().try_into_primitive::<Flex>() {
+        Ok(parameters) => flex::mlp_on_host(input, parameters, layout, output),
+        Err(_) => {
+            let shape = [1, input.len() / layout.inputs(), layout.inputs()];
+            let input = super::constant(input, shape, &parameters.device());
+            *output = super::to_host(mlp(input, parameters, layout));
+        }
+    }
+}
+
 /// `sum` + Σ x², without gradients.
 ///
 /// # Shapes
@@ -45,7 +63,8 @@ pub fn add_squares<const D: usize>(values: Tensor<D>, sum: Tensor<1>) -> Tensor<
     Tensor::from_dispatch(<Dispatch as FusedOps>::add_squares(values.into_dispatch(), sum.into_dispatch()))
 }
 
-/// One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) on one parameter, without gradients.
+/// One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1; with weight decay AdamW, Loshchilov & Hutter 2019,
+/// arXiv 1711.05101, algorithm 2) on one parameter, without gradients.
 ///
 /// # Shapes
 /// - `parameter`, `gradient`, `first`, `second`: the same, any; `squares`: `[1]`, Σ g² over all
@@ -68,27 +87,28 @@ pub fn adam<const D: usize>(
     [parameter, first, second].map(Tensor::from_dispatch)
 }
 
-/// PPO's loss on one minibatch (arXiv 1707.06347, eq. 7 and 9, negated): a value to differentiate, and metrics without
-/// gradients (policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), share of clipped samples).
+/// PPO's loss on one minibatch (arXiv 1707.06347, eq. 7 and 9, negated), from the observations on: a value to
+/// differentiate, and metrics without gradients (policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), share
+/// of clipped samples).
 ///
 /// # Shapes
-/// - `outputs`: `[1, batch, k]`, logits or means; `log_std`: `[1, k]`; `values`: `[1, batch, 1]`
-/// - `batch`: `[1, batch, k + 3]`: an action as drawn (one-hot for a softmax), its log-probability when drawn, its
+/// - `observations`: `[batch, obs]`; `parameters`: `[1, networks.len()]`
+/// - `batch`: `[batch, k + 3]`: an action as drawn (one-hot for a softmax), its log-probability when drawn, its
 ///   advantage Â, the target of its state's value. One tensor, because a minibatch is gathered and cut as a whole
 /// - returns `[1]` and `[5]`
 #[must_use]
 pub fn ppo_loss(
-    outputs: Tensor<3>,
-    log_std: Tensor<2>,
-    values: Tensor<3>,
-    batch: Tensor<3>,
+    observations: Tensor<2>,
+    parameters: Tensor<2>,
+    batch: Tensor<2>,
+    networks: &ActorCritic,
     loss: PpoLoss,
 ) -> (Tensor<1>, Tensor<1>) {
     let (total, metrics) = <Dispatch as FusedOps>::ppo_loss(
-        outputs.into_dispatch(),
-        log_std.into_dispatch(),
-        values.into_dispatch(),
+        observations.into_dispatch(),
+        parameters.into_dispatch(),
         batch.into_dispatch(),
+        networks.clone(),
         loss,
     );
     (Tensor::from_dispatch(total), Tensor::<1>::from_dispatch(metrics).inner())
@@ -134,13 +154,13 @@ pub trait FusedOps: Backend {
 
     /// See [`ppo_loss`].
     fn ppo_loss(
-        outputs: FloatTensor<Self>,
-        log_std: FloatTensor<Self>,
-        values: FloatTensor<Self>,
+        observations: FloatTensor<Self>,
+        parameters: FloatTensor<Self>,
         batch: FloatTensor<Self>,
+        networks: ActorCritic,
         loss: PpoLoss,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        ppo_loss::reference::<Self>(outputs, log_std, values, &batch, loss)
+        ppo_loss::reference::<Self>(observations, &parameters, &batch, &networks, loss)
     }
 }
 

@@ -1,16 +1,32 @@
-//! PPO's loss on one minibatch: what it is, in plain tensor operations, and the same with its gradient in one pass.
+//! PPO's loss on one minibatch, networks included: what it is, in plain tensor operations, and the same with its
+//! gradient in one pass.
+
+use std::ops::Range;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata as _};
 use burn::tensor::{FloatDType, Shape, Slice};
 
+use super::kernels::{Backward, Forward};
+use super::scratch::Scratch;
 use super::simd::{Kernel, Vector, exp};
+use crate::nn::mlp::Layout;
+
+/// A policy and a value function whose parameters are one row: the policy's, the logarithm of its standard deviation,
+/// the value function's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActorCritic {
+    /// Observation → logits, or means.
+    pub policy: Layout,
+    /// Width of the log standard deviation of a diagonal Gaussian policy; 0 for a softmax.
+    pub log_std: usize,
+    /// Observation → value.
+    pub value: Layout,
+}
 
 /// Numbers of the loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PpoLoss {
-    /// A diagonal Gaussian policy, else a softmax.
-    pub gaussian: bool,
     /// Clipping range ε.
     pub clip: f32,
     /// Weight c₁ of the value loss.
@@ -31,46 +47,82 @@ impl PpoLoss {
 /// ½ ln 2π
 pub const HALF_LN_2PI: f32 = 0.918_938_5;
 
+impl ActorCritic {
+    /// Number of parameters.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "networks without parameters do not occur")]
+    pub fn len(&self) -> usize {
+        self.policy.len() + self.log_std + self.value.len()
+    }
+
+    /// Where the policy's parameters are in the row.
+    #[must_use]
+    pub fn policy_range(&self) -> Range<usize> {
+        0..self.policy.len()
+    }
+
+    /// Where the log standard deviation is.
+    #[must_use]
+    pub fn log_std_range(&self) -> Range<usize> {
+        self.policy.len()..self.policy.len() + self.log_std
+    }
+
+    /// Where the value function's parameters are.
+    #[must_use]
+    pub fn value_range(&self) -> Range<usize> {
+        self.policy.len() + self.log_std..self.len()
+    }
+}
+
 /// The loss `[1]`, and as `[5]`: policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), clipped share.
 ///
 /// # Shapes
 /// - as in [`super::ppo_loss`]
 pub(super) fn reference<B: Backend>(
-    outputs: FloatTensor<B>,
-    log_std: FloatTensor<B>,
-    values: FloatTensor<B>,
+    observations: FloatTensor<B>,
+    parameters: &FloatTensor<B>,
     batch: &FloatTensor<B>,
+    networks: &ActorCritic,
     loss: PpoLoss,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let times = |x: FloatTensor<B>, factor: f32| B::float_mul_scalar(x, factor.into());
     let plus = |x: FloatTensor<B>, term: f32| B::float_add_scalar(x, term.into());
     let square = |x: FloatTensor<B>| B::float_mul(x.clone(), x);
-    let [_, rows, width] = batch.shape().dims();
-    let columns = |range: std::ops::Range<usize>| {
-        B::float_slice(batch.clone(), &[Slice::from(0..1), Slice::from(0..rows), Slice::from(range)])
-    };
+    let [rows, width] = batch.shape().dims();
     let k = width - PpoLoss::EXTRA_COLUMNS;
+
+    // What policy and value function say of the observations.
+    let part = |range: Range<usize>| B::float_slice(parameters.clone(), &[Slice::from(0..1), Slice::from(range)]);
+    let inputs = Shape::from([1, rows, networks.policy.inputs()]);
+    let observations = B::float_reshape(observations, inputs);
+    let run = |range: Range<usize>, layout: &Layout| {
+        let outputs = super::reference::mlp::<B>(observations.clone(), &part(range), layout);
+        B::float_reshape(outputs, Shape::from([rows, layout.outputs()]))
+    };
+    let outputs = run(networks.policy_range(), &networks.policy);
+    let values = run(networks.value_range(), &networks.value);
+
+    let columns = |range: Range<usize>| B::float_slice(batch.clone(), &[Slice::from(0..rows), Slice::from(range)]);
     let (actions, old_log_probs) = (columns(0..k), columns(k..k + 1));
     let (mut advantages, targets) = (columns(k + 1..k + 2), columns(k + 2..k + 3));
     if loss.normalize_advantages {
-        advantages = B::float_sub(advantages.clone(), B::float_mean_dim(advantages, 1));
-        let variance = times(B::float_sum_dim(square(advantages.clone()), 1), 1.0 / (rows as f32 - 1.0));
+        advantages = B::float_sub(advantages.clone(), B::float_mean_dim(advantages, 0));
+        let variance = times(B::float_sum_dim(square(advantages.clone()), 0), 1.0 / (rows as f32 - 1.0));
         advantages = B::float_div(advantages, plus(B::float_sqrt(variance), 1e-8));
     }
 
     // log π(a|s) and the policy's entropy.
-    let (log_probs, entropy) = if loss.gaussian {
-        let shape = Shape::from([1, 1, log_std.shape()[1]]);
-        let log_std = B::float_reshape(log_std, shape);
+    let (log_probs, entropy) = if networks.log_std > 0 {
+        let log_std = part(networks.log_std_range());
         let noise = B::float_mul(B::float_sub(actions, outputs), B::float_exp(B::float_neg(log_std.clone())));
         let density = plus(B::float_sub(times(square(noise), -0.5), log_std.clone()), -HALF_LN_2PI);
         // H = Σ (ln σ + ½ ln 2πe)
-        (B::float_sum_dim(density, 2), B::float_sum(plus(log_std, HALF_LN_2PI + 0.5)))
+        (B::float_sum_dim(density, 1), B::float_sum(plus(log_std, HALF_LN_2PI + 0.5)))
     } else {
-        let log_softmax = B::log_softmax(outputs, 2);
+        let log_softmax = B::log_softmax(outputs, 1);
         let terms = B::float_mul(B::float_exp(log_softmax.clone()), log_softmax.clone());
-        let entropy = B::float_neg(B::float_mean(B::float_sum_dim(terms, 2)));
-        (B::float_sum_dim(B::float_mul(log_softmax, actions), 2), entropy)
+        let entropy = B::float_neg(B::float_mean(B::float_sum_dim(terms, 1)));
+        (B::float_sum_dim(B::float_mul(log_softmax, actions), 1), entropy)
     };
 
     // Policy loss, eq. 7: the smaller of ratio·Â and clip(ratio)·Â, as x − max(0, x − y).
@@ -93,38 +145,116 @@ pub(super) fn reference<B: Backend>(
     (total, B::float_cat(vec![policy_loss, value_loss, entropy, kl, outside], 0))
 }
 
-/// The loss, its metrics and its gradients.
-#[derive(Debug, Clone)]
-pub(super) struct PpoGradients {
-    /// The loss.
-    pub(super) total: f32,
-    /// As [`reference`] returns them.
-    pub(super) metrics: [f32; PpoLoss::METRICS],
-    /// `[batch, k]`
-    pub(super) outputs: Vec<f32>,
-    /// `[k]`
-    pub(super) log_std: Vec<f32>,
-    /// `[batch]`
-    pub(super) values: Vec<f32>,
+/// [`reference`] and its gradient, on slices.
+pub(super) struct PpoMinibatch<'a> {
+    pub(super) networks: &'a ActorCritic,
+    /// `[batch, obs]`
+    pub(super) observations: &'a [f32],
+    /// `[networks.len()]`
+    pub(super) parameters: &'a [f32],
+    /// `[batch, k + 3]`
+    pub(super) batch: &'a [f32],
+    pub(super) loss: PpoLoss,
+    /// `[networks.len()]`, zeros; what the gradient is added to
+    pub(super) gradient: &'a mut [f32],
 }
 
-/// [`reference`] and its gradients on slices.
+/// The loss of what policy and value function say, with its gradients.
 pub(super) struct PpoKernel<'a> {
+    /// `[batch, k]`
     pub(super) outputs: &'a [f32],
+    /// `[k]`, or empty for a softmax
     pub(super) log_std: &'a [f32],
+    /// `[batch]`
     pub(super) values: &'a [f32],
     /// `[batch, k + 3]`
     pub(super) batch: &'a [f32],
     pub(super) loss: PpoLoss,
+    /// `[batch, k]`, overwritten
+    pub(super) outputs_gradient: &'a mut [f32],
+    /// As `log_std`, added to
+    pub(super) log_std_gradient: &'a mut [f32],
+    /// `[batch]`, overwritten
+    pub(super) values_gradient: &'a mut [f32],
+}
+
+/// The loss and its metrics.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PpoValue {
+    /// The loss.
+    pub(super) total: f32,
+    /// As [`reference`] returns them.
+    pub(super) metrics: [f32; PpoLoss::METRICS],
+}
+
+impl Kernel for PpoMinibatch<'_> {
+    type Output = PpoValue;
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) -> PpoValue {
+        let Self { networks, observations, parameters, batch, loss, gradient } = self;
+        let layouts = [&networks.policy, &networks.value];
+        let ranges = [networks.policy_range(), networks.value_range()];
+        let rows = observations.len() / networks.policy.inputs();
+        let mut saved = layouts.map(|layout| Scratch::new(rows * layout.saved()));
+        let mut outputs = layouts.map(|layout| Scratch::new(rows * layout.outputs()));
+        let mut output_gradients = layouts.map(|layout| Scratch::new(rows * layout.outputs()));
+        for i in 0..2 {
+            Forward {
+                layout: layouts[i],
+                input: observations,
+                parameters: &parameters[ranges[i].clone()],
+                output: &mut outputs[i].0[..rows * layouts[i].outputs()],
+                saved: &mut saved[i].0,
+            }
+            .run::<V, ROWS>();
+        }
+        let [policy_gradient, value_gradient] = &mut output_gradients;
+        let width = rows * networks.policy.outputs();
+        let value = PpoKernel {
+            outputs: &outputs[0].0[..width],
+            log_std: &parameters[networks.log_std_range()],
+            values: &outputs[1].0[..rows],
+            batch,
+            loss,
+            outputs_gradient: &mut policy_gradient.0[..width],
+            log_std_gradient: &mut gradient[networks.log_std_range()],
+            values_gradient: &mut value_gradient.0[..rows],
+        }
+        .run::<V, ROWS>();
+        for i in 0..2 {
+            Backward {
+                layout: layouts[i],
+                input: observations,
+                parameters: &parameters[ranges[i].clone()],
+                saved: &saved[i].0,
+                output_gradient: &output_gradients[i].0[..rows * layouts[i].outputs()],
+                gradient: &mut gradient[ranges[i].clone()],
+                input_gradient: &mut [],
+            }
+            .run::<V, ROWS>();
+        }
+        value
+    }
 }
 
 impl Kernel for PpoKernel<'_> {
-    type Output = PpoGradients;
+    type Output = PpoValue;
 
     #[inline(always)]
-    fn run<V: Vector, const ROWS: usize>(self) -> PpoGradients {
-        let Self { outputs, log_std, values, batch, loss } = self;
+    fn run<V: Vector, const ROWS: usize>(self) -> PpoValue {
+        let Self {
+            outputs,
+            log_std,
+            values,
+            batch,
+            loss,
+            outputs_gradient: by_output,
+            log_std_gradient,
+            values_gradient,
+        } = self;
         let (rows, k) = (values.len(), outputs.len() / values.len());
+        let gaussian = !log_std.is_empty();
         let share = 1.0 / rows as f32;
         let width = k + PpoLoss::EXTRA_COLUMNS;
         let sample = |row: usize| &batch[row * width..(row + 1) * width];
@@ -134,12 +264,13 @@ impl Kernel for PpoKernel<'_> {
         };
 
         // Gaussian: ∂ log π(a|s) / ∂ outputs; softmax: probabilities. Both become ∂ loss / ∂ outputs further down.
-        let mut by_output = vec![0.0; rows * k];
-        let mut log_ratios = vec![0.0; rows];
-        let mut entropy = 0.0;
+        let (mut details, mut log_ratios, mut ratios) =
+            (Scratch::new(rows * k), Scratch::new(rows), Scratch::new(rows));
         // Gaussian: noise; softmax: log-probabilities of all actions.
-        let mut details = vec![0.0; rows * k];
-        if loss.gaussian {
+        let details = &mut details.0[..rows * k];
+        let (log_ratios, ratios) = (&mut log_ratios.0[..rows], &mut ratios.0[..rows]);
+        let mut entropy = 0.0;
+        if gaussian {
             let inverse_std: Vec<f32> = log_std.iter().map(|l| (-l).exp()).collect();
             let constant: f32 = log_std.iter().map(|l| l + HALF_LN_2PI).sum();
             entropy = log_std.iter().map(|l| l + HALF_LN_2PI + 0.5).sum();
@@ -160,8 +291,8 @@ impl Kernel for PpoKernel<'_> {
                 let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 shifted.iter_mut().zip(logits).for_each(|(shifted, logit)| *shifted = logit - max);
             }
-            by_output.copy_from_slice(&details);
-            map_exp::<V>(&mut by_output);
+            by_output.copy_from_slice(details);
+            map_exp::<V>(by_output);
             for row in 0..rows {
                 let (probabilities, logs) = (&mut by_output[row * k..][..k], &mut details[row * k..][..k]);
                 let total: f32 = probabilities.iter().sum();
@@ -177,11 +308,9 @@ impl Kernel for PpoKernel<'_> {
                 log_ratios[row] = log_prob - sample(row)[k];
             }
         }
-        let mut ratios = log_ratios.clone();
-        map_exp::<V>(&mut ratios);
+        ratios.copy_from_slice(log_ratios);
+        map_exp::<V>(ratios);
 
-        let mut log_std_gradient = vec![0.0; log_std.len()];
-        let mut value_gradient = vec![0.0; rows];
         let (mut surrogate, mut squares, mut kl, mut outside) = (0.0, 0.0, 0.0, 0.0);
         for row in 0..rows {
             let sample = sample(row);
@@ -195,7 +324,7 @@ impl Kernel for PpoKernel<'_> {
             // ∂ loss / ∂ log π(a|s); where the clipped term is the smaller, it is constant.
             let slope = if clipped < plain { 0.0 } else { -plain * share };
             let (by_output, details) = (&mut by_output[row * k..][..k], &details[row * k..][..k]);
-            if loss.gaussian {
+            if gaussian {
                 for j in 0..k {
                     by_output[j] *= slope;
                     log_std_gradient[j] += slope * (details[j] * details[j] - 1.0);
@@ -210,18 +339,15 @@ impl Kernel for PpoKernel<'_> {
             }
             let error = values[row] - sample[k + 2];
             squares += error * error;
-            value_gradient[row] = 2.0 * loss.value_coefficient * share * error;
+            values_gradient[row] = 2.0 * loss.value_coefficient * share * error;
         }
-        if loss.gaussian {
+        if gaussian {
             log_std_gradient.iter_mut().for_each(|g| *g -= loss.entropy_coefficient);
         }
         let (policy_loss, value_loss) = (-surrogate * share, squares * share);
-        PpoGradients {
+        PpoValue {
             total: policy_loss + loss.value_coefficient * value_loss - loss.entropy_coefficient * entropy,
             metrics: [policy_loss, value_loss, entropy, kl * share, outside * share],
-            outputs: by_output,
-            log_std: log_std_gradient,
-            values: value_gradient,
         }
     }
 }

@@ -20,10 +20,7 @@ pub(super) fn mlp<B: Backend>(input: FloatTensor<B>, parameters: &FloatTensor<B>
     for (i, layer) in layers.iter().enumerate() {
         let weight = part(layer.weight(), layer.inputs, layer.outputs);
         let bias = part(layer.bias(), 1, layer.outputs);
-        x = B::float_add(B::float_matmul(x, weight), bias);
-        if i + 1 < layers.len() {
-            x = activation::<B>(x, layout.activation);
-        }
+        x = activation::<B>(B::float_add(B::float_matmul(x, weight), bias), layout.activation_of(i));
     }
     x
 }
@@ -66,7 +63,8 @@ pub(super) fn adam<B: Backend>(
     let second = B::float_add(times(second, step.config.beta2), times(square, 1.0 - step.config.beta2));
     let root = B::float_sqrt(times(second.clone(), correction2));
     let denominator = B::float_add_scalar(root, step.config.epsilon.into());
-    let parameter = B::float_sub(parameter, B::float_div(times(first.clone(), step_size), denominator));
+    let parameter =
+        B::float_sub(times(parameter, step.kept()), B::float_div(times(first.clone(), step_size), denominator));
     [parameter, first, second]
 }
 
@@ -77,6 +75,11 @@ impl AdamStep {
     /// What gradients with this sum of squares are multiplied with.
     pub(super) fn scale(&self, squares: f32) -> f32 {
         self.max_norm.map_or(1.0, |max| (max / (squares.sqrt() + CLIP_EPSILON)).min(1.0))
+    }
+
+    /// What is left of a parameter after its weight decay: 1 − α·λ.
+    pub(super) fn kept(&self) -> f32 {
+        (1.0 - self.learning_rate * f64::from(self.config.weight_decay)) as f32
     }
 
     /// α / (1 − β₁ᵗ) and 1 / (1 − β₂ᵗ).

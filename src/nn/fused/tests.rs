@@ -9,7 +9,7 @@ use rand::RngExt as _;
 use super::kernels::{Backward, Forward};
 use super::ppo_loss::PpoKernel;
 use super::simd::{Isa, run_on};
-use super::{AdamStep, PpoLoss, reference};
+use super::{ActorCritic, AdamStep, PpoLoss, reference};
 use crate::nn::mlp::Layout;
 use crate::nn::{Activation, AdamConfig, constant, parameter, to_host};
 use crate::random::{Rng, stream};
@@ -18,6 +18,12 @@ type Plain = Autodiff<Flex, NoCheckpointing>;
 
 const ACTIVATIONS: [Activation; 5] =
     [Activation::Identity, Activation::Tanh, Activation::Relu, Activation::LeakyRelu, Activation::Silu];
+
+/// Pairs of activations, of hidden layers and of the output: each on its own, and mixed.
+fn activations() -> impl Iterator<Item = (Activation, Activation)> {
+    let others = ACTIVATIONS.into_iter().cycle().skip(1);
+    ACTIVATIONS.into_iter().zip(others).chain(ACTIVATIONS.map(|activation| (activation, Activation::Identity)))
+}
 
 /// Members, batch, and widths: no layer, odd ones, whole vectors, narrow outputs, blocks that are full and not.
 const SHAPES: &[(usize, usize, &[usize])] = &[
@@ -52,12 +58,14 @@ fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 #[test]
 fn the_network_and_its_gradients_are_those_of_plain_operations() {
     let device = Device::flex();
-    for activation in ACTIVATIONS {
+    for (activation, output) in activations() {
         for &(members, batch, sizes) in SHAPES {
-            let layout = Layout { sizes: sizes.to_vec(), activation };
+            // Hidden layers and outputs go through every activation, together and apart.
+            let layout = Layout { sizes: sizes.to_vec(), activation, output };
             let mut rng = stream(0, "fused-mlp", batch as u64);
             let inputs = random(members * batch * layout.inputs(), &mut rng);
-            let parameters = random(members * layout.len(), &mut rng);
+            // Small enough that no output saturates: at its end tanh's slope 1 − y² is all rounding.
+            let parameters: Vec<f32> = random(members * layout.len(), &mut rng).iter().map(|p| 0.25 * p).collect();
             let weights = constant(
                 &random(members * batch * layout.outputs(), &mut rng),
                 [members, batch, layout.outputs()],
@@ -73,7 +81,7 @@ fn the_network_and_its_gradients_are_those_of_plain_operations() {
                 [to_host(output), to_host(of_input), to_host(of_parameters)]
             });
             for (i, what) in ["output", "input gradient", "parameter gradient"].into_iter().enumerate() {
-                assert_close(&format!("{activation:?} {sizes:?} {what}"), &both[0][i], &both[1][i], 3e-6);
+                assert_close(&format!("{layout:?} {what}"), &both[0][i], &both[1][i], 3e-6);
             }
         }
     }
@@ -82,7 +90,7 @@ fn the_network_and_its_gradients_are_those_of_plain_operations() {
 #[test]
 fn one_input_for_all_members_is_the_same_input_for_each() {
     let device = Device::flex();
-    let layout = Layout { sizes: vec![5, 20, 3], activation: Activation::Tanh };
+    let layout = Layout { sizes: vec![5, 20, 3], activation: Activation::Tanh, output: Activation::Identity };
     let mut rng = stream(0, "fused-shared", 0);
     let (inputs, parameters) = (random(140 * 5, &mut rng), random(3 * layout.len(), &mut rng));
     let run = |copies: usize| {
@@ -104,12 +112,11 @@ fn host_mlp(input: &[f64], parameters: &[f64], layout: &Layout) -> Vec<f64> {
     let layers = layout.layers();
     for (i, layer) in layers.iter().enumerate() {
         let (weight, bias) = (&parameters[layer.weight()], &parameters[layer.bias()]);
-        let last = i + 1 == layers.len();
+        let activation = if i + 1 == layers.len() { layout.output } else { layout.activation };
         let rows = x.chunks(layer.inputs).flat_map(|row| {
             (0..layer.outputs).map(move |o| {
                 let z = bias[o] + row.iter().enumerate().map(|(j, v)| v * weight[j * layer.outputs + o]).sum::<f64>();
-                match layout.activation {
-                    _ if last => z,
+                match activation {
                     Activation::Identity => z,
                     Activation::Tanh => z.tanh(),
                     Activation::Relu => z.max(0.0),
@@ -126,13 +133,14 @@ fn host_mlp(input: &[f64], parameters: &[f64], layout: &Layout) -> Vec<f64> {
 #[test]
 fn the_networks_gradients_are_finite_differences_on_every_instruction_set() {
     for isa in Isa::available() {
-        for activation in ACTIVATIONS {
+        for (activation, output) in activations() {
             for sizes in [&[3, 2][..], &[4, 19, 6], &[3, 17, 33, 1]] {
-                let layout = Layout { sizes: sizes.to_vec(), activation };
+                let layout = Layout { sizes: sizes.to_vec(), activation, output };
                 let mut rng = stream(0, "fused-differences", 0);
                 let batch = 9;
                 let input = random(batch * layout.inputs(), &mut rng);
-                let parameters = random(layout.len(), &mut rng);
+                // Small enough that no output saturates.
+                let parameters: Vec<f32> = random(layout.len(), &mut rng).iter().map(|p| 0.5 * p).collect();
                 let weights = random(batch * layout.outputs(), &mut rng);
                 let mut output = vec![0.0; batch * layout.outputs()];
                 let mut saved = vec![0.0; batch * layout.saved()];
@@ -161,7 +169,7 @@ fn the_networks_gradients_are_finite_differences_on_every_instruction_set() {
                 );
                 let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
                 let (input, parameters, weights) = (wide(&input), wide(&parameters), wide(&weights));
-                let what = format!("{isa:?} {activation:?} {sizes:?}");
+                let what = format!("{isa:?} {layout:?}");
                 let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
                 assert_close(&what, &output, &narrow(host_mlp(&input, &parameters, &layout)), 2e-6);
                 let value = |input: &[f64], parameters: &[f64]| -> f64 {
@@ -187,7 +195,7 @@ fn the_networks_gradients_are_finite_differences_on_every_instruction_set() {
 #[test]
 fn a_rows_output_does_not_depend_on_its_batch() {
     let device = Device::flex();
-    let layout = Layout { sizes: vec![6, 64, 50, 3], activation: Activation::Silu };
+    let layout = Layout { sizes: vec![6, 64, 50, 3], activation: Activation::Silu, output: Activation::Tanh };
     let mut rng = stream(0, "fused-rows", 0);
     let inputs = random(300 * 6, &mut rng);
     let parameters = constant(&random(layout.len(), &mut rng), [1, layout.len()], &device);
@@ -209,8 +217,9 @@ fn adam_is_that_of_plain_operations() {
         let mut values = || constant(&random(len, &mut rng), [1, len], &device);
         let [parameter, gradient, first, second] = [values(), values(), values(), values().abs()];
         let squares = constant(&[1.7], [1], &device);
-        for (number, max_norm) in [(1, None), (2, Some(0.5)), (1000, Some(2.0))] {
-            let step = AdamStep { config: AdamConfig::default(), learning_rate: 0.01, number, max_norm };
+        for (number, max_norm, weight_decay) in [(1, None, 0.0), (2, Some(0.5), 0.1), (1000, Some(2.0), 10.0)] {
+            let config = AdamConfig { weight_decay, ..AdamConfig::default() };
+            let step = AdamStep { config, learning_rate: 0.01, number, max_norm };
             let inputs = [parameter.clone(), gradient.clone(), first.clone(), second.clone()];
             let found = super::adam(inputs.clone(), squares.clone(), step);
             let primitives = inputs.map(|t| t.try_into_primitive::<Flex>().expect("on Flex"));
@@ -240,21 +249,30 @@ fn adam_takes_a_part_of_a_larger_tensor() {
     assert_eq!(of(part), of(constant(&values[10..30], [2, 10], &device)));
 }
 
+/// A mean over a minibatch that holds both clipped and other samples, through both networks.
 #[test]
-fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
+fn the_ppo_loss_and_its_gradient_are_those_of_plain_operations() {
     let device = Device::flex();
     for (gaussian, k, rows) in [(true, 1, 64), (true, 3, 37), (false, 2, 128), (false, 5, 33)] {
         for normalize_advantages in [true, false] {
-            let loss = PpoLoss {
-                gaussian,
-                clip: 0.2,
-                value_coefficient: 0.7,
-                entropy_coefficient: 0.03,
-                normalize_advantages,
+            let network = |hidden: usize, activation: Activation, outputs: usize| Layout {
+                sizes: vec![4, hidden, 20, outputs],
+                activation,
+                output: Activation::Identity,
             };
+            let networks = ActorCritic {
+                policy: network(17, Activation::Tanh, k),
+                log_std: if gaussian { k } else { 0 },
+                value: network(33, Activation::Silu, 1),
+            };
+            let loss = PpoLoss { clip: 0.2, value_coefficient: 0.7, entropy_coefficient: 0.03, normalize_advantages };
             let mut rng = stream(0, "fused-ppo", k as u64);
-            let outputs = random(rows * k, &mut rng);
-            let (log_std, values) = (random(k, &mut rng), random(rows, &mut rng));
+            let observations = random(rows * 4, &mut rng);
+            let parameters: Vec<f32> = random(networks.len(), &mut rng).iter().map(|p| 0.3 * p).collect();
+            let log_std = &parameters[networks.log_std_range()];
+            let policy = constant(&parameters[networks.policy_range()], [1, networks.policy.len()], &device);
+            let mut outputs = Vec::new();
+            super::mlp_on_host(&observations, &policy, &networks.policy, &mut outputs);
             let actions: Vec<f32> = match gaussian {
                 true => random(rows * k, &mut rng),
                 false => (0..rows * k).map(|i| f32::from(u8::from((i / k) % k == i % k))).collect(),
@@ -278,23 +296,18 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
                 [&actions[row * k..(row + 1) * k], &[old[row], drawn[0], drawn[1]]].concat()
             };
             let batch: Vec<f32> = (0..rows).flat_map(sample).collect();
-            let batch: Tensor<3> = constant(&batch, [1, rows, k + PpoLoss::EXTRA_COLUMNS], &device);
-            let fresh = || {
-                let outputs = parameter(outputs.clone(), [1, rows, k], &device);
-                let log_std = parameter(log_std.clone(), [1, k], &device);
-                (outputs, log_std, parameter(values.clone(), [1, rows, 1], &device))
-            };
-            let (a, b, c) = fresh();
-            let (fused, metrics) = super::ppo_loss(a.clone(), b.clone(), c.clone(), batch.clone(), loss);
-            let (x, y, z) = fresh();
-            let primitive = |tensor: Tensor<3>| tensor.try_into_primitive::<Plain>().expect("on Flex with autodiff");
-            let plain_batch = primitive(batch.autodiff());
-            let log_std = y.clone().try_into_primitive::<Plain>().expect("on Flex with autodiff");
+            let batch: Tensor<2> = constant(&batch, [rows, k + PpoLoss::EXTRA_COLUMNS], &device);
+            let observations: Tensor<2> = constant(&observations, [rows, 4], &device);
+            let fresh = || parameter(parameters.clone(), [1, networks.len()], &device);
+            let ours = fresh();
+            let (fused, metrics) = super::ppo_loss(observations.clone(), ours.clone(), batch.clone(), &networks, loss);
+            let theirs = fresh();
+            let primitive = |tensor: Tensor<2>| tensor.try_into_primitive::<Plain>().expect("on Flex with autodiff");
             let (plain, plain_metrics) = super::ppo_loss::reference::<Plain>(
-                primitive(x.clone()),
-                log_std,
-                primitive(z.clone()),
-                &plain_batch,
+                primitive(observations.clone().autodiff()),
+                &primitive(theirs.clone()),
+                &primitive(batch.clone().autodiff()),
+                &networks,
                 loss,
             );
             let plain = Tensor::<1>::from_primitive::<Plain>(plain);
@@ -304,15 +317,19 @@ fn the_ppo_loss_and_its_gradients_are_those_of_plain_operations() {
             assert!((0.1..0.95).contains(&clipped), "{what}: the case needs clipped and other samples, {clipped}");
             assert_close(&what, &to_host(metrics), &to_host(plain_metrics), 2e-6);
             assert_close(&what, &to_host(fused.clone()), &to_host(plain.clone()), 2e-6);
+            let (without_gradient, _) = super::ppo_loss(observations, ours.clone().inner(), batch, &networks, loss);
+            assert_eq!(to_host(without_gradient), to_host(fused.clone()));
             // The loss as a part of another, as a test of the outer gradient.
             let (fused, plain) = ((fused * 3.0).backward(), (plain * 3.0).backward());
-            let grad = |t: &Tensor<3>, g: &_| to_host(t.grad(g).expect("it requires one"));
-            assert_close(&format!("{what}: outputs"), &grad(&a, &fused), &grad(&x, &plain), 3e-6);
-            assert_close(&format!("{what}: values"), &grad(&c, &fused), &grad(&z, &plain), 3e-6);
-            // A sum over the batch whose terms mostly cancel, so its rounding is larger than the others'.
-            if gaussian {
-                let grad = |t: &Tensor<2>, g: &_| to_host(t.grad(g).expect("it requires one"));
-                assert_close(&format!("{what}: log std"), &grad(&b, &fused), &grad(&y, &plain), 1e-5);
+            let [found, expected] =
+                [(ours, fused), (theirs, plain)].map(|(t, g)| to_host(t.grad(&g).expect("it requires one")));
+            for (name, range) in [
+                ("policy", networks.policy_range()),
+                ("log std", networks.log_std_range()),
+                ("value", networks.value_range()),
+            ] {
+                // Sums over the batch whose terms partly cancel: their rounding is larger than a value's.
+                assert_close(&format!("{what}: {name}"), &found[range.clone()], &expected[range], 1e-5);
             }
         }
     }
@@ -338,7 +355,7 @@ impl HostPpo {
         let variance = (0..rows).map(|row| (advantage(row) - mean).powi(2)).sum::<f64>() / (rows as f64 - 1.0);
         let term = |row: usize| {
             let (outputs, sample) = (&outputs[row * k..][..k], &batch[row * (k + 3)..][..k + 3]);
-            let (log_prob, entropy) = if loss.gaussian {
+            let (log_prob, entropy) = if !log_std.is_empty() {
                 let half_ln_2pi = 0.5 * (2.0 * std::f64::consts::PI).ln();
                 let density = |j: usize| {
                     let noise = (sample[j] - outputs[j]) / log_std[j].exp();
@@ -370,7 +387,8 @@ fn the_ppo_losss_gradients_are_finite_differences_on_every_instruction_set() {
     for isa in Isa::available() {
         for (gaussian, k, rows) in [(true, 1, 64), (true, 3, 21), (false, 2, 50), (false, 5, 33)] {
             let mut rng = stream(1, "fused-ppo-differences", k as u64);
-            let (outputs, log_std) = (random(rows * k, &mut rng), random(k, &mut rng));
+            let outputs = random(rows * k, &mut rng);
+            let log_std = random(if gaussian { k } else { 0 }, &mut rng);
             let values = random(rows, &mut rng);
             let sample = |row: usize| {
                 let mut sample = random(k + PpoLoss::EXTRA_COLUMNS, &mut rng);
@@ -381,14 +399,20 @@ fn the_ppo_losss_gradients_are_finite_differences_on_every_instruction_set() {
                 sample
             };
             let batch: Vec<f32> = (0..rows).flat_map(sample).collect();
-            let loss = PpoLoss {
-                gaussian,
-                clip: 0.3,
-                value_coefficient: 0.7,
-                entropy_coefficient: 0.03,
-                normalize_advantages: true,
+            let loss =
+                PpoLoss { clip: 0.3, value_coefficient: 0.7, entropy_coefficient: 0.03, normalize_advantages: true };
+            let mut by_outputs = vec![0.0; outputs.len()];
+            let (mut by_log_std, mut by_values) = (vec![0.0; log_std.len()], vec![0.0; rows]);
+            let kernel = PpoKernel {
+                outputs: &outputs,
+                log_std: &log_std,
+                values: &values,
+                batch: &batch,
+                loss,
+                outputs_gradient: &mut by_outputs,
+                log_std_gradient: &mut by_log_std,
+                values_gradient: &mut by_values,
             };
-            let kernel = PpoKernel { outputs: &outputs, log_std: &log_std, values: &values, batch: &batch, loss };
             let found = run_on(isa, kernel);
             let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
             let host = HostPpo {
@@ -416,11 +440,9 @@ fn the_ppo_losss_gradients_are_finite_differences_on_every_instruction_set() {
                     assert!(error <= 3e-6 * size, "{what}: {name} [{i}] is {gradient}, expected {sum} ({size})");
                 }
             };
-            check("outputs", &found.outputs, |host| &mut host.outputs);
-            check("values", &found.values, |host| &mut host.values);
-            if gaussian {
-                check("log std", &found.log_std, |host| &mut host.log_std);
-            }
+            check("outputs", &by_outputs, |host| &mut host.outputs);
+            check("values", &by_values, |host| &mut host.values);
+            check("log std", &by_log_std, |host| &mut host.log_std);
         }
     }
 }
@@ -429,22 +451,25 @@ fn the_ppo_losss_gradients_are_finite_differences_on_every_instruction_set() {
 fn what_is_not_a_number_is_not_hidden() {
     let device = Device::flex();
     for activation in ACTIVATIONS {
-        let layout = Layout { sizes: vec![3, 20, 2], activation };
+        let layout = Layout { sizes: vec![3, 20, 2], activation, output: Activation::Identity };
         let mut parameters = vec![0.1; layout.len()];
         parameters[5] = f32::NAN;
         let input = constant(&[1.0; 6], [1, 2, 3], &device);
         let output = super::mlp(input, constant(&parameters, [1, layout.len()], &device), &layout);
         assert!(to_host(output).iter().all(|y| y.is_nan()), "{activation:?}");
     }
-    let loss = PpoLoss {
-        gaussian: true,
-        clip: 0.2,
-        value_coefficient: 0.5,
-        entropy_coefficient: 0.0,
-        normalize_advantages: false,
+    let loss = PpoLoss { clip: 0.2, value_coefficient: 0.5, entropy_coefficient: 0.0, normalize_advantages: false };
+    let (mut by_outputs, mut by_log_std, mut by_values) = ([0.0], [0.0], [0.0]);
+    let kernel = PpoKernel {
+        outputs: &[0.0],
+        log_std: &[0.0],
+        values: &[0.0],
+        batch: &[0.1, -1.0, f32::NAN, 0.0],
+        loss,
+        outputs_gradient: &mut by_outputs,
+        log_std_gradient: &mut by_log_std,
+        values_gradient: &mut by_values,
     };
-    let batch = [0.1, -1.0, f32::NAN, 0.0];
-    let kernel = PpoKernel { outputs: &[0.0], log_std: &[0.0], values: &[0.0], batch: &batch, loss };
     let found = run_on(Isa::available()[0], kernel);
-    assert!(found.total.is_nan() && found.outputs[0].is_nan(), "{found:?}");
+    assert!(found.total.is_nan() && by_outputs[0].is_nan(), "{found:?}");
 }
