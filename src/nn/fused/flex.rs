@@ -12,7 +12,7 @@ use burn::backend::{Autodiff, Flex, TensorMetadata as _};
 use burn::tensor::TensorData;
 
 use super::kernels::{self, BLOCK};
-use super::ppo_loss::{ActorCritic, PpoLoss, PpoMinibatch, PpoValue};
+use super::ppo_loss::{ActorCritic, PpoKernel, PpoLoss, PpoValue};
 use super::scratch::{self, Scratch};
 use super::simd::dispatch;
 use super::{AdamStep, FusedOps};
@@ -244,8 +244,44 @@ fn ppo_gradient(
     let [observations, parameters, batch] = [observations, parameters, batch].map(contiguous);
     let (observations, parameters, batch) = (slice(&observations), slice(&parameters), slice(&batch));
     assert_eq!(parameters.len(), networks.len(), "the parameters are those of the networks");
+    let layouts = [&networks.policy, &networks.value];
+    let ranges = [networks.policy_range(), networks.value_range()];
+    let rows = observations.len() / networks.policy.inputs();
+    let widths = layouts.map(|layout| rows * layout.outputs());
+    let mut saved = layouts.map(|layout| Scratch::new(rows * layout.saved()));
+    let (mut outputs, mut output_gradients) = (widths.map(Scratch::new), widths.map(Scratch::new));
+    for i in 0..2 {
+        dispatch(kernels::Forward {
+            layout: layouts[i],
+            input: observations,
+            parameters: &parameters[ranges[i].clone()],
+            output: &mut outputs[i].0[..widths[i]],
+            saved: &mut saved[i].0,
+        });
+    }
     let mut gradient = scratch::zeros(networks.len());
-    let value = dispatch(PpoMinibatch { networks, observations, parameters, batch, loss, gradient: &mut gradient });
+    let [of_policy, of_value] = &mut output_gradients;
+    let value = dispatch(PpoKernel {
+        outputs: &outputs[0].0[..widths[0]],
+        log_std: &parameters[networks.log_std_range()],
+        values: &outputs[1].0[..widths[1]],
+        batch,
+        loss,
+        outputs_gradient: &mut of_policy.0[..widths[0]],
+        log_std_gradient: &mut gradient[networks.log_std_range()],
+        values_gradient: &mut of_value.0[..widths[1]],
+    });
+    for i in 0..2 {
+        dispatch(kernels::Backward {
+            layout: layouts[i],
+            input: observations,
+            parameters: &parameters[ranges[i].clone()],
+            saved: &saved[i].0,
+            output_gradient: &output_gradients[i].0[..widths[i]],
+            gradient: &mut gradient[ranges[i].clone()],
+            input_gradient: &mut [],
+        });
+    }
     (value, gradient)
 }
 

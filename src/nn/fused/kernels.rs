@@ -474,17 +474,23 @@ fn panel_of<V: Vector, const ROWS: usize, const VECTORS: usize>(
     store: &mut impl Store,
 ) {
     let mut row = 0;
+    macro_rules! store_rows {
+        ($rows:expr, $sums:ident, $($r:literal)*) => {$(
+            if $r < $rows {
+                store.store(row + $r, n, column, width.min(V::LANES), $sums[$r % $rows][0]);
+                if VECTORS > 1 {
+                    store.store(row + $r, n, column + V::LANES, (width - V::LANES).min(V::LANES), $sums[$r % $rows][VECTORS - 1]);
+                }
+            }
+        )*};
+    }
     macro_rules! tile {
         ($rows:expr) => {{
             // SAFETY: `product` checked both matrices; a row of `b` has VECTORS vectors from its start.
             let sums =
                 unsafe { tile::<V, { $rows }, VECTORS>(k, a.data.as_ptr().add(row * a.row), a, b.as_ptr(), b_row) };
-            for (r, sums) in sums.iter().enumerate() {
-                for (v, &sums) in sums.iter().enumerate() {
-                    let count = (width - v * V::LANES).min(V::LANES);
-                    store.store(row + r, n, column + v * V::LANES, count, sums);
-                }
-            }
+            // Written out, because sums that are indexed in a loop go through memory.
+            store_rows!($rows, sums, 0 1 2 3 4 5 6 7);
             row += $rows;
         }};
     }

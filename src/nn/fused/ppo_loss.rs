@@ -7,7 +7,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata as _};
 use burn::tensor::{FloatDType, Shape, Slice};
 
-use super::kernels::{Backward, Forward};
 use super::scratch::Scratch;
 use super::simd::{Kernel, Vector, exp};
 use crate::nn::mlp::Layout;
@@ -145,21 +144,7 @@ pub(super) fn reference<B: Backend>(
     (total, B::float_cat(vec![policy_loss, value_loss, entropy, kl, outside], 0))
 }
 
-/// [`reference`] and its gradient, on slices.
-pub(super) struct PpoMinibatch<'a> {
-    pub(super) networks: &'a ActorCritic,
-    /// `[batch, obs]`
-    pub(super) observations: &'a [f32],
-    /// `[networks.len()]`
-    pub(super) parameters: &'a [f32],
-    /// `[batch, k + 3]`
-    pub(super) batch: &'a [f32],
-    pub(super) loss: PpoLoss,
-    /// `[networks.len()]`, zeros; what the gradient is added to
-    pub(super) gradient: &'a mut [f32],
-}
-
-/// The loss of what policy and value function say, with its gradients.
+/// The loss of what policy and value function say, and its gradients with respect to that, on slices.
 pub(super) struct PpoKernel<'a> {
     /// `[batch, k]`
     pub(super) outputs: &'a [f32],
@@ -185,57 +170,6 @@ pub(super) struct PpoValue {
     pub(super) total: f32,
     /// As [`reference`] returns them.
     pub(super) metrics: [f32; PpoLoss::METRICS],
-}
-
-impl Kernel for PpoMinibatch<'_> {
-    type Output = PpoValue;
-
-    #[inline(always)]
-    fn run<V: Vector, const ROWS: usize>(self) -> PpoValue {
-        let Self { networks, observations, parameters, batch, loss, gradient } = self;
-        let layouts = [&networks.policy, &networks.value];
-        let ranges = [networks.policy_range(), networks.value_range()];
-        let rows = observations.len() / networks.policy.inputs();
-        let mut saved = layouts.map(|layout| Scratch::new(rows * layout.saved()));
-        let mut outputs = layouts.map(|layout| Scratch::new(rows * layout.outputs()));
-        let mut output_gradients = layouts.map(|layout| Scratch::new(rows * layout.outputs()));
-        for i in 0..2 {
-            Forward {
-                layout: layouts[i],
-                input: observations,
-                parameters: &parameters[ranges[i].clone()],
-                output: &mut outputs[i].0[..rows * layouts[i].outputs()],
-                saved: &mut saved[i].0,
-            }
-            .run::<V, ROWS>();
-        }
-        let [policy_gradient, value_gradient] = &mut output_gradients;
-        let width = rows * networks.policy.outputs();
-        let value = PpoKernel {
-            outputs: &outputs[0].0[..width],
-            log_std: &parameters[networks.log_std_range()],
-            values: &outputs[1].0[..rows],
-            batch,
-            loss,
-            outputs_gradient: &mut policy_gradient.0[..width],
-            log_std_gradient: &mut gradient[networks.log_std_range()],
-            values_gradient: &mut value_gradient.0[..rows],
-        }
-        .run::<V, ROWS>();
-        for i in 0..2 {
-            Backward {
-                layout: layouts[i],
-                input: observations,
-                parameters: &parameters[ranges[i].clone()],
-                saved: &saved[i].0,
-                output_gradient: &output_gradients[i].0[..rows * layouts[i].outputs()],
-                gradient: &mut gradient[ranges[i].clone()],
-                input_gradient: &mut [],
-            }
-            .run::<V, ROWS>();
-        }
-        value
-    }
 }
 
 impl Kernel for PpoKernel<'_> {
