@@ -473,13 +473,17 @@ fn panel_of<V: Vector, const ROWS: usize, const VECTORS: usize>(
     width: usize,
     store: &mut impl Store,
 ) {
+    const { assert!(ROWS <= 8 && VECTORS <= 2, "the lines below store that many") };
     let mut row = 0;
+    // Written out, because sums that are indexed in a loop go through memory.
     macro_rules! store_rows {
         ($rows:expr, $sums:ident, $($r:literal)*) => {$(
             if $r < $rows {
-                store.store(row + $r, n, column, width.min(V::LANES), $sums[$r % $rows][0]);
+                let sums = $sums[usize::min($r, $rows - 1)];
+                store.store(row + $r, n, column, width.min(V::LANES), sums[0]);
                 if VECTORS > 1 {
-                    store.store(row + $r, n, column + V::LANES, (width - V::LANES).min(V::LANES), $sums[$r % $rows][VECTORS - 1]);
+                    let count = (width - V::LANES).min(V::LANES);
+                    store.store(row + $r, n, column + V::LANES, count, sums[VECTORS - 1]);
                 }
             }
         )*};
@@ -489,7 +493,6 @@ fn panel_of<V: Vector, const ROWS: usize, const VECTORS: usize>(
             // SAFETY: `product` checked both matrices; a row of `b` has VECTORS vectors from its start.
             let sums =
                 unsafe { tile::<V, { $rows }, VECTORS>(k, a.data.as_ptr().add(row * a.row), a, b.as_ptr(), b_row) };
-            // Written out, because sums that are indexed in a loop go through memory.
             store_rows!($rows, sums, 0 1 2 3 4 5 6 7);
             row += $rows;
         }};
