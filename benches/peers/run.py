@@ -57,12 +57,21 @@ JAX = {
                      gae_lambda=0.95, clip=0.2, entropy=0.0, steps=300_000),
 }
 
-# rl-baselines3-zoo's tuned settings (without gSDE for Pendulum).
+# rl-baselines3-zoo's tuned settings, those of Pendulum also without its state-dependent exploration (gSDE), which we do
+# not have: then both sides do the same. Last, Stable-Baselines3's own defaults.
 SB3 = {
-    "CartPole-v1": dict(envs=8, rollout=32, epochs=20, minibatch=256, lr=1e-3, gamma=0.98, gae_lambda=0.8, clip=0.2,
-                        entropy=0.0, steps=100_000, anneal=True),
-    "Pendulum-v1": dict(envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95, clip=0.2,
-                        entropy=0.0, steps=100_000, anneal=False),
+    "CartPole-v1, tuned by rl-zoo": dict(
+        env="CartPole-v1", envs=8, rollout=32, epochs=20, minibatch=256, lr=1e-3, gamma=0.98, gae_lambda=0.8, clip=0.2,
+        entropy=0.0, steps=100_000, anneal=True),
+    "Pendulum-v1, tuned by rl-zoo": dict(
+        env="Pendulum-v1", envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95, clip=0.2,
+        entropy=0.0, steps=100_000, anneal=False, theirs=dict(use_sde=True, sde_sample_freq=4)),
+    "Pendulum-v1, the same without gSDE": dict(
+        env="Pendulum-v1", envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95, clip=0.2,
+        entropy=0.0, steps=100_000, anneal=False),
+    "Pendulum-v1, its defaults": dict(
+        env="Pendulum-v1", envs=1, rollout=2048, epochs=10, minibatch=64, lr=3e-4, gamma=0.99, gae_lambda=0.95, clip=0.2,
+        entropy=0.0, steps=100_000, anneal=False),
 }
 
 # imitation's agent steps and comparisons; the rest is our preset.
@@ -156,17 +165,17 @@ def main():
             versus(row, f"PPO {s['env']}, 8 × {s['rollout']}", "JAX, compiled", us, them,
                    f"; compiling takes it {statistics.median(t['compile_seconds'] for t in them):.0f} s")
     if "sb3" in parts:
-        for env, s in SB3.items():
+        for name, s in SB3.items():
             anneal = "true" if s["anneal"] else "false"
-            toml = PPO.format(env=env, **s, anneal_lr=anneal, anneal_clip=anneal)
+            toml = PPO.format(**s, anneal_lr=anneal, anneal_clip=anneal)
             settings = dict(n_envs=s["envs"], n_steps=s["rollout"], batch_size=s["minibatch"], n_epochs=s["epochs"],
                             learning_rate=s["lr"], gamma=s["gamma"], gae_lambda=s["gae_lambda"], clip_range=s["clip"],
-                            ent_coef=s["entropy"], anneal=s["anneal"])
+                            ent_coef=s["entropy"], anneal=s["anneal"], **s.get("theirs", {}))
             us, them = [], []
             for seed in range(args.seeds):
                 us.append(run([ours, "run", seed], toml))
-                them.append(run([theirs, HERE / "sb3_ppo.py", env, seed, s["steps"]], json.dumps(settings)))
-            versus(row, f"PPO {env}, tuned by rl-zoo", "Stable-Baselines3", us, them, "")
+                them.append(run([theirs, HERE / "sb3_ppo.py", s["env"], seed, s["steps"]], json.dumps(settings)))
+            versus(row, f"PPO {name}", "Stable-Baselines3", us, them, "")
     if "fit" in parts:
         us, them = [], []
         for _ in range(3):
