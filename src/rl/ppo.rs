@@ -12,9 +12,8 @@ use rand_distr::{Distribution as _, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::normalize::RunningMoments;
-use crate::nn;
 use crate::nn::fused::{self, ActorCritic, HALF_LN_2PI, PpoLoss};
-use crate::nn::{Activation, Adam, AdamConfig, Layout, Mlp, constant, parameter, to_host};
+use crate::nn::{self, Activation, Adam, AdamConfig, Layout, Mlp, constant, parameter, to_host};
 use crate::random::{Rng, stream};
 
 /// Hyper-parameters of PPO.
@@ -410,7 +409,7 @@ pub fn collect(agent: Option<&Agent>, head: &ActionHead, envs: &mut VecEnv, step
         done: vec![false; count * steps],
         episode_returns: Vec::new(),
     };
-    // Made once, so that a step allocates nothing.
+    // Made once, not in every step.
     let policy = agent.map(|agent| (agent, agent.policy(), agent.log_std()));
     let mut states = vec![0.0; count * saved];
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -618,8 +617,29 @@ mod tests {
     use burn::tensor::Device;
     use pairwise_envs::VecEnv;
 
-    use super::{Agent, PpoConfig, collect, next_values};
+    use super::{Agent, PpoConfig, collect, gae, next_values};
     use crate::random::stream;
+
+    /// Two environments of six steps; the first ends in its third step, the second is cut off after its second and ends
+    /// in its last. Expected: `compute_returns_and_advantage` of Stable-Baselines3 2.2.1, whose rollouts add
+    /// γ·V(state reached) to the reward of a step that was cut off.
+    #[test]
+    fn advantages_agree_with_stable_baselines() {
+        let rewards = [1.0, -0.5, 0.25, 2.0, 0.0, 1.0, 0.5, 1.5, -1.0, 0.0, 1.0, -2.0];
+        let values = [0.1, 0.4, -0.3, 0.8, 0.2, -0.6, 1.0, 0.3, 0.7, -0.2, 0.9, 0.5];
+        // 9.9 is the value of a state after the end, which must not count.
+        let next_values = [0.4, -0.3, 9.9, 0.2, -0.6, 0.35, 0.3, -0.45, -0.2, 0.9, 0.5, 9.9];
+        let (mut terminated, mut done) = ([false; 12], [false; 12]);
+        for i in [2, 11] {
+            (terminated[i], done[i]) = (true, true);
+        }
+        done[7] = true;
+        let found = gae(&rewards, &values, &next_values, &terminated, &done, 6, 0.9, 0.8);
+        let expected = [0.702_72, -0.774, 0.55, 1.839_936, 0.638_8, 1.915, 0.342_4, 0.795, -1.800_8, 0.11, -1.25, -2.5];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+        }
+    }
 
     /// Episodes of CartPole end in the middle of a rollout, so the next step's observation is another episode's.
     #[test]

@@ -204,6 +204,9 @@ fn a_rows_output_does_not_depend_on_its_batch() {
         to_host(super::mlp(input, parameters.clone(), &layout))
     };
     let all = of(0..300);
+    let mut on_host = vec![1.0; 5];
+    super::mlp_on_host(&inputs, &parameters, &layout, &mut on_host);
+    assert_eq!(on_host, all);
     for rows in [0..1, 7..8, 100..113, 127..130, 299..300] {
         assert_eq!(of(rows.clone()), all[rows.start * 3..rows.end * 3], "{rows:?}");
     }
