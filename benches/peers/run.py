@@ -57,21 +57,18 @@ JAX = {
                      gae_lambda=0.95, clip=0.2, entropy=0.0, steps=300_000),
 }
 
+PENDULUM = dict(env="Pendulum-v1", envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95,
+                clip=0.2, entropy=0.0, steps=100_000, anneal=False)
+
 # rl-baselines3-zoo's tuned settings, those of Pendulum also without its state-dependent exploration (gSDE), which we do
 # not have: then both sides do the same. Last, Stable-Baselines3's own defaults.
 SB3 = {
     "CartPole-v1, tuned by rl-zoo": dict(
         env="CartPole-v1", envs=8, rollout=32, epochs=20, minibatch=256, lr=1e-3, gamma=0.98, gae_lambda=0.8, clip=0.2,
         entropy=0.0, steps=100_000, anneal=True),
-    "Pendulum-v1, tuned by rl-zoo": dict(
-        env="Pendulum-v1", envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95, clip=0.2,
-        entropy=0.0, steps=100_000, anneal=False, theirs=dict(use_sde=True, sde_sample_freq=4)),
-    "Pendulum-v1, the same without gSDE": dict(
-        env="Pendulum-v1", envs=4, rollout=1024, epochs=10, minibatch=64, lr=1e-3, gamma=0.9, gae_lambda=0.95, clip=0.2,
-        entropy=0.0, steps=100_000, anneal=False),
-    "Pendulum-v1, its defaults": dict(
-        env="Pendulum-v1", envs=1, rollout=2048, epochs=10, minibatch=64, lr=3e-4, gamma=0.99, gae_lambda=0.95, clip=0.2,
-        entropy=0.0, steps=100_000, anneal=False),
+    "Pendulum-v1, tuned by rl-zoo": PENDULUM | dict(theirs=dict(use_sde=True, sde_sample_freq=4)),
+    "Pendulum-v1, the same without gSDE": PENDULUM,
+    "Pendulum-v1, its defaults": PENDULUM | dict(envs=1, rollout=2048, lr=3e-4, gamma=0.99),
 }
 
 # imitation's agent steps and comparisons; the rest is our preset.

@@ -141,41 +141,46 @@ impl Backward<Flex, 2> for MlpBackward {
 
 /// Output, and what the backward pass needs if `keep`.
 fn mlp_forward(input: &FlexTensor, parameters: &FlexTensor, layout: &Layout, keep: bool) -> (FlexTensor, Arc<Scratch>) {
-    let (input, parameters) = (contiguous(input.clone()), contiguous(parameters.clone()));
+    let input = contiguous(input.clone());
     let (members, batch) = (parameters.shape()[0], input.shape()[1]);
     assert_eq!(input.shape()[2], layout.inputs(), "the input's last dimension is the network's");
-    assert_eq!(parameters.shape()[1], layout.len(), "the parameters are those of the layout");
-    let rows = if keep { batch } else { batch.min(BLOCK) };
-    let mut saved = Scratch::new(if keep { members * rows * layout.saved() } else { rows * layout.saved() });
-    let mut output = vec![0.0; members * batch * layout.outputs()];
-    for member in 0..members {
-        dispatch(kernels::Forward {
-            layout,
-            input: member_of(slice(&input), member, batch * layout.inputs()),
-            parameters: part(slice(&parameters), member, layout.len()),
-            output: part_mut(&mut output, member, batch * layout.outputs()),
-            saved: part_mut(&mut saved.0, if keep { member } else { 0 }, rows * layout.saved()),
-        });
-    }
+    let mut output = Vec::new();
+    let saved = forward(slice(&input), batch, parameters.clone(), layout, keep, &mut output);
     (tensor(output, [members, batch, layout.outputs()]), Arc::new(saved))
 }
 
 /// See [`super::mlp_on_host`].
 pub(super) fn mlp_on_host(input: &[f32], parameters: FlexTensor, layout: &Layout, output: &mut Vec<f32>) {
+    assert!(input.len().is_multiple_of(layout.inputs()), "the input consists of whole rows");
+    forward(input, input.len() / layout.inputs(), parameters, layout, false, output);
+}
+
+/// Every member's network on a batch of its own, or on the one batch there is.
+fn forward(
+    input: &[f32],
+    batch: usize,
+    parameters: FlexTensor,
+    layout: &Layout,
+    keep: bool,
+    output: &mut Vec<f32>,
+) -> Scratch {
     let parameters = contiguous(parameters);
-    let (members, batch) = (parameters.shape()[0], input.len() / layout.inputs());
-    let mut saved = Scratch::new(batch.min(BLOCK) * layout.saved());
+    let members = parameters.shape()[0];
+    assert_eq!(parameters.shape()[1], layout.len(), "the parameters are those of the layout");
+    let rows = if keep { batch } else { batch.min(BLOCK) };
+    let mut saved = Scratch::new(if keep { members * rows * layout.saved() } else { rows * layout.saved() });
     output.clear();
     output.resize(members * batch * layout.outputs(), 0.0);
     for member in 0..members {
         dispatch(kernels::Forward {
             layout,
-            input,
+            input: member_of(input, member, batch * layout.inputs()),
             parameters: part(slice(&parameters), member, layout.len()),
             output: part_mut(output, member, batch * layout.outputs()),
-            saved: &mut saved.0,
+            saved: part_mut(&mut saved.0, if keep { member } else { 0 }, rows * layout.saved()),
         });
     }
+    saved
 }
 
 /// Gradients of the input, if wanted, and of the parameters.
@@ -244,9 +249,12 @@ fn ppo_gradient(
     let [observations, parameters, batch] = [observations, parameters, batch].map(contiguous);
     let (observations, parameters, batch) = (slice(&observations), slice(&parameters), slice(&batch));
     assert_eq!(parameters.len(), networks.len(), "the parameters are those of the networks");
+    assert_eq!(networks.policy.inputs(), networks.value.inputs(), "both networks see the observations");
     let layouts = [&networks.policy, &networks.value];
     let ranges = [networks.policy_range(), networks.value_range()];
     let rows = observations.len() / networks.policy.inputs();
+    let columns = networks.policy.outputs() + PpoLoss::EXTRA_COLUMNS;
+    assert_eq!(batch.len(), rows * columns, "there is a sample for every observation");
     let widths = layouts.map(|layout| rows * layout.outputs());
     let mut saved = layouts.map(|layout| Scratch::new(rows * layout.saved()));
     let (mut outputs, mut output_gradients) = (widths.map(Scratch::new), widths.map(Scratch::new));

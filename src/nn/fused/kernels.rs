@@ -121,6 +121,7 @@ impl Kernel for Backward<'_> {
             let (values, slopes) = kept_of(layers.len() - 1);
             if layout.output != Activation::Identity {
                 let out = &mut above.0[..output_gradient.len()];
+                // All of it as one row.
                 let mut store = Sloped { out, values, slopes, activation: layout.output };
                 for (i, gradient) in output_gradient.chunks(V::LANES).enumerate() {
                     store.store(0, 0, i * V::LANES, gradient.len(), V::load(gradient));
