@@ -107,10 +107,8 @@ fn fit_member(
         let since_look = step % STEPS_BETWEEN_LOOKS + 1;
         let look = since_look == STEPS_BETWEEN_LOOKS || step + 1 == steps;
         if config.adaptive_l2 && look && !validation.is_empty() {
-            // An answer that is uncertain itself costs its entropy (ln 2 for "equal") whatever is predicted. Where most
-            // answers are "equal", that part would hide any overfitting from the ratio, so only the excess counts.
-            let excess = |chosen: &[usize]| data.mean_loss(member, config, chosen) - data.mean_entropy(chosen);
-            let ratio = excess(&validation) / excess(&train).max(1e-12);
+            let excess = |chosen: &[usize]| data.relative_excess(data.mean_loss(member, config, chosen), chosen);
+            let ratio = excess(&validation) / excess(&train).clamp(1e-12, f64::INFINITY);
             member.l2 = adapt(member.l2, ratio, (1.0 + config.l2_rate).powf(since_look as f64) - 1.0);
         }
     }
@@ -176,8 +174,10 @@ struct Data {
     targets: Tensor<2>,
     /// `[2, n]`: true returns, standardised; only for the ablation
     returns: Option<Tensor<2>>,
-    /// `[n]`: entropy of each answer, nats; zero for the ablation, whose loss is a squared error
-    entropies: Vec<f64>,
+    /// `[n]`: entropy of each answer, nats: no prediction has a smaller loss
+    least: Vec<f64>,
+    /// `[n]`: the loss of predicting no difference, nats
+    blind: Vec<f64>,
     steps: usize,
     features: usize,
 }
@@ -195,12 +195,15 @@ impl Data {
             let side = |side: usize| all.iter().map(move |r| (r[side] / steps as f64) as f32);
             constant(&side(0).chain(side(1)).collect::<Vec<f32>>(), [2, examples.len()], &device)
         });
-        let entropy = |e: &FitExample| match config.target {
-            FitTarget::Comparisons => config.likelihood.entropy(e.target),
-            FitTarget::Returns => 0.0,
+        // For the ablation 0 and 1: its squared errors are compared as they are.
+        let bounds = |e: &FitExample| match config.target {
+            FitTarget::Comparisons => (config.likelihood.entropy(e.target), config.likelihood.loss(0.0, e.target)),
+            FitTarget::Returns => (0.0, 1.0),
         };
+        let (least, blind) = examples.iter().map(bounds).unzip();
         Self {
-            entropies: examples.iter().map(entropy).collect(),
+            least,
+            blind,
             segments: constant(&flat, [examples.len(), 2 * steps * features], &device),
             targets: constant(&targets, [1, examples.len()], &device),
             returns,
@@ -240,9 +243,18 @@ impl Data {
         f64::from(to_host(loss.mean())[0])
     }
 
-    /// Mean entropy of the chosen answers, nats: the part of their loss that no prediction can avoid.
-    fn mean_entropy(&self, chosen: &[usize]) -> f64 {
-        chosen.iter().map(|&i| self.entropies[i]).sum::<f64>() / chosen.len().max(1) as f64
+    /// How much of what could be known of the chosen answers a mean loss still lacks: 0 for a perfect prediction, 1
+    /// for that of no difference; NaN where there is nothing to know.
+    ///
+    /// An answer that is uncertain itself costs its entropy (ln 2 for "equal") whatever is predicted. Where most answers
+    /// are "equal", plain losses would hide any overfitting behind that part; and what is left over depends on how many
+    /// are decided, which training and validation comparisons differ in by chance. Without any "equal" this is the plain
+    /// loss but for a constant factor.
+    fn relative_excess(&self, loss: f64, chosen: &[usize]) -> f64 {
+        let mean = |values: &[f64]| chosen.iter().map(|&i| values[i]).sum::<f64>() / chosen.len() as f64;
+        let least = mean(&self.least);
+        let knowable = mean(&self.blind) - least;
+        if knowable > 1e-9 { (loss - least) / knowable } else { f64::NAN }
     }
 
     /// Predicted probability that the first is preferred, of each chosen comparison.
@@ -304,7 +316,7 @@ mod tests {
     use burn::tensor::Device;
     use rand::RngExt as _;
 
-    use super::{Ensemble, FitExample, RewardConfig, adapt, bradley_terry_loss, fit, poisson_1};
+    use super::{Ensemble, FitExample, RewardConfig, adapt, bradley_terry_loss, fit, poisson_1, split};
     use crate::nn::{constant, to_host};
     use crate::preference::Likelihood;
     use crate::random::stream;
@@ -361,6 +373,26 @@ mod tests {
         // The case: the plain ratio of the losses stays below the band, and would lower the coefficient.
         assert!(report.validation_loss / report.train_loss < 1.5, "{report:?}");
         assert!(ensemble.members[0].l2 > config.l2, "{report:?}");
+    }
+
+    #[test]
+    fn l2_falls_on_a_constant_reward_whatever_share_of_the_answers_is_decided() {
+        let config = RewardConfig { members: 1, l2: 0.3, l2_rate: 0.01, ..RewardConfig::default() };
+        let segment = vec![0.0; 12];
+        let example =
+            |id| FitExample { id, first: segment.clone(), second: segment.clone(), target: 0.5, true_returns: None };
+        let mut examples: Vec<FitExample> = (0..60).map(example).collect();
+        // Every held-out answer is decided, and one in three of the others: the losses above the entropy differ by a
+        // factor of three although nothing is learned from either.
+        let (_, validation) = split(&config, &examples, 0, 0);
+        for (i, example) in examples.iter_mut().enumerate() {
+            if i % 3 == 0 || validation.contains(&i) {
+                example.target = 1.0;
+            }
+        }
+        let mut ensemble = Ensemble::new(&config, 3, 1, 0, &Device::flex().autodiff());
+        fit(&mut ensemble, &config, &examples, 100, 0, 0);
+        assert!(ensemble.members[0].l2 < config.l2, "{}", ensemble.members[0].l2);
     }
 
     #[test]
