@@ -5,6 +5,10 @@
 //! The paper runs the three processes (policy, questions, reward fit) asynchronously; here they take turns inside one
 //! iteration, so that a run is a function of its configuration and its answers and can be replayed to the bit.
 //!
+//! A simulated teacher answers at once, inside [`iterate`]. A person takes seconds, so training goes on meanwhile, and
+//! between two iterations an [`exchange`] hands over the answers that have come and prepares the next questions. The
+//! number of the exchange is the logical time of an answer: the same answers in the same exchanges give the same bits.
+//!
 //! **Architecture invariant:** the true reward that rollouts carry is read by the teacher (`label`) and by metrics
 //! only; `train_reward` decides what the agent sees.
 
@@ -16,14 +20,14 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::preference::{Label, Sampler, SegmentId, TeacherContext, Why, query};
+use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
 use crate::random::{Rng, stream};
 use crate::reward::ensemble::Ensemble;
 use crate::reward::fit::{FitExample, FitMetrics, fit};
 use crate::reward::metrics::{self, RewardMetrics};
 use crate::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
-use crate::run::config::{Config, RewardSource};
+use crate::run::config::{Config, Rater, RewardSource};
 
 /// The whole state of a run between two iterations; what a checkpoint holds.
 pub struct Run {
@@ -45,14 +49,18 @@ pub struct Run {
     pub recent: VecDeque<Rollout>,
     /// A uniform sample of all transitions so far: what rewards are normalised and measured on.
     pub reference: Reference,
+    /// Questions that a person has not answered yet, the next one first.
+    pub pending: VecDeque<Compared>,
     /// Answered comparisons, with their segments.
     pub comparisons: Vec<Compared>,
-    /// Questions asked.
+    /// Questions asked; hidden repeats do not count.
     pub labels_asked: usize,
-    /// Questions answered with anything but "skip".
-    pub labels_answered: usize,
-    /// Label sessions so far.
+    /// Label sessions, or exchanges with a person, so far.
     pub sessions: usize,
+    /// The last fit between the last iteration and the next, for the next report.
+    pub fitted: Option<FitMetrics>,
+    /// The candidates' mean disagreement in the last exchange, likewise.
+    pub disagreement: Option<f64>,
     /// Statistics of true segment returns, for the noisy teacher's relative temperature.
     pub segment_returns: RunningMoments,
     /// True returns of the last ten finished training episodes.
@@ -72,7 +80,7 @@ pub struct Segment {
     pub true_rewards: Vec<f64>,
 }
 
-/// An answered comparison.
+/// A comparison: a question, and its answer where there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
     /// Number of the query, counting from 0.
@@ -81,8 +89,14 @@ pub struct Compared {
     pub first: Segment,
     /// The second clip.
     pub second: Segment,
-    /// The answer; never "skip".
+    /// The answer in force; "skip" as long as there is none, and after it was taken back.
     pub label: Label,
+    /// Environment steps at which it was asked.
+    pub step: usize,
+    /// What the ensemble thought of the pair when it was asked; `None` before the first fit.
+    pub why: Option<Why>,
+    /// The query whose pair is shown again, to see whether a person agrees with themselves. The fit leaves it out.
+    pub repeat: Option<Repeat>,
 }
 
 /// A uniform sample of the transitions seen so far (reservoir sampling, Vitter 1985).
@@ -134,6 +148,9 @@ pub struct Report {
     pub labels_answered: usize,
     /// Mean true return of the last ten training episodes; `None` before the first ends.
     pub true_return: Option<f64>,
+    /// What the learned reward expects of an episode: its mean over this iteration's steps times the time limit.
+    #[serde(default)]
+    pub predicted_return: Option<f64>,
     /// Mean variance of the members' predictions over this iteration's candidate pairs.
     pub disagreement: Option<f64>,
     /// Learned against true reward on the reference transitions.
@@ -144,6 +161,29 @@ pub struct Report {
     pub ppo: UpdateMetrics,
     /// SHA-256 of all weights after the iteration.
     pub weights_sha256: String,
+}
+
+/// An event that does not belong to a run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// An answer without a question.
+    #[error("answers query {query}, which is not open at this point of the run")]
+    NotAsked {
+        /// The query.
+        query: u64,
+    },
+    /// An answer about other clips.
+    #[error("answers query {query} on other clips than this run shows")]
+    OtherClips {
+        /// The query.
+        query: u64,
+    },
+    /// A change of an answer that was not given.
+    #[error("changes the answer to query {query}, which has none at this point of the run")]
+    NotAnswered {
+        /// The query.
+        query: u64,
+    },
 }
 
 /// Transitions kept in [`Reference`]: enough for correlations to ±0.02, few enough to predict in milliseconds.
@@ -171,10 +211,12 @@ pub fn start(config: Config, device: &Device) -> Result<Run, pairwise_envs::Unkn
         scaler: ReturnScaler::new(config.ppo.envs),
         recent: VecDeque::new(),
         reference: Reference::default(),
+        pending: VecDeque::new(),
         comparisons: Vec::new(),
         labels_asked: 0,
-        labels_answered: 0,
         sessions: 0,
+        fitted: None,
+        disagreement: None,
         segment_returns: RunningMoments::new(1),
         episode_returns: VecDeque::new(),
         config,
@@ -197,7 +239,7 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
     let seed = run.config.seed;
     let learning = run.config.reward == RewardSource::Preferences;
     let first = run.env_steps == 0;
-    let mut report = Report::default();
+    let mut report = Report { fit: run.fitted.take(), disagreement: run.disagreement.take(), ..Report::default() };
 
     // Collect.
     let rollout = if first {
@@ -214,7 +256,7 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
         run.ensemble.inputs.update(&rollout.observations);
     }
 
-    if learning {
+    if learning && run.config.preferences.rater == Rater::Simulated {
         let due = labels_due(&run.config, run.env_steps).saturating_sub(run.labels_asked);
         // The first share comes in rounds, with a fit after each: uniform first, then where the members disagree.
         let (rounds, steps) = match first {
@@ -226,17 +268,15 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
             // Query and label.
             report.disagreement = label(run, part(due), ask)?;
             // Fit.
-            if !run.comparisons.is_empty() {
-                let examples = examples(run);
-                let (model, session) = (&run.config.reward_model, run.sessions as u64);
-                report.fit = Some(fit(&mut run.ensemble, model, &examples, part(steps), seed, session));
-            }
+            report.fit = fit_ensemble(run, part(steps));
         }
     }
 
     // Train.
     if !first {
         let mut rewards = train_reward(run, &rollout);
+        let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
+        report.predicted_return = learning.then(|| mean * run.envs.spec().horizon as f64);
         if run.config.ppo.scale_rewards {
             run.scaler.scale(&mut rewards, &rollout.done, run.config.ppo.gamma);
         }
@@ -257,11 +297,68 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
     report.iteration = run.iteration;
     report.env_steps = run.env_steps;
     report.labels_asked = run.labels_asked;
-    report.labels_answered = run.labels_answered;
+    report.labels_answered = labels_answered(run);
     let episodes = run.episode_returns.len();
     report.true_return = (episodes > 0).then(|| run.episode_returns.iter().sum::<f64>() / episodes as f64);
     report.weights_sha256 = weights_sha256(run);
     Ok(report)
+}
+
+/// Hands a person's answers over to training, in the order in which they were given, fits the reward when they changed
+/// anything, and prepares the next questions. Called between two iterations.
+///
+/// # Errors
+/// When an event does not belong to this run: an answer to a question that was not asked or is answered already, or
+/// about other clips. Nothing is changed by that event then.
+pub fn exchange(run: &mut Run, events: &[Event]) -> Result<(), EventError> {
+    events.iter().try_for_each(|event| apply(run, event))?;
+    if !events.is_empty() {
+        run.fitted = fit_ensemble(run, run.config.reward_model.steps).or(run.fitted);
+    }
+    prepare(run);
+    run.sessions += 1;
+    Ok(())
+}
+
+/// Whether training waits for a person: it runs ahead of the answers that its label schedule asks for by no more than
+/// `lead` questions, and by ever fewer towards its end, so that no answer comes too late. It never waits where no
+/// question is open.
+#[must_use]
+pub fn waits(run: &Run) -> bool {
+    let preferences = &run.config.preferences;
+    if run.pending.is_empty() {
+        return false;
+    }
+    let left = 1.0 - run.iteration as f64 / run.config.iterations() as f64;
+    let lead = (preferences.lead as f64 * left.max(0.0)).floor() as usize;
+    let resolved = run.labels_asked - run.pending.iter().filter(|q| q.repeat.is_none()).count();
+    labels_due(&run.config, run.env_steps + run.config.rollout_len()) > resolved + lead
+}
+
+/// One episode of the present policy with deterministic actions, from an initial state given by `seed`.
+///
+/// # Errors
+/// When the environment does not exist.
+pub fn episode(run: &Run, seed: u64) -> Result<Segment, pairwise_envs::UnknownEnv> {
+    let mut envs = VecEnv::new(&run.config.env, 1, seed, episode_rng)?;
+    let mut episode = Segment::default();
+    let mut state = vec![0.0; envs.spec().saved_len];
+    while episode.states.is_empty() || envs.finished().is_empty() {
+        envs.save_states(&mut state);
+        let actions = run.agent.act_deterministic(envs.observations());
+        episode.states.extend_from_slice(&state);
+        episode.observations.extend_from_slice(envs.observations());
+        episode.actions.extend(run.agent.head.features(&actions));
+        run.agent.head.step(&mut envs, &actions);
+        episode.true_rewards.extend_from_slice(envs.rewards());
+    }
+    Ok(episode)
+}
+
+/// Questions answered with anything but "skip"; hidden repeats do not count.
+#[must_use]
+pub fn labels_answered(run: &Run) -> usize {
+    run.comparisons.iter().filter(|c| c.repeat.is_none() && c.label != Label::Skip).count()
 }
 
 /// Whether all iterations are done.
@@ -297,6 +394,13 @@ pub fn epic(run: &Run) -> Option<f64> {
     metrics::epic(run)
 }
 
+/// Trains the ensemble on the answers in force; `None` when there is none to learn from.
+fn fit_ensemble(run: &mut Run, steps: usize) -> Option<FitMetrics> {
+    let examples = examples(run);
+    let (model, seed, session) = (&run.config.reward_model, run.config.seed, run.sessions as u64);
+    (!examples.is_empty()).then(|| fit(&mut run.ensemble, model, &examples, steps, seed, session))
+}
+
 /// Questions asked in all after `env_steps` steps: the first share before training, then at a rate proportional to
 /// h / (T + h) (A.1), which integrates to a logarithm.
 #[must_use]
@@ -318,45 +422,54 @@ pub fn labels_due(config: &Config, env_steps: usize) -> usize {
 
 // ------------------------------------------------------------------------------------------------ query and label
 
-/// Asks `count` questions about recent clips. Returns the mean disagreement of the candidates.
+/// Asks a simulated teacher `count` questions about recent clips. Returns the mean disagreement of the candidates.
 fn label<E>(run: &mut Run, count: usize, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Option<f64>, E> {
+    let (questions, disagreement) = questions(run, count);
+    let episodes = run.episode_returns.len().max(1) as f64;
+    let context = TeacherContext {
+        segment_len: run.config.preferences.segment_steps,
+        episode_len: run.envs.spec().horizon,
+        mean_episode_return: run.episode_returns.iter().sum::<f64>() / episodes,
+        segment_return_std: run.segment_returns.std()[0],
+        sessions_before: run.sessions,
+    };
+    for compared in questions {
+        let mut rng = stream(run.config.seed, "teacher", compared.query);
+        let [first, second] = [&compared.first.true_rewards, &compared.second.true_rewards];
+        let simulated = run.config.preferences.teacher.answer(first, second, &context, &mut rng);
+        let label = ask(&Question { simulated, ..question(&compared, run.sessions) })?;
+        run.labels_asked += 1;
+        run.comparisons.push(Compared { label, ..compared });
+    }
+    run.sessions += 1;
+    Ok(disagreement)
+}
+
+/// Chooses `count` pairs of recent clips to ask about, numbered from the next query on. Returns them with the mean
+/// disagreement of the candidates, if the ensemble was fitted to anything.
+fn questions(run: &mut Run, count: usize) -> (Vec<Compared>, Option<f64>) {
     let preferences = run.config.preferences.clone();
-    let seed = run.config.seed;
-    let mut rng = stream(seed, "queries", run.sessions as u64);
+    let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
     let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
-    let pairs: Vec<[Segment; 2]> =
+    let mut pairs: Vec<[Segment; 2]> =
         (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
 
-    // Members' probabilities that the first is preferred, [members, candidates]; raw rewards, no normaliser.
-    let features: Vec<f32> = pairs
-        .iter()
-        .flatten()
-        .flat_map(|segment| run.ensemble.features(&segment.observations, &segment.actions))
-        .collect();
-    let likelihood = &run.config.reward_model.likelihood;
-    let probabilities: Vec<f64> = run
-        .ensemble
-        .predict_members(&features)
-        .iter()
-        .flat_map(|rewards| {
-            let sums = rewards.chunks(preferences.segment_steps).map(|r| r.iter().map(|&x| f64::from(x)).sum::<f64>());
-            let sums: Vec<f64> = sums.collect();
-            sums.chunks(2).map(|pair| likelihood.probability(pair[0] - pair[1])).collect::<Vec<f64>>()
-        })
-        .collect();
+    let probabilities: Vec<f64> = {
+        let likelihood = &run.config.reward_model.likelihood;
+        let returns = predicted_returns(run, &pairs.iter().flatten().collect::<Vec<&Segment>>());
+        let pairs = returns.iter().flat_map(|member| member.chunks(2));
+        pairs.map(|pair| likelihood.probability(pair[0] - pair[1])).collect()
+    };
     let members = run.ensemble.members.len();
     let disagreement = query::disagreement(&probabilities, members);
     let entropy = query::entropy(&probabilities, members);
     // Before the first fit the members know nothing: the first session is uniform, as in B-Pref.
-    let fitted = run.sessions > 0;
+    let fitted = run.ensemble.members.iter().any(|member| member.optimizer.steps > 0);
     let chosen = if fitted {
-        let flat = |pair: &[Segment; 2]| pair.iter().flat_map(|s| s.observations.clone()).collect::<Vec<f32>>();
-        let positions: Vec<Vec<f32>> = pairs.iter().map(flat).collect();
-        let labelled: Vec<Vec<f32>> = run
-            .comparisons
-            .iter()
-            .map(|c| [&c.first, &c.second].iter().flat_map(|s| s.observations.clone()).collect())
-            .collect();
+        let flat = |pair: [&Segment; 2]| pair.iter().flat_map(|s| s.observations.clone()).collect::<Vec<f32>>();
+        let positions: Vec<Vec<f32>> = pairs.iter().map(|[first, second]| flat([first, second])).collect();
+        let asked = run.comparisons.iter().chain(&run.pending);
+        let labelled: Vec<Vec<f32>> = asked.map(|c| flat([&c.first, &c.second])).collect();
         query::select(&preferences.sampler, count, &probabilities, members, &positions, &labelled, &mut rng)
     } else {
         query::select_uniform(count, pairs.len(), &mut rng)
@@ -367,37 +480,113 @@ fn label<E>(run: &mut Run, count: usize, ask: &mut dyn FnMut(&Question) -> Resul
             run.segment_returns.update(&[segment.true_rewards.iter().sum::<f64>() as f32]);
         }
     }
-    let episodes = run.episode_returns.len().max(1) as f64;
-    let context = TeacherContext {
-        segment_len: preferences.segment_steps,
-        episode_len: run.envs.spec().horizon,
-        mean_episode_return: run.episode_returns.iter().sum::<f64>() / episodes,
-        segment_return_std: run.segment_returns.std()[0],
-        sessions_before: run.sessions,
-    };
-    for index in chosen {
-        let [first, second] = &pairs[index];
-        let query = run.labels_asked as u64;
-        let mut rng = stream(seed, "teacher", query);
-        let simulated = preferences.teacher.answer(&first.true_rewards, &second.true_rewards, &context, &mut rng);
-        let question = Question {
-            query,
-            session: run.sessions as u64,
-            step: run.env_steps as u64,
-            first: first.id(),
-            second: second.id(),
+    let next = queries(run);
+    let take = |(number, index): (usize, usize)| {
+        let [first, second] = std::mem::take(&mut pairs[index]);
+        Compared {
+            query: next + number as u64,
+            first,
+            second,
+            label: Label::Skip,
+            step: run.env_steps,
             why: fitted.then(|| Why { disagreement: disagreement[index], entropy: entropy[index] }),
-            simulated,
-        };
-        let label = ask(&question)?;
-        run.labels_asked += 1;
-        if label != Label::Skip {
-            run.labels_answered += 1;
-            run.comparisons.push(Compared { query, first: first.clone(), second: second.clone(), label });
+            repeat: None,
         }
+    };
+    let questions = chosen.into_iter().enumerate().map(take).collect();
+    (questions, fitted.then(|| disagreement.iter().sum::<f64>() / disagreement.len().max(1) as f64))
+}
+
+/// Number of the next query.
+fn queries(run: &Run) -> u64 {
+    (run.comparisons.len() + run.pending.len()) as u64
+}
+
+/// What a rater is asked; the simulated teacher's answer is for it to fill in.
+fn question(compared: &Compared, session: usize) -> Question {
+    Question {
+        query: compared.query,
+        session: session as u64,
+        step: compared.step as u64,
+        first: compared.first.id(),
+        second: compared.second.id(),
+        why: compared.why,
+        simulated: Label::Skip,
     }
-    run.sessions += 1;
-    Ok(fitted.then(|| disagreement.iter().sum::<f64>() / disagreement.len().max(1) as f64))
+}
+
+/// Return of each clip as each member predicts it, raw: no normaliser is read or changed.
+///
+/// # Shapes
+/// - returns `[members, clips]`
+#[must_use]
+pub fn predicted_returns(run: &Run, clips: &[&Segment]) -> Vec<Vec<f64>> {
+    let features = clips.iter().flat_map(|clip| run.ensemble.features(&clip.observations, &clip.actions));
+    let rewards = run.ensemble.predict_members(&features.collect::<Vec<f32>>());
+    let steps = run.config.preferences.segment_steps;
+    let sum = |rewards: &[f32]| rewards.iter().map(|&r| f64::from(r)).sum::<f64>();
+    rewards.iter().map(|rewards| rewards.chunks(steps).map(sum).collect()).collect()
+}
+
+/// Keeps `ahead` questions ready for a person, every so many of them a hidden repeat of an earlier one.
+fn prepare(run: &mut Run) {
+    let preferences = &run.config.preferences;
+    let (ahead, repeat_every) = (preferences.ahead, preferences.repeat_every as u64);
+    let missing = ahead.saturating_sub(run.pending.len()).min(preferences.labels.saturating_sub(run.labels_asked));
+    if missing == 0 {
+        return;
+    }
+    let (questions, disagreement) = questions(run, missing);
+    run.disagreement = disagreement.or(run.disagreement);
+    for mut compared in questions {
+        // Numbers shift by one when a repeat comes first.
+        if repeat_every > 0 && queries(run) % repeat_every == repeat_every - 1 {
+            let repeated = repeat(run);
+            run.pending.extend(repeated);
+        }
+        compared.query = queries(run);
+        run.labels_asked += 1;
+        run.pending.push_back(compared);
+    }
+}
+
+/// An earlier pair once more, with its sides swapped in half of the cases.
+fn repeat(run: &Run) -> Option<Compared> {
+    let query = queries(run);
+    let mut rng = stream(run.config.seed, "repeats", query);
+    let earlier: Vec<&Compared> =
+        run.comparisons.iter().filter(|c| c.repeat.is_none() && c.label != Label::Skip).collect();
+    if earlier.is_empty() {
+        return None;
+    }
+    let chosen = earlier[rng.random_range(0..earlier.len())];
+    let repeat = Repeat { of: chosen.query, swapped: rng.random() };
+    let (first, second) = (chosen.first.clone(), chosen.second.clone());
+    let (first, second) = if repeat.swapped { (second, first) } else { (first, second) };
+    let (why, label, step) = (None, Label::Skip, run.env_steps);
+    Some(Compared { query, first, second, label, step, why, repeat: Some(repeat) })
+}
+
+/// Carries out one event of a person.
+fn apply(run: &mut Run, event: &Event) -> Result<(), EventError> {
+    let (query, label) = match event {
+        Event::Answer(answer) => {
+            let place = run.pending.iter().position(|q| q.query == answer.query);
+            let place = place.ok_or(EventError::NotAsked { query: answer.query })?;
+            let asked = [run.pending[place].first.id(), run.pending[place].second.id()];
+            if asked != [answer.first.clone(), answer.second.clone()] {
+                return Err(EventError::OtherClips { query: answer.query });
+            }
+            let compared = run.pending.remove(place).expect("the place was just found");
+            run.comparisons.push(Compared { label: answer.label, ..compared });
+            return Ok(());
+        }
+        Event::Undo { query, .. } => (*query, Label::Skip),
+        Event::Relabel { query, label, .. } => (*query, *label),
+    };
+    let compared = run.comparisons.iter_mut().find(|c| c.query == query).ok_or(EventError::NotAnswered { query })?;
+    compared.label = label;
+    Ok(())
 }
 
 /// A segment of a recent rollout, uniform over all places where one fits without crossing the end of an episode.
@@ -498,20 +687,22 @@ fn reference_features(run: &Run) -> Vec<f32> {
     run.ensemble.features(&run.reference.observations, &run.reference.actions)
 }
 
+/// The answers to learn from: those that say something, each pair once.
 fn examples(run: &Run) -> Vec<FitExample> {
     let example = |compared: &Compared| {
+        let target = compared.label.target().filter(|_| compared.repeat.is_none())?;
         let features = |s: &Segment| run.ensemble.features(&s.observations, &s.actions);
         let sum = |s: &Segment| s.true_rewards.iter().sum::<f64>();
-        FitExample {
+        Some(FitExample {
             id: compared.query,
             first: features(&compared.first),
             second: features(&compared.second),
-            target: compared.label.target().expect("skipped questions are not stored"),
+            target,
             true_returns: (run.config.reward_model.target == crate::reward::ensemble::FitTarget::Returns)
                 .then(|| [sum(&compared.first), sum(&compared.second)]),
-        }
+        })
     };
-    run.comparisons.iter().map(example).collect()
+    run.comparisons.iter().filter_map(example).collect()
 }
 
 /// All weights with their names: policy, value, reward members.

@@ -3,9 +3,11 @@
 //!
 //! ARCHITECTURE.md says what is where, and which invariants hold.
 
+pub mod app;
 pub mod cli;
 pub mod device;
 pub mod drlhp;
+pub mod engine;
 pub mod nn;
 pub mod preference;
 pub mod random;

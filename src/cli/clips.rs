@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use pairwise_envs::{Env, EnvSpec, Frame, Palette, Point, Scene, VecEnv, gif, render, side_by_side};
+use pairwise_envs::{Env, EnvSpec, Frame, Palette, Point, Scene, gif, render, side_by_side};
 use serde::Serialize;
 
 use super::train::load;
 use super::{Failure, print_json, print_line};
-use crate::drlhp::{Run, Segment, episode_rng};
+use crate::drlhp::{self, Segment};
 use crate::run::archive::write_atomically;
 
 /// Arguments of `clips`.
@@ -53,15 +53,14 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
         Some(query) => {
             let compared = run.comparisons.iter().find(|c| c.query == query).ok_or_else(|| {
                 let there = run.comparisons.iter().map(|c| c.query).max();
-                let range =
-                    there.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}, less skipped ones"));
+                let range = there.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}"));
                 Failure::usage(format!("--pair {query}: no such answered query; {range}"))
             })?;
             let side = |segment: &Segment| film(spec, &segment.states, args.size);
             let pairs = side(&compared.first)?.into_iter().zip(side(&compared.second)?);
             pairs.map(|(a, b)| side_by_side(&a, &b, &Palette::default())).collect::<Result<Vec<_>, _>>()?
         }
-        None => film(spec, &episode(&run, args.seed.unwrap_or(run.config.seed))?, args.size)?,
+        None => film(spec, &drlhp::episode(&run, args.seed.unwrap_or(run.config.seed))?.states, args.size)?,
     };
     // GIF counts in hundredths of a second, and players slow down anything below two.
     let delay = (spec.dt * 100.0).round().clamp(2.0, 100.0) as u16;
@@ -73,20 +72,6 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
         print_json(&Written { path: args.out.clone(), frames: frames.len(), bytes: bytes.len() });
     }
     Ok(())
-}
-
-/// States of one episode with deterministic actions, `[steps, saved]`.
-fn episode(run: &Run, seed: u64) -> Result<Vec<f64>, Failure> {
-    let mut envs = VecEnv::new(&run.config.env, 1, seed, episode_rng)?;
-    let mut states = Vec::new();
-    let mut state = vec![0.0; envs.spec().saved_len];
-    while states.is_empty() || envs.finished().is_empty() {
-        envs.save_states(&mut state);
-        states.extend_from_slice(&state);
-        let actions = run.agent.act_deterministic(envs.observations());
-        run.agent.head.step(&mut envs, &actions);
-    }
-    Ok(states)
 }
 
 /// Re-renders saved states.

@@ -1,5 +1,6 @@
 //! The command line: arguments → validated configuration → one call into the library.
 
+mod app;
 mod bench;
 mod clips;
 mod envs;
@@ -16,13 +17,15 @@ use serde::Serialize;
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
 #[derive(Debug, Parser)]
-#[command(name = "pairwise", version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "pairwise", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const EXAMPLES: &str = "\
+Without a command, a window opens, as with `app`.
+
 Examples:
   pairwise train pendulum --labels 200         learn a task from 200 answers of a simulated teacher
   pairwise train pendulum --reward true        the same agent on the true reward, to compare with
@@ -30,6 +33,8 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Open the window: watch an agent learn, or teach one yourself
+    App(app::AppArgs),
     /// Train an agent from comparisons, or on the true reward
     Train(train::TrainArgs),
     /// Go on with an interrupted run from its newest checkpoint
@@ -44,6 +49,13 @@ enum Command {
     Envs(envs::EnvsArgs),
     /// Run a benchmark over several seeds: a table with intervals, and a figure
     Bench(bench::BenchArgs),
+}
+
+impl Command {
+    /// What the program does without a command.
+    fn window() -> Self {
+        Self::App(app::AppArgs::default())
+    }
 }
 
 /// Why a command did not do what was asked.
@@ -91,7 +103,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    let result = match cli.command {
+    let result = match cli.command.unwrap_or_else(Command::window) {
+        Command::App(args) => app::app(&args),
         Command::Train(args) => train::train(&args),
         Command::Resume(args) => train::resume(&args),
         Command::Replay(args) => train::replay(&args),

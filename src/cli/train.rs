@@ -9,9 +9,10 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::progress::Progress;
-use super::{Failure, print_json, print_line};
+use super::{Failure, app, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::drlhp::{self, Run};
+use crate::engine::free_folder;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
 use crate::run::config::{Config, RewardSource, read_layer, set_layer};
@@ -54,6 +55,9 @@ pub(crate) struct TrainArgs {
     /// Set any value of the configuration, e.g. --set ppo.gamma=0.9
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Open the window on the run
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -137,6 +141,9 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let device = device::pick(config.device)?;
     let path = args.out.clone().unwrap_or_else(|| default_folder(&config));
     args.threads.apply()?;
+    if args.watch {
+        return app::watch(config, &path);
+    }
     let stop = on_interrupt()?;
     if let Some(note) = device::note(config.device) {
         eprintln!("note: {note}");
@@ -284,9 +291,7 @@ fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
 /// `runs/ENV-sSEED`, or the first free name after it.
 fn default_folder(config: &Config) -> PathBuf {
     let suffix = if config.reward == RewardSource::True { "-true" } else { "" };
-    let name = format!("{}{suffix}-s{}", config.env, config.seed);
-    let candidates = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
-    candidates.map(|name| Path::new("runs").join(name)).find(|path| !path.exists()).expect("names never end")
+    free_folder(Path::new("runs"), &format!("{}{suffix}-s{}", config.env, config.seed))
 }
 
 /// Set on the first Ctrl-C (or SIGTERM); the second one ends the program at once.
@@ -312,8 +317,12 @@ fn conclude(outcome: Outcome, path: &Path, json: bool) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Outcome::Interrupted { iteration } => Err(Failure::interrupted(format!(
+        Outcome::Interrupted { iteration, waiting: false } => Err(Failure::interrupted(format!(
             "after iteration {iteration}; go on with: pairwise resume {}",
+            path.display()
+        ))),
+        Outcome::Interrupted { iteration, waiting: true } => Err(Failure::negative(format!(
+            "after iteration {iteration} the run waits for a person's answers; give them with: pairwise app --run {}",
             path.display()
         ))),
     }

@@ -29,8 +29,8 @@ pub enum Event {
     Undo {
         /// The query.
         query: u64,
-        /// Environment steps at the time.
-        step: u64,
+        /// Exchange in which this takes effect.
+        session: u64,
     },
     /// An answer was changed.
     Relabel {
@@ -38,8 +38,8 @@ pub enum Event {
         query: u64,
         /// The new answer.
         label: Label,
-        /// Environment steps at the time.
-        step: u64,
+        /// Exchange in which this takes effect.
+        session: u64,
     },
 }
 
@@ -48,9 +48,9 @@ pub enum Event {
 pub struct Answer {
     /// Number of the query, from 0.
     pub query: u64,
-    /// Environment steps at which it was asked: its logical time.
+    /// Environment steps at which it was asked.
     pub step: u64,
-    /// Label session.
+    /// Its logical time: the label session, or the exchange in which a person's answer takes effect.
     pub session: u64,
     /// The first clip.
     pub first: SegmentId,
@@ -63,6 +63,21 @@ pub struct Answer {
     /// Why it was asked; absent in the first session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
+    /// The pair was shown before, unknown to the rater.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
+    /// Seconds from the appearance of the pair to a person's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// A pair that is shown again, to see whether a rater agrees with themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// The query that showed it first.
+    pub of: u64,
+    /// Whether the sides are swapped.
+    pub swapped: bool,
 }
 
 /// What the ensemble thought of a pair before the answer.
@@ -218,6 +233,18 @@ pub fn answers(events: &[Event]) -> Vec<Answer> {
     answers
 }
 
+impl Event {
+    /// Session, or exchange, in which it takes effect.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        match self {
+            Self::Answer(Answer { session, .. }) | Self::Undo { session, .. } | Self::Relabel { session, .. } => {
+                *session
+            }
+        }
+    }
+}
+
 struct Scan {
     events: Vec<Event>,
     good: u64,
@@ -331,6 +358,8 @@ mod tests {
             label,
             rater: "simulated".into(),
             why: None,
+            repeat: None,
+            seconds: None,
         })
     }
 
@@ -390,8 +419,8 @@ mod tests {
 
     #[test]
     fn undoing_and_relabelling_are_events() {
-        let relabel = Event::Relabel { query: 1, label: Label::Second, step: 9 };
-        let events = [event(0), event(1), event(2), Event::Undo { query: 0, step: 9 }, relabel];
+        let relabel = Event::Relabel { query: 1, label: Label::Second, session: 9 };
+        let events = [event(0), event(1), event(2), Event::Undo { query: 0, session: 9 }, relabel];
         let labels: Vec<Label> = answers(&events).iter().map(|a| a.label).collect();
         assert_eq!(labels, [Label::Skip, Label::Second, Label::First]);
     }

@@ -12,7 +12,7 @@ pub mod statistics;
 pub mod teacher;
 
 pub use label::{Label, LabelError};
-pub use ledger::{SegmentId, Why};
+pub use ledger::{Event, Repeat, SegmentId, Why};
 pub use likelihood::{Likelihood, LikelihoodError};
 pub use query::{Sampler, SamplerError};
 pub use statistics::{epic_distance, pearson, spearman};

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use burn::tensor::{Device, Tensor};
 use pairwise_envs::VecEnvState;
+use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveError};
 use super::config::Config;
 use crate::drlhp::{self, Compared, Reference, Run, Segment};
 use crate::nn::{Adam, constant, to_host};
-use crate::preference::Label;
+use crate::preference::{Label, Repeat, Why};
 use crate::reward::ensemble::Scale;
 use crate::rl::ppo::Rollout;
 
@@ -26,10 +27,12 @@ pub fn to_archive(run: &Run) -> Archive {
         scaler,
         recent,
         reference,
+        pending,
         comparisons,
         labels_asked,
-        labels_answered,
         sessions,
+        fitted,
+        disagreement,
         segment_returns,
         episode_returns,
     } = run;
@@ -44,8 +47,9 @@ pub fn to_archive(run: &Run) -> Archive {
     archive.put("iteration", iteration);
     archive.put("env_steps", env_steps);
     archive.put("labels_asked", labels_asked);
-    archive.put("labels_answered", labels_answered);
     archive.put("sessions", sessions);
+    archive.put("fitted", fitted);
+    archive.put("disagreement", disagreement);
     put_numbers(&mut archive, "episode_returns", &episode_returns.iter().copied().collect::<Vec<f64>>());
     put_moments(&mut archive, "segment_returns", segment_returns);
     put_moments(&mut archive, "observations", &agent.observations);
@@ -70,8 +74,10 @@ pub fn to_archive(run: &Run) -> Archive {
     put_floats(&mut archive, "reference.next_observations", &reference.next_observations);
     put_numbers(&mut archive, "reference.states", &reference.states);
     put_numbers(&mut archive, "reference.true_rewards", &reference.true_rewards);
-    archive.put("comparisons", &comparisons.iter().map(|c| (c.query, c.label)).collect::<Vec<(u64, Label)>>());
-    let segments: Vec<&Segment> = comparisons.iter().flat_map(|c| [&c.first, &c.second]).collect();
+    archive.put("pending", &pending.len());
+    let entries: Vec<Entry> = comparisons.iter().chain(pending).map(Entry::of).collect();
+    archive.put("comparisons", &entries);
+    let segments: Vec<&Segment> = comparisons.iter().chain(pending).flat_map(|c| [&c.first, &c.second]).collect();
     let floats =
         |field: fn(&Segment) -> &[f32]| segments.iter().flat_map(|s| field(s).iter().copied()).collect::<Vec<f32>>();
     let numbers =
@@ -114,8 +120,9 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     run.iteration = archive.get("iteration")?;
     run.env_steps = archive.get("env_steps")?;
     run.labels_asked = archive.get("labels_asked")?;
-    run.labels_answered = archive.get("labels_answered")?;
     run.sessions = archive.get("sessions")?;
+    run.fitted = archive.get("fitted")?;
+    run.disagreement = archive.get("disagreement")?;
     run.episode_returns = VecDeque::from(archive.f64_any("episode_returns")?);
     run.segment_returns = moments(archive, "segment_returns")?;
     run.agent.observations = moments(archive, "observations")?;
@@ -150,23 +157,46 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
         states: archive.f64_any("reference.states")?,
         true_rewards: archive.f64_any("reference.true_rewards")?,
     };
-    let labels: Vec<(u64, Label)> = archive.get("comparisons")?;
+    let entries: Vec<Entry> = archive.get("comparisons")?;
+    let pending: usize = archive.get("pending")?;
+    let answered = entries
+        .len()
+        .checked_sub(pending)
+        .ok_or_else(|| misfit("pending", format!("{pending} open questions of {} in all", entries.len())))?;
     let observations = archive.f32_any("segments.observations")?;
     let actions = archive.f32_any("segments.actions")?;
     let states = archive.f64_any("segments.states")?;
     let true_rewards = archive.f64_any("segments.true_rewards")?;
     let segment = |i: usize| Segment {
-        observations: piece(&observations, i, 2 * labels.len()),
-        actions: piece(&actions, i, 2 * labels.len()),
-        states: piece(&states, i, 2 * labels.len()),
-        true_rewards: piece(&true_rewards, i, 2 * labels.len()),
+        observations: piece(&observations, i, 2 * entries.len()),
+        actions: piece(&actions, i, 2 * entries.len()),
+        states: piece(&states, i, 2 * entries.len()),
+        true_rewards: piece(&true_rewards, i, 2 * entries.len()),
     };
-    run.comparisons = labels
-        .iter()
-        .enumerate()
-        .map(|(i, &(query, label))| Compared { query, first: segment(2 * i), second: segment(2 * i + 1), label })
-        .collect();
+    let compared = |(i, entry): (usize, &Entry)| {
+        let Entry { query, label, step, why, repeat } = *entry;
+        Compared { query, first: segment(2 * i), second: segment(2 * i + 1), label, step, why, repeat }
+    };
+    run.comparisons = entries.iter().enumerate().map(compared).collect();
+    run.pending = run.comparisons.split_off(answered).into();
     Ok(run)
+}
+
+/// A comparison without its clips.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    query: u64,
+    label: Label,
+    step: usize,
+    why: Option<Why>,
+    repeat: Option<Repeat>,
+}
+
+impl Entry {
+    fn of(compared: &Compared) -> Self {
+        let Compared { query, label, step, why, repeat, first: _, second: _ } = *compared;
+        Self { query, label, step, why, repeat }
+    }
 }
 
 /// Part `i` of `parts` equal ones.

@@ -48,6 +48,16 @@ pub enum RewardSource {
     True,
 }
 
+/// Who answers questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rater {
+    /// A simulated teacher, at once.
+    Simulated,
+    /// A person, while training goes on.
+    Person,
+}
+
 /// How questions are asked and answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,8 +79,20 @@ pub struct PreferenceConfig {
     pub candidates: usize,
     /// How questions are chosen among the candidates.
     pub sampler: Sampler,
+    /// Who answers.
+    pub rater: Rater,
     /// The simulated teacher.
     pub teacher: Teacher,
+    /// What a person wants to see, in a sentence. With it there is no true return: the task's own reward is not what is
+    /// wanted, and nothing shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// Questions kept ready for a person, so that the next pair appears at once.
+    pub ahead: usize,
+    /// Questions by which training may be ahead of a person's answers before it waits.
+    pub lead: usize,
+    /// Every so many questions to a person, an earlier pair is shown again, unannounced; 0 for never.
+    pub repeat_every: usize,
     /// Steps of a random policy before the first questions.
     pub random_steps: usize,
     /// Newest environment steps that questions are taken from.
@@ -135,7 +157,12 @@ impl Default for PreferenceConfig {
             segment_steps: 30,
             candidates: 10,
             sampler: Sampler::Disagreement,
+            rater: Rater::Simulated,
             teacher: Teacher::default(),
+            wanted: None,
+            ahead: 4,
+            lead: 8,
+            repeat_every: 10,
             random_steps: 2048,
             window_steps: 20_000,
         }
@@ -165,6 +192,26 @@ impl Config {
     /// When there is no such environment.
     pub fn preset(env: &str) -> Result<Self, ConfigError> {
         Self::resolve(env, &[])
+    }
+
+    /// The configuration of a run that a person teaches.
+    ///
+    /// A person answers one question while a machine takes tens of thousands of steps, so that training waits for
+    /// answers all the time; it gets four times the steps. Only a tenth of the questions comes before training starts,
+    /// so that one sees early what the answers do.
+    ///
+    /// # Errors
+    /// When there is no such environment.
+    pub fn taught(env: &str, labels: usize, wanted: Option<String>) -> Result<Self, ConfigError> {
+        let mut config = Self::preset(env)?;
+        config.steps *= 4;
+        config.preferences.rater = Rater::Person;
+        config.preferences.labels = labels;
+        config.preferences.first_share = 0.1;
+        config.preferences.rate_half = 1.0;
+        config.preferences.wanted = wanted;
+        config.validate()?;
+        Ok(config)
     }
 
     /// Defaults and preset of `env`, with `layers` laid over them in order.
@@ -262,6 +309,9 @@ impl Config {
         whole("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
         real("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
         whole("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
+        whole("preferences.ahead", preferences.ahead, 1, 1_000)?;
+        whole("preferences.lead", preferences.lead, 0, 10_000_000)?;
+        whole("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
         whole("preferences.candidates", preferences.candidates, 1, 1_000)?;
         whole(
             "preferences.random_steps",

@@ -28,10 +28,11 @@ use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
 
 use self::archive::{Archive, ArchiveError, write_atomically};
-use self::config::{Config, ConfigError, RewardSource};
-use crate::drlhp::{self, Question, Report, Run};
-use crate::preference::Label;
+use self::config::{Config, ConfigError, Rater, RewardSource};
+use crate::device::DeviceError;
+use crate::drlhp::{self, EventError, Question, Report, Run};
 use crate::preference::ledger::{self, Answer, Ledger, LedgerError};
+use crate::preference::{Event, Label};
 use crate::reward::metrics::RewardMetrics;
 use crate::rl::evaluate::evaluate;
 
@@ -77,10 +78,12 @@ pub struct Summary {
 pub enum Outcome {
     /// All iterations are done.
     Finished(Box<Summary>),
-    /// It was asked to stop, and wrote a checkpoint.
+    /// It was asked to stop, or waits for a person's answers, and wrote a checkpoint.
     Interrupted {
         /// Iterations done.
         iteration: usize,
+        /// Whether a person has to answer before it can go on.
+        waiting: bool,
     },
 }
 
@@ -89,6 +92,18 @@ pub enum Outcome {
 pub struct Folder {
     /// Where it is.
     pub path: PathBuf,
+}
+
+/// A run folder opened to go on with.
+pub struct Reopened {
+    /// The newest state.
+    pub run: Run,
+    /// Time spent until then.
+    pub clock: Clock,
+    /// The ledger, to append to.
+    pub ledger: Ledger,
+    /// All that it holds, also what the state does not know yet.
+    pub events: Vec<Event>,
 }
 
 /// What stops a run.
@@ -130,6 +145,14 @@ pub enum RunError {
         /// What differs.
         reason: String,
     },
+    /// The ledger says something that does not belong to this run.
+    #[error("{}: {source}", path.display())]
+    Event {
+        /// File.
+        path: PathBuf,
+        /// What does not belong.
+        source: EventError,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -147,6 +170,9 @@ pub enum RunError {
         /// What does not fit.
         source: ArchiveError,
     },
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// No such environment.
     #[error(transparent)]
     Env(#[from] pairwise_envs::UnknownEnv),
@@ -172,9 +198,8 @@ pub fn train(
     let run = drlhp::start(config, device)?;
     let folder = Folder::create(path, &run.config)?;
     let ledger = Ledger::create(&folder.ledger())?;
-    let answers =
-        Answers { recorded: Vec::new(), ledger: Some(ledger), path: folder.ledger(), differences: Vec::new() };
-    execute(run, &folder, answers, clock, stop, observe)
+    let answers = Answers::new(Vec::new(), Some(ledger), folder.ledger());
+    execute(run, &folder, clock, &mut Headless { answers, stop, observe })
 }
 
 /// A whole run without a folder, answered by its simulated teacher: for benchmarks.
@@ -202,22 +227,9 @@ pub fn resume(
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
     let folder = Folder::open(path)?;
-    let config = folder.config()?;
-    let (ledger, events) = if folder.ledger().exists() {
-        let (ledger, events, warnings) = Ledger::open(&folder.ledger())?;
-        warnings.into_iter().for_each(|w| warn(w.to_string()));
-        (ledger, events)
-    } else {
-        (Ledger::create(&folder.ledger())?, Vec::new())
-    };
-    let (run, clock) = match folder.newest_state(&config, device, warn)? {
-        Some(state) => state,
-        None => (drlhp::start(config, device)?, Clock::start(0.0, 0.0)),
-    };
-    folder.cut_metrics(run.env_steps, warn)?;
-    let recorded = ledger::answers(&events);
-    let answers = Answers { recorded, ledger: Some(ledger), path: folder.ledger(), differences: Vec::new() };
-    execute(run, &folder, answers, clock, stop, observe)
+    let Reopened { run, clock, ledger, events } = folder.reopen(device, warn)?;
+    let answers = Answers::new(events, Some(ledger), folder.ledger());
+    execute(run, &folder, clock, &mut Headless { answers, stop, observe })
 }
 
 /// What a replay found.
@@ -245,15 +257,22 @@ pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Repor
     if let Some((line, reason)) = ledger::first_difference(&folder.ledger())? {
         differences.push(format!("labels.jsonl line {line}: {reason}"));
     }
-    let recorded = ledger::answers(&ledger::read_events_unchecked(&folder.ledger())?);
+    let events = ledger::read_events_unchecked(&folder.ledger())?;
     let reports = folder.metrics()?;
     let mut run = drlhp::start(config, device)?;
-    let mut answers = Answers { recorded, ledger: None, path: folder.ledger(), differences: Vec::new() };
+    let mut answers = Answers::new(events, None, folder.ledger());
     let mut weights_difference = None;
     let mut reports = reports.into_iter();
     while !drlhp::finished(&run) {
-        let report = match drlhp::iterate(&mut run, &mut |question| answers.answer(question)) {
-            Ok(report) => report,
+        let turn =
+            turn(&mut run, &folder, &mut |run, waits| answers.exchange(run, waits)).and_then(|turn| match turn {
+                Turn::Again => Ok(None),
+                Turn::Train => drlhp::iterate(&mut run, &mut |question| answers.answer(question)).map(Some),
+                Turn::End => Err(answers.ends(run.comparisons.len() as u64)),
+            });
+        let report = match turn {
+            Ok(Some(report)) => report,
+            Ok(None) => continue,
             Err(error) => {
                 answers.differences.push(error.to_string());
                 break;
@@ -280,36 +299,114 @@ pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Repor
     })
 }
 
-fn execute(
-    mut run: Run,
-    folder: &Folder,
-    mut answers: Answers,
-    clock: Clock,
-    stop: &AtomicBool,
-    observe: &mut dyn FnMut(&Run, &Report),
-) -> Result<Outcome, RunError> {
+/// What a run needs of the world around it.
+pub trait Host {
+    /// The answer to a simulated teacher's question, once it is safely stored.
+    ///
+    /// # Errors
+    /// When it cannot be stored, or the ledger answers another question.
+    fn answer(&mut self, question: &Question) -> Result<Label, RunError>;
+
+    /// What a person said since the last exchange; `None` ends the run here. Where training `waits`, there has to be
+    /// something.
+    ///
+    /// # Errors
+    /// When the ledger does not belong to this run.
+    fn exchange(&mut self, run: &Run, waits: bool) -> Result<Option<Vec<Event>>, RunError>;
+
+    /// Called after each iteration; whether to go on. Otherwise the run ends here, with a checkpoint.
+    fn iterated(&mut self, run: &Run, report: &Report) -> bool;
+
+    /// Whether a checkpoint was asked for.
+    fn wants_checkpoint(&mut self) -> bool {
+        false
+    }
+}
+
+/// Takes a run from where it is to its end, or to where its host ends it, and keeps its folder.
+///
+/// # Errors
+/// [`RunError`]
+pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
     let mut metrics = folder.open_metrics()?;
     let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics()?)?;
     while !drlhp::finished(&run) {
-        let report = drlhp::iterate(&mut run, &mut |question| answers.answer(question))?;
+        match turn(&mut run, folder, &mut |run, waits| host.exchange(run, waits))? {
+            Turn::Train => {}
+            Turn::Again => continue,
+            Turn::End => {
+                folder.save_checkpoint(&run, &clock)?;
+                let waiting = drlhp::waits(&run);
+                return Ok(Outcome::Interrupted { iteration: run.iteration, waiting });
+            }
+        }
+        let report = drlhp::iterate(&mut run, &mut |question| host.answer(question))?;
         // The line goes out in one write, so that a kill tears at most the last one.
         let line = serde_json::to_string(&report).expect("a report always serialises") + "\n";
         let io = |source| RunError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
         metrics.write_all(line.as_bytes()).map_err(io)?;
         events.append(&report)?;
-        observe(&run, &report);
-        let interrupted = stop.load(Ordering::Relaxed);
-        if interrupted || run.iteration.is_multiple_of(run.config.checkpoint_every) || drlhp::finished(&run) {
+        let interrupted = !host.iterated(&run, &report);
+        let wanted = host.wants_checkpoint();
+        if wanted || interrupted || run.iteration.is_multiple_of(run.config.checkpoint_every) || drlhp::finished(&run) {
             folder.save_checkpoint(&run, &clock)?;
         }
         if interrupted && !drlhp::finished(&run) {
-            return Ok(Outcome::Interrupted { iteration: run.iteration });
+            return Ok(Outcome::Interrupted { iteration: run.iteration, waiting: false });
         }
     }
     let summary = summarize(&run, &folder.path, &clock)?;
     figure::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics()?)?;
     folder.write_summary(&summary)?;
     Ok(Outcome::Finished(Box::new(summary)))
+}
+
+/// [`Host::exchange`] as a function.
+type Handover<'a> = dyn FnMut(&Run, bool) -> Result<Option<Vec<Event>>, RunError> + 'a;
+
+/// What comes after an exchange with a person.
+enum Turn {
+    /// An iteration.
+    Train,
+    /// Another exchange: training waits for answers.
+    Again,
+    /// Nothing: the run ends here for now.
+    End,
+}
+
+/// The exchange with a person before an iteration, if one is due. An exchange in which training waits never is an empty
+/// one, so that the ledger alone determines all of them.
+fn turn(run: &mut Run, folder: &Folder, events: &mut Handover<'_>) -> Result<Turn, RunError> {
+    let config = &run.config;
+    let alone = config.preferences.rater == Rater::Simulated || config.reward == RewardSource::True;
+    if alone || run.env_steps == 0 {
+        return Ok(Turn::Train);
+    }
+    let Some(events) = events(run, drlhp::waits(run))? else { return Ok(Turn::End) };
+    drlhp::exchange(run, &events).map_err(|source| RunError::Event { path: folder.ledger(), source })?;
+    Ok(if drlhp::waits(run) { Turn::Again } else { Turn::Train })
+}
+
+/// A run without a window: answers come from the ledger as far as it goes, then from the simulated teacher.
+struct Headless<'a> {
+    answers: Answers,
+    stop: &'a AtomicBool,
+    observe: &'a mut dyn FnMut(&Run, &Report),
+}
+
+impl Host for Headless<'_> {
+    fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+        self.answers.answer(question)
+    }
+
+    fn exchange(&mut self, run: &Run, waits: bool) -> Result<Option<Vec<Event>>, RunError> {
+        self.answers.exchange(run, waits)
+    }
+
+    fn iterated(&mut self, run: &Run, report: &Report) -> bool {
+        (self.observe)(run, report);
+        !self.stop.load(Ordering::Relaxed)
+    }
 }
 
 /// Evaluates a finished run.
@@ -329,7 +426,7 @@ pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, Ru
         true_return_std: evaluation.std,
         episodes: evaluation.returns.len(),
         labels_asked: run.labels_asked,
-        labels_answered: run.labels_answered,
+        labels_answered: drlhp::labels_answered(run),
         env_steps: run.env_steps,
         reward_pearson: reward.pearson,
         reward_spearman: reward.spearman,
@@ -372,8 +469,9 @@ impl Clock {
 }
 
 /// Answers questions from the ledger as far as it goes, then from the simulated teacher.
-struct Answers {
-    recorded: Vec<Answer>,
+pub struct Answers {
+    /// The events of the ledger when the run was opened.
+    recorded: Vec<Event>,
     /// Where new answers go; `None` in a replay.
     ledger: Option<Ledger>,
     path: PathBuf,
@@ -382,38 +480,81 @@ struct Answers {
 }
 
 impl Answers {
-    fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+    /// Answers from a ledger at `path` that holds `recorded`; without a `ledger` to write to, the run is a replay.
+    #[must_use]
+    pub fn new(recorded: Vec<Event>, ledger: Option<Ledger>, path: PathBuf) -> Self {
+        Self { recorded, ledger, path, differences: Vec::new() }
+    }
+
+    /// The answer to a simulated teacher's question.
+    ///
+    /// # Errors
+    /// When the ledger answers another question, or cannot be written to.
+    pub fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
         let index = usize::try_from(question.query).unwrap_or(usize::MAX);
-        if let Some(answer) = self.recorded.get(index) {
-            let clips = [&question.first, &question.second];
-            if answer.query != question.query || [&answer.first, &answer.second] != clips {
-                let reason = format!(
-                    "the ledger answers query {} on clips {} and {}, this run asks query {} on clips {} and {}",
-                    answer.query, answer.first, answer.second, question.query, question.first, question.second
-                );
-                return Err(RunError::Ledger { path: self.path.clone(), line: question.query + 1, reason });
+        match self.recorded.get(index) {
+            Some(Event::Answer(answer)) => {
+                let clips = [&question.first, &question.second];
+                if answer.query != question.query || [&answer.first, &answer.second] != clips {
+                    let reason = format!(
+                        "the ledger answers query {} on clips {} and {}, this run asks query {} on clips {} and {}",
+                        answer.query, answer.first, answer.second, question.query, question.first, question.second
+                    );
+                    return Err(self.error(question.query, reason));
+                }
+                if self.ledger.is_none() && answer.label != question.simulated {
+                    let (line, found, expected) = (question.query + 1, answer.label, question.simulated);
+                    self.differences.push(format!(
+                        "labels.jsonl line {line}: the answer is '{found}', the simulated teacher gave '{expected}'"
+                    ));
+                }
+                Ok(answer.label)
             }
-            if self.ledger.is_none() && answer.label != question.simulated {
-                let (line, found, expected) = (question.query + 1, answer.label, question.simulated);
-                self.differences.push(format!(
-                    "labels.jsonl line {line}: the answer is '{found}', the simulated teacher gave '{expected}'"
-                ));
+            Some(Event::Undo { .. } | Event::Relabel { .. }) => {
+                let reason = "changes an answer, but this run's answers are a simulated teacher's".to_owned();
+                Err(self.error(question.query, reason))
             }
-            return Ok(answer.label);
+            None => {
+                let Some(ledger) = &mut self.ledger else { return Err(self.ends(question.query)) };
+                ledger.append(&simulated(question).into())?;
+                Ok(question.simulated)
+            }
         }
-        let Some(ledger) = &mut self.ledger else {
-            let reason = "the ledger ends here, but the run asked more questions".to_owned();
-            return Err(RunError::Ledger { path: self.path.clone(), line: question.query + 1, reason });
-        };
-        ledger.append(&simulated(question).into())?;
-        Ok(question.simulated)
+    }
+
+    /// What the ledger holds for the next exchange with a person; `None` where training waits and there is nothing.
+    ///
+    /// # Errors
+    /// When the ledger holds nothing for this exchange, but something for later ones.
+    pub fn exchange(&self, run: &Run, waits: bool) -> Result<Option<Vec<Event>>, RunError> {
+        let now = run.sessions as u64;
+        let events: Vec<Event> = self.recorded.iter().filter(|event| event.session() == now).cloned().collect();
+        match self.recorded.iter().position(|event| event.session() > now) {
+            Some(later) if waits && events.is_empty() => {
+                let found = self.recorded[later].session();
+                let reason = format!("takes effect in exchange {found}, but nothing does in {now}, which waits for it");
+                Err(self.error(later as u64, reason))
+            }
+            None if waits && events.is_empty() => Ok(None),
+            _ => Ok(Some(events)),
+        }
+    }
+
+    fn ends(&self, line: u64) -> RunError {
+        self.error(line, "the ledger ends here, but the run asked more questions".to_owned())
+    }
+
+    /// An error in the line of number `index`, counting from 0.
+    fn error(&self, index: u64, reason: String) -> RunError {
+        RunError::Ledger { path: self.path.clone(), line: index + 1, reason }
     }
 }
 
 /// The simulated teacher's answer as an entry of the ledger.
 fn simulated(question: &Question) -> Answer {
     let Question { query, step, session, first, second, why, simulated } = question.clone();
-    Answer { query, step, session, first, second, label: simulated, rater: "simulated".to_owned(), why }
+    let (label, rater) = (simulated, "simulated".to_owned());
+    Answer { query, step, session, first, second, label, rater, why, repeat: None, seconds: None }
 }
 
 // ------------------------------------------------------------------------------------------------------ the folder
@@ -464,6 +605,27 @@ impl Folder {
             true => Ok(Self { path: path.to_owned() }),
             false => Err(RunError::NotARun { path: path.to_owned(), missing: "config.toml" }),
         }
+    }
+
+    /// The newest state, to go on from, with its ledger.
+    ///
+    /// # Errors
+    /// [`RunError`]. `warn` receives what was found damaged and left out.
+    pub fn reopen(&self, device: &Device, warn: &mut dyn FnMut(String)) -> Result<Reopened, RunError> {
+        let config = self.config()?;
+        let (ledger, events) = if self.ledger().exists() {
+            let (ledger, events, warnings) = Ledger::open(&self.ledger())?;
+            warnings.into_iter().for_each(|w| warn(w.to_string()));
+            (ledger, events)
+        } else {
+            (Ledger::create(&self.ledger())?, Vec::new())
+        };
+        let (run, clock) = match self.newest_state(&config, device, warn)? {
+            Some(state) => state,
+            None => (drlhp::start(config, device)?, Clock::start(0.0, 0.0)),
+        };
+        self.cut_metrics(run.env_steps, warn)?;
+        Ok(Reopened { run, clock, ledger, events })
     }
 
     /// The resolved configuration.

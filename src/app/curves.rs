@@ -1,0 +1,108 @@
+//! Curves of a run over its environment steps.
+
+use egui::{Color32, Rangef, Ui};
+use egui_plot::{Line, Plot, PlotPoints, VLine};
+
+use super::theme::Theme;
+use crate::drlhp::Report;
+
+/// A curve: what it is, and its value in a report.
+pub(super) struct Curve {
+    pub name: &'static str,
+    pub value: fn(&Report) -> Option<f64>,
+}
+
+/// Points drawn of a curve: a screen has no more columns.
+const POINTS: usize = 1000;
+
+/// Draws curves over environment steps, smoothed by an exponential average of weight `smoothing` that is drawn over the
+/// faint raw values. Label sessions are marked by vertical lines where `sessions`.
+pub(super) fn show(
+    ui: &mut Ui,
+    theme: &Theme,
+    id: &str,
+    height: f32,
+    reports: &[Report],
+    curves: &[Curve],
+    smoothing: f64,
+    sessions: bool,
+) {
+    let mut plot = Plot::new(id)
+        .height(height)
+        .include_x(0.0)
+        .allow_scroll(false)
+        .allow_zoom(false)
+        .allow_drag(false)
+        .allow_boxed_zoom(false)
+        .show_background(false)
+        .grid_color(theme.outline)
+        .grid_spacing(Rangef::new(24.0, 200.0))
+        .y_axis_min_width(48.0)
+        .x_axis_formatter(|mark, _| steps(mark.value));
+    // A plot of one value, or of equal ones, has no height of its own.
+    let values = curves.iter().flat_map(|curve| reports.iter().filter_map(curve.value)).filter(|v| v.is_finite());
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
+        plot = plot.include_y(low - 0.5).include_y(high + 0.5);
+    }
+    let stride = reports.len().div_ceil(POINTS).max(1);
+    let thinned = |points: Vec<[f64; 2]>| -> PlotPoints<'static> { points.into_iter().step_by(stride).collect() };
+    plot.show(ui, |plot| {
+        if sessions {
+            let changed = reports.windows(2).filter(|r| r[1].labels_asked > r[0].labels_asked);
+            let marks: Vec<f64> = changed.map(|r| r[1].env_steps as f64).collect();
+            // Where sessions are as close as pixels, marks say nothing.
+            if marks.len() <= 60 {
+                for mark in marks {
+                    plot.vline(VLine::new("labels", mark).color(theme.outline).width(1.0).allow_hover(false));
+                }
+            }
+        }
+        for (i, curve) in curves.iter().enumerate() {
+            let points = |r: &Report| (curve.value)(r).map(|value| [r.env_steps as f64, value]);
+            let raw: Vec<[f64; 2]> = reports.iter().filter_map(points).filter(|p| p[1].is_finite()).collect();
+            let color: Color32 = theme.curve(i);
+            let smooth = smoothed(&raw, smoothing);
+            if smoothing > 0.0 {
+                let faint = color.gamma_multiply(0.25);
+                plot.line(Line::new(curve.name, thinned(raw)).color(faint).width(1.0).allow_hover(false));
+            }
+            plot.line(Line::new(curve.name, thinned(smooth)).color(color).width(2.0));
+        }
+    });
+}
+
+/// Exponential average with the bias of its start removed, as in Adam.
+fn smoothed(points: &[[f64; 2]], weight: f64) -> Vec<[f64; 2]> {
+    let (mut sum, mut total) = (0.0, 0.0);
+    let step = |&[x, y]: &[f64; 2]| {
+        sum = weight * sum + (1.0 - weight) * y;
+        total = weight * total + (1.0 - weight);
+        [x, sum / total]
+    };
+    points.iter().map(step).collect()
+}
+
+/// A number of steps in few letters.
+pub(super) fn steps(value: f64) -> String {
+    match value {
+        v if v.abs() >= 1e6 => format!("{:.1}M", v / 1e6),
+        v if v.abs() >= 1e3 => format!("{:.0}k", v / 1e3),
+        v => format!("{v:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{smoothed, steps};
+
+    #[test]
+    fn smoothing_keeps_constants_and_weights_the_past() {
+        let constant: Vec<[f64; 2]> = (0..5).map(|i| [f64::from(i), 3.0]).collect();
+        assert!(smoothed(&constant, 0.9).iter().all(|p| (p[1] - 3.0).abs() < 1e-12));
+        let two = smoothed(&[[0.0, 0.0], [1.0, 1.0]], 0.5);
+        assert!((two[1][1] - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(smoothed(&[[0.0, 7.0]], 0.0), [[0.0, 7.0]]);
+        assert_eq!([steps(999.0), steps(12_300.0), steps(2.5e6)], ["999", "12k", "2.5M"]);
+    }
+}

@@ -1,0 +1,214 @@
+//! All answers of a run: see a pair again, change its answer, take it back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use egui::{Grid, RichText, ScrollArea, Sense, Ui, vec2};
+
+use super::stage::Player;
+use super::theme::Theme;
+use super::{Action, Session, animate};
+use crate::engine::{Command, Given, Pair};
+use crate::preference::Label;
+use crate::run::config::Rater;
+
+/// What the panel remembers of a run.
+#[derive(Default)]
+pub(super) struct History {
+    player: Player,
+    chosen: Option<u64>,
+}
+
+/// What a person's answers say about the person.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Consistency {
+    /// Repeats answered with a decision both times, and how many of them agree.
+    repeated: usize,
+    agreed: usize,
+    /// Decided answers, and how many of them are for the first clip.
+    decided: usize,
+    first: usize,
+    /// Median seconds for an answer.
+    seconds: Option<f64>,
+}
+
+const THUMBNAIL: egui::Vec2 = vec2(72.0, 48.0);
+
+/// Shows the panel.
+pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
+    egui::CentralPanel::default().show(ui, |ui| {
+        ui.heading("Answers");
+        let pairs = Arc::clone(&session.view.answered);
+        if pairs.is_empty() {
+            ui.label("No answers yet. They appear here as they are given");
+            return;
+        }
+        about_the_rater(ui, &consistency(&session.view.labels));
+        if let Some(pair) = session.history.chosen.and_then(|query| pairs.iter().find(|p| p.query == query)) {
+            replay(ui, theme, session, pair, actions);
+        }
+        ui.separator();
+        // Newest first; only the rows on the screen are drawn.
+        let row = THUMBNAIL.y + ui.spacing().item_spacing.y;
+        ScrollArea::vertical().auto_shrink(false).show_rows(ui, row, pairs.len(), |ui, rows| {
+            for index in rows {
+                entry(ui, theme, session, &pairs[pairs.len() - 1 - index]);
+            }
+        });
+    });
+}
+
+fn entry(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair) {
+    let Session { stage, view, history, .. } = session;
+    let given = view.labels.get(&pair.query).copied();
+    ui.horizontal(|ui| {
+        for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
+            let rect = ui.allocate_exact_size(THUMBNAIL, Sense::hover()).0;
+            ui.painter().rect_filled(rect, 4.0, theme.card);
+            let middle = stage.frames(&clip.states) / 2;
+            stage.draw(ui.painter(), rect.shrink(3.0), &clip.states, middle, theme, None);
+            ui.painter().hline(rect.x_range(), rect.bottom(), egui::Stroke::new(2.0, color));
+        }
+        let name = format!("Question {}", pair.query + 1);
+        let chosen = history.chosen == Some(pair.query);
+        if ui.selectable_label(chosen, name).on_hover_text("See this pair again").clicked() {
+            history.chosen = (!chosen).then_some(pair.query);
+            history.player = Player::default();
+        }
+        ui.label(given.map_or("…", |given| in_words(given.label)));
+        ui.weak(format!("after {} steps", super::curves::steps(pair.step as f64)));
+        if let Some(seconds) = given.and_then(|given| given.seconds) {
+            ui.weak(format!("{seconds:.1} s"));
+        }
+        if let Some(repeat) = pair.repeat {
+            let swapped = if repeat.swapped { ", sides swapped" } else { "" };
+            ui.weak(format!("repeats question {}{swapped}", repeat.of + 1))
+                .on_hover_text("A hidden repeat, to see whether you agree with yourself; nothing is learned from it");
+        }
+    });
+}
+
+fn replay(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, actions: &mut Vec<Action>) {
+    let person = session.engine.config.preferences.rater == Rater::Person && !session.engine.ended();
+    let Session { stage, history, view, .. } = session;
+    let frames = stage.frames(&pair.clips[0].states);
+    history.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
+    let frame = history.player.frame(frames);
+    ui.horizontal(|ui| {
+        let width = (ui.available_width() - 12.0) / 2.0;
+        for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
+            let rect = ui.allocate_exact_size(vec2(width, 200.0), Sense::hover()).0;
+            ui.painter().rect_filled(rect, 8.0, theme.card);
+            ui.painter().rect_stroke(rect, 8.0, egui::Stroke::new(2.0, color), egui::StrokeKind::Inside);
+            stage.draw(ui.painter(), rect.shrink(10.0), &clip.states, frame, theme, None);
+        }
+    });
+    let now = view.labels.get(&pair.query).map(|given| given.label);
+    ui.horizontal(|ui| {
+        ui.label("Change the answer to");
+        let labels =
+            [(Label::First, "First"), (Label::Second, "Second"), (Label::Equal, "Equal"), (Label::Skip, "None")];
+        for (label, name) in labels {
+            let hint =
+                "Takes effect with the next fit; the change is written to the ledger, the old answer stays in it";
+            let button = egui::Button::selectable(now == Some(label), name);
+            let changed = ui.add_enabled(person, button).on_hover_text(hint);
+            if changed.on_disabled_hover_text("Only a person's answers in a run that goes on can be changed").clicked()
+            {
+                let query = pair.query;
+                actions.push(Action::Send(match label {
+                    Label::Skip => Command::Undo { query },
+                    label => Command::Relabel { query, label },
+                }));
+            }
+        }
+    });
+    animate(ui);
+}
+
+fn about_the_rater(ui: &mut Ui, found: &Consistency) {
+    let share = |part: usize, whole: usize| match whole {
+        0 => "–".to_owned(),
+        whole => format!("{:.0} % of {whole}", 100.0 * part as f64 / whole as f64),
+    };
+    Grid::new("rater").num_columns(6).spacing([12.0, 4.0]).show(ui, |ui| {
+        let facts = [
+            (
+                "agreement on repeats",
+                share(found.agreed, found.repeated),
+                "Every tenth question shows an earlier pair again, half of them with the sides swapped",
+            ),
+            (
+                "first clip preferred",
+                share(found.first, found.decided),
+                "Of the decided answers. Far from one half, with random sides, means a preference for a side",
+            ),
+            (
+                "seconds for an answer",
+                found.seconds.map_or("–".to_owned(), |s| format!("{s:.1}")),
+                "Median, from the appearance of a pair",
+            ),
+        ];
+        for (name, value, hint) in facts {
+            ui.weak(name).on_hover_text(hint);
+            ui.label(RichText::new(value).strong()).on_hover_text(hint);
+        }
+    });
+}
+
+fn consistency(labels: &BTreeMap<u64, Given>) -> Consistency {
+    let mut found = Consistency::default();
+    let decided = |label: Label| matches!(label, Label::First | Label::Second);
+    for given in labels.values() {
+        if decided(given.label) {
+            found.decided += 1;
+            found.first += usize::from(given.label == Label::First);
+        }
+        let Some(repeat) = given.repeat else { continue };
+        let Some(before) = labels.get(&repeat.of).map(|before| before.label) else { continue };
+        let before = if repeat.swapped { before.swapped() } else { before };
+        if decided(before) && decided(given.label) {
+            found.repeated += 1;
+            found.agreed += usize::from(before == given.label);
+        }
+    }
+    let mut seconds: Vec<f64> = labels.values().filter_map(|given| given.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
+    found.seconds = seconds.get(seconds.len() / 2).copied();
+    found
+}
+
+fn in_words(label: Label) -> &'static str {
+    match label {
+        Label::First => "first is better",
+        Label::Second => "second is better",
+        Label::Equal => "equal",
+        Label::Skip => "not used",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Consistency, consistency};
+    use crate::engine::Given;
+    use crate::preference::{Label, Repeat};
+
+    #[test]
+    fn repeats_agree_when_the_same_clip_is_preferred_whatever_its_side() {
+        let given = |label, seconds, repeat| Given { label, seconds: Some(seconds), repeat };
+        let swapped = |of| Some(Repeat { of, swapped: true });
+        let labels = BTreeMap::from([
+            (0, given(Label::First, 1.0, None)),
+            (1, given(Label::Second, 2.0, None)),
+            (2, given(Label::Equal, 9.0, None)),
+            (3, given(Label::Second, 3.0, swapped(0))),
+            (4, given(Label::First, 5.0, Some(Repeat { of: 1, swapped: false }))),
+            (5, given(Label::First, 4.0, swapped(2))),
+        ]);
+        let expected = Consistency { repeated: 2, agreed: 1, decided: 5, first: 3, seconds: Some(4.0) };
+        assert_eq!(consistency(&labels), expected);
+        assert_eq!(consistency(&BTreeMap::new()), Consistency::default());
+    }
+}

@@ -1,0 +1,202 @@
+//! The learned reward under a microscope: over two state variables, beside the true one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use egui::{Align2, ColorImage, ComboBox, FontId, Rect, RichText, TextureHandle, TextureOptions, Ui, pos2, vec2};
+use egui_plot::{Legend, Line, Plot, PlotPoints};
+
+use super::theme::Theme;
+use super::{Action, Session};
+use crate::engine::{Command, Slice, SliceRequest};
+
+/// What the panel remembers of a run.
+pub(super) struct Reward {
+    x: usize,
+    y: usize,
+    painted: Option<Painted>,
+    asked: Option<Instant>,
+}
+
+/// Heat maps of a slice.
+struct Painted {
+    slice: Arc<Slice>,
+    /// Whether they were painted for dark mode.
+    dark: bool,
+    maps: Vec<Map>,
+}
+
+/// A heat map.
+struct Map {
+    title: &'static str,
+    hint: &'static str,
+    texture: TextureHandle,
+}
+
+/// Points of a heat map along each axis, and of a line.
+const MAP_POINTS: usize = 64;
+const LINE_POINTS: usize = 256;
+
+/// Time between two slices: often enough to see it change, too rarely to slow training.
+const BETWEEN_SLICES: Duration = Duration::from_millis(500);
+
+impl Default for Reward {
+    fn default() -> Self {
+        Self { x: 0, y: 1, painted: None, asked: None }
+    }
+}
+
+/// Shows the panel.
+pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
+    egui::CentralPanel::default().show(ui, |ui| {
+        ui.heading("The learned reward");
+        ui.label(
+            "Over one or two state variables, all others at the median of what the agent has seen. \
+             Where the members differ, little is known.",
+        );
+        let names = session.stage.spec().state;
+        ui.horizontal(|ui| {
+            for (axis, chosen) in [("Along x", &mut session.reward.x), ("Along y", &mut session.reward.y)] {
+                let label = ui.label(axis);
+                ComboBox::from_id_salt(axis)
+                    .selected_text(names.get(*chosen).copied().unwrap_or_default())
+                    .show_ui(ui, |ui| {
+                        for (i, name) in names.iter().enumerate() {
+                            ui.selectable_value(chosen, i, *name);
+                        }
+                    })
+                    .response
+                    .labelled_by(label.id)
+                    .on_hover_text("State variable; the same for x and y gives a line");
+            }
+        });
+        ask(session, actions);
+        ui.ctx().request_repaint_after(BETWEEN_SLICES);
+        let (x, y) = (session.reward.x, session.reward.y);
+        let fitting = session.view.slice.clone().filter(|s| (s.request.x, s.request.y) == (x, y));
+        let Some(slice) = fitting else {
+            ui.add_space(24.0);
+            ui.label("The slice appears after this iteration");
+            return;
+        };
+        if let Some(correlation) = slice.correlation {
+            ui.label(format!("Correlation with the true reward on this slice: {correlation:.2}"))
+                .on_hover_text("Pearson's, over the points shown; 1 is perfect");
+        }
+        ui.add_space(8.0);
+        if x == y { line(ui, theme, &slice, names[x]) } else { maps(ui, theme, session, &slice, [names[x], names[y]]) }
+    });
+}
+
+fn ask(session: &mut Session, actions: &mut Vec<Action>) {
+    let (x, y) = (session.reward.x, session.reward.y);
+    let request = SliceRequest { x, y, points: if x == y { LINE_POINTS } else { MAP_POINTS } };
+    let shown = session.view.slice.as_ref();
+    let stale = shown.is_none_or(|s| s.request != request || s.env_steps != session.view.progress.env_steps);
+    let due = session.reward.asked.is_none_or(|asked| asked.elapsed() >= BETWEEN_SLICES);
+    if stale && due && !session.engine.ended() {
+        session.reward.asked = Some(Instant::now());
+        actions.push(Action::Send(Command::Slice(request)));
+    }
+}
+
+fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
+    let n = slice.request.points;
+    let [low, high] = slice.range[0];
+    let x = |i: usize| low + (high - low) * i as f64 / (n - 1) as f64;
+    let points = |value: &dyn Fn(usize) -> f64| -> PlotPoints<'static> { (0..n).map(|i| [x(i), value(i)]).collect() };
+    let standard = standardized(&slice.truth);
+    let learned = standardized(&slice.reward);
+    let scale = deviation(&slice.reward).max(1e-9);
+    Plot::new("line").legend(Legend::default()).allow_scroll(false).x_axis_label(name).show(ui, |plot| {
+        if !learned.is_empty() {
+            plot.line(Line::new("learned", points(&|i| learned[i])).color(theme.curve(0)).width(2.0));
+            for sign in [-1.0, 1.0] {
+                let bound = points(&|i| learned[i] + sign * slice.spread[i] / scale);
+                plot.line(Line::new("± members", bound).color(theme.curve(0).gamma_multiply(0.4)).width(1.0));
+            }
+        }
+        if !standard.is_empty() {
+            plot.line(Line::new("true", points(&|i| standard[i])).color(theme.curve(1)).width(2.0));
+        }
+    });
+}
+
+fn maps(ui: &mut Ui, theme: &Theme, session: &mut Session, slice: &Arc<Slice>, names: [&str; 2]) {
+    let dark = ui.visuals().dark_mode;
+    let fresh = |painted: &Painted| Arc::ptr_eq(&painted.slice, slice) && painted.dark == dark;
+    if !session.reward.painted.as_ref().is_some_and(fresh) {
+        let maps = [
+            (
+                "Learned reward",
+                "Standardised over the slice: green is high, purple is low",
+                standardized(&slice.reward),
+            ),
+            ("Spread of the members", "Standard deviation of the normalised members; green is 2", slice.spread.clone()),
+            (
+                "True reward",
+                "The task's own, standardised over the slice; the agent never sees it",
+                standardized(&slice.truth),
+            ),
+        ];
+        let map = |(title, hint, values): (&'static str, &'static str, Vec<f64>)| {
+            let n = slice.request.points;
+            // Rows go up in the plot and down in the picture.
+            let pixels = (0..n).rev().flat_map(|row| &values[row * n..(row + 1) * n]).map(|v| theme.heat(v / 2.0));
+            let image = ColorImage::new([n, n], pixels.collect());
+            Map { title, hint, texture: ui.ctx().load_texture(title, image, TextureOptions::LINEAR) }
+        };
+        let maps = maps.into_iter().filter(|(.., values)| !values.is_empty()).map(map).collect();
+        session.reward.painted = Some(Painted { slice: Arc::clone(slice), dark, maps });
+    }
+    let Some(Painted { maps, .. }) = &session.reward.painted else { return };
+    let side = ((ui.available_width() - 24.0) / 3.0).min(ui.available_height() - 60.0).max(120.0);
+    ui.horizontal_wrapped(|ui| {
+        for Map { title, hint, texture } in maps {
+            ui.vertical(|ui| {
+                ui.label(RichText::new(*title).strong()).on_hover_text(*hint);
+                let (rect, response) = ui.allocate_exact_size(vec2(side, side), egui::Sense::hover());
+                let whole = Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
+                ui.painter().image(texture.id(), rect, whole, egui::Color32::WHITE);
+                labelled(ui, theme, slice, rect);
+                axes(ui, theme, slice, rect, names);
+                response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, *title));
+                ui.add_space(20.0);
+            });
+        }
+    });
+    ui.weak("Dots show where the compared clips were");
+}
+
+/// Where the answered clips lie.
+fn labelled(ui: &Ui, theme: &Theme, slice: &Slice, rect: Rect) {
+    let share = |value: f64, [low, high]: [f64; 2]| ((value - low) / (high - low).max(1e-12)) as f32;
+    let painter = ui.painter().with_clip_rect(rect);
+    for [x, y] in &slice.labelled {
+        let (x, y) = (share(*x, slice.range[0]), share(*y, slice.range[1]));
+        let at = pos2(rect.left() + x * rect.width(), rect.bottom() - y * rect.height());
+        painter.circle_filled(at, 1.0, theme.text.gamma_multiply(0.35));
+    }
+}
+
+fn axes(ui: &Ui, theme: &Theme, slice: &Slice, rect: Rect, [x, y]: [&str; 2]) {
+    let (painter, font) = (ui.painter(), FontId::proportional(11.0));
+    let [[x0, x1], [y0, y1]] = slice.range;
+    let below = rect.left_bottom() + vec2(0.0, 3.0);
+    painter.text(below, Align2::LEFT_TOP, format!("{x}: {x0:.2} to {x1:.2}"), font.clone(), theme.weak_text);
+    let inside = rect.left_top() + vec2(4.0, 4.0);
+    painter.text(inside, Align2::LEFT_TOP, format!("{y}: {y0:.2} to {y1:.2}"), font, theme.text);
+}
+
+/// Mean 0 and deviation 1; a constant becomes 0.
+fn standardized(values: &[f64]) -> Vec<f64> {
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let std = deviation(values).max(1e-9);
+    values.iter().map(|v| (v - mean) / std).collect()
+}
+
+fn deviation(values: &[f64]) -> f64 {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n).sqrt()
+}

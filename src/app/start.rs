@@ -1,0 +1,222 @@
+//! The first screen: what this is, three doors, and the tasks.
+
+use std::path::{Path, PathBuf};
+
+use egui::{RichText, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, vec2};
+use pairwise_envs::{Action as Move, Space};
+use rand::RngExt as _;
+
+use super::stage::Stage;
+use super::theme::Theme;
+use super::{Action, animate};
+use crate::random::stream;
+use crate::run::config::Config;
+
+/// What the first screen remembers.
+pub(super) struct Start {
+    door: Door,
+    wanted: String,
+    demos: Vec<Demo>,
+}
+
+/// A way to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Watch,
+    Teach,
+    Open,
+}
+
+/// A task's moving picture.
+struct Demo {
+    stage: Stage,
+    states: Vec<f64>,
+}
+
+/// Steps of a task's moving picture.
+const DEMO_STEPS: usize = 240;
+
+/// Size of a card's picture, points.
+const PICTURE: egui::Vec2 = vec2(216.0, 120.0);
+
+impl Default for Start {
+    fn default() -> Self {
+        // Tasks that end early are for baselines on the true reward: an episode's length gives the answer away.
+        let demos =
+            pairwise_envs::specs().filter(|spec| !spec.terminates && spec.id.chars().all(|c| !c.is_uppercase()));
+        Self { door: Door::Watch, wanted: String::new(), demos: demos.filter_map(|spec| demo(spec.id)).collect() }
+    }
+}
+
+/// What random actions look like, each held for some steps.
+fn demo(env: &str) -> Option<Demo> {
+    let (stage, mut env) = (Stage::new(env)?, pairwise_envs::make(env).ok()?);
+    let spec = env.spec();
+    let mut rng = stream(0, "demo", 0);
+    let (mut observation, mut state) = (vec![0.0; spec.observation.len()], vec![0.0; spec.saved_len]);
+    env.reset(&mut rng, &mut observation);
+    let (mut states, mut action) = (Vec::new(), vec![0.0; spec.action.len()]);
+    for step in 0..DEMO_STEPS {
+        env.save(&mut state);
+        states.extend_from_slice(&state);
+        let held = step % 12 != 0;
+        match &spec.action {
+            Space::Discrete { n } => {
+                action[0] = if held { action[0] } else { rng.random_range(0..*n) as f32 };
+                env.step(Move::Discrete(action[0] as usize), &mut observation);
+            }
+            Space::Box { low, high } => {
+                for i in 0..action.len() {
+                    let (low, high) = (low[i].max(-1e3), high[i].min(1e3));
+                    action[i] = if held { action[i] } else { rng.random_range(low..=high) };
+                }
+                env.step(Move::Continuous(&action), &mut observation);
+            }
+        }
+    }
+    Some(Demo { stage, states })
+}
+
+impl Start {
+    /// Shows the screen.
+    pub(super) fn show(
+        &mut self,
+        ui: &mut Ui,
+        theme: &Theme,
+        labels: &mut usize,
+        runs: &Path,
+        actions: &mut Vec<Action>,
+    ) {
+        egui::CentralPanel::default().show(ui, |ui| {
+            egui::ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
+                ui.set_max_width(960.0);
+                ui.add_space(8.0);
+                ui.heading("Teach an agent by comparing");
+                ui.label(
+                    "Two clips of a moving agent, side by side: which is better? From answers like these Pairwise learns \
+                     what is wanted, and trains the agent on it.",
+                );
+                ui.add_space(12.0);
+                ui.horizontal(|ui| {
+                    let doors = [
+                        (Door::Watch, "Watch", "A simulated teacher answers; see an agent learn in a minute"),
+                        (Door::Teach, "Teach", "You answer: click the better clip, and the agent follows"),
+                        (Door::Open, "Open a run", "Go on with an earlier run, or look at it"),
+                    ];
+                    for (door, name, hint) in doors {
+                        self.door_button(ui, theme, door, name, hint);
+                    }
+                });
+                ui.add_space(12.0);
+                match self.door {
+                    Door::Open => open(ui, runs, actions),
+                    door => {
+                        if door == Door::Teach {
+                            self.teaching(ui, labels);
+                        }
+                        self.cards(ui, theme, *labels, actions);
+                        animate(ui);
+                    }
+                }
+            });
+        });
+    }
+
+    fn door_button(&mut self, ui: &mut Ui, theme: &Theme, door: Door, name: &str, hint: &str) {
+        let (rect, response) = ui.allocate_exact_size(vec2(300.0, 76.0), Sense::click());
+        response.widget_info(|| WidgetInfo::selected(Role::Button, true, self.door == door, name));
+        let chosen = self.door == door;
+        let stroke = match chosen || response.hovered() || response.has_focus() {
+            true => Stroke::new(if chosen { 2.0 } else { 1.0 }, theme.accent),
+            false => Stroke::new(1.0, theme.outline),
+        };
+        ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
+        let mut inner = ui.new_child(column(rect.shrink(12.0)));
+        inner.add(egui::Label::new(RichText::new(name).strong().size(16.0)).selectable(false));
+        inner.add(egui::Label::new(RichText::new(hint).weak()).selectable(false));
+        if response.clicked() {
+            self.door = door;
+        }
+    }
+
+    fn teaching(&mut self, ui: &mut Ui, labels: &mut usize) {
+        let name = ui.label("What do you want to see? Leave it empty for the task's own goal");
+        ui.add(
+            egui::TextEdit::singleline(&mut self.wanted)
+                .hint_text("Keep the pole up, move little")
+                .desired_width(420.0),
+        )
+        .labelled_by(name.id);
+        ui.horizontal(|ui| {
+            let name = ui.label("Questions");
+            ui.add(egui::DragValue::new(labels).range(10..=2000).suffix(" questions"))
+                .on_hover_text("How often you will be asked; a person takes about four seconds for an answer")
+                .labelled_by(name.id);
+            ui.weak(format!("about {} minutes", (*labels * 4).div_ceil(60)));
+        });
+        ui.add_space(8.0);
+    }
+
+    fn cards(&mut self, ui: &mut Ui, theme: &Theme, labels: usize, actions: &mut Vec<Action>) {
+        let time = ui.input(|input| input.time);
+        let mut chosen = None;
+        ui.horizontal_wrapped(|ui| {
+            for demo in &mut self.demos {
+                let spec = demo.stage.spec();
+                let (rect, response) = ui.allocate_exact_size(PICTURE + vec2(0.0, 76.0), Sense::click());
+                let verb = if self.door == Door::Teach { "Teach" } else { "Watch" };
+                response.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("{verb} {}", spec.id)));
+                let lit = response.hovered() || response.has_focus();
+                let stroke = Stroke::new(1.0, if lit { theme.accent } else { theme.outline });
+                ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
+                let picture = egui::Rect::from_min_size(rect.min, PICTURE).shrink(8.0);
+                let frame = (time / spec.dt) as usize % DEMO_STEPS;
+                demo.stage.draw(ui.painter(), picture, &demo.states, frame, theme, None);
+                let below = egui::Rect::from_min_max(egui::pos2(rect.min.x, picture.max.y), rect.max);
+                let mut inner = ui.new_child(column(below.shrink2(vec2(12.0, 4.0))));
+                inner.add(egui::Label::new(RichText::new(spec.id).strong()).selectable(false));
+                inner.add(egui::Label::new(RichText::new(spec.summary).small().weak()).selectable(false));
+                if response.on_hover_text(format!("{verb} an agent learn this")).clicked() {
+                    chosen = Some(spec.id);
+                }
+            }
+        });
+        let Some(env) = chosen else { return };
+        let wanted = Some(self.wanted.trim().to_owned()).filter(|wanted| !wanted.is_empty());
+        let config = match self.door {
+            Door::Teach => Config::taught(env, labels, wanted),
+            _ => Config::preset(env),
+        };
+        actions.push(match config {
+            Ok(config) => Action::Run(Box::new(config)),
+            Err(error) => Action::Tell(error.to_string()),
+        });
+    }
+}
+
+/// Widgets one below the other in `rect`.
+fn column(rect: egui::Rect) -> egui::UiBuilder {
+    egui::UiBuilder::new().max_rect(rect).layout(egui::Layout::top_down(egui::Align::Min))
+}
+
+/// The run folders below `runs`, newest first.
+fn open(ui: &mut Ui, runs: &Path, actions: &mut Vec<Action>) {
+    let mut found = folders(runs);
+    found.sort_by_key(|(_, changed)| std::cmp::Reverse(*changed));
+    if found.is_empty() {
+        ui.label(format!("There are no runs in {} yet. Watch or teach one first.", runs.display()));
+        return;
+    }
+    for (path, _) in found {
+        let name = path.display().to_string();
+        if ui.button(&name).on_hover_text("Open this run, and go on with it where it is not finished").clicked() {
+            actions.push(Action::Open(path));
+        }
+    }
+}
+
+fn folders(runs: &Path) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
+    let Ok(entries) = std::fs::read_dir(runs) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("config.toml").is_file());
+    paths.map(|path| (path.clone(), path.metadata().and_then(|m| m.modified()).ok())).collect()
+}

@@ -1,0 +1,232 @@
+//! The agent, and how it is learning.
+
+use std::time::Duration;
+
+use egui::{Grid, Panel as Side, RichText, ScrollArea, Ui};
+
+use super::curves::{self, Curve};
+use super::stage::Player;
+use super::theme::Theme;
+use super::{Action, Session, animate};
+use crate::drlhp::Report;
+use crate::engine::{Command, Phase};
+
+/// What the panel remembers of a run.
+#[derive(Default)]
+pub(super) struct Watch {
+    player: Player,
+    /// Number of the episode that plays.
+    episode: Option<u64>,
+    /// Steps a second; 0 for as fast as it goes.
+    speed_limit: f64,
+}
+
+/// Shows the panel.
+pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, smoothing: &mut f64, actions: &mut Vec<Action>) {
+    let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
+    Side::right("numbers").default_size(250.0).min_size(220.0).frame(frame).show(ui, |ui| {
+        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| numbers(ui, theme, session));
+    });
+    egui::CentralPanel::default().show(ui, |ui| {
+        header(ui, session, actions);
+        ui.add_space(4.0);
+        let height = (ui.available_height() * 0.45).max(180.0);
+        episode(ui, theme, session, height, actions);
+        ui.horizontal(|ui| {
+            let name = ui.label("Smoothing");
+            ui.add(egui::Slider::new(smoothing, 0.0..=0.99).show_value(true))
+                .on_hover_text("Share of the old value that a smoothed curve keeps from one iteration to the next")
+                .labelled_by(name.id);
+        });
+        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| learning(ui, theme, session, *smoothing));
+    });
+}
+
+fn header(ui: &mut Ui, session: &mut Session, actions: &mut Vec<Action>) {
+    ui.horizontal(|ui| {
+        ui.heading(session.stage.spec().id);
+        ui.weak(phase(&session.view.phase));
+        let progress = session.view.progress;
+        let share = progress.env_steps as f32 / progress.total_steps.max(1) as f32;
+        let text = format!(
+            "{} of {} steps",
+            curves::steps(progress.env_steps as f64),
+            curves::steps(progress.total_steps as f64)
+        );
+        ui.add(egui::ProgressBar::new(share).desired_width(220.0).text(text));
+    });
+    let ended = session.engine.ended();
+    ui.horizontal(|ui| {
+        let paused = session.view.phase == Phase::Paused;
+        let (name, command) = if paused { ("Go on", Command::Go) } else { ("Pause", Command::Pause) };
+        let hint = "Stop and go on with training; the agent can still be watched";
+        if ui.add_enabled(!ended, egui::Button::new(name)).on_hover_text(hint).clicked() {
+            actions.push(Action::Send(command));
+        }
+        let step = ui.add_enabled(paused, egui::Button::new("Step"));
+        if step.on_hover_text("One iteration: collect, ask, fit, train").clicked() {
+            actions.push(Action::Send(Command::Step));
+        }
+        let save = ui.add_enabled(!ended, egui::Button::new("Checkpoint"));
+        if save.on_hover_text("Write the whole state to the run folder after this iteration").clicked() {
+            actions.push(Action::Send(Command::Checkpoint));
+        }
+        let name = ui.label("Speed limit");
+        let limit = &mut session.watch.speed_limit;
+        let drag = egui::DragValue::new(limit).range(0.0..=1e6).speed(100.0).custom_formatter(|value, _| match value {
+            0.0 => "none".to_owned(),
+            value => format!("{value:.0} steps/s"),
+        });
+        let changed = ui.add_enabled(!ended, drag).labelled_by(name.id);
+        if changed.on_hover_text("Environment steps a second that training may take; 0 for none").changed() {
+            actions.push(Action::Send(Command::SpeedLimit((*limit > 0.0).then_some(*limit))));
+        }
+        if ui.button("Close run").on_hover_text("End it with a checkpoint; it can be opened again").clicked() {
+            actions.push(Action::Close);
+        }
+    });
+}
+
+/// The present policy, episode after episode.
+fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actions: &mut Vec<Action>) {
+    let rect = ui.allocate_space(egui::vec2(ui.available_width(), height)).1;
+    ui.painter().rect_filled(rect, 8.0, theme.card);
+    let Session { stage, watch, view, engine, .. } = session;
+    let Some(episode) = view.episode.clone() else {
+        ui.put(rect, egui::Label::new("The first episode appears as soon as the agent has taken its first steps"));
+        if !engine.ended() {
+            actions.push(Action::Send(Command::Episode));
+        }
+        ui.ctx().request_repaint_after(Duration::from_millis(200));
+        return;
+    };
+    let frames = stage.frames(&episode.clip.states);
+    if watch.episode != Some(episode.number) {
+        watch.episode = Some(episode.number);
+        watch.player = Player::default();
+    }
+    let before = watch.player.frame(frames);
+    watch.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
+    let frame = watch.player.frame(frames);
+    // At its end the newest policy plays; a run that has ended plays its last episode again.
+    if frame < before && !engine.ended() {
+        actions.push(Action::Send(Command::Episode));
+    }
+    stage.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
+    let text = format!(
+        "policy after {} steps, {:.1} s of {:.1} s",
+        curves::steps(episode.env_steps as f64),
+        frame as f64 * stage.spec().dt,
+        frames as f64 * stage.spec().dt
+    );
+    let corner = rect.left_bottom() + egui::vec2(12.0, -10.0);
+    ui.painter().text(corner, egui::Align2::LEFT_BOTTOM, text, egui::FontId::proportional(12.0), theme.weak_text);
+    animate(ui);
+}
+
+fn learning(ui: &mut Ui, theme: &Theme, session: &Session, smoothing: f64) {
+    let reports = &session.reports;
+    let known = session.engine.config.preferences.wanted.is_none();
+    let mut draw = |title: &str, hint: &str, curves: &[Curve]| {
+        ui.label(RichText::new(title).strong()).on_hover_text(hint);
+        curves::show(ui, theme, title, 150.0, reports, curves, smoothing, true);
+        ui.add_space(6.0);
+    };
+    if known {
+        draw(
+            "True return",
+            "Mean of the last ten training episodes by the task's own reward, which the agent never sees",
+            &[Curve { name: "true return", value: |r| r.true_return }],
+        );
+    }
+    draw(
+        "Predicted return",
+        "What the learned reward, normalised, expects of an episode",
+        &[Curve { name: "predicted return", value: |r| r.predicted_return }],
+    );
+    if known {
+        draw(
+            "Reward correlation",
+            "Learned against true reward, step by step, over a sample of all steps so far: 1 is perfect",
+            &[
+                Curve { name: "Pearson", value: |r| r.reward.and_then(|m| m.pearson) },
+                Curve { name: "Spearman", value: |r| r.reward.and_then(|m| m.spearman) },
+            ],
+        );
+    }
+    draw(
+        "Ensemble disagreement",
+        "Mean variance of the members' answers to the candidate questions; questions are asked where it is high",
+        &[Curve { name: "disagreement", value: |r| r.disagreement }],
+    );
+    draw(
+        "Reward loss",
+        "Cross-entropy of the answers, in nats: on those fitted to, and on those held out",
+        &[
+            Curve { name: "training", value: |r| r.fit.map(|f| f.train_loss) },
+            Curve { name: "held out", value: |r| r.fit.map(|f| f.validation_loss) },
+        ],
+    );
+    draw(
+        "Policy entropy",
+        "How open the policy still is, in nats",
+        &[Curve { name: "entropy", value: |r| (r.iteration > 0).then_some(r.ppo.entropy) }],
+    );
+}
+
+/// The numbers of the last iteration.
+pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
+    let (progress, last) = (session.view.progress, session.reports.last().cloned().unwrap_or_default());
+    let known = session.engine.config.preferences.wanted.is_none();
+    let Report { true_return, predicted_return, disagreement, reward, fit, .. } = last;
+    let number = |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
+    let mut rows = Vec::new();
+    if known {
+        rows.push(("true return", number(true_return, 1), "Mean of the last ten training episodes"));
+    }
+    rows.push(("predicted return", number(predicted_return, 1), "What the learned reward expects of an episode"));
+    if known {
+        rows.push(("Pearson", number(reward.and_then(|m| m.pearson), 2), "Learned against true reward, linear"));
+        rows.push(("Spearman", number(reward.and_then(|m| m.spearman), 2), "Learned against true reward, by rank"));
+    }
+    rows.push((
+        "answers",
+        format!("{} of {}", progress.resolved, progress.labels),
+        "Questions answered or skipped; hidden repeats do not count",
+    ));
+    rows.push(("disagreement", number(disagreement, 3), "Variance of the members' answers, 0 to 0.25"));
+    rows.push(("held-out loss", number(fit.map(|f| f.validation_loss), 3), "Nats for an answer not fitted to"));
+    let accuracy = fit.map(|f| f.validation_accuracy * 100.0);
+    rows.push(("held-out accuracy", number(accuracy, 0) + " %", "Answers not fitted to that were predicted rightly"));
+    rows.push(("speed", format!("{} steps/s", curves::steps(progress.steps_per_second)), "Over the last iteration"));
+    Grid::new("numbers").num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
+        for (name, value, hint) in rows {
+            ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
+            ui.label(RichText::new(value).strong()).on_hover_text(hint);
+            ui.end_row();
+        }
+    });
+    if let Phase::Finished(summary) = &session.view.phase {
+        ui.add_space(12.0);
+        ui.label(RichText::new("Finished").strong());
+        if known {
+            let (mean, std) = (summary.true_return_mean, summary.true_return_std);
+            ui.label(format!("True return {mean:.1} ± {std:.1} over {} fresh episodes", summary.episodes));
+        }
+        ui.label(RichText::new(summary.run_dir.display().to_string()).small().color(theme.weak_text));
+    }
+}
+
+/// What a run is doing, in words.
+pub(super) fn phase(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Opening => "opening the run folder",
+        Phase::CatchingUp => "repeating what is in the ledger",
+        Phase::Training => "training",
+        Phase::Waiting => "waiting for your answers",
+        Phase::Paused => "paused",
+        Phase::Finished(_) => "finished",
+        Phase::Stopped => "stopped, with a checkpoint",
+        Phase::Failed(_) => "ended by an error",
+    }
+}

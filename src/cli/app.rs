@@ -1,0 +1,112 @@
+//! `app`: the window.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::app::{self, Options};
+use crate::engine::free_folder;
+use crate::run::Folder;
+use crate::run::config::Config;
+
+/// Arguments of `app`.
+#[derive(Debug, Args)]
+pub(crate) struct AppArgs {
+    /// Open this run folder, and go on with it
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["env", "teach"])]
+    run: Option<PathBuf>,
+    /// Start a run on this environment at once; `pairwise envs` lists them
+    #[arg(long)]
+    env: Option<String>,
+    /// With --env: you answer the questions, not a simulated teacher
+    #[arg(long, requires = "env")]
+    teach: bool,
+    /// With --teach: questions in all
+    #[arg(long, value_name = "N", requires = "teach", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    labels: u32,
+    /// With --teach: what you want to see, in a sentence, instead of the task's own goal
+    #[arg(long, value_name = "TEXT", requires = "teach")]
+    wanted: Option<String>,
+    /// Seed of every random draw of a new run
+    #[arg(long, value_name = "S", allow_negative_numbers = true, requires = "env", default_value_t = 0)]
+    seed: u64,
+    /// Folder of all runs
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Colours [default: as last time]
+    #[arg(long, value_enum)]
+    theme: Option<Theme>,
+    /// Save a picture of the window as PNG after some seconds, and end
+    #[arg(long, value_name = "FILE.png")]
+    screenshot: Option<PathBuf>,
+    /// With --screenshot: seconds to wait
+    #[arg(long, value_name = "SECONDS", requires = "screenshot", default_value_t = 3.0)]
+    after: f32,
+}
+
+/// Light or dark colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Theme {
+    Light,
+    Dark,
+}
+
+impl Default for AppArgs {
+    /// Those of `pairwise` without a command.
+    fn default() -> Self {
+        Self {
+            run: None,
+            env: None,
+            teach: false,
+            labels: 100,
+            wanted: None,
+            seed: 0,
+            runs: "runs".into(),
+            theme: None,
+            screenshot: None,
+            after: 3.0,
+        }
+    }
+}
+
+pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
+    let after = Duration::try_from_secs_f32(args.after)
+        .map_err(|_| Failure::usage(format!("--after {}: must be a number of seconds, 0 or more", args.after)))?;
+    if let Some(run) = &args.run {
+        Folder::open(run)?.config()?;
+    }
+    let start = args.env.as_deref().map(|env| -> Result<(Config, PathBuf), Failure> {
+        let mut config = match args.teach {
+            true => Config::taught(env, args.labels as usize, args.wanted.clone())?,
+            false => Config::preset(env)?,
+        };
+        config.seed = i64::try_from(args.seed)
+            .map(|_| args.seed)
+            .map_err(|_| Failure::usage(format!("--seed {}: must be below 2^63", args.seed)))?;
+        let path = free_folder(&args.runs, &format!("{}-s{}", config.env, config.seed));
+        Ok((config, path))
+    });
+    let theme = args.theme.map(|theme| match theme {
+        Theme::Light => egui::Theme::Light,
+        Theme::Dark => egui::Theme::Dark,
+    });
+    open(Options {
+        run: args.run.clone(),
+        start: start.transpose()?,
+        runs: args.runs.clone(),
+        theme,
+        screenshot: args.screenshot.clone().map(|path| (path, after)),
+    })
+}
+
+/// The window on a run that starts now.
+pub(crate) fn watch(config: Config, path: &Path) -> Result<(), Failure> {
+    let runs = path.parent().unwrap_or(Path::new(".")).to_owned();
+    open(Options { start: Some((config, path.to_owned())), runs, ..Options::default() })
+}
+
+fn open(options: Options) -> Result<(), Failure> {
+    app::run(options).map_err(Failure::usage)
+}
