@@ -1,7 +1,7 @@
 //! The desktop app: watch an agent learn, and be the oracle.
 //!
 //! **Architecture invariant:** nothing here touches a tensor or waits for one. Panels read a snapshot of the engine
-//! ([`View`]) and push [`Action`]s, which are carried out once a frame, after everything is drawn.
+//! ([`View`]) and push actions, which are carried out once a frame, after everything is drawn.
 
 mod curves;
 mod history;
