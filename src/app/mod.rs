@@ -197,7 +197,10 @@ impl App {
     fn act(&mut self, ctx: &egui::Context, action: Action) {
         match action {
             Action::Send(command) => {
-                if let Some(Err(refused)) = self.session.as_ref().map(|session| session.engine.send(command)) {
+                if let Some(session) = &mut self.session
+                    && let Err(refused) = session.engine.send(command)
+                {
+                    session.teach.refused();
                     self.error = Some(refused.to_string());
                 }
             }

@@ -28,8 +28,17 @@ pub(super) struct Teach {
     again: Option<Arc<Pair>>,
     /// The answer on its way to the ledger.
     sent: Option<(u64, Label)>,
+    /// Messages of the engine when it was sent: another one means that it was not taken.
+    told: usize,
     /// All pairs seen, by query.
     pairs: BTreeMap<u64, Arc<Pair>>,
+}
+
+impl Teach {
+    /// What was sent last was not taken: it can be answered again.
+    pub(super) fn refused(&mut self) {
+        self.sent = None;
+    }
 }
 
 /// What a key or a button does.
@@ -95,6 +104,9 @@ fn settle(session: &mut Session) {
     let Session { teach, view, .. } = session;
     for pair in view.questions.iter().chain(view.answered.iter()) {
         teach.pairs.entry(pair.query).or_insert_with(|| Arc::clone(pair));
+    }
+    if view.told > teach.told {
+        (teach.told, teach.sent) = (view.told, None);
     }
     if let Some((query, label)) = teach.sent
         && view.labels.get(&query).is_some_and(|given| given.label == label)

@@ -11,7 +11,7 @@
 //! ledger says exactly what training saw, and when.
 //!
 //! **Architecture invariant:** commands go through a bounded channel, and everything that comes back is a snapshot in a
-//! slot: a slow window costs memory nor speed. Nothing here draws.
+//! slot: a slow window costs neither memory nor speed. Nothing here draws.
 
 mod worker;
 
