@@ -2,33 +2,27 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod lesson;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use egui::Key;
+use egui::accesskit::Toggled;
 use egui_kittest::Harness;
-use egui_kittest::kittest::Queryable as _;
-use pairwise::app::{App, Options};
-use pairwise::preference::ledger::{answers, read_events_unchecked};
+use egui_kittest::kittest::{NodeT as _, Queryable as _};
+use pairwise::app::{App, Options, Panel};
+use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
-use pairwise::run::config::{Config, Rater};
+use pairwise::run::config::Rater;
 
 fn window(options: Options) -> Harness<'static, App> {
     Harness::builder().with_size([1280.0, 800.0]).with_max_steps(4).build_eframe(|context| App::new(context, options))
 }
 
-/// A short run of a person on `pendulum`.
 fn teaching(folder: &Path, labels: usize) -> Options {
-    let mut config = Config::preset("pendulum").unwrap();
-    config.steps = 9_000;
-    config.evaluation_episodes = 20;
-    config.preferences.rater = Rater::Person;
-    config.preferences.labels = labels;
-    config.preferences.random_steps = 1_000;
-    config.preferences.repeat_every = 0;
-    config.reward_model.steps = 20;
-    config.ppo.rollout_steps = 256;
-    Options { start: Some((config, folder.join("run"))), runs: folder.to_owned(), ..Options::default() }
+    let start = Some((lesson::short_lesson(labels), folder.join("run")));
+    Options { start, runs: folder.to_owned(), ..Options::default() }
 }
 
 /// Draws frames until something with this in its name is there.
@@ -135,7 +129,156 @@ fn playing_has_keys_and_they_do_not_answer() {
     }
     harness.key_press(Key::Period);
     until(&mut harness, "frame 2/30");
-    harness.key_press(Key::G);
-    harness.step();
+    let toggled = |harness: &Harness<'_, App>, name| harness.get_by_label(name).accesskit_node().toggled();
+    for (key, name) in [(Key::G, "Ghost"), (Key::S, "Swap")] {
+        assert_eq!(toggled(&harness, name), Some(Toggled::False));
+        harness.key_press(key);
+        harness.run_steps(2);
+        assert_eq!(toggled(&harness, name), Some(Toggled::True));
+        harness.get_by_label(name).click();
+        harness.run_steps(2);
+        assert_eq!(toggled(&harness, name), Some(Toggled::False));
+    }
+    // The same by mouse.
+    for (button, then) in [("Play", "Hold"), ("Hold", "Play"), ("Faster", "1.5×"), ("Slower", "1×")] {
+        harness.get_by_label(button).click();
+        until(&mut harness, then);
+    }
+    for (button, then) in [("Forward", "frame 3/30"), ("Back", "frame 2/30")] {
+        harness.get_by_label(button).click();
+        until(&mut harness, then);
+    }
     assert_eq!(events(folder.path()), []);
+}
+
+/// Answers questions by the left key until so many are answered.
+fn answer(harness: &mut Harness<'_, App>, from: usize, to: usize, labels: usize) {
+    for count in from..to {
+        until(harness, "Why this pair");
+        harness.key_press(Key::ArrowLeft);
+        until(harness, &format!("{} of {labels} ·", count + 1));
+    }
+}
+
+#[test]
+fn an_answer_can_be_seen_again_changed_and_branched_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut harness = window(teaching(folder.path(), 20));
+    answer(&mut harness, 0, 6, 20);
+    harness.get_by_label("History").click();
+    until(&mut harness, "Question 5");
+    harness.get_by_label("Question 5").click();
+    until(&mut harness, "Change the answer to");
+    harness.get_by_label("Equal").click();
+    until(&mut harness, "equal");
+    harness.get_by_label("None").click();
+    until(&mut harness, "not used");
+    harness.get_by_label("Branch with second").click();
+    // The new run opens beside the old one, and goes on asking.
+    until(&mut harness, "Alone");
+    harness.get_by_label("Teach").click();
+    answer(&mut harness, 5, 7, 20);
+
+    let old = events(folder.path());
+    let [.., Event::Relabel { query: 4, label: Label::Equal, .. }, Event::Undo { query: 4, .. }] = &old[..] else {
+        panic!("{old:?}")
+    };
+    let new = read_events_unchecked(&folder.path().join("run-at-5").join("labels.jsonl")).unwrap();
+    assert_eq!(new[..4], old[..4], "up to there as before");
+    let labels: Vec<(u64, Label)> = answers(&new).iter().map(|answer| (answer.query, answer.label)).collect();
+    assert_eq!(labels[4..6], [(4, Label::Second), (5, Label::First)]);
+    drop(harness);
+    // The branch is a run like any other: its ledger is whole, and it opens again.
+    let (_, events, warnings) = Ledger::open(&folder.path().join("run-at-5").join("labels.jsonl")).unwrap();
+    assert_eq!((events.len(), warnings.len()), (new.len(), 0));
+}
+
+#[test]
+fn what_an_agent_learns_can_be_watched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = teaching(folder.path(), 12);
+    if let Some((config, _)) = &mut options.start {
+        config.preferences.rater = Rater::Simulated;
+        config.steps = 200_000;
+    }
+    let mut harness = window(options);
+    until(&mut harness, "EPIC distance");
+    for name in ["Smoothing", "Log scale", "Speed limit", "Checkpoint"] {
+        assert!(harness.query_by_label(name).is_some(), "{name}");
+    }
+    harness.get_by_label("Log scale").click();
+    harness.run_steps(3);
+    harness.get_by_label("Pause").click();
+    until(&mut harness, "Go on");
+    harness.get_by_label("Step").click();
+    harness.get_by_label("Reward").click();
+    until(&mut harness, "Spread of the members");
+    for name in ["Learned reward", "True reward"] {
+        assert!(harness.query_all_by_label(name).next().is_some(), "{name}");
+    }
+}
+
+#[test]
+fn past_runs_are_compared_exported_opened_and_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = pairwise::device::pick(pairwise::device::DeviceChoice::Cpu).unwrap();
+    for seed in [0, 1] {
+        let mut config = lesson::short_lesson(12);
+        (config.seed, config.steps, config.preferences.rater) = (seed, 4_000, Rater::Simulated);
+        let path = folder.path().join(format!("run-{seed}"));
+        pairwise::run::train(config, &path, &device, &false.into(), &mut |_, _| {}).unwrap();
+    }
+    let exists = |name: &str| folder.path().join(name).exists();
+    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Runs), ..Options::default() };
+    let mut harness = window(options);
+    for run in ["Compare run-0", "Compare run-1"] {
+        until(&mut harness, run);
+        harness.get_by_label(run).click();
+        harness.run_steps(2);
+    }
+    until(&mut harness, "Export the comparison as SVG");
+    // The curves are prepared off the window's thread.
+    std::thread::sleep(Duration::from_millis(500));
+    harness.run_steps(3);
+    for (name, file) in [("SVG", "comparison-true-return.svg"), ("PNG", "comparison-true-return.png")] {
+        harness.get_by_label(&format!("Export the comparison as {name}")).click();
+        until(&mut harness, file);
+        assert!(exists(file), "{file}");
+        harness.get_by_label("Dismiss").click();
+        harness.run_steps(2);
+    }
+    let figure = std::fs::read_to_string(folder.path().join("comparison-true-return.svg")).unwrap();
+    assert!(figure.contains("<polygon") && !figure.contains("NaN"), "{figure}");
+
+    let exports = [
+        ("Learning curve (SVG)", "learning-curve.svg"),
+        ("Learning curve (PNG)", "learning-curve.png"),
+        ("Episode (GIF)", "episode.gif"),
+        ("Metrics (CSV)", "metrics.csv"),
+        ("Answers (JSONL)", "labels.jsonl"),
+    ];
+    for (name, file) in exports {
+        harness.get_by_label("Export run-0").click();
+        until(&mut harness, name);
+        harness.get_by_label(name).click();
+        until(&mut harness, file);
+        let bytes = std::fs::read(folder.path().join("run-0").join("exports").join(file)).unwrap();
+        assert!(bytes.len() > 500, "{file}: {} bytes", bytes.len());
+        harness.get_by_label("Dismiss").click();
+        harness.run_steps(2);
+    }
+
+    harness.get_by_label("Delete run-1").click();
+    until(&mut harness, "Delete it for good?");
+    harness.get_by_label("Keep run-1").click();
+    until(&mut harness, "Delete run-1");
+    assert!(exists("run-1"), "it asks first");
+    harness.get_by_label("Delete run-1").click();
+    until(&mut harness, "Delete run-1 for good");
+    harness.get_by_label("Delete run-1 for good").click();
+    until(&mut harness, "Deleted");
+    assert!(!exists("run-1") && exists("run-0"));
+
+    harness.get_by_label("Open run-0").click();
+    until(&mut harness, "Finished");
 }

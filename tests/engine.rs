@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod lesson;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,18 +14,10 @@ use pairwise::preference::{Event, Label};
 use pairwise::run::config::{Config, Rater};
 use rand::RngExt as _;
 
-/// A short run of a person on `pendulum`.
 fn config(labels: usize) -> Config {
-    let mut config = Config::preset("pendulum").unwrap();
-    config.steps = 9_000;
-    config.evaluation_episodes = 20;
+    let mut config = lesson::short_lesson(labels);
     config.checkpoint_every = 2;
-    config.preferences.rater = Rater::Person;
-    config.preferences.labels = labels;
-    config.preferences.random_steps = 1_000;
     config.preferences.repeat_every = 5;
-    config.reward_model.steps = 20;
-    config.ppo.rollout_steps = 256;
     config
 }
 

@@ -1,10 +1,11 @@
 //! Curves of a run over its environment steps.
 
 use egui::{Color32, Rangef, Ui};
-use egui_plot::{Line, Plot, PlotPoints, VLine};
+use egui_plot::{FilledArea, Legend, Line, Plot, PlotPoints, PlotUi, VLine};
 
 use super::theme::Theme;
 use crate::drlhp::Report;
+use crate::run::figure::Series;
 
 /// A curve: what it is, and its value in a report.
 pub(super) struct Curve {
@@ -15,8 +16,17 @@ pub(super) struct Curve {
 /// Points drawn of a curve: a screen has no more columns.
 const POINTS: usize = 1000;
 
-/// Draws curves over environment steps, smoothed by an exponential average of weight `smoothing` that is drawn over the
-/// faint raw values. Label sessions are marked by vertical lines where `sessions`.
+/// How curves are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Look {
+    /// Share of the old value that smoothed curves keep.
+    pub smoothing: f64,
+    /// Logarithmic values; for those that are never negative.
+    pub log: bool,
+}
+
+/// Draws a run's curves over environment steps, smoothed by an exponential average that is drawn over the faint raw
+/// values, with label sessions marked by vertical lines, and those of other runs `beside` it.
 pub(super) fn show(
     ui: &mut Ui,
     theme: &Theme,
@@ -24,10 +34,63 @@ pub(super) fn show(
     height: f32,
     reports: &[Report],
     curves: &[Curve],
-    smoothing: f64,
-    sessions: bool,
+    look: Look,
+    beside: &[Series],
 ) {
-    let mut plot = Plot::new(id)
+    // Zero has no logarithm; what is smaller than this is not worth looking at.
+    let scaled = |value: f64| if look.log { value.max(1e-9).log10() } else { value };
+    let mut plot = empty(theme, id, height);
+    if look.log {
+        let ten = |power: f64| if power.fract().abs() < 1e-6 { format!("1e{power:.0}") } else { String::new() };
+        plot = plot.y_axis_formatter(move |mark, _| ten(mark.value));
+    }
+    if !beside.is_empty() {
+        plot = plot.legend(Legend::default());
+    }
+    // A plot of one value, or of equal ones, has no height of its own.
+    let values = curves.iter().flat_map(|curve| reports.iter().filter_map(curve.value)).filter(|v| v.is_finite());
+    let values = values.map(scaled);
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    if low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
+        plot = plot.include_y(low - 0.5).include_y(high + 0.5);
+    }
+    let stride = reports.len().div_ceil(POINTS).max(1);
+    let thinned = |points: Vec<[f64; 2]>| -> PlotPoints<'static> { points.into_iter().step_by(stride).collect() };
+    plot.show(ui, |plot| {
+        let changed = reports.windows(2).filter(|r| r[1].labels_asked > r[0].labels_asked);
+        let marks: Vec<f64> = changed.map(|r| r[1].env_steps as f64).collect();
+        // Where sessions are as close as pixels, marks say nothing.
+        if marks.len() <= 60 {
+            for mark in marks {
+                plot.vline(VLine::new("", mark).color(theme.outline).width(1.0).allow_hover(false));
+            }
+        }
+        for (i, curve) in curves.iter().enumerate() {
+            let points = |r: &Report| (curve.value)(r).map(|value| [r.env_steps as f64, value]);
+            let raw: Vec<[f64; 2]> = reports.iter().filter_map(points).filter(|p| p[1].is_finite()).collect();
+            let color: Color32 = theme.curve(i);
+            let on_scale =
+                |points: Vec<[f64; 2]>| -> Vec<[f64; 2]> { points.into_iter().map(|[x, y]| [x, scaled(y)]).collect() };
+            let smooth = on_scale(smoothed(&raw, look.smoothing));
+            if look.smoothing > 0.0 {
+                let faint = color.gamma_multiply(0.25);
+                plot.line(Line::new("", thinned(on_scale(raw))).color(faint).width(1.0).allow_hover(false));
+            }
+            plot.line(Line::new(curve.name, thinned(smooth)).color(color).width(2.0));
+        }
+        overlay(plot, theme, beside, curves.len(), &scaled);
+    });
+}
+
+/// Draws curves of several runs with their intervals.
+pub(super) fn beside_each_other(ui: &mut Ui, theme: &Theme, id: &str, height: f32, series: &[Series]) {
+    let plot = empty(theme, id, height).legend(Legend::default());
+    plot.show(ui, |plot| overlay(plot, theme, series, 0, &|value| value));
+}
+
+/// A plot over environment steps that leaves the wheel to the panel that it is in.
+fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
+    Plot::new(id)
         .height(height)
         .include_x(0.0)
         .allow_scroll(false)
@@ -38,38 +101,25 @@ pub(super) fn show(
         .grid_color(theme.outline)
         .grid_spacing(Rangef::new(24.0, 200.0))
         .y_axis_min_width(48.0)
-        .x_axis_formatter(|mark, _| steps(mark.value));
-    // A plot of one value, or of equal ones, has no height of its own.
-    let values = curves.iter().flat_map(|curve| reports.iter().filter_map(curve.value)).filter(|v| v.is_finite());
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    if low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
-        plot = plot.include_y(low - 0.5).include_y(high + 0.5);
+        .x_axis_formatter(|mark, _| steps(mark.value))
+}
+
+/// Series with their intervals, in the colours from number `first` on.
+fn overlay(plot: &mut PlotUi<'_>, theme: &Theme, series: &[Series], first: usize, scaled: &dyn Fn(f64) -> f64) {
+    for (i, series) in series.iter().enumerate() {
+        let color = theme.curve(first + i);
+        let stride = series.points.len().div_ceil(POINTS).max(1);
+        let with_interval = || series.points.iter().filter_map(|point| Some((point.x, point.interval?)));
+        let xs: Vec<f64> = with_interval().map(|(x, _)| x).collect();
+        if !xs.is_empty() {
+            let bound = |i: usize| with_interval().map(|(_, interval)| scaled(interval[i])).collect::<Vec<f64>>();
+            let area = FilledArea::new("", &xs, &bound(0), &bound(1)).fill_color(color.gamma_multiply(0.2));
+            plot.add(area.allow_hover(false));
+        }
+        let points: PlotPoints<'static> =
+            series.points.iter().step_by(stride).map(|point| [point.x, scaled(point.y)]).collect();
+        plot.line(Line::new(series.name.as_str(), points).color(color).width(2.0));
     }
-    let stride = reports.len().div_ceil(POINTS).max(1);
-    let thinned = |points: Vec<[f64; 2]>| -> PlotPoints<'static> { points.into_iter().step_by(stride).collect() };
-    plot.show(ui, |plot| {
-        if sessions {
-            let changed = reports.windows(2).filter(|r| r[1].labels_asked > r[0].labels_asked);
-            let marks: Vec<f64> = changed.map(|r| r[1].env_steps as f64).collect();
-            // Where sessions are as close as pixels, marks say nothing.
-            if marks.len() <= 60 {
-                for mark in marks {
-                    plot.vline(VLine::new("labels", mark).color(theme.outline).width(1.0).allow_hover(false));
-                }
-            }
-        }
-        for (i, curve) in curves.iter().enumerate() {
-            let points = |r: &Report| (curve.value)(r).map(|value| [r.env_steps as f64, value]);
-            let raw: Vec<[f64; 2]> = reports.iter().filter_map(points).filter(|p| p[1].is_finite()).collect();
-            let color: Color32 = theme.curve(i);
-            let smooth = smoothed(&raw, smoothing);
-            if smoothing > 0.0 {
-                let faint = color.gamma_multiply(0.25);
-                plot.line(Line::new(curve.name, thinned(raw)).color(faint).width(1.0).allow_hover(false));
-            }
-            plot.line(Line::new(curve.name, thinned(smooth)).color(color).width(2.0));
-        }
-    });
 }
 
 /// Exponential average with the bias of its start removed, as in Adam.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use egui::{Grid, RichText, ScrollArea, Sense, Ui, vec2};
+use egui::{Grid, RichText, Role, ScrollArea, Sense, Ui, WidgetInfo, vec2};
 
 use super::stage::Player;
 use super::theme::Theme;
@@ -120,6 +120,20 @@ fn replay(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, action
                     Label::Skip => Command::Undo { query },
                     label => Command::Relabel { query, label },
                 }));
+            }
+        }
+    });
+    ui.horizontal(|ui| {
+        ui.label("Branch here with");
+        let labels =
+            [(Label::First, "first"), (Label::Second, "second"), (Label::Equal, "equal"), (Label::Skip, "none")];
+        for (label, name) in labels {
+            let button = ui.button(name);
+            button.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("Branch with {name}")));
+            let hint = "A new run that goes as this one up to here, with this answer, and asks anew from here on; \
+                        it opens beside this one, which is kept";
+            if button.on_hover_text(hint).clicked() {
+                actions.push(Action::Branch { query: pair.query, label });
             }
         }
     });

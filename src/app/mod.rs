@@ -6,6 +6,7 @@
 mod curves;
 mod history;
 mod reward;
+mod runs;
 mod stage;
 mod start;
 mod teach;
@@ -13,6 +14,9 @@ mod theme;
 mod watch;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use egui::{Align, Layout, Panel as Side, RichText, Theme as Mode, ThemePreference, Ui};
@@ -22,7 +26,11 @@ use self::stage::Stage;
 use self::theme::Theme;
 use crate::drlhp::Report;
 use crate::engine::{Command, Engine, Phase, View, free_folder};
+use crate::preference::Label;
 use crate::run::config::{Config, Rater};
+use crate::run::export::{self, Export};
+use crate::run::figure::Series;
+use crate::run::past::{self, PastRun};
 
 /// What the app is started with.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,8 +43,14 @@ pub struct Options {
     pub runs: PathBuf,
     /// Light or dark; as last time, or as the system has it, without.
     pub theme: Option<Mode>,
+    /// The panel to show first, where it can be shown.
+    pub panel: Option<Panel>,
+    /// Size of the window in points; as last time without.
+    pub size: Option<[f32; 2]>,
     /// Save a picture of the window to a file after some seconds, and end.
     pub screenshot: Option<(PathBuf, Duration)>,
+    /// Say on stdout what is shown, one JSON object a line: for tests that press keys, and for measurements.
+    pub narrate: bool,
 }
 
 /// The app's state.
@@ -46,10 +60,28 @@ pub struct App {
     panel: Panel,
     session: Option<Session>,
     start: start::Start,
-    /// What went wrong last, until it is dismissed.
-    error: Option<String>,
+    runs: runs::Runs,
+    /// What went wrong last or was done, until it is dismissed.
+    message: Option<Message>,
+    /// What takes longer than a frame.
+    jobs: Vec<JoinHandle<Message>>,
+    /// Runs that are being ended, with their checkpoints.
+    closing: Vec<(PathBuf, JoinHandle<()>)>,
     began: Instant,
     photographed: bool,
+    /// Set to close the window.
+    stop: Arc<AtomicBool>,
+    /// Kept where it is asked for.
+    timing: Timing,
+}
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq)]
+enum Message {
+    /// It is done.
+    Done(String),
+    /// It went wrong.
+    Failed(String),
 }
 
 /// What is remembered from one start to the next.
@@ -59,6 +91,8 @@ struct Settings {
     theme: ThemePreference,
     /// Share of the old value that smoothed curves keep.
     smoothing: f64,
+    /// Disagreement and losses on a logarithmic scale.
+    log: bool,
     /// Questions in a new teaching run.
     labels: usize,
 }
@@ -68,6 +102,8 @@ struct Session {
     engine: Engine,
     view: View,
     reports: Vec<Report>,
+    /// Other runs' curves, shown beside this one's.
+    beside: Arc<runs::Comparison>,
     stage: Stage,
     teach: teach::Teach,
     watch: watch::Watch,
@@ -80,13 +116,53 @@ struct Session {
 }
 
 /// A panel of the rail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Panel {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Panel {
+    /// What this is, and ways to begin.
     Start,
+    /// The agent, and how it is learning.
     Watch,
+    /// Which of two clips is better?
     Teach,
+    /// All answers.
     History,
+    /// The learned reward.
     Reward,
+    /// Past runs.
+    Runs,
+}
+
+/// What is said on stdout where it is asked for.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Narration {
+    /// The window is there.
+    FirstFrame,
+    /// A pair has appeared.
+    Pair {
+        /// The query.
+        query: u64,
+        /// True returns of the left and of the right clip, for a test that knows what is right.
+        true_returns: [f64; 2],
+    },
+    /// The window has closed.
+    End {
+        /// Frames drawn.
+        frames: usize,
+        /// Median and 99th percentile of the milliseconds that a frame took: its logic and layout.
+        logic_ms: [f64; 2],
+        /// Of those and tessellation and drawing together.
+        frame_ms: [f64; 2],
+    },
+}
+
+/// Milliseconds that frames took.
+#[derive(Debug, Default)]
+struct Timing {
+    /// Logic and layout.
+    logic: Vec<f64>,
+    /// Those, tessellation and drawing.
+    frame: Vec<f64>,
 }
 
 /// What a panel asks for.
@@ -101,7 +177,29 @@ enum Action {
     Open(PathBuf),
     /// End the present run, with a checkpoint.
     Close,
-    /// Tell something.
+    /// A new run that goes as the present one up to an answer, with that answer changed, beside the old one.
+    Branch {
+        /// The query.
+        query: u64,
+        /// The answer in the new run.
+        label: Label,
+    },
+    /// Curves beside those of the run that is open.
+    Beside(Arc<runs::Comparison>),
+    /// Write something of a run into its folder.
+    Export(Arc<PastRun>, Export),
+    /// Write a figure of several runs.
+    Compare {
+        /// File.
+        path: PathBuf,
+        /// What is compared.
+        measure: &'static str,
+        /// The curves.
+        series: Vec<Series>,
+    },
+    /// Delete a run's folder.
+    Delete(PathBuf),
+    /// Tell that something went wrong.
     Tell(String),
 }
 
@@ -110,7 +208,7 @@ const FRAMES_PER_SECOND: f64 = 60.0;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { theme: ThemePreference::System, smoothing: 0.6, labels: 100 }
+        Self { theme: ThemePreference::System, smoothing: 0.6, log: false, labels: 100 }
     }
 }
 
@@ -124,10 +222,25 @@ pub fn run(options: Options) -> Result<(), String> {
         .with_app_id("pairwise")
         .with_inner_size([1280.0, 800.0])
         .with_min_inner_size([1024.0, 700.0]);
+    let viewport = match options.size {
+        Some(size) => viewport.with_inner_size(size),
+        None => viewport,
+    };
     // A picture for the docs must not depend on where the window was last time.
-    let persist_window = options.screenshot.is_none();
+    let persist_window = options.screenshot.is_none() && options.size.is_none();
     let native = eframe::NativeOptions { viewport, persist_window, ..eframe::NativeOptions::default() };
-    eframe::run_native("pairwise", native, Box::new(|context| Ok(Box::new(App::new(context, options)))))
+    let create = |context: &eframe::CreationContext<'_>| -> Box<dyn eframe::App> {
+        let app = App::new(context, options);
+        let (stop, ctx) = (Arc::clone(&app.stop), context.egui_ctx.clone());
+        // Ctrl-C and SIGTERM close the window as its button does. Without a handler they still end the program.
+        let handler = move || {
+            stop.store(true, Ordering::Relaxed);
+            ctx.request_repaint();
+        };
+        ctrlc::set_handler(handler).ok();
+        Box::new(app)
+    };
+    eframe::run_native("pairwise", native, Box::new(|context| Ok(create(context))))
         .map_err(|e| format!("no window can be opened ({e}); `pairwise train` runs without one"))
 }
 
@@ -148,15 +261,23 @@ impl App {
             panel: Panel::Start,
             session: None,
             start: start::Start::default(),
-            error: None,
+            runs: runs::Runs::default(),
+            message: None,
+            jobs: Vec::new(),
+            closing: Vec::new(),
             began: Instant::now(),
             photographed: false,
+            stop: Arc::default(),
+            timing: Timing::default(),
             options,
         };
         if let Some(run) = app.options.run.clone() {
             app.act(ctx, Action::Open(run));
         } else if let Some((config, path)) = app.options.start.clone() {
             app.begin(ctx, config, &path);
+        }
+        if let Some(panel) = app.options.panel {
+            app.panel = panel;
         }
         app
     }
@@ -167,6 +288,51 @@ impl App {
         self.adopt(engine.map_err(|e| e.to_string()));
     }
 
+    fn open(&mut self, ctx: &egui::Context, path: &Path) {
+        // A run that is still being ended has to be, before it can go on.
+        for (closing, thread) in std::mem::take(&mut self.closing) {
+            if closing == path {
+                thread.join().ok();
+            } else {
+                self.closing.push((closing, thread));
+            }
+        }
+        self.adopt(Engine::open(path, waker(ctx)).map_err(|e| e.to_string()));
+    }
+
+    /// Ends the present run, if any, with a checkpoint. That can take an iteration, for which the window does not wait.
+    fn leave(&mut self) {
+        self.closing.retain(|(_, thread)| !thread.is_finished());
+        if let Some(Session { engine, .. }) = self.session.take() {
+            let path = engine.folder.path.clone();
+            self.closing.push((path, std::thread::spawn(move || engine.close())));
+        }
+    }
+
+    /// Does something that takes longer than a frame.
+    fn work(&mut self, ctx: &egui::Context, work: impl FnOnce() -> Result<String, String> + Send + 'static) {
+        let job = in_background(ctx, move || match work() {
+            Ok(done) => Message::Done(done),
+            Err(reason) => Message::Failed(reason),
+        });
+        self.jobs.push(job);
+    }
+
+    fn branch(&mut self, ctx: &egui::Context, query: u64, label: Label) {
+        let Some(old) = self.session.as_ref().map(|session| session.engine.folder.path.clone()) else { return };
+        let name = old.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let path = free_folder(&self.options.runs, &format!("{name}-at-{}", query + 1));
+        if let Err(error) = past::branch(&old, &path, query, Some(label)) {
+            self.message = Some(Message::Failed(error.to_string()));
+            return;
+        }
+        self.open(ctx, &path);
+        if let (Some(session), Ok(old)) = (&mut self.session, past::past(&old)) {
+            session.beside = Arc::new(runs::Comparison::of(vec![Arc::new(old)]));
+            self.panel = Panel::Watch;
+        }
+    }
+
     fn adopt(&mut self, engine: Result<Engine, String>) {
         let session = engine.and_then(|engine| {
             let stage = Stage::new(&engine.config.env).ok_or("the environment of this run does not exist")?;
@@ -174,6 +340,7 @@ impl App {
                 view: engine.view(),
                 engine,
                 reports: Vec::new(),
+                beside: Arc::default(),
                 stage,
                 teach: teach::Teach::default(),
                 watch: watch::Watch::default(),
@@ -187,10 +354,10 @@ impl App {
             Ok(session) => {
                 let person = session.engine.config.preferences.rater == Rater::Person;
                 self.panel = if person { Panel::Teach } else { Panel::Watch };
-                // The old run, if any, ends with a checkpoint.
+                self.leave();
                 self.session = Some(session);
             }
-            Err(reason) => self.error = Some(reason),
+            Err(reason) => self.message = Some(Message::Failed(reason)),
         }
     }
 
@@ -201,7 +368,7 @@ impl App {
                     && let Err(refused) = session.engine.send(command)
                 {
                     session.teach.refused();
-                    self.error = Some(refused.to_string());
+                    self.message = Some(Message::Failed(refused.to_string()));
                 }
             }
             Action::Show(panel) => self.panel = panel,
@@ -209,12 +376,56 @@ impl App {
                 let path = free_folder(&self.options.runs, &format!("{}-s{}", config.env, config.seed));
                 self.begin(ctx, *config, &path);
             }
-            Action::Open(path) => self.adopt(Engine::open(&path, waker(ctx)).map_err(|e| e.to_string())),
+            Action::Open(path) => self.open(ctx, &path),
             Action::Close => {
-                self.session = None;
+                self.leave();
                 self.panel = Panel::Start;
             }
-            Action::Tell(message) => self.error = Some(message),
+            Action::Branch { query, label } => self.branch(ctx, query, label),
+            Action::Beside(comparison) => {
+                if let Some(session) = &mut self.session {
+                    session.beside = comparison;
+                    self.panel = Panel::Watch;
+                }
+            }
+            Action::Export(run, what) => self.work(ctx, move || {
+                let path = export::export(&run, what).map_err(|e| e.to_string())?;
+                Ok(format!("Exported to {}", path.display()))
+            }),
+            Action::Compare { path, measure, series } => self.work(ctx, move || {
+                export::comparison(&path, measure, &series).map_err(|e| e.to_string())?;
+                Ok(format!("Exported to {}", path.display()))
+            }),
+            Action::Delete(path) => self.work(ctx, move || {
+                past::delete(&path).map_err(|e| e.to_string())?;
+                Ok(format!("Deleted {}", path.display()))
+            }),
+            Action::Tell(message) => self.message = Some(Message::Failed(message)),
+        }
+    }
+
+    fn narrate(&mut self, began: Instant, frame: &eframe::Frame) {
+        let milliseconds = began.elapsed().as_secs_f64() * 1e3;
+        if self.timing.logic.is_empty() {
+            say(&Narration::FirstFrame);
+        }
+        self.timing.logic.push(milliseconds);
+        // That of the frame before this one.
+        self.timing.frame.extend(frame.info().cpu_usage.map(|seconds| f64::from(seconds) * 1e3));
+        let appeared = self.session.as_mut().filter(|_| self.panel == Panel::Teach);
+        if let Some((query, true_returns)) = appeared.and_then(|session| session.teach.appeared()) {
+            say(&Narration::Pair { query, true_returns });
+        }
+    }
+
+    /// Ends the run with a checkpoint, and waits for that and for all other work.
+    fn end(&mut self) {
+        self.leave();
+        for (_, thread) in self.closing.drain(..) {
+            thread.join().ok();
+        }
+        for job in self.jobs.drain(..) {
+            job.join().ok();
         }
     }
 
@@ -232,6 +443,7 @@ impl App {
                 (Panel::Teach, "Teach", person, "Say which of two clips is better"),
                 (Panel::History, "History", open, "All answers: see, change or take back"),
                 (Panel::Reward, "Reward", open, "What the learned reward looks like"),
+                (Panel::Runs, "Runs", true, "Past runs: open, compare, export, delete"),
             ];
             for (panel, name, enabled, hint) in panels {
                 let button = egui::Button::selectable(self.panel == panel, name).min_size(egui::vec2(76.0, 32.0));
@@ -253,13 +465,17 @@ impl App {
     }
 
     fn footer(&mut self, ui: &mut Ui, theme: &Theme) {
-        let Some(error) = self.error.clone() else { return };
+        let Some(message) = self.message.clone() else { return };
+        let (text, color) = match message {
+            Message::Done(text) => (text, theme.text),
+            Message::Failed(text) => (text, theme.error),
+        };
         let frame = egui::Frame::new().fill(theme.card).inner_margin(8);
         Side::bottom("message").resizable(false).frame(frame).show(ui, |ui| {
             ui.horizontal_wrapped(|ui| {
-                ui.colored_label(theme.error, error);
+                ui.colored_label(color, text);
                 if ui.button("Dismiss").on_hover_text("Hide this message").clicked() {
-                    self.error = None;
+                    self.message = None;
                 }
             });
         });
@@ -282,40 +498,55 @@ impl App {
 }
 
 impl eframe::App for App {
-    fn logic(&mut self, _: &egui::Context, _: &mut eframe::Frame) {
+    fn logic(&mut self, ctx: &egui::Context, _: &mut eframe::Frame) {
+        if self.stop.load(Ordering::Relaxed) {
+            ctx.send_viewport_cmd(egui::ViewportCommand::Close);
+        }
+        for job in self.jobs.extract_if(.., |job| job.is_finished()) {
+            self.message = Some(job.join().unwrap_or_else(|_| Message::Failed("that ended by a defect".to_owned())));
+        }
         if let Some(session) = &mut self.session {
             session.view = session.engine.view();
             let new = session.engine.reports(session.reports.len());
             session.reports.extend(new);
             if session.view.told > session.told {
                 session.told = session.view.told;
-                self.error = session.view.messages.last().cloned();
+                self.message = session.view.messages.last().cloned().map(Message::Failed);
             }
             if let Phase::Failed(reason) = &session.view.phase
                 && !std::mem::replace(&mut session.mourned, true)
             {
-                self.error = Some(format!("The run ended: {reason}. Its last checkpoint and every label are kept"));
+                let kept = "Every answer is kept, and what was learned up to the last checkpoint";
+                self.message = Some(Message::Failed(format!("The run ended: {reason}. {kept}")));
             }
         }
     }
 
-    fn ui(&mut self, ui: &mut Ui, _: &mut eframe::Frame) {
+    fn ui(&mut self, ui: &mut Ui, frame: &mut eframe::Frame) {
+        let began = Instant::now();
         let theme = Theme::of(ui.ctx().theme());
         let mut actions = Vec::new();
         self.rail(ui, &theme, &mut actions);
         self.footer(ui, &theme);
         match (self.panel, &mut self.session) {
             (Panel::Watch, Some(session)) => {
-                watch::show(ui, &theme, session, &mut self.settings.smoothing, &mut actions);
+                watch::show(ui, &theme, session, &mut self.settings, &mut actions);
+            }
+            (Panel::Runs, session) => {
+                let open = session.as_ref().map(|session| session.engine.folder.path.as_path());
+                self.runs.show(ui, &theme, &self.options.runs, open, &mut actions);
             }
             (Panel::Teach, Some(session)) => teach::show(ui, &theme, session, &mut actions),
             (Panel::History, Some(session)) => history::show(ui, &theme, session, &mut actions),
             (Panel::Reward, Some(session)) => reward::show(ui, &theme, session, &mut actions),
-            _ => self.start.show(ui, &theme, &mut self.settings.labels, &self.options.runs, &mut actions),
+            _ => self.start.show(ui, &theme, &mut self.settings.labels, &mut actions),
         }
         let ctx = ui.ctx().clone();
         actions.into_iter().for_each(|action| self.act(&ctx, action));
         self.photograph(&ctx);
+        if self.options.narrate {
+            self.narrate(began, frame);
+        }
     }
 
     fn save(&mut self, storage: &mut dyn eframe::Storage) {
@@ -323,15 +554,51 @@ impl eframe::App for App {
     }
 
     fn on_exit(&mut self, _: Option<&eframe::glow::Context>) {
-        // Ends the run with a checkpoint.
-        self.session = None;
+        self.end();
+        if self.options.narrate {
+            let Timing { logic, frame } = &self.timing;
+            say(&Narration::End { frames: logic.len(), logic_ms: quantiles(logic), frame_ms: quantiles(frame) });
+        }
     }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Calls for a new frame when `work` is done.
+fn in_background<T: Send + 'static>(ctx: &egui::Context, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let ctx = ctx.clone();
+    std::thread::spawn(move || {
+        let result = work();
+        // The thread has ended when the next frame is drawn, or in the one after it.
+        ctx.request_repaint_after(Duration::from_millis(20));
+        result
+    })
 }
 
 /// Calls for a new frame, at most thirty times a second.
 fn waker(ctx: &egui::Context) -> impl Fn() + Send + Sync + 'static {
     let ctx = ctx.clone();
     move || ctx.request_repaint_after(Duration::from_millis(33))
+}
+
+/// A closed pipe is no error.
+fn say(what: &Narration) {
+    use std::io::Write as _;
+    let line = serde_json::to_string(what).expect("plain structs always serialise");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).ok();
+}
+
+/// Median and 99th percentile.
+fn quantiles(values: &[f64]) -> [f64; 2] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+    [at(0.5), at(0.99)]
 }
 
 /// Keeps moving pictures moving.

@@ -94,7 +94,7 @@ fn ask(session: &mut Session, actions: &mut Vec<Action>) {
     let shown = session.view.slice.as_ref();
     let stale = shown.is_none_or(|s| s.request != request || s.env_steps != session.view.progress.env_steps);
     let due = session.reward.asked.is_none_or(|asked| asked.elapsed() >= BETWEEN_SLICES);
-    if stale && due && !session.engine.ended() {
+    if stale && due && session.engine.shows() {
         session.reward.asked = Some(Instant::now());
         actions.push(Action::Send(Command::Slice(request)));
     }

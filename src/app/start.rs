@@ -1,14 +1,12 @@
 //! The first screen: what this is, three doors, and the tasks.
 
-use std::path::{Path, PathBuf};
-
 use egui::{RichText, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, vec2};
 use pairwise_envs::{Action as Move, Space};
 use rand::RngExt as _;
 
 use super::stage::Stage;
 use super::theme::Theme;
-use super::{Action, animate};
+use super::{Action, Panel, animate};
 use crate::random::stream;
 use crate::run::config::Config;
 
@@ -24,7 +22,6 @@ pub(super) struct Start {
 enum Door {
     Watch,
     Teach,
-    Open,
 }
 
 /// A task's moving picture.
@@ -79,14 +76,7 @@ fn demo(env: &str) -> Option<Demo> {
 
 impl Start {
     /// Shows the screen.
-    pub(super) fn show(
-        &mut self,
-        ui: &mut Ui,
-        theme: &Theme,
-        labels: &mut usize,
-        runs: &Path,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, labels: &mut usize, actions: &mut Vec<Action>) {
         egui::CentralPanel::default().show(ui, |ui| {
             egui::ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
                 ui.set_max_width(960.0);
@@ -101,42 +91,24 @@ impl Start {
                     let doors = [
                         (Door::Watch, "Watch", "A simulated teacher answers; see an agent learn in a minute"),
                         (Door::Teach, "Teach", "You answer: click the better clip, and the agent follows"),
-                        (Door::Open, "Open a run", "Go on with an earlier run, or look at it"),
                     ];
                     for (door, name, hint) in doors {
-                        self.door_button(ui, theme, door, name, hint);
+                        if door_button(ui, theme, self.door == door, name, hint) {
+                            self.door = door;
+                        }
+                    }
+                    if door_button(ui, theme, false, "Open a run", "Go on with an earlier run, or look at it") {
+                        actions.push(Action::Show(Panel::Runs));
                     }
                 });
                 ui.add_space(12.0);
-                match self.door {
-                    Door::Open => open(ui, runs, actions),
-                    door => {
-                        if door == Door::Teach {
-                            self.teaching(ui, labels);
-                        }
-                        self.cards(ui, theme, *labels, actions);
-                        animate(ui);
-                    }
+                if self.door == Door::Teach {
+                    self.teaching(ui, labels);
                 }
+                self.cards(ui, theme, *labels, actions);
+                animate(ui);
             });
         });
-    }
-
-    fn door_button(&mut self, ui: &mut Ui, theme: &Theme, door: Door, name: &str, hint: &str) {
-        let (rect, response) = ui.allocate_exact_size(vec2(300.0, 76.0), Sense::click());
-        response.widget_info(|| WidgetInfo::selected(Role::Button, true, self.door == door, name));
-        let chosen = self.door == door;
-        let stroke = match chosen || response.hovered() || response.has_focus() {
-            true => Stroke::new(if chosen { 2.0 } else { 1.0 }, theme.accent),
-            false => Stroke::new(1.0, theme.outline),
-        };
-        ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
-        let mut inner = ui.new_child(column(rect.shrink(12.0)));
-        inner.add(egui::Label::new(RichText::new(name).strong().size(16.0)).selectable(false));
-        inner.add(egui::Label::new(RichText::new(hint).weak()).selectable(false));
-        if response.clicked() {
-            self.door = door;
-        }
     }
 
     fn teaching(&mut self, ui: &mut Ui, labels: &mut usize) {
@@ -194,29 +166,22 @@ impl Start {
     }
 }
 
+/// A way to begin, with what it means; whether it was clicked.
+fn door_button(ui: &mut Ui, theme: &Theme, chosen: bool, name: &str, hint: &str) -> bool {
+    let (rect, response) = ui.allocate_exact_size(vec2(300.0, 76.0), Sense::click());
+    response.widget_info(|| WidgetInfo::selected(Role::Button, true, chosen, name));
+    let stroke = match chosen || response.hovered() || response.has_focus() {
+        true => Stroke::new(if chosen { 2.0 } else { 1.0 }, theme.accent),
+        false => Stroke::new(1.0, theme.outline),
+    };
+    ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
+    let mut inner = ui.new_child(column(rect.shrink(12.0)));
+    inner.add(egui::Label::new(RichText::new(name).strong().size(16.0)).selectable(false));
+    inner.add(egui::Label::new(RichText::new(hint).weak()).selectable(false));
+    response.clicked()
+}
+
 /// Widgets one below the other in `rect`.
 fn column(rect: egui::Rect) -> egui::UiBuilder {
     egui::UiBuilder::new().max_rect(rect).layout(egui::Layout::top_down(egui::Align::Min))
-}
-
-/// The run folders below `runs`, newest first.
-fn open(ui: &mut Ui, runs: &Path, actions: &mut Vec<Action>) {
-    let mut found = folders(runs);
-    found.sort_by_key(|(_, changed)| std::cmp::Reverse(*changed));
-    if found.is_empty() {
-        ui.label(format!("There are no runs in {} yet. Watch or teach one first.", runs.display()));
-        return;
-    }
-    for (path, _) in found {
-        let name = path.display().to_string();
-        if ui.button(&name).on_hover_text("Open this run, and go on with it where it is not finished").clicked() {
-            actions.push(Action::Open(path));
-        }
-    }
-}
-
-fn folders(runs: &Path) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
-    let Ok(entries) = std::fs::read_dir(runs) else { return Vec::new() };
-    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("config.toml").is_file());
-    paths.map(|path| (path.clone(), path.metadata().and_then(|m| m.modified()).ok())).collect()
 }

@@ -32,12 +32,25 @@ pub(super) struct Teach {
     told: usize,
     /// All pairs seen, by query.
     pairs: BTreeMap<u64, Arc<Pair>>,
+    /// The pair that was narrated last, and since when it is shown.
+    narrated: Option<(u64, Instant)>,
 }
 
 impl Teach {
     /// What was sent last was not taken: it can be answered again.
     pub(super) fn refused(&mut self) {
         self.sent = None;
+    }
+
+    /// The pair that has just appeared, the left clip first; once for each appearance.
+    pub(super) fn appeared(&mut self) -> Option<(u64, [f64; 2])> {
+        let pair = self.shown.and_then(|(query, _)| self.pairs.get(&query)).cloned()?;
+        if self.narrated == self.shown {
+            return None;
+        }
+        self.narrated = self.shown;
+        let returns = [0, 1].map(|i| pair.clips[i].true_rewards.iter().sum());
+        Some((pair.query, if self.swapped { [returns[1], returns[0]] } else { returns }))
     }
 }
 
@@ -280,18 +293,20 @@ fn transport(ui: &mut Ui, session: &mut Session, wanted: &mut Vec<Do>) {
     let frames = session.stage.frames(&pair.clips[0].states);
     let teach = &mut session.teach;
     ui.horizontal(|ui| {
-        let mut button = |name: &str, hint: &str, does: Do| {
-            if ui.button(name).on_hover_text(hint).clicked() {
+        let mut button = |button: egui::Button<'_>, hint: &str, does: Do| {
+            if ui.add(button).on_hover_text(hint).clicked() {
                 wanted.push(does);
             }
         };
-        button("Back", "One frame back (,)", Do::Back);
-        button(if teach.player.playing { "Hold" } else { "Play" }, "Play and hold (Space)", Do::Play);
-        button("Forward", "One frame forward (.)", Do::Forward);
-        button("Slower", "Slower ([)", Do::Slower);
-        button("Faster", "Faster (])", Do::Faster);
-        button("Ghost", "The other clip faintly over each (G)", Do::Ghost);
-        button("Swap", "Exchange left and right (S)", Do::Swap);
+        let plain = egui::Button::new;
+        button(plain("Back"), "One frame back (,)", Do::Back);
+        button(plain(if teach.player.playing { "Hold" } else { "Play" }), "Play and hold (Space)", Do::Play);
+        button(plain("Forward"), "One frame forward (.)", Do::Forward);
+        button(plain("Slower"), "Slower ([)", Do::Slower);
+        button(plain("Faster"), "Faster (])", Do::Faster);
+        let set = |on: bool, name: &'static str| egui::Button::selectable(on, name).frame_when_inactive(true);
+        button(set(teach.ghost, "Ghost"), "The other clip faintly over each (G)", Do::Ghost);
+        button(set(teach.swapped, "Swap"), "Exchange left and right (S)", Do::Swap);
         ui.weak(format!("{}×", teach.player.speed));
         let mut frame = teach.player.frame(frames);
         let slider = egui::Slider::new(&mut frame, 0..=frames.saturating_sub(1)).show_value(false);
@@ -350,11 +365,7 @@ fn empty(ui: &mut Ui, session: &Session, actions: &mut Vec<Action>) {
 fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session) {
     if let Some(pair) = current(session) {
         ui.label(RichText::new("Why this pair").strong());
-        ui.label(match pair.why {
-            Some(why) => format!("The members disagree about it ({:.2} of 0.25)", why.disagreement.min(0.25)),
-            None => "At random: nothing is known yet".to_owned(),
-        })
-        .on_hover_text("Variance of the members' probabilities that the first clip is better");
+        why(ui, theme, &pair);
         ui.add_space(10.0);
     }
     if let Some(last) = session.teach.given.last() {
@@ -370,6 +381,33 @@ fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session) {
     }
     ui.separator();
     watch::numbers(ui, theme, session);
+}
+
+fn why(ui: &mut Ui, theme: &Theme, pair: &Pair) {
+    let Some(why) = pair.why else {
+        ui.label("At random: nothing is known yet");
+        return;
+    };
+    ui.label("The members of the ensemble disagree about it");
+    let mut rows = vec![
+        (
+            "disagreement",
+            format!("{:.2} of 0.25", why.disagreement.min(0.25)),
+            "Variance of the members' probabilities that the first clip is better",
+        ),
+        ("entropy", format!("{:.2} of 0.69", why.entropy), "How unsure each member is by itself, on average, in nats"),
+    ];
+    if let Some(novelty) = pair.novelty {
+        let hint = "Distance to the nearest clip compared before, in standard deviations of what the agent has seen";
+        rows.push(("novelty", format!("{novelty:.2}"), hint));
+    }
+    egui::Grid::new("why").num_columns(2).spacing([16.0, 4.0]).show(ui, |ui| {
+        for (name, value, hint) in rows {
+            ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
+            ui.label(value).on_hover_text(hint);
+            ui.end_row();
+        }
+    });
 }
 
 fn in_words(label: Label) -> &'static str {

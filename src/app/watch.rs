@@ -1,13 +1,14 @@
 //! The agent, and how it is learning.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use egui::{Grid, Panel as Side, RichText, ScrollArea, Ui};
 
-use super::curves::{self, Curve};
+use super::curves::{self, Curve, Look};
 use super::stage::Player;
 use super::theme::Theme;
-use super::{Action, Session, animate};
+use super::{Action, Session, Settings, animate};
 use crate::drlhp::Report;
 use crate::engine::{Command, Phase};
 
@@ -22,7 +23,13 @@ pub(super) struct Watch {
 }
 
 /// Shows the panel.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, smoothing: &mut f64, actions: &mut Vec<Action>) {
+pub(super) fn show(
+    ui: &mut Ui,
+    theme: &Theme,
+    session: &mut Session,
+    settings: &mut Settings,
+    actions: &mut Vec<Action>,
+) {
     let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
     Side::right("numbers").default_size(250.0).min_size(220.0).frame(frame).show(ui, |ui| {
         ScrollArea::vertical().auto_shrink(false).show(ui, |ui| numbers(ui, theme, session));
@@ -34,11 +41,15 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, smoothing:
         episode(ui, theme, session, height, actions);
         ui.horizontal(|ui| {
             let name = ui.label("Smoothing");
-            ui.add(egui::Slider::new(smoothing, 0.0..=0.99).show_value(true))
+            ui.add(egui::Slider::new(&mut settings.smoothing, 0.0..=0.99).show_value(true))
                 .on_hover_text("Share of the old value that a smoothed curve keeps from one iteration to the next")
                 .labelled_by(name.id);
+            ui.checkbox(&mut settings.log, "Log scale").on_hover_text("Disagreement and losses by their powers of ten");
+            if !session.beside.is_empty() && ui.button("Alone").on_hover_text("Hide the other runs' curves").clicked() {
+                session.beside = Arc::default();
+            }
         });
-        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| learning(ui, theme, session, *smoothing));
+        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| learning(ui, theme, session, settings));
     });
 }
 
@@ -94,7 +105,7 @@ fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actio
     let Session { stage, watch, view, engine, .. } = session;
     let Some(episode) = view.episode.clone() else {
         ui.put(rect, egui::Label::new("The first episode appears as soon as the agent has taken its first steps"));
-        if !engine.ended() {
+        if engine.shows() {
             actions.push(Action::Send(Command::Episode));
         }
         ui.ctx().request_repaint_after(Duration::from_millis(200));
@@ -108,8 +119,8 @@ fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actio
     let before = watch.player.frame(frames);
     watch.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
     let frame = watch.player.frame(frames);
-    // At its end the newest policy plays; a run that has ended plays its last episode again.
-    if frame < before && !engine.ended() {
+    // At its end the newest policy plays, from another initial state.
+    if frame < before && engine.shows() {
         actions.push(Action::Send(Command::Episode));
     }
     stage.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
@@ -124,30 +135,36 @@ fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actio
     animate(ui);
 }
 
-fn learning(ui: &mut Ui, theme: &Theme, session: &Session, smoothing: f64) {
-    let reports = &session.reports;
+fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) {
     let known = session.engine.config.preferences.wanted.is_none();
-    let mut draw = |title: &str, hint: &str, curves: &[Curve]| {
+    let mut draw = |title: &str, hint: &str, log: bool, beside: &str, curves: &[Curve]| {
         ui.label(RichText::new(title).strong()).on_hover_text(hint);
-        curves::show(ui, theme, title, 150.0, reports, curves, smoothing, true);
+        let look = Look { smoothing: settings.smoothing, log: log && settings.log };
+        curves::show(ui, theme, title, 150.0, &session.reports, curves, look, session.beside.measure(beside));
         ui.add_space(6.0);
     };
     if known {
         draw(
             "True return",
             "Mean of the last ten training episodes by the task's own reward, which the agent never sees",
+            false,
+            "True return",
             &[Curve { name: "true return", value: |r| r.true_return }],
         );
     }
     draw(
         "Predicted return",
         "What the learned reward, normalised, expects of an episode",
+        false,
+        "Predicted return",
         &[Curve { name: "predicted return", value: |r| r.predicted_return }],
     );
     if known {
         draw(
             "Reward correlation",
             "Learned against true reward, step by step, over a sample of all steps so far: 1 is perfect",
+            false,
+            "Reward correlation",
             &[
                 Curve { name: "Pearson", value: |r| r.reward.and_then(|m| m.pearson) },
                 Curve { name: "Spearman", value: |r| r.reward.and_then(|m| m.spearman) },
@@ -157,11 +174,15 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, smoothing: f64) {
     draw(
         "Ensemble disagreement",
         "Mean variance of the members' answers to the candidate questions; questions are asked where it is high",
+        true,
+        "",
         &[Curve { name: "disagreement", value: |r| r.disagreement }],
     );
     draw(
         "Reward loss",
         "Cross-entropy of the answers, in nats: on those fitted to, and on those held out",
+        true,
+        "Held-out loss",
         &[
             Curve { name: "training", value: |r| r.fit.map(|f| f.train_loss) },
             Curve { name: "held out", value: |r| r.fit.map(|f| f.validation_loss) },
@@ -170,6 +191,8 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, smoothing: f64) {
     draw(
         "Policy entropy",
         "How open the policy still is, in nats",
+        false,
+        "",
         &[Curve { name: "entropy", value: |r| (r.iteration > 0).then_some(r.ppo.entropy) }],
     );
 }
@@ -188,6 +211,10 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
     if known {
         rows.push(("Pearson", number(reward.and_then(|m| m.pearson), 2), "Learned against true reward, linear"));
         rows.push(("Spearman", number(reward.and_then(|m| m.spearman), 2), "Learned against true reward, by rank"));
+        let epic = session.view.episode.as_ref().and_then(|episode| episode.epic);
+        let hint = "Distance of learned and true reward that shaping and scale do not change, 0 to 1 (Gleave et al. 2021); \
+                    taken with each episode shown";
+        rows.push(("EPIC distance", number(epic, 2), hint));
     }
     rows.push((
         "answers",

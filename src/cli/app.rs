@@ -38,12 +38,21 @@ pub(crate) struct AppArgs {
     /// Colours [default: as last time]
     #[arg(long, value_enum)]
     theme: Option<Theme>,
+    /// Panel to show first
+    #[arg(long, value_enum)]
+    panel: Option<app::Panel>,
+    /// Size of the window in points [default: as last time]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
+    size: Option<[f32; 2]>,
     /// Save a picture of the window as PNG after some seconds, and end
     #[arg(long, value_name = "FILE.png")]
     screenshot: Option<PathBuf>,
     /// With --screenshot: seconds to wait
     #[arg(long, value_name = "SECONDS", requires = "screenshot", default_value_t = 3.0)]
     after: f32,
+    /// Say on stdout what is shown, one JSON object a line: for tests that press keys, and for measurements
+    #[arg(long)]
+    narrate: bool,
 }
 
 /// Light or dark colours.
@@ -51,24 +60,6 @@ pub(crate) struct AppArgs {
 enum Theme {
     Light,
     Dark,
-}
-
-impl Default for AppArgs {
-    /// Those of `pairwise` without a command.
-    fn default() -> Self {
-        Self {
-            run: None,
-            env: None,
-            teach: false,
-            labels: 100,
-            wanted: None,
-            seed: 0,
-            runs: "runs".into(),
-            theme: None,
-            screenshot: None,
-            after: 3.0,
-        }
-    }
 }
 
 pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
@@ -97,8 +88,17 @@ pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
         start: start.transpose()?,
         runs: args.runs.clone(),
         theme,
+        panel: args.panel,
+        size: args.size,
         screenshot: args.screenshot.clone().map(|path| (path, after)),
+        narrate: args.narrate,
     })
+}
+
+fn size(text: &str) -> Result<[f32; 2], String> {
+    let side = |text: &str| text.trim().parse::<u16>().ok().filter(|side| (200..=16_384).contains(side)).map(f32::from);
+    let sides = text.split_once('x').and_then(|(width, height)| Some([side(width)?, side(height)?]));
+    sides.ok_or_else(|| format!("'{text}' is not a size like 1280x800, sides from 200 to 16384"))
 }
 
 /// The window on a run that starts now.

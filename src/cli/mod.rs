@@ -54,7 +54,8 @@ enum Command {
 impl Command {
     /// What the program does without a command.
     fn window() -> Self {
-        Self::App(app::AppArgs::default())
+        let cli = Cli::try_parse_from(["pairwise", "app"]);
+        cli.ok().and_then(|cli| cli.command).expect("`app` needs no arguments, as a test shows")
     }
 }
 
@@ -130,4 +131,17 @@ pub(crate) fn print_line(line: &str) {
 /// Prints one JSON object as the last line of stdout.
 pub(crate) fn print_json(value: &impl Serialize) {
     print_line(&serde_json::to_string(value).expect("plain result structs always serialise"));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::{Cli, Command};
+
+    #[test]
+    fn the_command_line_is_sound_and_the_window_needs_no_arguments() {
+        Cli::command().debug_assert();
+        assert!(matches!(Command::window(), Command::App(_)));
+    }
 }

@@ -167,6 +167,10 @@ pub struct Pair {
     pub step: usize,
     /// What the ensemble thought of the pair; `None` before the first fit.
     pub why: Option<Why>,
+    /// How far it is from all pairs before it: from each clip's mean observation to the nearest one of an earlier clip, in
+    /// standard deviations of what the agent has seen (root mean square over the observation), the larger of the two.
+    /// `None` for the first pair.
+    pub novelty: Option<f64>,
     /// Each member's probability that the first clip is preferred, when it was asked.
     pub predicted: Vec<f64>,
     /// The earlier pair that is shown again. Not for the rater to see.
@@ -195,6 +199,8 @@ pub struct Episode {
     pub clip: Clip,
     /// `[steps]`: the reward that the agent is trained on, normalised.
     pub reward: Vec<f64>,
+    /// EPIC distance of learned and true reward at that time; `None` where there is no true reward to speak of.
+    pub epic: Option<f64>,
 }
 
 /// What to draw of the learned reward.
@@ -300,6 +306,12 @@ impl Engine {
     #[must_use]
     pub fn ended(&self) -> bool {
         matches!(lock(&self.shared.view).phase, Phase::Finished(_) | Phase::Stopped | Phase::Failed(_))
+    }
+
+    /// Whether it shows episodes and slices on demand: while it goes on, and after it has finished.
+    #[must_use]
+    pub fn shows(&self) -> bool {
+        !matches!(lock(&self.shared.view).phase, Phase::Stopped | Phase::Failed(_))
     }
 
     /// Ends the run after this iteration, with a checkpoint, and waits for that.

@@ -1,7 +1,7 @@
 //! The thread that owns a run: trains, hands answers over, and keeps the view fresh.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::{Asked, Clip, Desk, Episode, Given, Pair, Phase, Shared, Slice, SliceRequest, lock};
@@ -13,11 +13,15 @@ use crate::preference::ledger::{Answer, Ledger, answers};
 use crate::preference::{Event, Label, pearson};
 use crate::random::stream;
 use crate::run::config::{Rater, RewardSource};
-use crate::run::{self, Answers, Folder, Host, Outcome, Reopened, RunError};
+use crate::run::{self, Answers, Clock, Folder, Host, Outcome, Reopened, RunError};
 
-/// Opens the folder and takes its run as far as the window lets it.
+/// Opens the folder and takes its run as far as the window lets it; a finished one can still be looked at.
 pub(super) fn work(folder: &Folder, shared: &Shared) {
-    let outcome = open(folder, shared);
+    let (outcome, worker) = match open(folder, shared) {
+        Ok((run, clock, mut worker)) => (run::execute(run, folder, clock, &mut worker), Some(worker)),
+        Err(error) => (Err(error), None),
+    };
+    let finished = matches!(outcome, Ok(Outcome::Finished(_)));
     let phase = match outcome {
         Ok(Outcome::Finished(summary)) => Phase::Finished(summary),
         Ok(Outcome::Interrupted { .. }) => Phase::Stopped,
@@ -31,9 +35,14 @@ pub(super) fn work(folder: &Folder, shared: &Shared) {
         view.phase = phase;
         view.questions.clear();
     });
+    if let Some(mut worker) = worker.filter(|_| finished)
+        && let Err(error) = worker.exhibit(folder)
+    {
+        shared.tell(error.to_string());
+    }
 }
 
-fn open(folder: &Folder, shared: &Shared) -> Result<Outcome, RunError> {
+fn open<'a>(folder: &Folder, shared: &'a Shared) -> Result<(Run, Clock, Worker<'a>), RunError> {
     let device = device::pick(folder.config()?.device)?;
     let Reopened { run, clock, ledger, events } = folder.reopen(&device, &mut |message| shared.tell(message))?;
     *lock(&shared.reports) = folder.metrics()?;
@@ -58,7 +67,7 @@ fn open(folder: &Folder, shared: &Shared) -> Result<Outcome, RunError> {
         episodes: 0,
     };
     worker.show(&run, Phase::Training);
-    run::execute(run, folder, clock, &mut worker)
+    Ok((run, clock, worker))
 }
 
 struct Worker<'a> {
@@ -137,26 +146,46 @@ impl Host for Worker<'_> {
     }
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    /// Shows what the window asks for of a finished run, until it is closed.
+    fn exhibit(&mut self, folder: &Folder) -> Result<(), RunError> {
+        let config = folder.config()?;
+        let device = device::pick(config.device)?;
+        let Some((run, _)) = folder.newest_state(&config, &device, &mut |_| {})? else { return Ok(()) };
+        let mut desk = lock(&self.shared.desk);
+        while !desk.stop {
+            desk = self.look(&run, desk);
+            desk = self.shared.changed.wait_timeout(desk, LOOK_UP).unwrap_or_else(|e| e.into_inner()).0;
+        }
+        Ok(())
+    }
+
+    /// Makes what the window wants to see: an episode, a slice of the reward.
+    fn look<'d>(&mut self, run: &Run, mut desk: MutexGuard<'d, Desk>) -> MutexGuard<'d, Desk>
+    where
+        'a: 'd,
+    {
+        if std::mem::take(&mut desk.episode) {
+            drop(desk);
+            self.roll_out(run);
+            desk = lock(&self.shared.desk);
+        }
+        if let Some(request) = desk.slice.take() {
+            drop(desk);
+            self.slice(run, request);
+            desk = lock(&self.shared.desk);
+        }
+        desk
+    }
+
     /// Does what the window asks for until training may go on, and takes what `take` takes then; `None` to end.
     fn pause<T>(&mut self, run: &Run, ready: impl Fn(&Desk) -> bool, take: impl FnOnce(&mut Desk) -> T) -> Option<T> {
         let mut shown = None;
         let mut desk = lock(&self.shared.desk);
         loop {
+            desk = self.look(run, desk);
             if desk.stop {
                 return None;
-            }
-            if std::mem::take(&mut desk.episode) {
-                drop(desk);
-                self.roll_out(run);
-                desk = lock(&self.shared.desk);
-                continue;
-            }
-            if let Some(request) = desk.slice.take() {
-                drop(desk);
-                self.slice(run, request);
-                desk = lock(&self.shared.desk);
-                continue;
             }
             if (!desk.paused || desk.steps > 0) && ready(&desk) {
                 desk.steps = desk.steps.saturating_sub(1);
@@ -209,11 +238,13 @@ impl Worker<'_> {
         let Ok(segment) = drlhp::episode(run, seed) else { return };
         let features = run.ensemble.features(&segment.observations, &segment.actions);
         let learned = run.config.reward == RewardSource::Preferences;
+        let known = run.config.preferences.wanted.is_none();
         let episode = Episode {
             number: self.episodes,
             env_steps: run.env_steps,
             reward: if learned { run.ensemble.predict(&run.config.reward_model, &features) } else { Vec::new() },
             clip: clip(run, &segment),
+            epic: if learned && known { drlhp::epic(run) } else { None },
         };
         self.episodes += 1;
         self.shared.show(|view| view.episode = Some(Arc::new(episode)));
@@ -242,9 +273,34 @@ fn pair(run: &Run, compared: &Compared) -> Pair {
         clips: [clip(run, &compared.first), clip(run, &compared.second)],
         step: compared.step,
         why: compared.why,
+        novelty: novelty(run, compared),
         predicted: returns.iter().map(|member| likelihood.probability(member[0] - member[1])).collect(),
         repeat: compared.repeat,
     }
+}
+
+/// See [`Pair::novelty`].
+fn novelty(run: &Run, compared: &Compared) -> Option<f64> {
+    let obs = run.envs.spec().observation.len();
+    let column = |rows: &[f32], i: usize| rows.iter().skip(i).step_by(obs).map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let deviation = |i: usize| {
+        let seen = column(&run.reference.observations, i);
+        let middle = mean(&seen);
+        mean(&seen.iter().map(|x| (x - middle) * (x - middle)).collect::<Vec<f64>>()).sqrt().max(1e-6)
+    };
+    let scale: Vec<f64> = (0..obs).map(deviation).collect();
+    let place =
+        |clip: &Segment| (0..obs).map(|i| mean(&column(&clip.observations, i)) / scale[i]).collect::<Vec<f64>>();
+    let earlier = run.comparisons.iter().chain(&run.pending).filter(|other| other.query < compared.query);
+    let earlier: Vec<Vec<f64>> = earlier.flat_map(|other| [place(&other.first), place(&other.second)]).collect();
+    let distance =
+        |a: &[f64], b: &[f64]| (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / obs as f64).sqrt();
+    let nearest = |clip: &Segment| {
+        let here = place(clip);
+        earlier.iter().map(|there| distance(&here, there)).fold(f64::INFINITY, f64::min)
+    };
+    (!earlier.is_empty()).then(|| nearest(&compared.first).max(nearest(&compared.second)))
 }
 
 fn clip(run: &Run, segment: &Segment) -> Clip {

@@ -209,6 +209,8 @@ impl Config {
         config.preferences.labels = labels;
         config.preferences.first_share = 0.1;
         config.preferences.rate_half = 1.0;
+        // Of a short lesson, eight questions are so much that training would be over before the answers count.
+        config.preferences.lead = (labels / 20).clamp(1, config.preferences.lead);
         config.preferences.wanted = wanted;
         config.validate()?;
         Ok(config)

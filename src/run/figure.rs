@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
 
 use super::RunError;
 use super::archive::write_atomically;
 use super::config::Config;
 use crate::drlhp::Report;
+use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
+use crate::random::stream;
 
 /// A bar with an interval.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,37 +27,167 @@ pub struct Bar {
 /// Blue, but not the blue that stands for the first clip.
 const LINE: RGBColor = RGBColor(44, 52, 68);
 
-/// Draws true training return against environment steps, with the reward correlation where there is one.
+/// The one font of all figures.
+const FONT: &str = "sans-serif";
+
+/// A curve, with an interval around it where it stands for several runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// What it stands for.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<SeriesPoint>,
+}
+
+/// A point of a [`Series`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeriesPoint {
+    /// Environment steps.
+    pub x: f64,
+    /// Value: of the run, or the interquartile mean over runs.
+    pub y: f64,
+    /// 95 % bootstrap interval over runs.
+    pub interval: Option<[f64; 2]>,
+}
+
+/// The true training return against environment steps.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Result<(), RunError> {
-    let returns: Vec<(f64, f64)> = reports.iter().filter_map(|r| Some((r.env_steps as f64, r.true_return?))).collect();
-    let last = returns.last().map_or(1.0, |point| point.0);
-    let range = padded(returns.iter().map(|point| point.1));
     let title = format!("{}, seed {}: true return of the last ten training episodes", config.env, config.seed);
-    let draw = |svg: &mut String| -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, (720, 400)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption(&title, ("sans-serif", 16))
-            .margin(12)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
-            .build_cartesian_2d(0.0..last, range.0..range.1)?;
-        chart
-            .configure_mesh()
-            .x_desc("environment steps")
-            .x_label_formatter(&|steps| format!("{steps:.0}"))
-            .y_desc("true return")
-            .y_label_formatter(&tick)
-            .light_line_style(TRANSPARENT)
-            .draw()?;
-        chart.draw_series(LineSeries::new(returns.iter().copied(), LINE.stroke_width(2)))?;
-        root.present()?;
-        Ok(())
+    let series = Series { name: config.env.clone(), points: curve(reports, |report| report.true_return) };
+    curves(path, &title, "true return", &[series])
+}
+
+/// A value of a run's reports over environment steps.
+#[must_use]
+pub fn curve(reports: &[Report], value: fn(&Report) -> Option<f64>) -> Vec<SeriesPoint> {
+    let point = |r: &Report| Some(SeriesPoint { x: r.env_steps as f64, y: value(r)?, interval: None });
+    reports.iter().filter_map(point).filter(|point| point.y.is_finite()).collect()
+}
+
+/// Points at which curves of several runs are summarised.
+const SUMMARY_POINTS: usize = 60;
+
+/// The interquartile mean of several runs' curves with its 95 % bootstrap interval, over the steps that all of them
+/// cover; between its reports a run's curve is a straight line.
+#[must_use]
+pub fn summarized(curves: &[Vec<SeriesPoint>]) -> Vec<SeriesPoint> {
+    let ends = |end: fn(&Vec<SeriesPoint>) -> Option<&SeriesPoint>| curves.iter().filter_map(end).map(|point| point.x);
+    let first = ends(|curve| curve.first()).fold(f64::NEG_INFINITY, f64::max);
+    let last = ends(|curve| curve.last()).fold(f64::INFINITY, f64::min);
+    if !(first.is_finite() && last >= first) {
+        return Vec::new();
+    }
+    let mut rng = stream(0, "bootstrap", 0);
+    let point = |i: usize| {
+        let x = first + (last - first) * i as f64 / (SUMMARY_POINTS - 1) as f64;
+        let values: Vec<f64> = curves.iter().filter_map(|curve| at(curve, x)).collect();
+        let interval = Some(bootstrap_interval(&values, interquartile_mean, 0.95, &mut rng));
+        SeriesPoint { x, y: interquartile_mean(&values), interval }
     };
-    write(path, draw)
+    (0..SUMMARY_POINTS).map(point).collect()
+}
+
+/// A curve's value at `x`, on the line between its neighbours.
+fn at(curve: &[SeriesPoint], x: f64) -> Option<f64> {
+    let after = curve.partition_point(|point| point.x < x).min(curve.len().checked_sub(1)?);
+    let (a, b) = (curve[after.saturating_sub(1)], curve[after]);
+    let share = if b.x > a.x { ((x - a.x) / (b.x - a.x)).clamp(0.0, 1.0) } else { 1.0 };
+    Some(a.y + share * (b.y - a.y))
+}
+
+/// Draws curves with their intervals: as PNG where `path` ends so, as SVG otherwise.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn curves(path: &Path, title: &str, unit: &str, series: &[Series]) -> Result<(), RunError> {
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
+        return write(path, |svg| {
+            let root = SVGBackend::with_string(svg, CURVES_SIZE).into_drawing_area();
+            draw_curves(&root, 1, title, unit, series)?;
+            root.present()?;
+            Ok(())
+        });
+    }
+    install_font();
+    let (width, height) = CURVES_SIZE;
+    let (width, height) = (width * PICTURE_SCALE, height * PICTURE_SCALE);
+    let draw = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let mut rgb = vec![0; 3 * width as usize * height as usize];
+        let root = BitMapBackend::with_buffer(&mut rgb, (width, height)).into_drawing_area();
+        draw_curves(&root, PICTURE_SCALE, title, unit, series)?;
+        root.present()?;
+        drop(root);
+        let rgba = rgb.chunks(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect();
+        Ok(pairwise_envs::png(&pairwise_envs::Frame { width, height, rgba })?)
+    };
+    let drawn = draw().map_err(|e| std::io::Error::other(e.to_string()));
+    let written = drawn.and_then(|bytes| write_atomically(path, &bytes));
+    written.map_err(|source| RunError::Io { path: path.to_owned(), action: "write the figure", source })
+}
+
+/// Size of a figure with curves.
+const CURVES_SIZE: (u32, u32) = (720, 400);
+
+/// Pixels of a picture for each of its figure's: sharp in print and on dense screens.
+const PICTURE_SCALE: u32 = 2;
+
+/// Colours of curves for the colour-blind (Okabe and Ito), less the blue and orange that stand for the two clips.
+const COLORS: [RGBColor; 5] =
+    [LINE, RGBColor(0, 158, 115), RGBColor(204, 121, 167), RGBColor(86, 180, 233), RGBColor(150, 130, 0)];
+
+fn draw_curves<B: DrawingBackend>(
+    root: &DrawingArea<B, Shift>,
+    scale: u32,
+    title: &str,
+    unit: &str,
+    series: &[Series],
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    B::ErrorType: 'static,
+{
+    let font = |size: u32| (FONT, size * scale);
+    let points = || series.iter().flat_map(|series| &series.points);
+    let last = points().map(|point| point.x).fold(1.0, f64::max);
+    let range = padded(points().flat_map(|point| point.interval.unwrap_or([point.y; 2])));
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(root)
+        .caption(title, font(16))
+        .margin(12 * scale)
+        .x_label_area_size(40 * scale)
+        .y_label_area_size(60 * scale)
+        .build_cartesian_2d(0.0..last, range.0..range.1)?;
+    chart
+        .configure_mesh()
+        .x_desc("environment steps")
+        .x_label_formatter(&|steps| format!("{steps:.0}"))
+        .y_desc(unit)
+        .y_label_formatter(&tick)
+        .label_style(font(12))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    for (series, color) in series.iter().zip(COLORS.iter().cycle()) {
+        let bound = |i: usize| series.points.iter().filter_map(move |point| Some((point.x, point.interval?[i])));
+        let (mut outline, high): (Vec<_>, Vec<_>) = (bound(0).collect(), bound(1).collect());
+        outline.extend(high.into_iter().rev());
+        if !outline.is_empty() {
+            chart.draw_series([Polygon::new(outline, color.mix(0.2))])?;
+        }
+        let line = series.points.iter().map(|point| (point.x, point.y));
+        let length = 16 * i32::try_from(scale)?;
+        chart
+            .draw_series(LineSeries::new(line, color.stroke_width(2 * scale)))?
+            .label(&series.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + length, y)], color.stroke_width(2 * scale)));
+    }
+    if series.len() > 1 {
+        let labels = &mut chart.configure_series_labels();
+        labels.label_font(font(12)).position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8));
+        labels.draw()?;
+    }
+    Ok(())
 }
 
 /// A number as short as it can be said; positions of ticks carry rounding errors.
@@ -74,7 +208,7 @@ pub fn bars(path: &Path, title: &str, bars: &[Bar]) -> Result<(), RunError> {
         let root = SVGBackend::with_string(svg, (720, height)).into_drawing_area();
         root.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&root)
-            .caption(title, ("sans-serif", 15))
+            .caption(title, (FONT, 15))
             .margin(12)
             .x_label_area_size(32)
             .y_label_area_size(170)
@@ -119,8 +253,16 @@ fn write(
     path: &Path,
     draw: impl FnOnce(&mut String) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<(), RunError> {
+    install_font();
     let mut svg = String::new();
     let drawn = draw(&mut svg).map_err(|e| std::io::Error::other(e.to_string()));
     let written = drawn.and_then(|()| write_atomically(path, svg.as_bytes()));
     written.map_err(|source| RunError::Io { path: path.to_owned(), action: "write the figure", source })
+}
+
+/// Makes [`FONT`] known: the window's, so that figures look alike on every machine. An SVG's letters are the viewer's, but
+/// are laid out by this font's measures.
+fn install_font() {
+    let known = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    assert!(known.is_ok(), "the built-in font is a font");
 }
