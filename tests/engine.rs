@@ -138,11 +138,11 @@ fn pausing_stops_training_and_a_step_takes_one_iteration() {
     let engine = Engine::start(config, &folder.path().join("run"), || {}).unwrap();
     engine.send(Command::Pause).unwrap();
     until(&engine, |view| view.phase == Phase::Paused);
-    let before = engine.reports(0).len();
+    let before = engine.past(0).map_or(0, |past| past.iterations);
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(engine.reports(0).len(), before);
+    assert_eq!(engine.past(0).map_or(0, |past| past.iterations), before);
     engine.send(Command::Step).unwrap();
-    until(&engine, |_| engine.reports(0).len() == before + 1);
+    until(&engine, |_| engine.past(0).map_or(0, |past| past.iterations) == before + 1);
     engine.send(Command::Episode).unwrap();
     let episode = until(&engine, |view| view.episode.is_some()).episode.unwrap();
     assert_eq!((episode.clip.true_rewards.len(), episode.reward.len()), (200, 200));

@@ -128,17 +128,23 @@ impl Dynamics<4> for CartPole {
 
 /// The whole track, down to height `bottom`.
 fn draw(state: &[f64; 4], action: [f64; 2], bottom: f32, scene: &mut Scene) {
-    // The view follows a cart that left the track, in steps of the track's width.
-    let width = 2.0 * X_LIMIT + 1.2;
-    let center = ((state[0] / width).round() * width) as f32;
-    let half = (width / 2.0) as f32;
+    let (length, half) = (2.0 * HALF_LENGTH as f32, X_LIMIT as f32 + 0.6);
+    let center = follow(state[0] as f32, half - length - 0.1);
     scene.clear([center - half, bottom], [center + half, 1.45]);
-    draw_cart(scene, state[0] as f32, state[2] as f32, 2.0 * HALF_LENGTH as f32, action[0] as f32);
+    draw_cart(scene, state[0] as f32, state[2] as f32, length, action[0] as f32);
     for side in [-1.0, 1.0] {
         let x = side * X_LIMIT as f32;
         scene.shapes.push(Shape::Capsule { from: [x, -0.16], to: [x, 0.0], radius: 0.012, ink: Ink::Ground });
     }
 }
+
+/// The middle of a view that stands still while a cart is within `reach` of 0, and then goes with it.
+pub(crate) fn follow(x: f32, reach: f32) -> f32 {
+    x - x.clamp(-reach, reach)
+}
+
+/// Metres between two marks on the rail, by which one sees the view move.
+const MARKS: f32 = 0.5;
 
 /// Rail, cart, pole and force arrow; the pole's pivot is at height 0.
 pub(crate) fn draw_cart(scene: &mut Scene, x: f32, theta: f32, length: f32, force: f32) {
@@ -146,6 +152,11 @@ pub(crate) fn draw_cart(scene: &mut Scene, x: f32, theta: f32, length: f32, forc
     let tip = [x + length * theta.sin(), length * theta.cos()];
     let cart = vec![[x - 0.25, -0.14], [x + 0.25, -0.14], [x + 0.25, 0.1], [x - 0.25, 0.1]];
     scene.shapes.push(Shape::Capsule { from: [low, -0.24], to: [high, -0.24], radius: 0.012, ink: Ink::Ground });
+    let (first, last) = ((low / MARKS).ceil() as i32, (high / MARKS).floor() as i32);
+    for mark in first..=last {
+        let at = mark as f32 * MARKS;
+        scene.shapes.push(Shape::Capsule { from: [at, -0.3], to: [at, -0.24], radius: 0.008, ink: Ink::Ground });
+    }
     if force != 0.0 {
         arrow(scene, [x + force.signum() * 0.3, -0.02], [x + force.signum() * 0.3 + 0.4 * force, -0.02]);
     }

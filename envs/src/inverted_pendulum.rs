@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
-use crate::cart_pole::draw_cart;
+use crate::cart_pole::{draw_cart, follow};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::Scene;
 use crate::task::{Dynamics, SAVED_EXTRA, continuous, rk4};
@@ -99,8 +99,10 @@ impl Dynamics<4> for InvertedPendulum {
     }
 
     fn draw(state: &[f64; 4], action: [f64; 2], scene: &mut Scene) {
-        scene.clear([-1.6, -0.45], [1.6, 0.95]);
-        draw_cart(scene, state[0] as f32, state[1] as f32, POLE_LENGTH as f32, action[0] as f32);
+        let (x, length, half) = (state[0] as f32, POLE_LENGTH as f32, 1.6);
+        let center = follow(x, half - length - 0.1);
+        scene.clear([center - half, -0.45], [center + half, 0.95]);
+        draw_cart(scene, x, state[1] as f32, length, action[0] as f32);
     }
 }
 

@@ -73,8 +73,8 @@ impl<const GYMNASIUM: bool> Dynamics<2> for Pendulum<GYMNASIUM> {
         scene.clear([-1.35, -1.35], [1.35, 1.35]);
         let (sin, cos) = state[0].sin_cos();
         let tip = [-sin as f32, cos as f32];
-        let rim = (0..=48).map(|i| {
-            let angle = i as f32 / 48.0 * std::f32::consts::TAU;
+        let rim = (0..=120).map(|i| {
+            let angle = i as f32 / 120.0 * std::f32::consts::TAU;
             [1.2 * angle.sin(), 1.2 * angle.cos()]
         });
         scene.shapes.push(Shape::Polyline { points: rim.collect(), radius: 0.006, ink: Ink::Ground });

@@ -120,7 +120,7 @@ impl Dynamics<6> for Reacher {
         let scale = |p: [f64; 2]| [10.0 * p[0] as f32, 10.0 * p[1] as f32];
         let (elbow, hand) = elbow_and_hand(state);
         let (elbow, hand, target) = (scale(elbow), scale(hand), scale([state[4], state[5]]));
-        let rim = (0..=64).map(|i| i as f32 / 64.0 * std::f32::consts::TAU).map(|a| [2.0 * a.cos(), 2.0 * a.sin()]);
+        let rim = (0..=120).map(|i| i as f32 / 120.0 * std::f32::consts::TAU).map(|a| [2.0 * a.cos(), 2.0 * a.sin()]);
         scene.shapes.push(Shape::Polyline { points: rim.collect(), radius: 0.012, ink: Ink::Ground });
         scene.shapes.push(Shape::Circle { center: target, radius: 0.15, ink: Ink::Target });
         scene.shapes.push(Shape::Capsule { from: [0.0, 0.0], to: elbow, radius: 0.12, ink: Ink::Body });

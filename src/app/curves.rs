@@ -1,10 +1,11 @@
 //! Curves of a run over its environment steps.
 
 use egui::{Color32, Rangef, Ui};
-use egui_plot::{FilledArea, Legend, Line, Plot, PlotPoints, PlotUi, VLine};
+use egui_plot::{FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
 
 use super::theme::Theme;
 use crate::drlhp::Report;
+use crate::engine::Past;
 use crate::run::figure::Series;
 
 /// A curve: what it is, and its value in a report.
@@ -13,7 +14,7 @@ pub(super) struct Curve {
     pub value: fn(&Report) -> Option<f64>,
 }
 
-/// Points drawn of a curve: a screen has no more columns.
+/// Points drawn of a past run's curve: a screen has no more columns.
 const POINTS: usize = 1000;
 
 /// How curves are drawn.
@@ -32,17 +33,18 @@ pub(super) fn show(
     theme: &Theme,
     id: &str,
     height: f32,
-    reports: &[Report],
+    past: &Past,
     curves: &[Curve],
     look: Look,
     beside: &[Series],
 ) {
+    let reports = &past.reports;
     // Zero has no logarithm; what is smaller than this is not worth looking at.
     let scaled = |value: f64| if look.log { value.max(1e-9).log10() } else { value };
     let mut plot = empty(theme, id, height);
     if look.log {
-        let ten = |power: f64| if power.fract().abs() < 1e-6 { format!("1e{power:.0}") } else { String::new() };
-        plot = plot.y_axis_formatter(move |mark, _| ten(mark.value));
+        plot = plot.y_axis_formatter(|mark, _| format!("{:.0e}", 10_f64.powf(mark.value)));
+        plot = plot.y_grid_spacer(|grid| powers(grid.bounds));
     }
     if !beside.is_empty() {
         plot = plot.legend(Legend::default());
@@ -54,15 +56,16 @@ pub(super) fn show(
     if low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
         plot = plot.include_y(low - 0.5).include_y(high + 0.5);
     }
-    let stride = reports.len().div_ceil(POINTS).max(1);
-    let thinned = |points: Vec<[f64; 2]>| -> PlotPoints<'static> { points.into_iter().step_by(stride).collect() };
+    // What is kept of an old value from one report to the next, of which each stands for several iterations in a long run.
+    let smoothing = look.smoothing.powi(i32::try_from(past.every).unwrap_or(i32::MAX));
     plot.show(ui, |plot| {
         let changed = reports.windows(2).filter(|r| r[1].labels_asked > r[0].labels_asked);
         let marks: Vec<f64> = changed.map(|r| r[1].env_steps as f64).collect();
         // Where sessions are as close as pixels, marks say nothing.
         if marks.len() <= 60 {
             for mark in marks {
-                plot.vline(VLine::new("", mark).color(theme.outline).width(1.0).allow_hover(false));
+                let line = VLine::new("", mark).color(theme.weak_text.gamma_multiply(0.5)).width(1.0);
+                plot.vline(line.style(LineStyle::dashed_dense()).allow_hover(false));
             }
         }
         for (i, curve) in curves.iter().enumerate() {
@@ -71,12 +74,12 @@ pub(super) fn show(
             let color: Color32 = theme.curve(i);
             let on_scale =
                 |points: Vec<[f64; 2]>| -> Vec<[f64; 2]> { points.into_iter().map(|[x, y]| [x, scaled(y)]).collect() };
-            let smooth = on_scale(smoothed(&raw, look.smoothing));
+            let smooth = on_scale(smoothed(&raw, smoothing));
             if look.smoothing > 0.0 {
                 let faint = color.gamma_multiply(0.25);
-                plot.line(Line::new("", thinned(on_scale(raw))).color(faint).width(1.0).allow_hover(false));
+                plot.line(Line::new("", PlotPoints::from(on_scale(raw))).color(faint).width(1.0).allow_hover(false));
             }
-            plot.line(Line::new(curve.name, thinned(smooth)).color(color).width(2.0));
+            plot.line(Line::new(curve.name, PlotPoints::from(smooth)).color(color).width(2.0));
         }
         overlay(plot, theme, beside, curves.len(), &scaled);
     });
@@ -99,9 +102,36 @@ fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
         .allow_boxed_zoom(false)
         .show_background(false)
         .grid_color(theme.outline)
-        .grid_spacing(Rangef::new(24.0, 200.0))
+        .show_grid([false, true])
+        .grid_spacing(Rangef::new(4.0, 40.0))
+        .y_grid_spacer(move |grid| round_values(grid.bounds, (height / BETWEEN_LINES).max(2.0)))
         .y_axis_min_width(48.0)
         .x_axis_formatter(|mark, _| steps(mark.value))
+}
+
+/// Points between two lines of a grid, at least.
+const BETWEEN_LINES: f32 = 32.0;
+
+/// At most `count` values of one, two or five times a power of ten.
+fn round_values((low, high): (f64, f64), count: f32) -> Vec<GridMark> {
+    let least = (high - low) / f64::from(count);
+    if !(least.is_normal() && least > 0.0) {
+        return Vec::new();
+    }
+    let power = 10_f64.powf(least.log10().floor());
+    let step = [1.0, 2.0, 5.0].map(|times| times * power).into_iter().find(|step| *step >= least);
+    let step = step.unwrap_or(10.0 * power);
+    let marks = (low / step).ceil() as i64..=(high / step).floor() as i64;
+    marks.map(|mark| GridMark { value: mark as f64 * step, step_size: step }).collect()
+}
+
+/// The same on a logarithmic scale: decimal logarithms of such values, or of powers of ten alone where these are many.
+fn powers((low, high): (f64, f64)) -> Vec<GridMark> {
+    let (first, last) = (low.floor() as i32, high.ceil() as i32);
+    let times: &[f64] = if last - first > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let decade = |power: i32| times.iter().map(move |times| f64::from(power) + times.log10());
+    let marks = (first..=last).flat_map(decade).filter(|value| (low..=high).contains(value));
+    marks.map(|value| GridMark { value, step_size: 1.0 }).collect()
 }
 
 /// Series with their intervals, in the colours from number `first` on.
@@ -144,7 +174,7 @@ pub(super) fn steps(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{smoothed, steps};
+    use super::{powers, round_values, smoothed, steps};
 
     #[test]
     fn smoothing_keeps_constants_and_weights_the_past() {
@@ -154,5 +184,22 @@ mod tests {
         assert!((two[1][1] - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(smoothed(&[[0.0, 7.0]], 0.0), [[0.0, 7.0]]);
         assert_eq!([steps(999.0), steps(12_300.0), steps(2.5e6)], ["999", "12k", "2.5M"]);
+    }
+
+    #[test]
+    fn a_grid_has_a_few_round_values() {
+        let values = |marks: Vec<egui_plot::GridMark>| marks.iter().map(|mark| mark.value).collect::<Vec<f64>>();
+        assert_eq!(values(round_values((25.0, 42.0), 4.0)), [25.0, 30.0, 35.0, 40.0]);
+        assert_eq!(values(round_values((-1600.0, -100.0), 4.0)), [-1500.0, -1000.0, -500.0]);
+        assert!(round_values((1.0, 1.0), 4.0).is_empty());
+        assert_eq!(
+            values(powers((-1.5, 0.1)))
+                .iter()
+                .map(|v| 10_f64.powf(*v))
+                .map(|v| (v * 100.0).round())
+                .collect::<Vec<f64>>(),
+            [5.0, 10.0, 20.0, 50.0, 100.0]
+        );
+        assert_eq!(values(powers((-5.5, 0.1))), [-5.0, -4.0, -3.0, -2.0, -1.0, 0.0]);
     }
 }

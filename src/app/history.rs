@@ -32,7 +32,10 @@ struct Consistency {
     seconds: Option<f64>,
 }
 
-const THUMBNAIL: egui::Vec2 = vec2(72.0, 48.0);
+const THUMBNAIL: egui::Vec2 = vec2(88.0, 56.0);
+
+/// Widths of the columns of text, points.
+const COLUMNS: [f32; 4] = [104.0, 124.0, 124.0, 56.0];
 
 /// Shows the panel.
 pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
@@ -71,14 +74,29 @@ fn entry(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair) {
         }
         let name = format!("Question {}", pair.query + 1);
         let chosen = history.chosen == Some(pair.query);
-        if ui.selectable_label(chosen, name).on_hover_text("See this pair again").clicked() {
-            history.chosen = (!chosen).then_some(pair.query);
-            history.player = Player::default();
-        }
-        ui.label(given.map_or("…", |given| in_words(given.label)));
-        ui.weak(format!("after {} steps", super::curves::steps(pair.step as f64)));
+        let cell = |ui: &mut Ui, column: usize, add: &mut dyn FnMut(&mut Ui)| {
+            let size = vec2(COLUMNS[column], THUMBNAIL.y);
+            ui.allocate_ui_with_layout(size, egui::Layout::left_to_right(egui::Align::Center), |ui| {
+                ui.set_min_width(size.x);
+                add(ui);
+            });
+        };
+        cell(ui, 0, &mut |ui| {
+            if ui.selectable_label(chosen, &name).on_hover_text("See this pair again").clicked() {
+                history.chosen = (!chosen).then_some(pair.query);
+                history.player = Player::default();
+            }
+        });
+        cell(ui, 1, &mut |ui| {
+            ui.label(given.map_or("…", |given| in_words(given.label)));
+        });
+        cell(ui, 2, &mut |ui| {
+            ui.weak(format!("after {} steps", super::curves::steps(pair.step as f64)));
+        });
         if let Some(seconds) = given.and_then(|given| given.seconds) {
-            ui.weak(format!("{seconds:.1} s"));
+            cell(ui, 3, &mut |ui| {
+                ui.weak(format!("{seconds:.1} s"));
+            });
         }
         if let Some(repeat) = pair.repeat {
             let swapped = if repeat.swapped { ", sides swapped" } else { "" };

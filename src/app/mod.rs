@@ -24,8 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use self::stage::Stage;
 use self::theme::Theme;
-use crate::drlhp::Report;
-use crate::engine::{Command, Engine, Phase, View, free_folder};
+use crate::engine::{Command, Engine, Past, Phase, View, free_folder};
 use crate::preference::Label;
 use crate::run::config::{Config, Rater};
 use crate::run::export::{self, Export};
@@ -101,7 +100,7 @@ struct Settings {
 struct Session {
     engine: Engine,
     view: View,
-    reports: Vec<Report>,
+    past: Past,
     /// Other runs' curves, shown beside this one's.
     beside: Arc<runs::Comparison>,
     stage: Stage,
@@ -144,6 +143,8 @@ enum Narration {
         query: u64,
         /// True returns of the left and of the right clip, for a test that knows what is right.
         true_returns: [f64; 2],
+        /// From the key or click of the last answer to the frame with this pair.
+        milliseconds: Option<f64>,
     },
     /// The window has closed.
     End {
@@ -339,7 +340,7 @@ impl App {
             Ok(Session {
                 view: engine.view(),
                 engine,
-                reports: Vec::new(),
+                past: Past::default(),
                 beside: Arc::default(),
                 stage,
                 teach: teach::Teach::default(),
@@ -413,8 +414,8 @@ impl App {
         // That of the frame before this one.
         self.timing.frame.extend(frame.info().cpu_usage.map(|seconds| f64::from(seconds) * 1e3));
         let appeared = self.session.as_mut().filter(|_| self.panel == Panel::Teach);
-        if let Some((query, true_returns)) = appeared.and_then(|session| session.teach.appeared()) {
-            say(&Narration::Pair { query, true_returns });
+        if let Some(pair) = appeared.and_then(|session| session.teach.appeared()) {
+            say(&pair);
         }
     }
 
@@ -507,8 +508,9 @@ impl eframe::App for App {
         }
         if let Some(session) = &mut self.session {
             session.view = session.engine.view();
-            let new = session.engine.reports(session.reports.len());
-            session.reports.extend(new);
+            if let Some(past) = session.engine.past(session.past.iterations) {
+                session.past = past;
+            }
             if session.view.told > session.told {
                 session.told = session.view.told;
                 self.message = session.view.messages.last().cloned().map(Message::Failed);
@@ -526,20 +528,20 @@ impl eframe::App for App {
         let began = Instant::now();
         let theme = Theme::of(ui.ctx().theme());
         let mut actions = Vec::new();
-        self.rail(ui, &theme, &mut actions);
-        self.footer(ui, &theme);
+        self.rail(ui, theme, &mut actions);
+        self.footer(ui, theme);
         match (self.panel, &mut self.session) {
             (Panel::Watch, Some(session)) => {
-                watch::show(ui, &theme, session, &mut self.settings, &mut actions);
+                watch::show(ui, theme, session, &mut self.settings, &mut actions);
             }
             (Panel::Runs, session) => {
                 let open = session.as_ref().map(|session| session.engine.folder.path.as_path());
-                self.runs.show(ui, &theme, &self.options.runs, open, &mut actions);
+                self.runs.show(ui, theme, &self.options.runs, open, &mut actions);
             }
-            (Panel::Teach, Some(session)) => teach::show(ui, &theme, session, &mut actions),
-            (Panel::History, Some(session)) => history::show(ui, &theme, session, &mut actions),
-            (Panel::Reward, Some(session)) => reward::show(ui, &theme, session, &mut actions),
-            _ => self.start.show(ui, &theme, &mut self.settings.labels, &mut actions),
+            (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),
+            (Panel::History, Some(session)) => history::show(ui, theme, session, &mut actions),
+            (Panel::Reward, Some(session)) => reward::show(ui, theme, session, &mut actions),
+            _ => self.start.show(ui, theme, &mut self.settings.labels, &mut actions),
         }
         let ctx = ui.ctx().clone();
         actions.into_iter().for_each(|action| self.act(&ctx, action));

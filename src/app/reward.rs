@@ -1,21 +1,35 @@
-//! The learned reward under a microscope: over two state variables, beside the true one.
+//! The learned reward under a microscope: over two state variables or along an episode, beside the true one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use egui::{Align2, ColorImage, ComboBox, FontId, Rect, RichText, TextureHandle, TextureOptions, Ui, pos2, vec2};
-use egui_plot::{Legend, Line, Plot, PlotPoints};
+use egui_plot::{Legend, Line, Plot, PlotPoints, VLine};
 
+use super::stage::Player;
 use super::theme::Theme;
-use super::{Action, Session};
+use super::{Action, Session, animate};
 use crate::engine::{Command, Slice, SliceRequest};
+use crate::preference::pearson;
 
 /// What the panel remembers of a run.
 pub(super) struct Reward {
+    over: Over,
     x: usize,
     y: usize,
+    /// Plays the episode.
+    player: Player,
+    /// Number of the episode that plays.
+    episode: Option<u64>,
     painted: Option<Painted>,
     asked: Option<Instant>,
+}
+
+/// What the reward is drawn over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    States,
+    Episode,
 }
 
 /// Heat maps of a slice.
@@ -42,7 +56,7 @@ const BETWEEN_SLICES: Duration = Duration::from_millis(500);
 
 impl Default for Reward {
     fn default() -> Self {
-        Self { x: 0, y: 1, painted: None, asked: None }
+        Self { over: Over::States, x: 0, y: 1, player: Player::default(), episode: None, painted: None, asked: None }
     }
 }
 
@@ -50,9 +64,25 @@ impl Default for Reward {
 pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
     egui::CentralPanel::default().show(ui, |ui| {
         ui.heading("The learned reward");
+        ui.horizontal(|ui| {
+            ui.label("Over");
+            for (over, name, hint) in [
+                (Over::States, "States", "One or two state variables, the others at the median of what the agent has seen"),
+                (Over::Episode, "An episode", "Step by step through an episode of the newest policy"),
+            ] {
+                let button = egui::Button::selectable(session.reward.over == over, name).frame_when_inactive(true);
+                if ui.add(button).on_hover_text(hint).clicked() {
+                    session.reward.over = over;
+                }
+            }
+        });
+        if session.reward.over == Over::Episode {
+            along(ui, theme, session, actions);
+            return;
+        }
         ui.label(
-            "Over one or two state variables, all others at the median of what the agent has seen. \
-             Where the members differ, little is known.",
+            "All other state variables are at the median of what the agent has seen. Where the members differ, little is \
+             known.",
         );
         let names = session.stage.spec().state;
         ui.horizontal(|ui| {
@@ -98,6 +128,62 @@ fn ask(session: &mut Session, actions: &mut Vec<Action>) {
         session.reward.asked = Some(Instant::now());
         actions.push(Action::Send(Command::Slice(request)));
     }
+}
+
+/// Through an episode, step by step.
+fn along(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
+    ui.label("Every member, their mean, and the true reward, each standardised over the episode.");
+    let Session { stage, reward, view, engine, .. } = session;
+    let Some(episode) = view.episode.clone() else {
+        ui.add_space(24.0);
+        ui.label("The episode appears after this iteration");
+        if engine.shows() {
+            actions.push(Action::Send(Command::Episode));
+        }
+        ui.ctx().request_repaint_after(BETWEEN_SLICES);
+        return;
+    };
+    let frames = stage.frames(&episode.clip.states);
+    if reward.episode.replace(episode.number) != Some(episode.number) {
+        reward.player = Player::default();
+    }
+    let before = reward.player.frame(frames);
+    reward.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
+    let frame = reward.player.frame(frames);
+    if frame < before && engine.shows() {
+        actions.push(Action::Send(Command::Episode));
+    }
+    let truth =
+        if engine.config.preferences.wanted.is_none() { standardized(&episode.clip.true_rewards) } else { Vec::new() };
+    if !truth.is_empty()
+        && let Some(correlation) = pearson(&episode.reward, &episode.clip.true_rewards)
+    {
+        ui.label(format!("Correlation with the true reward in this episode: {correlation:.2}"))
+            .on_hover_text("Pearson's, over its steps; 1 is perfect");
+    }
+    let rect = ui.allocate_space(vec2(ui.available_width(), (ui.available_height() * 0.4).max(140.0))).1;
+    ui.painter().rect_filled(rect, 8.0, theme.card);
+    stage.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
+    let dt = stage.spec().dt;
+    let points = |values: &[f64]| -> PlotPoints<'static> {
+        values.iter().enumerate().map(|(step, value)| [step as f64 * dt, *value]).collect()
+    };
+    let plot = Plot::new("along").legend(Legend::default()).allow_scroll(false).x_axis_label("seconds");
+    plot.show(ui, |plot| {
+        for member in &episode.clip.predicted {
+            let member: Vec<f64> = member.iter().map(|&r| f64::from(r)).collect();
+            let faint = theme.curve(0).gamma_multiply(0.4);
+            plot.line(Line::new("members", points(&standardized(&member))).color(faint).width(1.0));
+        }
+        if !episode.reward.is_empty() {
+            plot.line(Line::new("learned", points(&standardized(&episode.reward))).color(theme.curve(0)).width(2.0));
+        }
+        if !truth.is_empty() {
+            plot.line(Line::new("true", points(&truth)).color(theme.curve(1)).width(2.0));
+        }
+        plot.vline(VLine::new("", frame as f64 * dt).color(theme.weak_text).allow_hover(false));
+    });
+    animate(ui);
 }
 
 fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
@@ -165,7 +251,7 @@ fn maps(ui: &mut Ui, theme: &Theme, session: &mut Session, slice: &Arc<Slice>, n
             });
         }
     });
-    ui.weak("Dots show where the compared clips were");
+    ui.weak("Green is high, purple is low. Dots show where the compared clips were");
 }
 
 /// Where the answered clips lie.

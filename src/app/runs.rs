@@ -243,9 +243,12 @@ impl Runs {
                 }
             });
         });
-        ui.weak(
-            "Runs that differ in nothing but their seed are one curve: interquartile mean and 95 % bootstrap interval",
-        );
+        let compared = match self.comparison.runs.len() {
+            1 => "1 run".to_owned(),
+            count => format!("{count} runs"),
+        };
+        ui.weak(format!("{compared}, those that differ in nothing but their seed as one curve"))
+            .on_hover_text("Interquartile mean over the seeds, and its 95 % bootstrap interval");
         let Some(series) = self.comparison.series.get(self.measure) else { return };
         if series.iter().all(|series| series.points.is_empty()) {
             ui.label("These runs have no such curve");

@@ -1,5 +1,6 @@
 //! Where clips are drawn: states become scenes, scenes become shapes, at any size.
 
+use egui::epaint::PathStroke;
 use egui::{Color32, Painter, Pos2, Rect, Shape as Painted, Stroke, pos2};
 use pairwise_envs::{Env, EnvSpec, Point, Scene, Shape};
 
@@ -112,10 +113,16 @@ fn paint(painter: &Painter, rect: Rect, scene: &Scene, trail: &[Point], theme: &
     // World to screen: y points up in the world and down on the screen.
     let at = |p: &Point| pos2(center.x + (p[0] - middle[0]) * scale, center.y - (p[1] - middle[1]) * scale);
     let color = |ink| tint.unwrap_or_else(|| theme.ink(ink));
-    for (i, pair) in trail.windows(2).enumerate() {
-        let strength = 0.35 * (i + 1) as f32 / trail.len() as f32;
-        let faint = tint.unwrap_or(theme.trail).gamma_multiply(strength);
-        painter.line_segment([at(&pair[0]), at(&pair[1])], Stroke::new(0.012 * w * scale, faint));
+    if trail.len() > 1 {
+        let (points, ink) = (trail.iter().map(&at).collect::<Vec<Pos2>>(), tint.unwrap_or(theme.trail));
+        let path = points.clone();
+        // One line whose strength grows from its oldest point to the newest, so that no joints show.
+        let fading = move |_, here: Pos2| {
+            let near = |i: &usize| path[*i].distance_sq(here);
+            let newest = (0..path.len()).min_by(|a, b| near(a).total_cmp(&near(b))).unwrap_or_default();
+            ink.gamma_multiply(0.35 * newest as f32 / path.len() as f32)
+        };
+        painter.add(Painted::line(points, PathStroke::new_uv(0.012 * w * scale, fading)));
     }
     for shape in &scene.shapes {
         match shape {

@@ -33,8 +33,11 @@ struct Demo {
 /// Steps of a task's moving picture.
 const DEMO_STEPS: usize = 240;
 
-/// Size of a card's picture, points.
-const PICTURE: egui::Vec2 = vec2(216.0, 120.0);
+/// Doors, and cards, in a row.
+const COLUMNS: usize = 3;
+
+/// Height of the words below a card's picture, points.
+const WORDS: f32 = 64.0;
 
 impl Default for Start {
     fn default() -> Self {
@@ -79,7 +82,9 @@ impl Start {
     pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, labels: &mut usize, actions: &mut Vec<Action>) {
         egui::CentralPanel::default().show(ui, |ui| {
             egui::ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
-                ui.set_max_width(960.0);
+                ui.set_max_width(ui.available_width().min(1160.0));
+                let width = (ui.available_width() + ui.spacing().item_spacing.x) / COLUMNS as f32;
+                let width = (width - ui.spacing().item_spacing.x).floor();
                 ui.add_space(8.0);
                 ui.heading("Teach an agent by comparing");
                 ui.label(
@@ -93,11 +98,11 @@ impl Start {
                         (Door::Teach, "Teach", "You answer: click the better clip, and the agent follows"),
                     ];
                     for (door, name, hint) in doors {
-                        if door_button(ui, theme, self.door == door, name, hint) {
+                        if door_button(ui, theme, width, self.door == door, name, hint) {
                             self.door = door;
                         }
                     }
-                    if door_button(ui, theme, false, "Open a run", "Go on with an earlier run, or look at it") {
+                    if door_button(ui, theme, width, false, "Open a run", "Go on with an earlier run, or look at it") {
                         actions.push(Action::Show(Panel::Runs));
                     }
                 });
@@ -105,7 +110,7 @@ impl Start {
                 if self.door == Door::Teach {
                     self.teaching(ui, labels);
                 }
-                self.cards(ui, theme, *labels, actions);
+                self.cards(ui, theme, width, *labels, actions);
                 animate(ui);
             });
         });
@@ -129,19 +134,20 @@ impl Start {
         ui.add_space(8.0);
     }
 
-    fn cards(&mut self, ui: &mut Ui, theme: &Theme, labels: usize, actions: &mut Vec<Action>) {
+    fn cards(&mut self, ui: &mut Ui, theme: &Theme, width: f32, labels: usize, actions: &mut Vec<Action>) {
         let time = ui.input(|input| input.time);
+        let size = vec2(width, (width * 0.5).floor());
         let mut chosen = None;
         ui.horizontal_wrapped(|ui| {
             for demo in &mut self.demos {
                 let spec = demo.stage.spec();
-                let (rect, response) = ui.allocate_exact_size(PICTURE + vec2(0.0, 76.0), Sense::click());
+                let (rect, response) = ui.allocate_exact_size(size + vec2(0.0, WORDS), Sense::click());
                 let verb = if self.door == Door::Teach { "Teach" } else { "Watch" };
                 response.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("{verb} {}", spec.id)));
                 let lit = response.hovered() || response.has_focus();
                 let stroke = Stroke::new(1.0, if lit { theme.accent } else { theme.outline });
                 ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
-                let picture = egui::Rect::from_min_size(rect.min, PICTURE).shrink(8.0);
+                let picture = egui::Rect::from_min_size(rect.min, size).shrink(8.0);
                 let frame = (time / spec.dt) as usize % DEMO_STEPS;
                 demo.stage.draw(ui.painter(), picture, &demo.states, frame, theme, None);
                 let below = egui::Rect::from_min_max(egui::pos2(rect.min.x, picture.max.y), rect.max);
@@ -167,8 +173,8 @@ impl Start {
 }
 
 /// A way to begin, with what it means; whether it was clicked.
-fn door_button(ui: &mut Ui, theme: &Theme, chosen: bool, name: &str, hint: &str) -> bool {
-    let (rect, response) = ui.allocate_exact_size(vec2(300.0, 76.0), Sense::click());
+fn door_button(ui: &mut Ui, theme: &Theme, width: f32, chosen: bool, name: &str, hint: &str) -> bool {
+    let (rect, response) = ui.allocate_exact_size(vec2(width, 76.0), Sense::click());
     response.widget_info(|| WidgetInfo::selected(Role::Button, true, chosen, name));
     let stroke = match chosen || response.hovered() || response.has_focus() {
         true => Stroke::new(if chosen { 2.0 } else { 1.0 }, theme.accent),

@@ -8,7 +8,7 @@ use egui::{Color32, Key, Panel as Side, RichText, Sense, Stroke, StrokeKind, Ui,
 
 use super::stage::Player;
 use super::theme::Theme;
-use super::{Action, Session, animate, watch};
+use super::{Action, Narration, Session, animate, watch};
 use crate::engine::{Clip, Command, Pair, Phase};
 use crate::preference::Label;
 
@@ -34,6 +34,8 @@ pub(super) struct Teach {
     pairs: BTreeMap<u64, Arc<Pair>>,
     /// The pair that was narrated last, and since when it is shown.
     narrated: Option<(u64, Instant)>,
+    /// When the last answer was given.
+    answered: Option<Instant>,
 }
 
 impl Teach {
@@ -42,15 +44,19 @@ impl Teach {
         self.sent = None;
     }
 
-    /// The pair that has just appeared, the left clip first; once for each appearance.
-    pub(super) fn appeared(&mut self) -> Option<(u64, [f64; 2])> {
+    /// The pair that has just appeared; once for each appearance.
+    pub(super) fn appeared(&mut self) -> Option<Narration> {
         let pair = self.shown.and_then(|(query, _)| self.pairs.get(&query)).cloned()?;
         if self.narrated == self.shown {
             return None;
         }
         self.narrated = self.shown;
         let returns = [0, 1].map(|i| pair.clips[i].true_rewards.iter().sum());
-        Some((pair.query, if self.swapped { [returns[1], returns[0]] } else { returns }))
+        Some(Narration::Pair {
+            query: pair.query,
+            true_returns: if self.swapped { [returns[1], returns[0]] } else { returns },
+            milliseconds: self.answered.take().map(|since| since.elapsed().as_secs_f64() * 1e3),
+        })
     }
 }
 
@@ -110,6 +116,10 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &
         }
     });
     wanted.into_iter().for_each(|wanted| act(session, wanted, actions));
+    // The next pair is shown as soon as the answer is in the ledger.
+    if session.teach.sent.is_some() {
+        ui.ctx().request_repaint();
+    }
 }
 
 /// Takes in what the engine has done since the last frame.
@@ -195,6 +205,7 @@ fn answer(session: &mut Session, label: Label, actions: &mut Vec<Action>) {
     let query = pair.query;
     let seconds = teach.shown.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
     teach.sent = Some((query, label));
+    teach.answered = Some(Instant::now());
     actions.push(Action::Send(match teach.again {
         Some(_) => Command::Relabel { query, label },
         None => Command::Answer { query, label, seconds },
@@ -226,7 +237,7 @@ fn clips(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, wanted:
     let frames = stage.frames(&pair.clips[0].states);
     teach.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
     let frame = teach.player.frame(frames);
-    let height = (ui.available_height() - RIBBON - 130.0).max(160.0);
+    let height = (ui.available_height() - RIBBON - 100.0).max(160.0);
     let width = (ui.available_width() - 12.0) / 2.0;
     let order = if teach.swapped { [1, 0] } else { [0, 1] };
     ui.horizontal(|ui| {

@@ -1,5 +1,7 @@
 //! Colours and type, read from `assets/themes`: the only place that makes a colour.
 
+use std::sync::OnceLock;
+
 use egui::{Color32, CornerRadius, FontFamily, FontId, Stroke, TextStyle, Theme as Mode, Visuals};
 use pairwise_envs::Ink;
 use serde::{Deserialize, Deserializer};
@@ -75,12 +77,18 @@ pub(crate) struct Theme {
 
 impl Theme {
     /// The colours of a mode.
-    pub(crate) fn of(mode: Mode) -> Self {
-        let text = match mode {
-            Mode::Light => include_str!("../../assets/themes/light.toml"),
-            Mode::Dark => include_str!("../../assets/themes/dark.toml"),
-        };
-        toml::from_str(text).expect("the built-in themes are read by a test")
+    pub(crate) fn of(mode: Mode) -> &'static Self {
+        let read = |text| toml::from_str(text).expect("the built-in themes are read by a test");
+        match mode {
+            Mode::Light => {
+                static LIGHT: OnceLock<Theme> = OnceLock::new();
+                LIGHT.get_or_init(|| read(include_str!("../../assets/themes/light.toml")))
+            }
+            Mode::Dark => {
+                static DARK: OnceLock<Theme> = OnceLock::new();
+                DARK.get_or_init(|| read(include_str!("../../assets/themes/dark.toml")))
+            }
+        }
     }
 
     /// Colour of a shape.
@@ -113,7 +121,7 @@ pub(crate) fn install(ctx: &egui::Context) {
     for mode in [Mode::Light, Mode::Dark] {
         let theme = Theme::of(mode);
         ctx.style_mut_of(mode, |style| {
-            style.visuals = visuals(mode, &theme);
+            style.visuals = visuals(mode, theme);
             style.spacing.item_spacing = egui::vec2(8.0, 6.0);
             style.spacing.button_padding = egui::vec2(10.0, 5.0);
             style.spacing.interact_size.y = 26.0;

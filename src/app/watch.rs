@@ -140,13 +140,14 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
     let mut draw = |title: &str, hint: &str, log: bool, beside: &str, curves: &[Curve]| {
         ui.label(RichText::new(title).strong()).on_hover_text(hint);
         let look = Look { smoothing: settings.smoothing, log: log && settings.log };
-        curves::show(ui, theme, title, 150.0, &session.reports, curves, look, session.beside.measure(beside));
+        curves::show(ui, theme, title, 150.0, &session.past, curves, look, session.beside.measure(beside));
         ui.add_space(6.0);
     };
     if known {
         draw(
             "True return",
-            "Mean of the last ten training episodes by the task's own reward, which the agent never sees",
+            "Mean of the last ten training episodes by the task's own reward, which the agent never sees. Dashed lines show \
+             when questions were asked",
             false,
             "True return",
             &[Curve { name: "true return", value: |r| r.true_return }],
@@ -197,11 +198,14 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
     );
 }
 
-/// The numbers of the last iteration.
+/// The newest numbers.
 pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
-    let (progress, last) = (session.view.progress, session.reports.last().cloned().unwrap_or_default());
+    let progress = session.view.progress;
     let known = session.engine.config.preferences.wanted.is_none();
-    let Report { true_return, predicted_return, disagreement, reward, fit, .. } = last;
+    let reports = &session.past.reports;
+    let (true_return, predicted_return) = (last(reports, |r| r.true_return), last(reports, |r| r.predicted_return));
+    let disagreement = last(reports, |r| r.disagreement);
+    let (reward, fit) = (last(reports, |r| r.reward), last(reports, |r| r.fit));
     let number = |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
     let mut rows = Vec::new();
     if known {
@@ -223,9 +227,12 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
     ));
     rows.push(("disagreement", number(disagreement, 3), "Variance of the members' answers, 0 to 0.25"));
     rows.push(("held-out loss", number(fit.map(|f| f.validation_loss), 3), "Nats for an answer not fitted to"));
-    let accuracy = fit.map(|f| f.validation_accuracy * 100.0);
-    rows.push(("held-out accuracy", number(accuracy, 0) + " %", "Answers not fitted to that were predicted rightly"));
-    rows.push(("speed", format!("{} steps/s", curves::steps(progress.steps_per_second)), "Over the last iteration"));
+    let accuracy = fit.map_or("–".to_owned(), |f| format!("{:.0} %", f.validation_accuracy * 100.0));
+    rows.push(("held-out accuracy", accuracy, "Answers not fitted to that were predicted rightly"));
+    if !session.engine.ended() {
+        let speed = format!("{} steps/s", curves::steps(progress.steps_per_second));
+        rows.push(("speed", speed, "Environment steps a second, over the last iteration"));
+    }
     Grid::new("numbers").num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
         for (name, value, hint) in rows {
             ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
@@ -242,6 +249,11 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
         }
         ui.label(RichText::new(summary.run_dir.display().to_string()).small().color(theme.weak_text));
     }
+}
+
+/// The newest value that there is: not every iteration asks, fits, or ends an episode.
+fn last<T>(reports: &[Report], value: impl Fn(&Report) -> Option<T>) -> Option<T> {
+    reports.iter().rev().find_map(value)
 }
 
 /// What a run is doing, in words.

@@ -108,6 +108,18 @@ pub struct View {
     pub told: usize,
 }
 
+/// Reports of a run's iterations, the newest and evenly spaced ones before it: a screen has no room for more, and a run of
+/// days needs no more memory than one of minutes.
+#[derive(Debug, Clone)]
+pub struct Past {
+    /// At most [`PAST`] reports, oldest first; the last one is the newest.
+    pub reports: Vec<Report>,
+    /// One iteration of so many is kept, from the first one on.
+    pub every: usize,
+    /// Iterations so far.
+    pub iterations: usize,
+}
+
 /// What a run is doing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Phase {
@@ -222,7 +234,8 @@ pub struct Slice {
     pub request: SliceRequest,
     /// Environment steps at which it was drawn.
     pub env_steps: usize,
-    /// Smallest and largest value along x and y: the middle 98 % of what the agent has seen.
+    /// Smallest and largest value along x and y: the middle 98 % of what the agent has seen, or one turn of an angle whose
+    /// full turns the agent does not see.
     pub range: [[f64; 2]; 2],
     /// `[points (y), points (x)]`; a line has one row: the reward that the agent is trained on.
     pub reward: Vec<f64>,
@@ -238,6 +251,9 @@ pub struct Slice {
 
 /// Commands that may wait: more than a person can give while an iteration lasts.
 const COMMANDS: usize = 256;
+
+/// Reports kept in memory; the run folder has all.
+pub const PAST: usize = 2000;
 
 /// Messages kept.
 const MESSAGES: usize = 20;
@@ -296,10 +312,11 @@ impl Engine {
         lock(&self.shared.view).clone()
     }
 
-    /// Reports of the iterations from number `from` on.
+    /// What has become of the run so far, if it is longer than `known` iterations.
     #[must_use]
-    pub fn reports(&self, from: usize) -> Vec<Report> {
-        lock(&self.shared.reports).get(from..).unwrap_or_default().to_vec()
+    pub fn past(&self, known: usize) -> Option<Past> {
+        let past = lock(&self.shared.past);
+        (past.iterations > known).then(|| past.clone())
     }
 
     /// Whether the run has come to an end, one way or the other.
@@ -317,6 +334,29 @@ impl Engine {
     /// Ends the run after this iteration, with a checkpoint, and waits for that.
     pub fn close(self) {
         drop(self);
+    }
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self { reports: Vec::new(), every: 1, iterations: 0 }
+    }
+}
+
+impl Past {
+    fn push(&mut self, report: Report) {
+        // The newest one stays only if its turn has come.
+        if self.iterations > 0 && !(self.iterations - 1).is_multiple_of(self.every) {
+            self.reports.pop();
+        }
+        self.reports.push(report);
+        self.iterations += 1;
+        if self.reports.len() > PAST {
+            let mut position = 0..;
+            let last = self.reports.len() - 1;
+            self.reports.retain(|_| position.next().is_some_and(|i: usize| i.is_multiple_of(2) || i == last));
+            self.every *= 2;
+        }
     }
 }
 
@@ -341,7 +381,7 @@ struct Shared {
     /// Notified when something on the desk changes.
     changed: Condvar,
     view: Mutex<View>,
-    reports: Mutex<Vec<Report>>,
+    past: Mutex<Past>,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -381,7 +421,7 @@ impl Default for Shared {
             desk: Mutex::default(),
             changed: Condvar::new(),
             view: Mutex::default(),
-            reports: Mutex::default(),
+            past: Mutex::default(),
             wake: Box::new(|| {}),
         }
     }
@@ -502,4 +542,28 @@ fn amend(shared: &Shared, query: u64, label: Option<Label>) -> Result<(), String
 pub fn free_folder(parent: &Path, name: &str) -> PathBuf {
     let candidates = std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{name}-{n}")));
     candidates.map(|name| parent.join(name)).find(|path| !path.exists()).expect("names never end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PAST, Past};
+    use crate::drlhp::Report;
+
+    #[test]
+    fn the_past_is_evenly_spaced_and_ends_with_the_newest_report() {
+        let mut past = Past::default();
+        for iteration in 0..20 * PAST {
+            past.push(Report { iteration, ..Report::default() });
+            let kept: Vec<usize> = past.reports.iter().map(|report| report.iteration).collect();
+            assert!(kept.len() <= PAST);
+            let mut expected: Vec<usize> = (0..=iteration).step_by(past.every).collect();
+            if expected.last() != Some(&iteration) {
+                expected.push(iteration);
+            }
+            if iteration % 997 == 0 || iteration < 3 * PAST {
+                assert_eq!(kept, expected);
+            }
+        }
+        assert_eq!((past.iterations, past.every), (20 * PAST, 32));
+    }
 }

@@ -1,6 +1,7 @@
 //! The thread that owns a run: trains, hands answers over, and keeps the view fresh.
 
 use std::collections::BTreeMap;
+use std::f64::consts::{PI, TAU};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,10 @@ pub(super) fn work(folder: &Folder, shared: &Shared) {
 fn open<'a>(folder: &Folder, shared: &'a Shared) -> Result<(Run, Clock, Worker<'a>), RunError> {
     let device = device::pick(folder.config()?.device)?;
     let Reopened { run, clock, ledger, events } = folder.reopen(&device, &mut |message| shared.tell(message))?;
-    *lock(&shared.reports) = folder.metrics()?;
+    let reports = folder.metrics()?;
+    let mut past = lock(&shared.past);
+    reports.into_iter().for_each(|report| past.push(report));
+    drop(past);
     let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });
     let labels = Arc::new(answers(&events).iter().map(given).collect());
     let total_steps = run.config.preferences.random_steps + run.config.iterations() * run.config.rollout_len();
@@ -127,7 +131,7 @@ impl Host for Worker<'_> {
     }
 
     fn iterated(&mut self, run: &Run, report: &Report) -> bool {
-        lock(&self.shared.reports).push(report.clone());
+        lock(&self.shared.past).push(report.clone());
         let seconds = self.began.elapsed().as_secs_f64();
         let steps = run.config.rollout_len() as f64;
         self.shared.show(|view| view.progress.steps_per_second = steps / seconds.max(1e-9));
@@ -337,8 +341,24 @@ fn slice(run: &Run, request: SliceRequest) -> Result<Slice, String> {
         let values = &sorted[variable];
         values[((values.len() - 1) as f64 * share).round() as usize]
     };
-    let range = [x, y].map(|variable| [quantile(variable, 0.01), quantile(variable, 0.99)]);
     let median: Vec<f64> = (0..variables).map(|variable| quantile(variable, 0.5)).collect();
+    // Whether a full turn of a variable, which may have made many, changes nothing that the agent sees.
+    let mut turns = |variable: usize| -> Result<bool, String> {
+        let mut seen = [vec![0.0; obs], vec![0.0; obs]];
+        for (turn, seen) in [0.0, TAU].into_iter().zip(&mut seen) {
+            let mut state = median.clone();
+            state[variable] += turn;
+            env.load(&state).map_err(|e| e.to_string())?;
+            env.observe(seen);
+        }
+        Ok(seen[0].iter().zip(&seen[1]).all(|(a, b)| (a - b).abs() < 1e-5))
+    };
+    let turning = [turns(x)?, turns(y)?];
+    let range = |axis: usize, variable| {
+        if turning[axis] { [-PI, PI] } else { [quantile(variable, 0.01), quantile(variable, 0.99)] }
+    };
+    let range = [range(0, x), range(1, y)];
+    let place = |axis: usize, value: f64| if turning[axis] { (value + PI).rem_euclid(TAU) - PI } else { value };
 
     // One action of a box: none; of a discrete space: each, averaged afterwards.
     let outputs = run.agent.head.outputs();
@@ -394,7 +414,9 @@ fn slice(run: &Run, request: SliceRequest) -> Result<Slice, String> {
     }
     let clips = run.comparisons.iter().flat_map(|c| [&c.first, &c.second]);
     // One state in five shows the path of a clip as well as all of them.
-    let path = |clip: &Segment| clip.states.chunks(saved).step_by(5).map(|s| [s[x], s[y]]).collect::<Vec<_>>();
+    let path = |clip: &Segment| {
+        clip.states.chunks(saved).step_by(5).map(|s| [place(0, s[x]), place(1, s[y])]).collect::<Vec<_>>()
+    };
     let labelled = clips.flat_map(path).collect();
     let correlation = if known && learned { pearson(&reward, &truth) } else { None };
     if !known {

@@ -10,7 +10,7 @@ use super::figure::{Series, curve, summarized};
 use super::{Folder, RunError, Summary};
 use crate::drlhp::Report;
 use crate::preference::ledger::Ledger;
-use crate::preference::{Event, Label};
+use crate::preference::{Event, Label, Teacher};
 
 /// A run at a glance.
 #[derive(Debug, Clone)]
@@ -85,7 +85,10 @@ impl PastRun {
         match (self.config.reward, self.config.preferences.rater) {
             (RewardSource::True, _) => "true reward",
             (RewardSource::Preferences, Rater::Person) => "a person",
-            (RewardSource::Preferences, Rater::Simulated) => "simulated",
+            (RewardSource::Preferences, Rater::Simulated) => {
+                let this = |name: &&str| Teacher::named(name).is_ok_and(|t| t == self.config.preferences.teacher);
+                ["oracle", "mistake", "noisy", "myopic", "skip", "equal"].into_iter().find(this).unwrap_or("simulated")
+            }
         }
     }
 
@@ -205,7 +208,7 @@ mod tests {
         let runs = [run(0, 50, &[0.0, 10.0, 20.0]), run(1, 50, &[2.0, 12.0]), run(0, 50, &[7.0]), run(0, 60, &[1.0])];
         let found = series(&runs.iter().collect::<Vec<_>>(), |report| report.true_return);
         let names: Vec<&str> = found.iter().map(|series| series.name.as_str()).collect();
-        assert_eq!(names, ["pendulum, 50 questions, simulated (2 seeds)", "run-0-50", "run-0-60"]);
+        assert_eq!(names, ["pendulum, 50 questions, oracle (2 seeds)", "run-0-50", "run-0-60"]);
         // The steps that both cover, 0 to 100; halfway between the two seeds and between two reports.
         let band = &found[0].points;
         assert_eq!((band[0].x, band[0].y, band[0].interval), (0.0, 1.0, Some([0.0, 2.0])));
