@@ -184,11 +184,9 @@ fn height(x: f32) -> f32 {
 fn draw(state: &[f64; 2], action: [f64; 2], goal: f64, scene: &mut Scene) {
     let (low, high) = (MIN_POSITION as f32 - 0.05, MAX_POSITION as f32 + 0.05);
     scene.clear([low, -0.1], [high, 1.3]);
-    let mut hill: Vec<[f32; 2]> =
-        (0..=60).map(|i| low + (high - low) * i as f32 / 60.0).map(|x| [x, height(x)]).collect();
+    let hill: Vec<[f32; 2]> = (0..=60).map(|i| low + (high - low) * i as f32 / 60.0).map(|x| [x, height(x)]).collect();
     scene.shapes.push(Shape::Polyline { points: hill.clone(), radius: 0.01, ink: Ink::Ground });
-    hill.extend([[high, -0.1], [low, -0.1]]);
-    scene.shapes.push(Shape::Polygon { points: hill, rounding: 0.0, ink: Ink::Ground });
+    scene.shapes.push(Shape::Area { surface: hill, bottom: -0.1, ink: Ink::Ground });
     let flag = goal as f32;
     let base = height(flag);
     scene.shapes.push(Shape::Capsule { from: [flag, base], to: [flag, base + 0.22], radius: 0.008, ink: Ink::Target });

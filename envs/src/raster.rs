@@ -248,6 +248,13 @@ fn paint(pixmap: &mut Pixmap, shape: &Shape, palette: &Palette, to_pixels: Trans
         Shape::Polyline { points, radius, ink } => {
             stroke(pixmap, points, radius.max(least_radius), palette.of(*ink), to_pixels);
         }
+        Shape::Area { surface, bottom, ink } => {
+            let (Some(first), Some(last)) = (surface.first(), surface.last()) else { return };
+            let outline = [surface.as_slice(), &[[last[0], *bottom], [first[0], *bottom]]].concat();
+            if let Some(path) = rounded(&outline, 0.0) {
+                pixmap.fill_path(&path, &paint_of(palette.of(*ink)), FillRule::Winding, to_pixels, None);
+            }
+        }
         Shape::Polygon { points, rounding, ink } => {
             if let Some(path) = rounded(points, *rounding) {
                 pixmap.fill_path(&path, &paint_of(palette.of(*ink)), FillRule::Winding, to_pixels, None);

@@ -45,12 +45,21 @@ pub enum Shape {
         /// Colour role.
         ink: Ink,
     },
-    /// A filled polygon with corners rounded by `rounding`.
+    /// A filled convex polygon with corners rounded by `rounding`.
     Polygon {
         /// Corners, in order.
         points: Vec<Point>,
         /// Radius of the corners.
         rounding: f32,
+        /// Colour role.
+        ink: Ink,
+    },
+    /// What lies below a line: hills.
+    Area {
+        /// The line, from left to right.
+        surface: Vec<Point>,
+        /// Down to this height.
+        bottom: f32,
         /// Colour role.
         ink: Ink,
     },

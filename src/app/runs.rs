@@ -80,8 +80,10 @@ pub(super) const MEASURES: [Measure; 4] = [
 /// Time between two looks at the folder while the panel is open.
 const BETWEEN_READS: Duration = Duration::from_secs(2);
 
-/// Size of a row's curve, points.
+/// Size of a row's curve, points: as wide as what the rest of the table leaves.
 const SPARKLINE: egui::Vec2 = vec2(110.0, 24.0);
+const WIDEST_SPARKLINE: f32 = 420.0;
+const REST: f32 = 860.0;
 
 /// Points drawn of it.
 const SPARKLINE_POINTS: usize = 110;
@@ -158,6 +160,7 @@ impl Runs {
             ("Learning", "True return over environment steps"),
             ("", ""),
         ];
+        let width = (ui.available_width() - REST).clamp(SPARKLINE.x, WIDEST_SPARKLINE);
         Grid::new("runs").num_columns(columns.len()).striped(true).spacing([18.0, 8.0]).show(ui, |ui| {
             for (name, hint) in columns {
                 ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
@@ -181,7 +184,7 @@ impl Runs {
                 ui.label(run.teacher());
                 ui.label(run.labels().to_string());
                 ui.label(outcome(run, is_open));
-                sparkline(ui, theme, run);
+                sparkline(ui, theme, run, width);
                 ui.horizontal(|ui| {
                     if self.deleting.as_ref() == Some(&run.path) {
                         ui.colored_label(theme.error, "Delete it for good?");
@@ -338,8 +341,8 @@ fn export(ui: &mut Ui, run: &Arc<PastRun>, actions: &mut Vec<Action>) {
 }
 
 /// The true return, small.
-fn sparkline(ui: &mut Ui, theme: &Theme, run: &PastRun) {
-    let (rect, response) = ui.allocate_exact_size(SPARKLINE, Sense::hover());
+fn sparkline(ui: &mut Ui, theme: &Theme, run: &PastRun, width: f32) {
+    let (rect, response) = ui.allocate_exact_size(vec2(width, SPARKLINE.y), Sense::hover());
     response.widget_info(|| WidgetInfo::labeled(Role::Image, true, format!("Learning curve of {}", run.name())));
     if run.config.preferences.wanted.is_some() {
         return;

@@ -1,7 +1,7 @@
 //! Where clips are drawn: states become scenes, scenes become shapes, at any size.
 
 use egui::epaint::PathStroke;
-use egui::{Color32, Painter, Pos2, Rect, Shape as Painted, Stroke, pos2};
+use egui::{Color32, Mesh, Painter, Pos2, Rect, Shape as Painted, Stroke, pos2};
 use pairwise_envs::{Env, EnvSpec, Point, Scene, Shape};
 
 use super::theme::Theme;
@@ -135,6 +135,19 @@ fn paint(painter: &Painter, rect: Rect, scene: &Scene, trail: &[Point], theme: &
             Shape::Polygon { points, rounding, ink } => {
                 let corners: Vec<Pos2> = points.iter().map(&at).collect();
                 painter.add(Painted::convex_polygon(rounded(&corners, rounding * scale), color(*ink), Stroke::NONE));
+            }
+            Shape::Area { surface, bottom, ink } => {
+                let mut mesh = Mesh::default();
+                for (i, point) in surface.iter().enumerate() {
+                    mesh.colored_vertex(at(point), color(*ink));
+                    mesh.colored_vertex(at(&[point[0], *bottom]), color(*ink));
+                    if i > 0 {
+                        let here = 2 * i as u32;
+                        mesh.add_triangle(here - 2, here - 1, here);
+                        mesh.add_triangle(here - 1, here, here + 1);
+                    }
+                }
+                painter.add(mesh);
             }
             Shape::Polyline { points, radius, ink } => {
                 let points: Vec<Pos2> = points.iter().map(&at).collect();

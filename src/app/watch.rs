@@ -136,6 +136,8 @@ fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actio
 }
 
 fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) {
+    // The last number below a plot is as wide to the right of its line as to the left.
+    ui.set_max_width(ui.available_width() - 20.0);
     let known = session.engine.config.preferences.wanted.is_none();
     let mut draw = |title: &str, hint: &str, log: bool, beside: &str, curves: &[Curve]| {
         ui.label(RichText::new(title).strong()).on_hover_text(hint);
