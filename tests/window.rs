@@ -110,6 +110,8 @@ impl Program {
             .args(arguments)
             .env("DISPLAY", &screen.display)
             .env("LIBGL_ALWAYS_SOFTWARE", "1")
+            // Not the developer's own window.
+            .env("XDG_DATA_HOME", env!("CARGO_TARGET_TMPDIR"))
             .env_remove("WAYLAND_DISPLAY")
             .stdout(Stdio::piped())
             .spawn()

@@ -213,6 +213,9 @@ impl Default for Settings {
     }
 }
 
+/// What [`eframe`] makes a window with.
+type WindowBuilder = Box<dyn FnOnce(egui::ViewportBuilder) -> egui::ViewportBuilder>;
+
 /// Opens the window and runs the app until it is closed.
 ///
 /// # Errors
@@ -223,13 +226,14 @@ pub fn run(options: Options) -> Result<(), String> {
         .with_app_id("pairwise")
         .with_inner_size([1280.0, 800.0])
         .with_min_inner_size([1024.0, 700.0]);
-    let viewport = match options.size {
-        Some(size) => viewport.with_inner_size(size),
-        None => viewport,
+    let size = options.size;
+    let native = eframe::NativeOptions {
+        viewport,
+        // A size that is asked for comes before the remembered one, and is not remembered.
+        window_builder: size.map(|size| -> WindowBuilder { Box::new(move |window| window.with_inner_size(size)) }),
+        persist_window: options.screenshot.is_none() && size.is_none(),
+        ..eframe::NativeOptions::default()
     };
-    // A picture for the docs must not depend on where the window was last time.
-    let persist_window = options.screenshot.is_none() && options.size.is_none();
-    let native = eframe::NativeOptions { viewport, persist_window, ..eframe::NativeOptions::default() };
     let create = |context: &eframe::CreationContext<'_>| -> Box<dyn eframe::App> {
         let app = App::new(context, options);
         let (stop, ctx) = (Arc::clone(&app.stop), context.egui_ctx.clone());

@@ -253,7 +253,7 @@ fn clips(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, wanted:
                 ui.painter().rect_stroke(rect, 8.0, outline, StrokeKind::Inside);
                 let inner = rect.shrink(12.0);
                 if teach.ghost {
-                    let faint = [theme.first, theme.second][1 - clip].gamma_multiply(0.3);
+                    let faint = theme.faint([theme.first, theme.second][1 - clip], 0.3);
                     stage.draw(ui.painter(), inner, &pair.clips[1 - clip].states, frame, theme, Some(faint));
                 }
                 stage.draw(ui.painter(), inner, &pair.clips[clip].states, frame, theme, None);

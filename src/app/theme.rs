@@ -99,9 +99,15 @@ impl Theme {
             Ink::BodyLight => self.body_light,
             Ink::Joint => self.joint,
             Ink::Target => self.target,
-            Ink::Action => self.action.gamma_multiply(0.6),
-            Ink::Trail => self.trail.gamma_multiply(0.35),
+            // Mixed, not transparent: parts of a shape overlap.
+            Ink::Action => self.faint(self.action, 0.6),
+            Ink::Trail => self.faint(self.trail, 0.35),
         }
+    }
+
+    /// A colour as on a card with this opacity.
+    pub(crate) fn faint(&self, color: Color32, opacity: f32) -> Color32 {
+        self.card.lerp_to_gamma(color, opacity)
     }
 
     /// Colour of a value in −1..1 on a heat map.
