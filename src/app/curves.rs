@@ -105,6 +105,10 @@ fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
         .show_grid([false, true])
         .grid_spacing(Rangef::new(4.0, 40.0))
         .y_grid_spacer(move |grid| round_values(grid.bounds, (height / BETWEEN_LINES).max(2.0)))
+        .y_axis_formatter(|mark, _| {
+            let digits = (-mark.step_size.log10().floor()).clamp(0.0, 9.0) as usize;
+            format!("{:.digits$}", mark.value)
+        })
         .y_axis_min_width(48.0)
         .x_axis_formatter(|mark, _| steps(mark.value))
 }

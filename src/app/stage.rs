@@ -114,7 +114,7 @@ fn paint(painter: &Painter, rect: Rect, scene: &Scene, trail: &[Point], theme: &
     let at = |p: &Point| pos2(center.x + (p[0] - middle[0]) * scale, center.y - (p[1] - middle[1]) * scale);
     let color = |ink| tint.unwrap_or_else(|| theme.ink(ink));
     if trail.len() > 1 {
-        let (points, ink) = (trail.iter().map(&at).collect::<Vec<Pos2>>(), tint.unwrap_or(theme.trail));
+        let (points, ink) = (curved(&trail.iter().map(&at).collect::<Vec<Pos2>>()), tint.unwrap_or(theme.trail));
         let path = points.clone();
         // One line whose strength grows from its oldest point to the newest, so that no joints show.
         let fading = move |_, here: Pos2| {
@@ -168,9 +168,32 @@ fn thick(painter: &Painter, points: &[Pos2], radius: f32, color: Color32) {
     }
 }
 
+/// A smooth line through points (Catmull and Rom's).
+fn curved(points: &[Pos2]) -> Vec<Pos2> {
+    const PARTS: usize = 4;
+    let last = points.len().saturating_sub(1);
+    let mut line = Vec::with_capacity(PARTS * last + 1);
+    for i in 0..last {
+        let (a, b, c, d) = (points[i.saturating_sub(1)], points[i], points[i + 1], points[(i + 2).min(last)]);
+        let (from, to) = (0.5 * (c - a), 0.5 * (d - b));
+        line.extend((0..PARTS).map(|part| {
+            let t = part as f32 / PARTS as f32;
+            let bend = (b - c) * 2.0 + from + to;
+            let slope = (c - b) * 3.0 - from * 2.0 - to;
+            b + ((bend * t + slope) * t + from) * t
+        }));
+    }
+    line.extend(points.last());
+    line
+}
+
 /// A polygon's outline with rounded corners.
 fn rounded(corners: &[Pos2], radius: f32) -> Vec<Pos2> {
     const POINTS: usize = 5;
+    // Below a pixel nobody sees it, and points that lie together have no direction between them.
+    if radius < 0.7 {
+        return corners.to_vec();
+    }
     let n = corners.len();
     let corner = |i: usize| {
         let (before, here, after) = (corners[(i + n - 1) % n], corners[i], corners[(i + 1) % n]);
@@ -191,7 +214,18 @@ fn rounded(corners: &[Pos2], radius: f32) -> Vec<Pos2> {
 
 #[cfg(test)]
 mod tests {
-    use super::Player;
+    use egui::pos2;
+
+    use super::{Player, curved};
+
+    #[test]
+    fn a_curved_line_goes_through_its_points() {
+        let points = [pos2(0.0, 0.0), pos2(1.0, 1.0), pos2(2.0, 0.0)];
+        let line = curved(&points);
+        assert_eq!((line.len(), line[0], line[4], line[8]), (9, points[0], points[1], points[2]));
+        assert!(line[2].y > 0.5 && line[2].y < 1.0, "{:?}", line[2]);
+        assert!(curved(&[]).is_empty());
+    }
 
     #[test]
     fn a_player_loops_steps_and_changes_speed() {

@@ -36,6 +36,9 @@ const DEMO_STEPS: usize = 240;
 /// Doors, and cards, in a row.
 const COLUMNS: usize = 3;
 
+/// Least height of a card's picture, points.
+const LEAST_PICTURE: f32 = 110.0;
+
 /// Height of the words below a card's picture, points.
 const WORDS: f32 = 64.0;
 
@@ -81,8 +84,9 @@ impl Start {
     /// Shows the screen.
     pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, labels: &mut usize, actions: &mut Vec<Action>) {
         egui::CentralPanel::default().show(ui, |ui| {
+            let bottom = ui.max_rect().bottom();
             egui::ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
-                ui.set_max_width(ui.available_width().min(1160.0));
+                ui.set_max_width(ui.available_width().min(1600.0));
                 let width = (ui.available_width() + ui.spacing().item_spacing.x) / COLUMNS as f32;
                 let width = (width - ui.spacing().item_spacing.x).floor();
                 ui.add_space(8.0);
@@ -94,7 +98,7 @@ impl Start {
                 ui.add_space(12.0);
                 ui.horizontal(|ui| {
                     let doors = [
-                        (Door::Watch, "Watch", "A simulated teacher answers; see an agent learn in a minute"),
+                        (Door::Watch, "Watch", "A simulated teacher answers; see an agent learn"),
                         (Door::Teach, "Teach", "You answer: click the better clip, and the agent follows"),
                     ];
                     for (door, name, hint) in doors {
@@ -110,7 +114,7 @@ impl Start {
                 if self.door == Door::Teach {
                     self.teaching(ui, labels);
                 }
-                self.cards(ui, theme, width, *labels, actions);
+                self.cards(ui, theme, vec2(width, bottom - ui.cursor().top()), *labels, actions);
                 animate(ui);
             });
         });
@@ -134,9 +138,13 @@ impl Start {
         ui.add_space(8.0);
     }
 
-    fn cards(&mut self, ui: &mut Ui, theme: &Theme, width: f32, labels: usize, actions: &mut Vec<Action>) {
+    /// `room`: width of a card, and height for all.
+    fn cards(&mut self, ui: &mut Ui, theme: &Theme, room: egui::Vec2, labels: usize, actions: &mut Vec<Action>) {
         let time = ui.input(|input| input.time);
-        let size = vec2(width, (width * 0.5).floor());
+        // All cards on one screen, where it is large enough.
+        let rows = self.demos.len().div_ceil(COLUMNS).max(1) as f32;
+        let row = room.y / rows - WORDS - ui.spacing().item_spacing.y;
+        let size = vec2(room.x, row.min(room.x * 0.5).max(LEAST_PICTURE).floor());
         let mut chosen = None;
         ui.horizontal_wrapped(|ui| {
             for demo in &mut self.demos {
