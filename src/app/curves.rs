@@ -1,7 +1,7 @@
 //! Curves of a run over its environment steps.
 
 use egui::{Color32, Rangef, Ui};
-use egui_plot::{FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
+use egui_plot::{Corner, FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
 
 use super::theme::Theme;
 use crate::drlhp::Report;
@@ -41,13 +41,13 @@ pub(super) fn show(
     let reports = &past.reports;
     // Zero has no logarithm; what is smaller than this is not worth looking at.
     let scaled = |value: f64| if look.log { value.max(1e-9).log10() } else { value };
-    let mut plot = empty(theme, id, height);
+    let mut plot = over_steps(theme, id, height);
     if look.log {
         plot = plot.y_axis_formatter(|mark, _| format!("{:.0e}", 10_f64.powf(mark.value)));
         plot = plot.y_grid_spacer(|grid| powers(grid.bounds));
     }
     if !beside.is_empty() {
-        plot = plot.legend(Legend::default());
+        plot = plot.legend(legend());
     }
     // A plot of one value, or of equal ones, has no height of its own.
     let values = curves.iter().flat_map(|curve| reports.iter().filter_map(curve.value)).filter(|v| v.is_finite());
@@ -64,7 +64,7 @@ pub(super) fn show(
         // Where sessions are as close as pixels, marks say nothing.
         if marks.len() <= 60 {
             for mark in marks {
-                let line = VLine::new("", mark).color(theme.weak_text.gamma_multiply(0.5)).width(1.0);
+                let line = VLine::new("", mark).color(theme.weak_text.gamma_multiply(0.3)).width(1.0);
                 plot.vline(line.style(LineStyle::dashed_dense()).allow_hover(false));
             }
         }
@@ -87,15 +87,28 @@ pub(super) fn show(
 
 /// Draws curves of several runs with their intervals.
 pub(super) fn beside_each_other(ui: &mut Ui, theme: &Theme, id: &str, height: f32, series: &[Series]) {
-    let plot = empty(theme, id, height).legend(Legend::default());
+    let plot = over_steps(theme, id, height).legend(legend());
     plot.show(ui, |plot| overlay(plot, theme, series, 0, &|value| value));
 }
 
-/// A plot over environment steps that leaves the wheel to the panel that it is in.
-fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
+/// A plot over environment steps.
+fn over_steps<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
+    empty(theme, id, height).include_x(0.0).x_axis_formatter(|mark, _| steps(mark.value))
+}
+
+/// A legend where learning curves leave room.
+pub(super) fn legend() -> Legend {
+    Legend::default().position(Corner::RightBottom)
+}
+
+/// A plot with a few lines across it that leaves the wheel to the panel that it is in.
+pub(super) fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
+    let number = |mark: GridMark| {
+        let digits = (-mark.step_size.log10().floor()).clamp(0.0, 9.0) as usize;
+        format!("{:.digits$}", mark.value)
+    };
     Plot::new(id)
         .height(height)
-        .include_x(0.0)
         .allow_scroll(false)
         .allow_zoom(false)
         .allow_drag(false)
@@ -104,14 +117,15 @@ fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
         .grid_color(theme.outline)
         .show_grid([false, true])
         .grid_spacing(Rangef::new(4.0, 40.0))
+        .x_grid_spacer(|grid| round_values(grid.bounds, COLUMNS))
         .y_grid_spacer(move |grid| round_values(grid.bounds, (height / BETWEEN_LINES).max(2.0)))
-        .y_axis_formatter(|mark, _| {
-            let digits = (-mark.step_size.log10().floor()).clamp(0.0, 9.0) as usize;
-            format!("{:.digits$}", mark.value)
-        })
+        .x_axis_formatter(move |mark, _| number(mark))
+        .y_axis_formatter(move |mark, _| number(mark))
         .y_axis_min_width(48.0)
-        .x_axis_formatter(|mark, _| steps(mark.value))
 }
+
+/// Numbers below a plot, at most.
+const COLUMNS: f32 = 10.0;
 
 /// Points between two lines of a grid, at least.
 const BETWEEN_LINES: f32 = 32.0;

@@ -129,7 +129,7 @@ fn replay(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, action
         for (label, name) in labels {
             let hint =
                 "Takes effect with the next fit; the change is written to the ledger, the old answer stays in it";
-            let button = egui::Button::selectable(now == Some(label), name);
+            let button = egui::Button::selectable(now == Some(label), name).frame_when_inactive(true);
             let changed = ui.add_enabled(person, button).on_hover_text(hint);
             if changed.on_disabled_hover_text("Only a person's answers in a run that goes on can be changed").clicked()
             {

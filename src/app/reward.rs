@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use egui::{Align2, ColorImage, ComboBox, FontId, Rect, RichText, TextureHandle, TextureOptions, Ui, pos2, vec2};
-use egui_plot::{Legend, Line, Plot, PlotPoints, VLine};
+use egui_plot::{Line, PlotPoints, VLine};
 
+use super::curves;
 use super::stage::Player;
 use super::theme::Theme;
 use super::{Action, Session, animate};
@@ -50,6 +51,9 @@ struct Map {
 /// Points of a heat map along each axis, and of a line.
 const MAP_POINTS: usize = 64;
 const LINE_POINTS: usize = 256;
+
+/// Height of a line of text below a map.
+const AXIS_ROW: f32 = 15.0;
 
 /// Time between two slices: often enough to see it change, too rarely to slow training.
 const BETWEEN_SLICES: Duration = Duration::from_millis(500);
@@ -168,7 +172,7 @@ fn along(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Ac
     let points = |values: &[f64]| -> PlotPoints<'static> {
         values.iter().enumerate().map(|(step, value)| [step as f64 * dt, *value]).collect()
     };
-    let plot = Plot::new("along").legend(Legend::default()).allow_scroll(false).x_axis_label("seconds");
+    let plot = curves::empty(theme, "along", ui.available_height()).legend(curves::legend()).x_axis_label("seconds");
     plot.show(ui, |plot| {
         for member in &episode.clip.predicted {
             let member: Vec<f64> = member.iter().map(|&r| f64::from(r)).collect();
@@ -194,7 +198,8 @@ fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
     let standard = standardized(&slice.truth);
     let learned = standardized(&slice.reward);
     let scale = deviation(&slice.reward).max(1e-9);
-    Plot::new("line").legend(Legend::default()).allow_scroll(false).x_axis_label(name).show(ui, |plot| {
+    let plot = curves::empty(theme, "line", ui.available_height()).legend(curves::legend()).x_axis_label(name);
+    plot.show(ui, |plot| {
         if !learned.is_empty() {
             plot.line(Line::new("learned", points(&|i| learned[i])).color(theme.curve(0)).width(2.0));
             for sign in [-1.0, 1.0] {
@@ -236,7 +241,7 @@ fn maps(ui: &mut Ui, theme: &Theme, session: &mut Session, slice: &Arc<Slice>, n
         session.reward.painted = Some(Painted { slice: Arc::clone(slice), dark, maps });
     }
     let Some(Painted { maps, .. }) = &session.reward.painted else { return };
-    let side = ((ui.available_width() - 24.0) / 3.0).min(ui.available_height() - 60.0).max(120.0);
+    let side = ((ui.available_width() - 24.0) / 3.0).min(ui.available_height() - 70.0).max(120.0);
     ui.horizontal_wrapped(|ui| {
         for Map { title, hint, texture } in maps {
             ui.vertical(|ui| {
@@ -247,7 +252,7 @@ fn maps(ui: &mut Ui, theme: &Theme, session: &mut Session, slice: &Arc<Slice>, n
                 labelled(ui, theme, slice, rect);
                 axes(ui, theme, slice, rect, names);
                 response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, *title));
-                ui.add_space(20.0);
+                ui.add_space(2.0 * AXIS_ROW + 6.0);
             });
         }
     });
@@ -268,10 +273,12 @@ fn labelled(ui: &Ui, theme: &Theme, slice: &Slice, rect: Rect) {
 fn axes(ui: &Ui, theme: &Theme, slice: &Slice, rect: Rect, [x, y]: [&str; 2]) {
     let (painter, font) = (ui.painter(), FontId::proportional(11.0));
     let [[x0, x1], [y0, y1]] = slice.range;
-    let below = rect.left_bottom() + vec2(0.0, 3.0);
-    painter.text(below, Align2::LEFT_TOP, format!("{x}: {x0:.2} to {x1:.2}"), font.clone(), theme.weak_text);
-    let inside = rect.left_top() + vec2(4.0, 4.0);
-    painter.text(inside, Align2::LEFT_TOP, format!("{y}: {y0:.2} to {y1:.2}"), font, theme.text);
+    for (row, text) in
+        [format!("x: {x}, {x0:.2} to {x1:.2}"), format!("y: {y}, {y0:.2} to {y1:.2}")].into_iter().enumerate()
+    {
+        let below = rect.left_bottom() + vec2(0.0, 3.0 + AXIS_ROW * row as f32);
+        painter.text(below, Align2::LEFT_TOP, text, font.clone(), theme.weak_text);
+    }
 }
 
 /// Mean 0 and deviation 1; a constant becomes 0.

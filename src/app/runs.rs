@@ -262,6 +262,8 @@ impl Runs {
             let file = format!("comparison-{}.{extension}", measure.to_lowercase().replace(' ', "-"));
             actions.push(Action::Compare { path: folder.join(file), measure, series: series.clone() });
         }
+        // Room for the last number below the plot.
+        ui.set_max_width(ui.available_width() - 20.0);
         curves::beside_each_other(ui, theme, "comparison", (ui.available_height() - 8.0).max(120.0), series);
     }
 }
