@@ -539,7 +539,9 @@ impl eframe::App for App {
                 watch::show(ui, theme, session, &mut self.settings, &mut actions);
             }
             (Panel::Runs, session) => {
-                let open = session.as_ref().map(|session| session.engine.folder.path.as_path());
+                // A run that ended by an error can be opened again.
+                let open = session.as_ref().map(|session| &session.engine).filter(|engine| engine.shows());
+                let open = open.map(|engine| engine.folder.path.as_path());
                 self.runs.show(ui, theme, &self.options.runs, open, &mut actions);
             }
             (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),

@@ -366,8 +366,14 @@ fn empty(ui: &mut Ui, session: &Session, actions: &mut Vec<Action>) {
         Phase::Opening | Phase::CatchingUp | Phase::Waiting => {
             ui.label("The agent takes its first steps; the first pair appears in a moment");
         }
-        phase => {
-            ui.label(format!("No question at the moment: {}", watch::phase(phase)));
+        Phase::Training => {
+            ui.label("The agent is trying something new; the next pair appears in a moment");
+        }
+        Phase::Paused => {
+            ui.label("Training is paused, in the Watch panel; the next pair appears when it goes on");
+        }
+        Phase::Stopped | Phase::Failed(_) => {
+            ui.label("The run has ended; it can be opened again in the Runs panel");
         }
     });
 }
