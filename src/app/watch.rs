@@ -217,10 +217,11 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
     if known {
         rows.push(("Pearson", number(reward.and_then(|m| m.pearson), 2), "Learned against true reward, linear"));
         rows.push(("Spearman", number(reward.and_then(|m| m.spearman), 2), "Learned against true reward, by rank"));
-        let epic = session.view.episode.as_ref().and_then(|episode| episode.epic);
-        let hint = "Distance of learned and true reward that shaping and scale do not change, 0 to 1 (Gleave et al. 2021); \
-                    taken with each episode shown";
-        rows.push(("EPIC distance", number(epic, 2), hint));
+        if let Some(epic) = session.view.episode.as_ref().and_then(|episode| episode.epic) {
+            let hint = "Distance of learned and true reward that shaping and scale do not change, 0 to 1 (Gleave et al. \
+                        2021); taken with each episode shown";
+            rows.push(("EPIC distance", format!("{epic:.2}"), hint));
+        }
     }
     rows.push((
         "answers",
