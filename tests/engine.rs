@@ -111,6 +111,7 @@ fn two_hundred_answers_with_mistakes_teach_the_pendulum_to_swing_up() {
     let path = folder.path().join("run");
     let engine = Engine::start(Config::taught("pendulum", 200, None).unwrap(), &path, || {}).unwrap();
     let mut slips = pairwise::random::stream(0, "slips", 0);
+    let mut thoughts = pairwise::random::stream(0, "thoughts", 0);
     let summary = loop {
         let view = until(&engine, |view| {
             matches!(view.phase, Phase::Finished(_) | Phase::Failed(_))
@@ -123,7 +124,8 @@ fn two_hundred_answers_with_mistakes_teach_the_pendulum_to_swing_up() {
         }
         let pair = &view.questions[0];
         let label = if slips.random_bool(0.05) { better(pair).swapped() } else { better(pair) };
-        engine.send(Command::Answer { query: pair.query, label, seconds: 3.0 }).unwrap();
+        let seconds = thoughts.random_range(2.0..5.0);
+        engine.send(Command::Answer { query: pair.query, label, seconds }).unwrap();
         until(&engine, |view| view.labels.contains_key(&pair.query));
     };
     assert!(summary.labels_asked == 200 && summary.true_return_mean >= -250.0, "{summary:?}");
