@@ -209,6 +209,7 @@ mod tests {
         let values = |marks: Vec<egui_plot::GridMark>| marks.iter().map(|mark| mark.value).collect::<Vec<f64>>();
         assert_eq!(values(round_values((25.0, 42.0), 4.0)), [25.0, 30.0, 35.0, 40.0]);
         assert_eq!(values(round_values((-1600.0, -100.0), 4.0)), [-1500.0, -1000.0, -500.0]);
+        assert_eq!(values(round_values((0.0, 4.0), 4.0)), [0.0, 1.0, 2.0, 3.0, 4.0]);
         assert!(round_values((1.0, 1.0), 4.0).is_empty());
         assert_eq!(
             values(powers((-1.5, 0.1)))
