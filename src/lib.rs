@@ -8,6 +8,7 @@ pub mod cli;
 pub mod device;
 pub mod drlhp;
 pub mod engine;
+pub mod lm;
 pub mod nn;
 pub mod preference;
 pub mod random;

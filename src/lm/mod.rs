@@ -1,0 +1,1 @@
+//! Language models: a decoder, its training from texts and from preferences, sampling, and Hugging Face folders.
