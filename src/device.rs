@@ -60,6 +60,12 @@ pub fn note(choice: DeviceChoice) -> Option<&'static str> {
     missing.then_some("no CUDA device found: running on the CPU")
 }
 
+/// Whether tensors of this device live in the host's memory, with or without autodiff.
+#[must_use]
+pub fn is_cpu(device: &Device) -> bool {
+    device.clone().without_autodiff() == Device::flex()
+}
+
 #[cfg(feature = "cuda")]
 fn cuda(index: usize) -> Result<Device, DeviceError> {
     // Enumerating looks for the driver library first, so that nothing is touched on a machine without one.

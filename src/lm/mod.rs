@@ -1,1 +1,7 @@
 //! Language models: a decoder, its training from texts and from preferences, sampling, and Hugging Face folders.
+
+pub mod batch;
+pub mod config;
+pub mod folder;
+pub mod lora;
+pub mod model;

@@ -296,7 +296,7 @@ fn ppo_gradient(
 // ----------------------------------------------------------------------------------------------------------- tensors
 
 /// The tensor with its values in order; a part of a larger one stays where it is.
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     match tensor.as_slice::<f32>().is_some() {
         true => tensor,
         false => tensor.to_contiguous(),
@@ -312,11 +312,11 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-fn slice(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn slice(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("the tensor was made contiguous, and networks are f32")
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 

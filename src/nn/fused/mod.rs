@@ -4,6 +4,7 @@
 //! compare with. `flex` is the fast one, with its own backward pass; its arithmetic is in `kernels` and `simd`.
 //! This and `device.rs` are the only places that name backends.
 
+pub mod decoder;
 mod flex;
 mod kernels;
 mod ppo_loss;
