@@ -4,4 +4,7 @@ pub mod batch;
 pub mod config;
 pub mod folder;
 pub mod lora;
+pub mod loss;
 pub mod model;
+pub mod optim;
+pub mod train;

@@ -271,6 +271,15 @@ impl Decoder {
         for block in &self.layout.blocks {
             x = self.block(block, x, &attention, dropout.as_deref_mut());
         }
+        self.normalise_last(x)
+    }
+
+    /// The last block's output, normalised.
+    ///
+    /// # Shapes
+    /// - `x`, and what is returned: `[rows, hidden]`
+    #[must_use]
+    pub fn normalise_last(&self, x: Tensor<2>) -> Tensor<2> {
         self.normalise(self.layout.final_norm, x)
     }
 
@@ -387,13 +396,10 @@ impl Decoder {
         tracked
     }
 
-    /// The gradients of what is trained, in the order of the names; zeros where there is none.
+    /// The gradients of what is trained, in the order of the names, where there are some.
     #[must_use]
-    pub fn gradients(mut self, gradients: &mut Gradients) -> Vec<Tensor<2>> {
-        let taken = |tensor: &mut Tensor<2>| {
-            tensor.grad_remove(gradients).unwrap_or_else(|| tensor.clone().inner().zeros_like())
-        };
-        self.trained_mut().into_iter().map(taken).collect()
+    pub fn gradients(mut self, gradients: &mut Gradients) -> Vec<Option<Tensor<2>>> {
+        self.trained_mut().into_iter().map(|tensor| tensor.grad_remove(gradients)).collect()
     }
 
     fn normalise(&self, at: NormAt, x: Tensor<2>) -> Tensor<2> {

@@ -79,6 +79,23 @@ impl Likelihood {
         loss
     }
 
+    /// d[`loss`](Self::loss) / d difference: what a fitted score is pulled with.
+    #[must_use]
+    pub fn slope(&self, difference: f64, target: f64) -> f64 {
+        let x = difference / self.temperature;
+        let [first, second, equal] = self.masses(target);
+        let mut slope = first * self.decided_slope(x) - second * self.decided_slope(-x);
+        if equal > 0.0 {
+            let (tie, rate) = (self.tie, self.error_rate);
+            let of_log = sigmoid(tie - x) - sigmoid(tie + x);
+            let likely = (1.0 - rate) * (2.0 * tie).exp_m1() * sigmoid(x - tie) * sigmoid(-x - tie);
+            // Without errors the share is 1, also where the probability underflows.
+            let share = if rate > 0.0 { likely / (likely + rate / 3.0) } else { 1.0 };
+            slope -= equal * share * of_log;
+        }
+        slope / self.temperature
+    }
+
     /// Entropy of an answer with mass `target` on the first, nats: the least loss that any prediction can have for it
     /// (without the error model, which only adds to the loss).
     #[must_use]
@@ -104,6 +121,19 @@ impl Likelihood {
         match self.error_rate {
             0.0 => -log_sigmoid(x),
             rate => -((1.0 - rate) * sigmoid(x) + rate / answers).ln(),
+        }
+    }
+
+    /// d decided / d x
+    fn decided_slope(&self, x: f64) -> f64 {
+        let x = x - self.margin - self.tie;
+        let answers = if self.tie > 0.0 { 3.0 } else { 2.0 };
+        match self.error_rate {
+            0.0 => -sigmoid(-x),
+            rate => {
+                let likely = (1.0 - rate) * sigmoid(x);
+                -likely * sigmoid(-x) / (likely + rate / answers)
+            }
         }
     }
 }
@@ -132,6 +162,26 @@ mod tests {
     fn slope(likelihood: &Likelihood, z: f64, target: f64) -> f64 {
         let h = 1e-5;
         (likelihood.loss(z + h, target) - likelihood.loss(z - h, target)) / (2.0 * h)
+    }
+
+    #[test]
+    fn the_slope_is_that_of_the_loss() {
+        let plain = Likelihood { error_rate: 0.0, ..Likelihood::default() };
+        let shapes = [
+            plain,
+            Likelihood::default(),
+            Likelihood { temperature: 2.5, margin: 0.4, ..plain },
+            Likelihood { tie: 0.7, ..plain },
+            Likelihood { tie: 0.7, margin: 0.2, temperature: 0.5, ..Likelihood::default() },
+        ];
+        for likelihood in shapes {
+            for z in [-3.0, -0.4, 0.0, 0.1, 2.0] {
+                for target in [0.0, 0.3, 0.5, 0.8, 1.0] {
+                    let (found, expected) = (likelihood.slope(z, target), slope(&likelihood, z, target));
+                    assert!((found - expected).abs() < 1e-8, "{likelihood:?} {z} {target}: {found} {expected}");
+                }
+            }
+        }
     }
 
     /// Values of `reference/preference-rl.md` §2.1: with a 10 % error rate a wrong answer's pull is bounded.

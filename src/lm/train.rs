@@ -1,0 +1,316 @@
+//! The loop under every stage of training: batches, gradients, steps, evaluation.
+//!
+//! A batch of examples is cut into parts of about equal length; each part is packed and computed on its own, several at
+//! a time, and their gradients are added in order. What is computed depends on the configuration and never on the
+//! number of threads. Losses are normalised over the whole batch, so cutting it otherwise changes only rounding.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use burn::tensor::Tensor;
+use rand::seq::SliceRandom as _;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use serde::{Deserialize, Serialize};
+
+use super::batch::Batch;
+use super::model::Decoder;
+use super::optim::{Optimizer, OptimizerConfig};
+use crate::random::{Rng, stream};
+
+/// How a stage is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Passes over the examples.
+    pub epochs: f64,
+    /// Steps; 0 for what the epochs say.
+    pub steps: usize,
+    /// Examples a step.
+    pub batch_size: usize,
+    /// Tokens that are computed together: more take more memory and fewer calls.
+    pub part_tokens: usize,
+    /// Computes activations again in the backward pass rather than keeping them (Chen et al. 2016, arXiv 1604.06174).
+    pub gradient_checkpointing: bool,
+    /// Optimiser and schedule.
+    pub optimizer: OptimizerConfig,
+    /// Steps between two lines of metrics.
+    pub log_every: usize,
+    /// Steps between two evaluations; 0 for one at the end.
+    pub eval_every: usize,
+    /// Steps between two checkpoints; 0 for one at the end.
+    pub save_every: usize,
+}
+
+/// A stage of training: examples, and a loss of the model's last hidden states.
+pub trait Stage: Sync {
+    /// What the loss needs beside the hidden states.
+    type Packed;
+
+    /// Number of examples.
+    fn len(&self) -> usize;
+
+    /// Tokens of an example.
+    fn tokens(&self, example: usize) -> usize;
+
+    /// What an example counts in a batch's mean: 1, or its number of tokens.
+    fn weight(&self, example: usize) -> f64;
+
+    /// Examples as sequences.
+    fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed);
+
+    /// The loss of these examples, divided by the weight of the whole batch they are a part of.
+    ///
+    /// # Shapes
+    /// - `hidden`: `[batch.len(), hidden]`
+    fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &Self::Packed, batch_weight: f64) -> Part;
+}
+
+/// What a part of a batch adds to its loss.
+#[derive(Debug)]
+pub struct Part {
+    /// A value whose gradient is that of the loss: `[1]`. It need not be the loss itself.
+    pub objective: Tensor<1>,
+    /// What is logged.
+    pub metrics: Metrics,
+}
+
+/// Weighted means by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics(BTreeMap<&'static str, [f64; 2]>);
+
+/// A model in training.
+#[derive(Debug, Clone)]
+pub struct Trainee {
+    /// The model.
+    pub model: Decoder,
+    /// Its optimiser.
+    pub optimizer: Optimizer,
+    /// Steps taken.
+    pub step: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 1.0,
+            steps: 0,
+            batch_size: 32,
+            part_tokens: 1024,
+            gradient_checkpointing: false,
+            optimizer: OptimizerConfig::default(),
+            log_every: 10,
+            eval_every: 0,
+            save_every: 0,
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds a value that counts `weight` in the mean.
+    pub fn add(&mut self, name: &'static str, value: f64, weight: f64) {
+        let [sum, total] = self.0.entry(name).or_default();
+        *sum += value * weight;
+        *total += weight;
+    }
+
+    /// A mean.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).map(|[sum, total]| sum / total)
+    }
+
+    /// All means.
+    pub fn means(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        self.0.iter().map(|(&name, [sum, total])| (name, sum / total))
+    }
+}
+
+impl AddAssign<&Metrics> for Metrics {
+    fn add_assign(&mut self, other: &Self) {
+        for (name, [sum, total]) in &other.0 {
+            let mine = self.0.entry(name).or_default();
+            mine[0] += sum;
+            mine[1] += total;
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Steps in all.
+    #[must_use]
+    pub fn total_steps(&self, examples: usize) -> usize {
+        match self.steps {
+            0 => (examples as f64 * self.epochs / self.batch_size as f64).ceil().max(1.0) as usize,
+            steps => steps,
+        }
+    }
+
+    /// Examples of a step: the epochs' orders one after another, each example once an epoch.
+    #[must_use]
+    pub fn examples(&self, seed: u64, step: usize, len: usize) -> Vec<usize> {
+        let start = step * self.batch_size;
+        let mut order: (usize, Vec<usize>) = (usize::MAX, Vec::new());
+        let mut example = |position: usize| {
+            let epoch = position / len;
+            if order.0 != epoch {
+                order = (epoch, (0..len).collect());
+                order.1.shuffle(&mut stream(seed, "order", epoch as u64));
+            }
+            order.1[position % len]
+        };
+        (start..start + self.batch_size).map(&mut example).collect()
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// Naming the first one out of range, with what would be right.
+    pub fn validate(&self) -> Result<(), String> {
+        self.optimizer.validate()?;
+        let positive = [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} = 0: must be a whole number from 1 on"));
+        }
+        match self.epochs > 0.0 && self.epochs.is_finite() {
+            true => Ok(()),
+            false => Err(format!("epochs = {}: must be positive", self.epochs)),
+        }
+    }
+}
+
+/// One step of training on these examples. The metrics hold the stage's own, `grad_norm` and `learning_rate`.
+pub fn step<S: Stage>(
+    trainee: &mut Trainee,
+    stage: &S,
+    config: &TrainConfig,
+    examples: &[usize],
+    total_steps: usize,
+    seed: u64,
+) -> Metrics {
+    let weight: f64 = examples.iter().map(|&example| stage.weight(example)).sum();
+    let parts = cut(stage, examples, config.part_tokens);
+    let of_part = |i: usize| {
+        let mut rng = stream(seed, &format!("dropout-{i}"), trainee.step as u64);
+        gradients(&trainee.model, stage, &parts[i], weight, config.gradient_checkpointing, &mut rng)
+    };
+    let (mut metrics, mut sum) = (Metrics::default(), Vec::new());
+    // As many parts at a time as there are threads: all at once would hold all their gradients.
+    let indices: Vec<usize> = (0..parts.len()).collect();
+    for indices in indices.chunks(rayon::current_num_threads()) {
+        let done: Vec<_> = indices.par_iter().map(|&i| of_part(i)).collect();
+        for (gradients, of_part) in done {
+            metrics += &of_part;
+            add(&mut sum, gradients);
+        }
+    }
+    let zeros = |tensor: &&mut Tensor<2>| tensor.zeros_like();
+    let sum = sum.into_iter().zip(trainee.model.trained_mut());
+    let sum = sum.map(|(sum, tensor)| sum.unwrap_or_else(|| zeros(&tensor))).collect();
+    let learning_rate = config.optimizer.learning_rate(trainee.step, total_steps);
+    let Trainee { model, optimizer, .. } = trainee;
+    let norm = optimizer.step(&config.optimizer, learning_rate, model.trained_mut(), sum);
+    trainee.step += 1;
+    metrics.add("grad_norm", norm, 1.0);
+    metrics.add("learning_rate", learning_rate, 1.0);
+    metrics
+}
+
+/// The stage's metrics on these examples, without training.
+#[must_use]
+pub fn evaluate<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_tokens: usize) -> Metrics {
+    let weight: f64 = examples.iter().map(|&example| stage.weight(example)).sum();
+    let of_part = |examples: &Vec<usize>| {
+        let (batch, packed) = stage.pack(examples);
+        stage.loss(model, model.hidden(&batch, None), &packed, weight).metrics
+    };
+    let mut metrics = Metrics::default();
+    let done: Vec<Metrics> = cut(stage, examples, part_tokens).par_iter().map(of_part).collect();
+    done.iter().for_each(|of_part| metrics += of_part);
+    metrics
+}
+
+/// Cuts a batch into parts of at most `tokens` tokens (an example alone may have more), of about equal size.
+fn cut<S: Stage>(stage: &S, examples: &[usize], tokens: usize) -> Vec<Vec<usize>> {
+    let total: usize = examples.iter().map(|&example| stage.tokens(example)).sum();
+    let count = total.div_ceil(tokens).max(1);
+    let share = total.div_ceil(count);
+    let mut parts = vec![Vec::new()];
+    let mut filled = 0;
+    for &example in examples {
+        let last = parts.last_mut().expect("there is a part from the start on");
+        if filled > 0 && filled + stage.tokens(example) > share.max(1) && !last.is_empty() {
+            parts.push(vec![example]);
+            filled = stage.tokens(example);
+        } else {
+            last.push(example);
+            filled += stage.tokens(example);
+        }
+    }
+    parts
+}
+
+/// Gradients of everything that is trained, and what the part adds to the metrics.
+fn gradients<S: Stage>(
+    model: &Decoder,
+    stage: &S,
+    examples: &[usize],
+    batch_weight: f64,
+    checkpointing: bool,
+    rng: &mut Rng,
+) -> (Vec<Option<Tensor<2>>>, Metrics) {
+    let (batch, packed) = stage.pack(examples);
+    let tracked = model.tracked();
+    if !checkpointing {
+        let hidden = tracked.hidden(&batch, Some(rng));
+        let Part { objective, metrics } = stage.loss(&tracked, hidden, &packed, batch_weight);
+        return (tracked.gradients(&mut objective.backward()), metrics);
+    }
+
+    // Forward without gradients, keeping what goes into each block.
+    let layout = model.attention_layout(&batch);
+    let streams: Vec<Rng> = model.layout.blocks.iter().scan(rng, |rng, _| Some(fork(rng))).collect();
+    let mut inputs = vec![model.embed(&batch)];
+    for (block, rng) in model.layout.blocks.iter().zip(&streams) {
+        let input = inputs.last().expect("the embedding is the first").clone();
+        inputs.push(model.block(block, input, &layout, Some(&mut rng.clone())));
+    }
+    // Backward, block by block: each is computed again, and differentiated with what comes from above.
+    let mut sum = Vec::new();
+    let leaf = |tensor: Tensor<2>| tensor.autodiff().require_grad();
+    let last = leaf(inputs.pop().expect("there is one more than there are blocks"));
+    let Part { objective, metrics } = stage.loss(&tracked, tracked.normalise_last(last.clone()), &packed, batch_weight);
+    let mut gradients = objective.backward();
+    let mut above = last.grad_remove(&mut gradients).unwrap_or_else(|| last.inner().zeros_like());
+    add(&mut sum, tracked.gradients(&mut gradients));
+    for ((block, rng), input) in model.layout.blocks.iter().zip(&streams).zip(inputs.iter()).rev() {
+        let tracked = model.tracked();
+        let input = leaf(input.clone());
+        let output = tracked.block(block, input.clone(), &layout, Some(&mut rng.clone()));
+        let mut gradients = (output * above).sum().backward();
+        above = input.grad_remove(&mut gradients).expect("the input requires a gradient");
+        add(&mut sum, tracked.gradients(&mut gradients));
+    }
+    if model.adapters.is_none() {
+        let tracked = model.tracked();
+        let mut gradients = (tracked.embed(&batch) * above).sum().backward();
+        add(&mut sum, tracked.gradients(&mut gradients));
+    }
+    (sum, metrics)
+}
+
+/// Adds gradients, where there are some.
+fn add(sum: &mut Vec<Option<Tensor<2>>>, gradients: Vec<Option<Tensor<2>>>) {
+    sum.resize(gradients.len(), None);
+    for (sum, gradient) in sum.iter_mut().zip(gradients) {
+        *sum = match (sum.take(), gradient) {
+            (Some(sum), Some(gradient)) => Some(sum + gradient),
+            (sum, gradient) => sum.or(gradient),
+        };
+    }
+}
+
+/// A generator of its own for a block, so that it draws the same twice.
+fn fork(rng: &mut Rng) -> Rng {
+    use rand::SeedableRng as _;
+    Rng::from_rng(rng)
+}
