@@ -1,10 +1,13 @@
 //! Language models: a decoder, its training from texts and from preferences, sampling, and Hugging Face folders.
 
 pub mod batch;
+pub mod chat;
 pub mod config;
+pub mod data;
 pub mod folder;
 pub mod lora;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod tokenizer;
 pub mod train;

@@ -1,0 +1,561 @@
+//! Tokenizers: Hugging Face's files read and written, byte-level BPE trained from texts.
+//!
+//! Ids are those of transformers' fast tokenizers (5.23), with and without special tokens.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::run::archive::write_atomically;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template;
+use tokenizers::{
+    AddedToken, DecodeStream, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
+
+/// Turns text into token ids and back.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    /// By name; the one that is used unless another is asked for is called `default`.
+    chat_templates: BTreeMap<String, String>,
+    /// `tokenizer_config.json` as read, less the chat templates: what is not used here survives loading and saving.
+    config: Map<String, Value>,
+}
+
+/// A token with a role of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialToken {
+    /// Id.
+    pub id: u32,
+    /// Its text.
+    pub text: String,
+}
+
+/// The tokens that begin, end and pad a sequence, where the tokenizer has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Begins a sequence.
+    pub bos: Option<SpecialToken>,
+    /// Ends a sequence.
+    pub eos: Option<SpecialToken>,
+    /// Fills up a batch.
+    pub pad: Option<SpecialToken>,
+    /// Stands for what has no token.
+    pub unk: Option<SpecialToken>,
+}
+
+/// How a tokenizer is trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// Tokens in all: special ones, the 256 bytes and the merges. Texts with too few different words give fewer.
+    pub vocab_size: usize,
+    /// How often a pair must occur to be merged.
+    pub min_frequency: u64,
+    /// The token that is eos, bos and pad at once, as in GPT-2. It has id 0.
+    pub eos: String,
+    /// Further special tokens, such as those of a chat template; they have the ids from 1.
+    pub special_tokens: Vec<String>,
+}
+
+/// Text of tokens as they come. What is emitted never ends within a UTF-8 character.
+pub struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    inner: DecodeStream<'a, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>,
+    skip_special: bool,
+    ids: Vec<u32>,
+    /// Bytes already handed out.
+    emitted: usize,
+}
+
+/// A tokenizer that cannot be used, or a text that it cannot encode.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file system said no.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// Reason.
+        source: io::Error,
+    },
+    /// A file is not what its name promises.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// File.
+        path: PathBuf,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+    /// A folder without a tokenizer.
+    #[error("{}: has no tokenizer: expected tokenizer.json, or vocab.json and merges.txt", path.display())]
+    Missing {
+        /// Folder.
+        path: PathBuf,
+    },
+    /// A configuration that cannot be trained with.
+    #[error("{field} = {found}: {expected}")]
+    Value {
+        /// Field.
+        field: &'static str,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// The tokenizer has no token for something and no unknown token either.
+    #[error("the tokenizer cannot {action}: {reason}")]
+    Process {
+        /// What was being done.
+        action: &'static str,
+        /// Reason, by the tokenizers crate.
+        reason: String,
+    },
+    /// The model has too small a vocabulary.
+    #[error(
+        "token {token:?} has id {id}, but the model's vocabulary has {vocab_size} tokens (ids below {vocab_size}): \
+         this tokenizer, with {len} ids, belongs to another model"
+    )]
+    TooLarge {
+        /// The token with the highest id.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Ids the tokenizer may give.
+        len: usize,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+}
+
+/// The name that Hugging Face gives to the template used unless another is asked for.
+const DEFAULT_TEMPLATE: &str = "default";
+
+/// The roles in the order in which transformers adds their tokens to a vocabulary that lacks them.
+const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Tokens that byte-level BPE has before any merge: one for each byte.
+const BYTES: usize = 256;
+
+impl Default for TokenizerConfig {
+    fn default() -> Self {
+        Self { vocab_size: 4096, min_frequency: 2, eos: "<|endoftext|>".into(), special_tokens: Vec::new() }
+    }
+}
+
+impl Tokenizer {
+    /// Reads a Hugging Face folder: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`; and, where they are
+    /// there, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and `additional_chat_templates/`.
+    ///
+    /// # Errors
+    /// Naming the file that is missing or damaged.
+    pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
+        let mut config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        for (key, value) in read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default() {
+            config.entry(key).or_insert(value);
+        }
+        let inner = match read(&folder.join("tokenizer.json"))? {
+            Some(text) => tokenizers::Tokenizer::from_bytes(&text)
+                .map_err(|e| file(&folder.join("tokenizer.json"), format!("not a tokenizer ({e})")))?,
+            None => read_gpt2(folder, &mut config)?,
+        };
+        let mut chat_templates = take_chat_templates(&mut config, &folder.join("tokenizer_config.json"))?;
+        read_chat_templates(folder, &mut chat_templates)?;
+        Self::new(inner, config, chat_templates).map_err(|reason| file(&folder.join("tokenizer_config.json"), reason))
+    }
+
+    /// Trains byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with GPT-2's split into words. The same texts
+    /// give the same bytes: equal counts are decided by ids, and ids by the order of merges.
+    ///
+    /// # Errors
+    /// For a vocabulary too small for the 256 bytes and the special tokens, or special tokens that are empty or doubled.
+    pub fn train(texts: impl Iterator<Item = String> + Send, config: &TokenizerConfig) -> Result<Self, TokenizerError> {
+        let mut special: Vec<AddedToken> = Vec::new();
+        for text in std::iter::once(&config.eos).chain(&config.special_tokens) {
+            let token = AddedToken::from(text.as_str(), true);
+            if text.is_empty() || special.contains(&token) {
+                let expected = "special tokens have a text, and each its own".to_owned();
+                return Err(TokenizerError::Value { field: "special_tokens", found: format!("{text:?}"), expected });
+            }
+            special.push(token);
+        }
+        let least = BYTES + special.len();
+        if config.vocab_size < least || u32::try_from(config.vocab_size).is_err() {
+            let expected = format!("at least {least} ({BYTES} bytes and {} special tokens), below 2^32", special.len());
+            return Err(TokenizerError::Value { field: "vocab_size", found: config.vocab_size.to_string(), expected });
+        }
+        let mut trainer = TrainerWrapper::BpeTrainer(
+            BpeTrainer::builder()
+                .vocab_size(config.vocab_size)
+                .min_frequency(config.min_frequency)
+                .special_tokens(special)
+                .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+                .show_progress(false)
+                .build(),
+        );
+        let mut inner = byte_level(BPE::default(), false);
+        inner.train(&mut trainer, texts).map_err(|e| process("train", &e))?;
+        let mut saved = Map::new();
+        for role in ["bos_token", "eos_token", "pad_token"] {
+            saved.insert(role.into(), config.eos.as_str().into());
+        }
+        saved.insert("clean_up_tokenization_spaces".into(), false.into());
+        saved.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+        Self::new(inner, saved, BTreeMap::new()).map_err(|reason| TokenizerError::Process { action: "train", reason })
+    }
+
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and, with chat templates, `chat_template.jinja` and
+    /// `additional_chat_templates/` into an existing folder, as transformers reads them.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the one before stays as it was.
+    pub fn save(&self, folder: &Path) -> Result<(), TokenizerError> {
+        let json = self.inner.to_string(true).map_err(|e| process("be saved", &e))?;
+        write(&folder.join("tokenizer.json"), &json)?;
+        let config = serde_json::to_string_pretty(&self.config).expect("a JSON object always serialises");
+        write(&folder.join("tokenizer_config.json"), &(config + "\n"))?;
+        for (name, template) in &self.chat_templates {
+            let path = if name == DEFAULT_TEMPLATE {
+                folder.join("chat_template.jinja")
+            } else {
+                let others = folder.join("additional_chat_templates");
+                std::fs::create_dir_all(&others).map_err(|source| io_error(&others, "create", source))?;
+                others.join(format!("{name}.jinja"))
+            };
+            write(&path, template)?;
+        }
+        Ok(())
+    }
+
+    /// Token ids of a text. With `special`, what the tokenizer adds around a sequence (usually BOS, if anything) is
+    /// added. The text of a special token within the text becomes that token, as in transformers.
+    ///
+    /// # Errors
+    /// Where a text has no tokens; byte-level tokenizers have some for every text.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, special).map_err(|e| process("encode a text", &e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of token ids, special tokens left out if `skip_special`. Bytes that are no UTF-8 become U+FFFD; ids that
+    /// are no tokens are left out.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        self.inner.decode(ids, skip_special).map_err(|e| process("decode tokens", &e))
+    }
+
+    /// Decodes tokens as they come, special tokens left out if `skip_special`.
+    #[must_use]
+    pub fn stream(&self, skip_special: bool) -> Stream<'_> {
+        Stream {
+            tokenizer: self,
+            inner: self.inner.decode_stream(skip_special),
+            skip_special,
+            ids: Vec::new(),
+            emitted: 0,
+        }
+    }
+
+    /// BOS, EOS, pad and unknown.
+    #[must_use]
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// Whether it begins texts with BOS when asked for special tokens.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        let first = self.encode("", true).ok().and_then(|ids| ids.first().copied());
+        first.is_some() && first == self.special.bos.as_ref().map(|bos| bos.id)
+    }
+
+    /// A chat template: the one called so, or the default one for `None`.
+    #[must_use]
+    pub fn chat_template(&self, name: Option<&str>) -> Option<&str> {
+        self.chat_templates.get(name.unwrap_or(DEFAULT_TEMPLATE)).map(String::as_str)
+    }
+
+    /// Names of its chat templates.
+    pub fn chat_template_names(&self) -> impl Iterator<Item = &str> {
+        self.chat_templates.keys().map(String::as_str)
+    }
+
+    /// Makes `template` the default chat template.
+    pub fn set_chat_template(&mut self, template: String) {
+        self.chat_templates.insert(DEFAULT_TEMPLATE.into(), template);
+    }
+
+    /// Id of the token with exactly this text.
+    #[must_use]
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token with this id, as the vocabulary spells it (a space may be `Ġ` or `▁`).
+    #[must_use]
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Ids it may give: the highest one plus one. The least vocabulary size of a model that it fits.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.highest().map_or(0, |(id, _)| id as usize + 1)
+    }
+
+    /// Checks that a model with `vocab_size` embeddings has one for every token. A larger vocabulary (padded to a round
+    /// number, as many models are) is fine.
+    ///
+    /// # Errors
+    /// Naming the token with the highest id, and the sizes.
+    pub fn check_fits(&self, vocab_size: usize) -> Result<(), TokenizerError> {
+        match self.highest() {
+            Some((id, token)) if id as usize >= vocab_size => {
+                Err(TokenizerError::TooLarge { token, id, len: id as usize + 1, vocab_size })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Digest of all that decides ids and rendered chats, 16 hex digits: for caches and checkpoints.
+    ///
+    /// # Panics
+    /// Never: a tokenizer that was read or trained serialises.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        let json = self.inner.to_string(false).expect("a tokenizer that was read or trained serialises");
+        hash.update(json);
+        let SpecialTokens { bos, eos, pad, unk } = &self.special;
+        for token in [bos, eos, pad, unk] {
+            hash.update([0]);
+            hash.update(token.as_ref().map_or(u32::MAX, |token| token.id).to_le_bytes());
+        }
+        for (name, template) in &self.chat_templates {
+            hash.update([0]);
+            hash.update(name);
+            hash.update([0]);
+            hash.update(template);
+        }
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn new(
+        mut inner: tokenizers::Tokenizer,
+        config: Map<String, Value>,
+        chat_templates: BTreeMap<String, String>,
+    ) -> Result<Self, String> {
+        // Some files carry the cutting and padding of whoever wrote them; transformers applies them only on demand.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| e.to_string())?;
+        for role in ROLES {
+            let Some(text) = token_text(&config, role)? else { continue };
+            let known = inner.get_added_tokens_decoder().values().any(|token| token.content == text);
+            if !known {
+                inner.add_special_tokens([AddedToken::from(text, true)]).map_err(|e| e.to_string())?;
+            }
+        }
+        let special = |role| {
+            let text = token_text(&config, role)?;
+            Ok::<_, String>(
+                text.and_then(|text| Some(SpecialToken { id: inner.token_to_id(&text)?, text: text.clone() })),
+            )
+        };
+        let special = SpecialTokens {
+            bos: special("bos_token")?,
+            eos: special("eos_token")?,
+            pad: special("pad_token")?,
+            unk: special("unk_token")?,
+        };
+        set_post_processor(&mut inner, &config, &special)?;
+        Ok(Self { inner, special, chat_templates, config })
+    }
+
+    fn highest(&self) -> Option<(u32, String)> {
+        self.inner.get_vocab(true).into_iter().map(|(token, id)| (id, token)).max()
+    }
+}
+
+impl Stream<'_> {
+    /// Text that is certain after one more token; empty while a character is incomplete.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
+        self.ids.push(id);
+        let text = self.inner.step(id).map_err(|e| process("decode tokens", &e))?.unwrap_or_default();
+        self.emitted += text.len();
+        Ok(text)
+    }
+
+    /// What is left at the end: bytes of an incomplete character, as U+FFFD.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn finish(self) -> Result<String, TokenizerError> {
+        let text = self.tokenizer.decode(&self.ids, self.skip_special)?;
+        Ok(text.get(self.emitted..).unwrap_or_default().to_owned())
+    }
+}
+
+/// What transformers 5 does with `add_bos_token` and `add_eos_token`: if either is given, both replace what
+/// `tokenizer.json` adds around a sequence.
+fn set_post_processor(
+    inner: &mut tokenizers::Tokenizer,
+    config: &Map<String, Value>,
+    special: &SpecialTokens,
+) -> Result<(), String> {
+    let flag = |key: &str| match config.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => Err(format!("{key} is {other}; expected true or false")),
+    };
+    let (bos, eos) = (flag("add_bos_token")?, flag("add_eos_token")?);
+    if bos.is_none() && eos.is_none() {
+        return Ok(());
+    }
+    let bos = special.bos.as_ref().filter(|_| bos == Some(true));
+    let eos = special.eos.as_ref().filter(|_| eos == Some(true));
+    let mut tokens = Vec::new();
+    let mut single = vec!["$A"];
+    // By name, not by text: a template cannot hold a text with a space or a colon.
+    if let Some(SpecialToken { id, text }) = bos {
+        single.insert(0, "bos");
+        tokens.push(template::SpecialToken::new("bos".into(), vec![*id], vec![text.clone()]));
+    }
+    if let Some(SpecialToken { id, text }) = eos {
+        single.push("eos");
+        tokens.push(template::SpecialToken::new("eos".into(), vec![*id], vec![text.clone()]));
+    }
+    let tokens = tokens.into_iter().collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let mut template = template::TemplateProcessing::builder();
+    template.try_single(single)?.special_tokens(tokens);
+    inner.with_post_processor(Some(template.build().map_err(|e| e.to_string())?));
+    Ok(())
+}
+
+/// The text of a special token: `"</s>"`, or `{"content": "</s>", …}`.
+fn token_text(config: &Map<String, Value>, role: &str) -> Result<Option<String>, String> {
+    match config.get(role) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Object(object)) => match object.get("content") {
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            _ => Err(format!("{role} is an object without a text \"content\"")),
+        },
+        Some(other) => Err(format!("{role} is {other}; expected a text, or an object with a text \"content\"")),
+    }
+}
+
+fn take_chat_templates(
+    config: &mut Map<String, Value>,
+    path: &Path,
+) -> Result<BTreeMap<String, String>, TokenizerError> {
+    let wrong = |found: &Value| {
+        file(path, format!("chat_template is {found}; expected a text, or a list of {{\"name\", \"template\"}}"))
+    };
+    // Not `remove`, which would move the last key into the gap.
+    match config.shift_remove("chat_template") {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::String(template)) => Ok([(DEFAULT_TEMPLATE.to_owned(), template)].into()),
+        Some(Value::Array(list)) => list
+            .into_iter()
+            .map(|item| match (item.get("name"), item.get("template")) {
+                (Some(Value::String(name)), Some(Value::String(template))) => Ok((name.clone(), template.clone())),
+                _ => Err(wrong(&item)),
+            })
+            .collect(),
+        Some(other) => Err(wrong(&other)),
+    }
+}
+
+/// Templates in files of their own come before those in `tokenizer_config.json`.
+fn read_chat_templates(folder: &Path, templates: &mut BTreeMap<String, String>) -> Result<(), TokenizerError> {
+    if let Some(template) = read(&folder.join("chat_template.jinja"))? {
+        templates.insert(DEFAULT_TEMPLATE.into(), template);
+    }
+    let others = folder.join("additional_chat_templates");
+    if !others.is_dir() {
+        return Ok(());
+    }
+    let list = std::fs::read_dir(&others).map_err(|source| io_error(&others, "read", source))?;
+    for entry in list {
+        let path = entry.map_err(|source| io_error(&others, "read", source))?.path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        if let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "jinja")) {
+            let template = std::fs::read_to_string(&path).map_err(|source| io_error(&path, "read", source))?;
+            templates.insert(name.to_owned(), template);
+        }
+    }
+    Ok(())
+}
+
+/// GPT-2's two files, and GPT-2's special token where `tokenizer_config.json` names none.
+fn read_gpt2(folder: &Path, config: &mut Map<String, Value>) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    let (true, true, Some(vocab_name), Some(merges_name)) =
+        (vocab.is_file(), merges.is_file(), vocab.to_str(), merges.to_str())
+    else {
+        return Err(TokenizerError::Missing { path: folder.to_owned() });
+    };
+    let bpe = BPE::from_file(vocab_name, merges_name)
+        .build()
+        .map_err(|e| file(folder, format!("vocab.json and merges.txt are no BPE vocabulary ({e})")))?;
+    let prefix_space = config.get("add_prefix_space") == Some(&Value::Bool(true));
+    let inner = byte_level(bpe, prefix_space);
+    if inner.token_to_id("<|endoftext|>").is_some() {
+        for role in ["bos_token", "eos_token", "unk_token"] {
+            config.entry(role).or_insert("<|endoftext|>".into());
+        }
+    }
+    Ok(inner)
+}
+
+fn byte_level(bpe: BPE, prefix_space: bool) -> tokenizers::Tokenizer {
+    let mut inner = tokenizers::Tokenizer::new(bpe);
+    inner.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(prefix_space)));
+    inner.with_decoder(Some(ByteLevel::default()));
+    inner
+}
+
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let object = serde_json::from_str(&text).map_err(|e| file(path, format!("not a JSON object ({e})")))?;
+    Ok(Some(object))
+}
+
+/// A file's text; `None` if there is no such file.
+fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, "read", source)),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), TokenizerError> {
+    write_atomically(path, text.as_bytes()).map_err(|source| io_error(path, "write", source))
+}
+
+fn io_error(path: &Path, action: &'static str, source: io::Error) -> TokenizerError {
+    TokenizerError::Io { path: path.to_owned(), action, source }
+}
+
+fn file(path: &Path, reason: String) -> TokenizerError {
+    TokenizerError::File { path: path.to_owned(), reason }
+}
+
+fn process(action: &'static str, error: &tokenizers::Error) -> TokenizerError {
+    TokenizerError::Process { action, reason: error.to_string() }
+}
