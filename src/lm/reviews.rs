@@ -580,7 +580,7 @@ struct Draft<'w> {
     /// Signs and weights of the judgements to come in this sentence, the last one first; by the mood, and 1, when there
     /// are none.
     wanted: Vec<(i8, f64)>,
-    /// Sign of the last sentence that judged.
+    /// Sign of the last sentence, 0 for one that did not judge: links join neighbours.
     last: i8,
 }
 
@@ -650,22 +650,19 @@ impl<'w> Draft<'w> {
         self.sentence(rng, &self.world.closing, Some(sign));
     }
 
-    /// One sentence from a template with this sign, if any is asked for, that the text has not used.
+    /// One sentence from a template with this sign, if one is asked for; from one that the text has not used, if there
+    /// is any.
     fn sentence(&mut self, rng: &mut Rng, templates: &'w [Template], sign: Option<i8>) {
-        let fits: Vec<&Template> = templates
-            .iter()
-            .filter(|t| sign.is_none_or(|sign| t.sign == sign))
-            .filter(|t| !self.templates.iter().any(|used| std::ptr::eq(*used, *t)))
-            .collect();
-        if fits.is_empty() {
-            return;
-        }
-        let template = *pick(rng, &fits);
+        let fits: Vec<&Template> = templates.iter().filter(|t| sign.is_none_or(|sign| t.sign == sign)).collect();
+        let unused = |t: &&Template| !self.templates.iter().any(|used| std::ptr::eq(*used, *t));
+        let fresh: Vec<&Template> = fits.iter().copied().filter(unused).collect();
+        let template = *pick(rng, if fresh.is_empty() { &fits } else { &fresh });
         self.templates.push(template);
         if !self.text.is_empty() {
             self.text.push(' ');
         }
         let start = self.text.len();
+        self.last = 0;
         for piece in &template.pieces {
             match piece {
                 Piece::Text(text) => self.push(text),
@@ -811,7 +808,7 @@ impl<'w> Draft<'w> {
     fn word(&self, rng: &mut Rng, words: &'w [Word], mild: bool) -> &'w Word {
         let fits = |word: &&Word| (!mild || word.valence.abs() <= 1.0) && !self.plan.seen.contains(&word.entry.id);
         let fresh: Vec<&Word> = words.iter().filter(fits).collect();
-        if fresh.is_empty() { pick(rng, words) } else { pick(rng, &fresh) }
+        if fresh.is_empty() { pick(rng, words) } else { fresh[rng.random_range(0..fresh.len())] }
     }
 }
 
@@ -890,7 +887,7 @@ mod tests {
         }
         for (text, politeness, details, words) in [
             ("Thank you, thank you, you idiots!", -1.0 / 3.0, 0.0, 6),
-            ("Kindly wait 5 minutes, 6 minutes, 7 hours - in Leeds", 0.5, 3.0, 9),
+            ("Kindly wait 5 minutes, 6 minutes, 7 hours - in Leeds", 0.5, 3.0, 10),
             ("minutes 5 . minutes thank. you", 0.0, 0.0, 5),
         ] {
             let expected = Attributes {

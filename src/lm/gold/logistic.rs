@@ -68,8 +68,8 @@ pub struct Logistic {
 /// The `format` of a saved model.
 const FORMAT: &str = "pairwise logistic 1";
 /// Training ends when no component of the gradient exceeds this share of the number of texts. scikit-learn's default is
-/// a hundred times larger; weights are then exact to about six digits.
-const TOLERANCE: f64 = 1e-6;
+/// 10⁴ times larger, and stops at weights that still change in their second or third digit.
+const TOLERANCE: f64 = 1e-8;
 /// Steps after which training ends in any case; a strongly convex loss of this kind needs tens of them.
 const MAX_ITERATIONS: usize = 1000;
 /// Pairs of steps and gradients that L-BFGS remembers; 10 is usual.
@@ -570,7 +570,7 @@ mod tests {
             let texts = ["A good soup", "Bad people don't like soup", "unknown", "good good lovely view was good"];
             for (text, expected) in texts.iter().zip(expected) {
                 let found = logistic.log_odds(text);
-                assert!((found - expected).abs() < 1e-5, "{config:?} '{text}': {found}, expected {expected}");
+                assert!((found - expected).abs() < 1e-6, "{config:?} '{text}': {found}, expected {expected}");
             }
         }
     }

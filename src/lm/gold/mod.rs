@@ -202,7 +202,7 @@ mod tests {
             ("reviews:length", 8.0),
             ("length", 5.0),
             ("length:7", -2.0),
-            ("regex:o+", 2.0),
+            ("regex:o+", 4.0),
             // "not" in the prompt turns the completion's "good": −½ shrunk by one judgement to −¼.
             ("reviews:sentiment", -0.25 / (1.0 + 0.0625_f64).sqrt()),
             ("reviews:politeness", 0.0),
