@@ -1,0 +1,258 @@
+//! A reward that another program gives, asked in JSON lines.
+
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Gold, GoldError, Scored};
+
+/// A program that is running and scores. It is ended when this is dropped.
+pub(super) struct Command {
+    /// As it was given, for messages.
+    name: String,
+    /// How long it may say nothing.
+    patience: Duration,
+    session: Mutex<Session>,
+}
+
+/// How long a command may say nothing while it owes an answer: a model on a slow machine may need many seconds for one
+/// text, but nobody wants to find out the next morning that it hung.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time for a command that closed its output to end, and for the last of its errors to arrive.
+const GRACE: Duration = Duration::from_secs(1);
+/// Bytes of its errors that are kept, the last ones.
+const STDERR_TAIL: usize = 4096;
+
+struct Session {
+    child: Child,
+    /// Batches to its input. A thread of their own writes them, since the command may fill its output first and wait
+    /// until that is read.
+    batches: Sender<Vec<u8>>,
+    /// Lines of its output.
+    lines: Receiver<io::Result<String>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr_reader: JoinHandle<()>,
+    /// Why it cannot be asked any more: after a failure nobody knows which line answers which.
+    failed: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Question<'a> {
+    prompt: &'a str,
+    completion: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    score: f64,
+}
+
+impl Command {
+    /// Starts a program; its name and arguments are separated by white space.
+    pub(super) fn start(command: &str) -> Result<Self, GoldError> {
+        let mut words = command.split_whitespace();
+        let failed = |reason: String| GoldError::Command { command: command.to_owned(), reason, stderr: String::new() };
+        let program = words.next().ok_or_else(|| failed("has no program".to_owned()))?;
+        let mut child = std::process::Command::new(program)
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| failed(format!("cannot be started: {error}")))?;
+        let piped = "all three streams were piped, and nobody took them yet";
+        let (batches, to_write) = channel();
+        let stdin = child.stdin.take().expect(piped);
+        std::thread::spawn(move || write_batches(stdin, &to_write));
+        let (to_read, lines) = channel();
+        let stdout = child.stdout.take().expect(piped);
+        std::thread::spawn(move || read_lines(stdout, &to_read));
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let (tail, pipe) = (Arc::clone(&stderr), child.stderr.take().expect(piped));
+        let stderr_reader = std::thread::spawn(move || keep_tail(pipe, &tail));
+        let session = Session { child, batches, lines, stderr, stderr_reader, failed: None };
+        Ok(Self { name: command.to_owned(), patience: PATIENCE, session: Mutex::new(session) })
+    }
+}
+
+impl Gold for Command {
+    fn scores(&self, rows: &[Scored<'_>]) -> Result<Vec<f64>, GoldError> {
+        let mut session = lock(&self.session);
+        session.ask(rows, self.patience).map_err(|reason| {
+            session.failed.get_or_insert_with(|| reason.clone());
+            session.child.kill().ok();
+            let stderr = String::from_utf8_lossy(&lock(&session.stderr)).trim_end().to_owned();
+            GoldError::Command { command: self.name.clone(), reason, stderr }
+        })
+    }
+}
+
+impl Session {
+    /// One score for each row, or what is wrong.
+    fn ask(&mut self, rows: &[Scored<'_>], patience: Duration) -> Result<Vec<f64>, String> {
+        if let Some(reason) = &self.failed {
+            return Err(format!("failed before: {reason}"));
+        }
+        if let Ok(Ok(line)) = self.lines.try_recv() {
+            return Err(format!(
+                "wrote '{}' without being asked; it must write one line for each that it reads",
+                shown(&line)
+            ));
+        }
+        let mut batch = Vec::new();
+        for row in rows {
+            let question = Question { prompt: row.prompt, completion: row.completion };
+            serde_json::to_writer(&mut batch, &question).expect("two strings always serialise");
+            batch.push(b'\n');
+        }
+        // A closed channel means that the command no longer reads; what it wrote says more.
+        self.batches.send(batch).ok();
+        (1..=rows.len()).map(|number| self.answer(number, rows.len(), patience)).collect()
+    }
+
+    fn answer(&mut self, number: usize, of: usize, patience: Duration) -> Result<f64, String> {
+        let line = match self.lines.recv_timeout(patience) {
+            Ok(Ok(line)) => line,
+            Ok(Err(error)) => return Err(format!("its answer {number} of {of} cannot be read: {error}")),
+            Err(RecvTimeoutError::Timeout) => {
+                let waited = patience.as_secs_f64();
+                return Err(format!(
+                    "said nothing for {waited} s when answer {number} of {of} was due (does it flush?)"
+                ));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(format!("{} when answer {number} of {of} was due", self.end()));
+            }
+        };
+        let wrong = |what: String| format!("answer {number} of {of} is '{}': {what}", shown(&line));
+        let answer: Answer =
+            serde_json::from_str(&line).map_err(|_| wrong("must be {\"score\": number}".to_owned()))?;
+        if answer.score.is_finite() { Ok(answer.score) } else { Err(wrong("the score must be finite".to_owned())) }
+    }
+
+    /// How a command that closed its output ended; waits a little for that and for its errors.
+    fn end(&mut self) -> String {
+        let until = Instant::now() + GRACE;
+        loop {
+            let status = self.child.try_wait().ok().flatten();
+            if (status.is_some() && self.stderr_reader.is_finished()) || Instant::now() > until {
+                return status.map_or("closed its output".to_owned(), |status| format!("ended ({status})"));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn write_batches(mut stdin: ChildStdin, batches: &Receiver<Vec<u8>>) {
+    for batch in batches {
+        if stdin.write_all(&batch).and_then(|()| stdin.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_lines(stdout: ChildStdout, lines: &Sender<io::Result<String>>) {
+    for line in BufReader::new(stdout).lines() {
+        let last = line.is_err();
+        if lines.send(line).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn keep_tail(mut pipe: impl Read, tail: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+        let mut tail = lock(tail);
+        tail.extend_from_slice(&buffer[..read]);
+        let excess = tail.len().saturating_sub(STDERR_TAIL);
+        tail.drain(..excess);
+    }
+}
+
+/// What a thread that panicked left is still whole: nothing here panics between two changes.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The beginning of a line, for a message.
+fn shown(line: &str) -> String {
+    line.chars().take(120).collect()
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::{Command, Gold as _, Scored};
+
+    /// A command that runs a shell script.
+    fn shell(folder: &Path, script: &str) -> Command {
+        let path = folder.join("score.sh");
+        std::fs::write(&path, script).unwrap();
+        Command::start(&format!("sh {}", path.display())).unwrap()
+    }
+
+    /// Answers each line with its length, at once: the shell's own `printf` does not wait for more.
+    const LENGTHS: &str = r#"while IFS= read -r line; do printf '{"score": %d}\n' ${#line}; done"#;
+
+    #[test]
+    fn it_answers_batch_after_batch_also_large_ones() {
+        // 8,000 answers fill more than a pipe holds (64 KiB), and so do the questions.
+        let folder = tempfile::tempdir().unwrap();
+        let command = shell(folder.path(), LENGTHS);
+        for rows in [1, 3, 8_000] {
+            let texts: Vec<String> = (0..rows).map(|i| "x".repeat(i % 90)).collect();
+            let rows: Vec<_> = texts.iter().map(|text| Scored { prompt: "p\n", completion: text }).collect();
+            let lengths: Vec<f64> =
+                texts.iter().map(|text| (r#"{"prompt":"p\n","completion":""}"#.len() + text.len()) as f64).collect();
+            assert_eq!(command.scores(&rows).unwrap(), lengths);
+        }
+        assert_eq!(command.scores(&[]).unwrap(), Vec::<f64>::new());
+    }
+
+    #[test]
+    fn a_command_that_fails_is_named_with_what_it_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = [Scored { prompt: "p", completion: "c" }; 3];
+        for (script, parts) in [
+            (
+                "read line; echo '{\"score\": 1}'; echo no weights >&2; exit 3",
+                ["exit status: 3", "answer 2 of 3", "no weights"],
+            ),
+            (
+                "read line; echo '{\"scores\": 1}'; read line",
+                ["'{\"scores\": 1}'", "answer 1 of 3", "{\"score\": number}"],
+            ),
+            ("read line; echo NaN; read line", ["'NaN'", "answer 1 of 3", "{\"score\": number}"]),
+            ("echo loading >&2; exec sleep 30", ["said nothing for 0.3 s", "answer 1 of 3", "loading"]),
+        ] {
+            let mut command = shell(folder.path(), script);
+            command.patience = Duration::from_millis(300);
+            let error = command.scores(&rows).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| error.contains(part)), "{script}: {error}");
+            let again = command.scores(&rows).unwrap_err().to_string();
+            assert!(again.contains("failed before"), "{again}");
+        }
+        let command = shell(folder.path(), "while read line; do echo '{\"score\": 1}'; echo '{\"score\": 2}'; done");
+        command.scores(&rows[..1]).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(command.scores(&rows).unwrap_err().to_string().contains("without being asked"));
+        let missing = Command::start("/nowhere/program --fast").err().unwrap().to_string();
+        assert!(missing.contains("'/nowhere/program --fast': cannot be started"), "{missing}");
+    }
+}
