@@ -90,23 +90,27 @@ impl Targets {
         self.examples.push(start..self.ids.len());
     }
 
-    /// Sums of the tokens' values over each example, or means.
+    /// Sums of the tokens' values over each example.
     ///
     /// # Shapes
-    /// - `values`: `[tokens]`
-    /// - returns `[examples]`
+    /// - `values`: `[tokens]`; returns `[examples]`
     #[must_use]
-    pub fn per_example(&self, values: Tensor<1>, mean: bool) -> Tensor<1> {
-        let tokens = self.ids.len();
-        let device: Device = values.device().without_autodiff();
-        let mut weights = vec![0.0; self.examples.len() * tokens];
-        for (i, range) in self.examples.iter().enumerate() {
-            let weight = if mean { 1.0 / range.len().max(1) as f32 } else { 1.0 };
-            weights[i * tokens..(i + 1) * tokens][range.clone()].fill(weight);
+    pub fn sums(&self, values: &[f32]) -> Vec<f64> {
+        let sum = |range: &Range<usize>| values[range.clone()].iter().map(|&value| f64::from(value)).sum();
+        self.examples.iter().map(sum).collect()
+    }
+
+    /// Each example's value at every one of its tokens.
+    ///
+    /// # Shapes
+    /// - `values`: `[examples]`; returns `[tokens]`
+    #[must_use]
+    pub fn spread(&self, values: &[f64], device: &Device) -> Tensor<1> {
+        let mut all = vec![0.0; self.ids.len()];
+        for (range, &value) in self.examples.iter().zip(values) {
+            all[range.clone()].fill(value as f32);
         }
-        let weights: Tensor<2> = constant(&weights, [self.examples.len(), tokens], &device);
-        let column: Tensor<2> = values.unsqueeze_dim(1);
-        weights.matmul(column).squeeze_dim(1)
+        constant(&all, [all.len()], device)
     }
 }
 

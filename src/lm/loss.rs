@@ -247,9 +247,7 @@ impl LossConfig {
         let steepness = |x: f64| sigmoid(x) * sigmoid(-x);
         let smoothing = self.label_smoothing;
         match self.kind {
-            LossKind::Sigmoid => {
-                along(BRADLEY_TERRY.loss(z, 1.0 - smoothing), BRADLEY_TERRY.slope(z, 1.0 - smoothing))
-            }
+            LossKind::Sigmoid => along(BRADLEY_TERRY.loss(z, 1.0 - smoothing), BRADLEY_TERRY.slope(z, 1.0 - smoothing)),
             LossKind::Robust => {
                 let loss = smoothing * log_sigmoid(-z) - (1.0 - smoothing) * log_sigmoid(z);
                 let slope = -(1.0 - smoothing) * sigmoid(-z) - smoothing * sigmoid(z);
@@ -266,8 +264,7 @@ impl LossConfig {
             LossKind::Hinge => along((1.0 - z).max(0.0), if z < 1.0 { -1.0 } else { 0.0 }),
             LossKind::Exo => {
                 let (likely, unlikely) = ((1.0 - smoothing).ln(), smoothing.ln());
-                let loss =
-                    sigmoid(z) * (log_sigmoid(z) - likely) + sigmoid(-z) * (log_sigmoid(-z) - unlikely);
+                let loss = sigmoid(z) * (log_sigmoid(z) - likely) + sigmoid(-z) * (log_sigmoid(-z) - unlikely);
                 along(loss, steepness(z) * (z - likely + unlikely))
             }
             LossKind::Nca => apart(
@@ -275,11 +272,9 @@ impl LossConfig {
                 0.5 * sigmoid(of_chosen) - sigmoid(-of_chosen),
                 0.5 * sigmoid(of_rejected),
             ),
-            LossKind::Bco => apart(
-                -log_sigmoid(of_chosen) - log_sigmoid(-of_rejected),
-                -sigmoid(-of_chosen),
-                sigmoid(of_rejected),
-            ),
+            LossKind::Bco => {
+                apart(-log_sigmoid(of_chosen) - log_sigmoid(-of_rejected), -sigmoid(-of_chosen), sigmoid(of_rejected))
+            }
             LossKind::Sppo => {
                 let errors = [chosen - 1.0 / (2.0 * beta), rejected + 1.0 / (2.0 * beta)];
                 let loss = errors[0] * errors[0] + errors[1] * errors[1];
@@ -301,9 +296,7 @@ impl LossConfig {
                 let slope = -sigmoid(-z) * (1.0 - mix) - exponential * mix + (exponential + log_sigmoid(z)) * mix_slope;
                 along(loss, slope)
             }
-            LossKind::SigmoidNorm => {
-                normalised(-log_sigmoid(beta * per_token), -beta * sigmoid(-beta * per_token))
-            }
+            LossKind::SigmoidNorm => normalised(-log_sigmoid(beta * per_token), -beta * sigmoid(-beta * per_token)),
             LossKind::Simpo => {
                 let x = beta * per_token - self.simpo_gamma;
                 normalised(-log_sigmoid(x), -beta * sigmoid(-x))
@@ -365,8 +358,7 @@ impl KtoConfig {
     /// its log-ratio to the reference, and z₀ the batch's estimate of the divergence from it ([`KtoConfig::baseline`]).
     #[must_use]
     pub fn value(&self, log_ratio: f64, desirable: bool, baseline: f64) -> (f64, f64) {
-        let (weight, sign) =
-            if desirable { (self.desirable_weight, 1.0) } else { (self.undesirable_weight, -1.0) };
+        let (weight, sign) = if desirable { (self.desirable_weight, 1.0) } else { (self.undesirable_weight, -1.0) };
         let x = sign * self.beta * (log_ratio - baseline);
         (weight * sigmoid(-x), -weight * sign * self.beta * sigmoid(x) * sigmoid(-x))
     }
@@ -433,7 +425,11 @@ mod tests {
                 let found = config.value(&pair);
                 let h = 1e-5;
                 let at = |chosen: f64, rejected: f64| {
-                    config.value(&PairLogProbs { chosen: pair.chosen + chosen, rejected: pair.rejected + rejected, ..pair })
+                    config.value(&PairLogProbs {
+                        chosen: pair.chosen + chosen,
+                        rejected: pair.rejected + rejected,
+                        ..pair
+                    })
                 };
                 let of_chosen = (at(h, 0.0).loss - at(-h, 0.0).loss) / (2.0 * h);
                 let of_rejected = (at(0.0, h).loss - at(0.0, -h).loss) / (2.0 * h);

@@ -333,15 +333,16 @@ impl Decoder {
         })
     }
 
-    /// Log-probability of every target, and the entropy of the distribution it was drawn from, nats.
+    /// Log-probability of every target, nats; and, without gradients, the entropy of its distribution, nats, and 1 where
+    /// it is the likeliest token, else 0.
     ///
     /// `temperature` divides the logits.
     ///
     /// # Shapes
     /// - `hidden`: `[rows, hidden]`
-    /// - returns twice `[targets.ids.len()]`
+    /// - returns `[targets.ids.len()]` and `[2, targets.ids.len()]`
     #[must_use]
-    pub fn log_probs(&self, hidden: Tensor<2>, targets: &Targets, temperature: f64) -> (Tensor<1>, Tensor<1>) {
+    pub fn log_probs(&self, hidden: Tensor<2>, targets: &Targets, temperature: f64) -> (Tensor<1>, Tensor<2>) {
         assert_eq!(self.config.output, Output::Tokens, "a model that scores does not write");
         let mut predicting = rows(hidden, Arc::new(targets.rows.clone()));
         if temperature != 1.0 {

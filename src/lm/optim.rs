@@ -115,7 +115,8 @@ impl OptimizerConfig {
         };
         check("learning_rate", self.learning_rate, self.learning_rate > 0.0, "positive")?;
         check("warmup", self.warmup, self.warmup >= 0.0, "at least 0")?;
-        let decay = |name: &str, beta: f32| check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1");
+        let decay =
+            |name: &str, beta: f32| check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1");
         decay("beta1", self.beta1)?;
         decay("beta2", self.beta2)?;
         check("epsilon", self.epsilon.into(), self.epsilon > 0.0, "positive")?;
@@ -221,8 +222,7 @@ impl OptimizerConfig {
                 (parameter, [first, second])
             }
             OptimizerKind::Rmsprop => {
-                let second =
-                    second * RMSPROP_SMOOTHING + gradient.clone().square() * (1.0 - RMSPROP_SMOOTHING);
+                let second = second * RMSPROP_SMOOTHING + gradient.clone().square() * (1.0 - RMSPROP_SMOOTHING);
                 let update = gradient / (second.clone().sqrt() + self.epsilon);
                 (parameter * kept - update * step.learning_rate, [first, second])
             }
@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn schedules_are_those_of_transformers() {
         let at = |schedule, warmup, step| {
-            OptimizerConfig { schedule, warmup, learning_rate: 1.0, ..OptimizerConfig::default() }.learning_rate(step, 10)
+            OptimizerConfig { schedule, warmup, learning_rate: 1.0, ..OptimizerConfig::default() }
+                .learning_rate(step, 10)
         };
         assert_eq!([0, 1, 2, 6, 9].map(|step| at(Schedule::Linear, 2.0, step)), [0.0, 0.5, 1.0, 0.5, 0.125]);
         assert_eq!([0, 1, 2, 9].map(|step| at(Schedule::Constant, 0.2, step)), [0.0, 0.5, 1.0, 1.0]);
@@ -297,7 +298,10 @@ mod tests {
 
     // PyTorch 2.15's AdamW (eps 1e-8, decay on the matrix only, clip_grad_norm_ 1) and RMSprop, and transformers 5.23's
     // Adafactor (scale_parameter=False, relative_step=False, warmup_init=False), float32.
-    const ADAMW: ([f32; 6], [f32; 2]) = ([0.62481779, -1.5343066, 0.18283787, 1.0786998, -0.010642555, -0.4004114], [0.80001283, -0.69989026]);
-    const RMSPROP: ([f32; 6], [f32; 2]) = ([5.9604645e-08, -0.79161799, 0.1570057, 0.43316838, 0.21245283, 0.18975092], [1.0763872, 0.69031262]);
-    const ADAFACTOR: ([f32; 6], [f32; 2]) = ([0.91692179, -1.7513227, 0.41516116, 0.96745074, 0.24850741, -0.3442663], [0.76837742, -0.7066617]);
+    const ADAMW: ([f32; 6], [f32; 2]) =
+        ([0.62481779, -1.5343066, 0.18283787, 1.0786998, -0.010642555, -0.4004114], [0.80001283, -0.69989026]);
+    const RMSPROP: ([f32; 6], [f32; 2]) =
+        ([5.9604645e-08, -0.79161799, 0.1570057, 0.43316838, 0.21245283, 0.18975092], [1.0763872, 0.69031262]);
+    const ADAFACTOR: ([f32; 6], [f32; 2]) =
+        ([0.91692179, -1.7513227, 0.41516116, 0.96745074, 0.24850741, -0.3442663], [0.76837742, -0.7066617]);
 }

@@ -58,11 +58,25 @@ pub trait Stage: Sync {
     /// Examples as sequences.
     fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed);
 
+    /// A number that the loss of every part needs, computed on the whole batch before (KTO's z₀).
+    fn baseline(&self, _model: &Decoder, _examples: &[usize], _part_tokens: usize) -> f64 {
+        0.0
+    }
+
     /// The loss of these examples, divided by the weight of the whole batch they are a part of.
     ///
     /// # Shapes
     /// - `hidden`: `[batch.len(), hidden]`
-    fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &Self::Packed, batch_weight: f64) -> Part;
+    fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &Self::Packed, whole: Whole) -> Part;
+}
+
+/// The batch that a part belongs to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Whole {
+    /// Sum of its examples' weights.
+    pub weight: f64,
+    /// See [`Stage::baseline`].
+    pub baseline: f64,
 }
 
 /// What a part of a batch adds to its loss.
@@ -167,7 +181,8 @@ impl TrainConfig {
     /// Naming the first one out of range, with what would be right.
     pub fn validate(&self) -> Result<(), String> {
         self.optimizer.validate()?;
-        let positive = [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)];
+        let positive =
+            [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name} = 0: must be a whole number from 1 on"));
         }
@@ -187,11 +202,11 @@ pub fn step<S: Stage>(
     total_steps: usize,
     seed: u64,
 ) -> Metrics {
-    let weight: f64 = examples.iter().map(|&example| stage.weight(example)).sum();
-    let parts = cut(stage, examples, config.part_tokens);
+    let whole = whole(&trainee.model, stage, examples, config.part_tokens);
+    let parts = cut(|example| stage.tokens(example), examples, config.part_tokens);
     let of_part = |i: usize| {
         let mut rng = stream(seed, &format!("dropout-{i}"), trainee.step as u64);
-        gradients(&trainee.model, stage, &parts[i], weight, config.gradient_checkpointing, &mut rng)
+        gradients(&trainee.model, stage, &parts[i], whole, config.gradient_checkpointing, &mut rng)
     };
     let (mut metrics, mut sum) = (Metrics::default(), Vec::new());
     // As many parts at a time as there are threads: all at once would hold all their gradients.
@@ -218,32 +233,40 @@ pub fn step<S: Stage>(
 /// The stage's metrics on these examples, without training.
 #[must_use]
 pub fn evaluate<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_tokens: usize) -> Metrics {
-    let weight: f64 = examples.iter().map(|&example| stage.weight(example)).sum();
+    let whole = whole(model, stage, examples, part_tokens);
     let of_part = |examples: &Vec<usize>| {
         let (batch, packed) = stage.pack(examples);
-        stage.loss(model, model.hidden(&batch, None), &packed, weight).metrics
+        stage.loss(model, model.hidden(&batch, None), &packed, whole).metrics
     };
     let mut metrics = Metrics::default();
-    let done: Vec<Metrics> = cut(stage, examples, part_tokens).par_iter().map(of_part).collect();
+    let done: Vec<Metrics> =
+        cut(|example| stage.tokens(example), examples, part_tokens).par_iter().map(of_part).collect();
     done.iter().for_each(|of_part| metrics += of_part);
     metrics
 }
 
+fn whole<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_tokens: usize) -> Whole {
+    Whole {
+        weight: examples.iter().map(|&example| stage.weight(example)).sum(),
+        baseline: stage.baseline(model, examples, part_tokens),
+    }
+}
+
 /// Cuts a batch into parts of at most `tokens` tokens (an example alone may have more), of about equal size.
-fn cut<S: Stage>(stage: &S, examples: &[usize], tokens: usize) -> Vec<Vec<usize>> {
-    let total: usize = examples.iter().map(|&example| stage.tokens(example)).sum();
+pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) -> Vec<Vec<usize>> {
+    let total: usize = examples.iter().map(|&example| lengths(example)).sum();
     let count = total.div_ceil(tokens).max(1);
     let share = total.div_ceil(count);
     let mut parts = vec![Vec::new()];
     let mut filled = 0;
     for &example in examples {
         let last = parts.last_mut().expect("there is a part from the start on");
-        if filled > 0 && filled + stage.tokens(example) > share.max(1) && !last.is_empty() {
+        if filled > 0 && filled + lengths(example) > share.max(1) && !last.is_empty() {
             parts.push(vec![example]);
-            filled = stage.tokens(example);
+            filled = lengths(example);
         } else {
             last.push(example);
-            filled += stage.tokens(example);
+            filled += lengths(example);
         }
     }
     parts
@@ -254,7 +277,7 @@ fn gradients<S: Stage>(
     model: &Decoder,
     stage: &S,
     examples: &[usize],
-    batch_weight: f64,
+    whole: Whole,
     checkpointing: bool,
     rng: &mut Rng,
 ) -> (Vec<Option<Tensor<2>>>, Metrics) {
@@ -262,7 +285,7 @@ fn gradients<S: Stage>(
     let tracked = model.tracked();
     if !checkpointing {
         let hidden = tracked.hidden(&batch, Some(rng));
-        let Part { objective, metrics } = stage.loss(&tracked, hidden, &packed, batch_weight);
+        let Part { objective, metrics } = stage.loss(&tracked, hidden, &packed, whole);
         return (tracked.gradients(&mut objective.backward()), metrics);
     }
 
@@ -278,7 +301,7 @@ fn gradients<S: Stage>(
     let mut sum = Vec::new();
     let leaf = |tensor: Tensor<2>| tensor.autodiff().require_grad();
     let last = leaf(inputs.pop().expect("there is one more than there are blocks"));
-    let Part { objective, metrics } = stage.loss(&tracked, tracked.normalise_last(last.clone()), &packed, batch_weight);
+    let Part { objective, metrics } = stage.loss(&tracked, tracked.normalise_last(last.clone()), &packed, whole);
     let mut gradients = objective.backward();
     let mut above = last.grad_remove(&mut gradients).unwrap_or_else(|| last.inner().zeros_like());
     add(&mut sum, tracked.gradients(&mut gradients));

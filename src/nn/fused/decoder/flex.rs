@@ -62,8 +62,8 @@ impl DecoderOps for Flex {
     }
 
     fn token_log_probs(hidden: FlexTensor, head: FlexTensor, targets: Arc<Vec<u32>>) -> (FlexTensor, FlexTensor) {
-        let (log_probs, entropy, _) = log_probs_forward(&contiguous(hidden), &contiguous(head), &targets);
-        (log_probs, entropy)
+        let (log_probs, about, _) = log_probs_forward(&contiguous(hidden), &contiguous(head), &targets);
+        (log_probs, about)
     }
 }
 
@@ -137,14 +137,14 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         let (hidden, hidden_node) = hidden.into_parts();
         let (head, head_node) = head.into_parts();
         let (hidden, head) = (contiguous(hidden), contiguous(head));
-        let (log_probs, entropy, probabilities) = log_probs_forward(&hidden, &head, &targets);
+        let (log_probs, about, probabilities) = log_probs_forward(&hidden, &head, &targets);
         let log_probs = match LogProbsOpBackward.prepare::<C>([hidden_node, head_node]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 prepared.finish(LogProbsState { hidden, head, targets, probabilities }, log_probs)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(log_probs),
         };
-        (log_probs, FloatTensor::<Self>::new(entropy))
+        (log_probs, FloatTensor::<Self>::new(about))
     }
 }
 
@@ -547,7 +547,7 @@ impl Backward<Flex, 2> for LogProbsOpBackward {
     }
 }
 
-/// Log-probabilities, entropies, and all probabilities.
+/// Log-probabilities, what is known of the distributions, and all probabilities.
 fn log_probs_forward(
     hidden: &FlexTensor,
     head: &FlexTensor,
@@ -560,9 +560,10 @@ fn log_probs_forward(
     let head = Matrix::new(slice(head), width);
     let hidden = Matrix::new(slice(hidden), width);
     multiply([rows, vocabulary, width], hidden, head.transposed(), 1.0, &mut logits, vocabulary, false);
-    let (mut log_probs, mut entropy) = (vec![0.0; rows], vec![0.0; rows]);
-    dispatch(LogProbs { logits: &mut logits, targets, log_probs: &mut log_probs, entropy: &mut entropy });
-    (tensor(log_probs, [rows]), tensor(entropy, [rows]), Arc::new(logits))
+    let (mut log_probs, mut about) = (vec![0.0; rows], vec![0.0; 2 * rows]);
+    let (entropy, likeliest) = about.split_at_mut(rows);
+    dispatch(LogProbs { logits: &mut logits, targets, log_probs: &mut log_probs, entropy, likeliest });
+    (tensor(log_probs, [rows]), tensor(about, [2, rows]), Arc::new(logits))
 }
 
 // ------------------------------------------------------------------------------------------------------------ tensors

@@ -234,15 +234,17 @@ fn gelu_inner<V: Vector>(x: V) -> V {
 
 // ------------------------------------------------------------------------------------------------------------ softmax
 
-/// Softmax of every row of `logits` in place; the log-probability of the row's target, and the entropy.
+/// Softmax of every row of `logits` in place; the log-probability of the row's target, the entropy, and whether the
+/// target is the likeliest.
 ///
 /// # Shapes
-/// - `logits`: `[rows, vocabulary]`; `targets`, `log_probs`, `entropy`: `[rows]`
+/// - `logits`: `[rows, vocabulary]`; `targets`, `log_probs`, `entropy`, `likeliest`: `[rows]`
 pub(super) struct LogProbs<'a> {
     pub(super) logits: &'a mut [f32],
     pub(super) targets: &'a [u32],
     pub(super) log_probs: &'a mut [f32],
     pub(super) entropy: &'a mut [f32],
+    pub(super) likeliest: &'a mut [f32],
 }
 
 impl Kernel for LogProbs<'_> {
@@ -257,6 +259,7 @@ impl Kernel for LogProbs<'_> {
             let (total, weighted) = exponentials::<V>(logits, largest);
             self.log_probs[row] = target - largest - total.ln();
             self.entropy[row] = total.ln() - weighted / total;
+            self.likeliest[row] = if target >= largest { 1.0 } else { 0.0 };
             scale::<V>(logits, 1.0 / total);
         }
     }

@@ -115,20 +115,20 @@ pub fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as DecoderOps>::attention(qkv.into_dispatch(), Arc::clone(layout)))
 }
 
-/// Log-probability of each target under softmax(hidden · headᵀ), and the entropy of that distribution, which takes no
-/// gradient; both in nats.
+/// Log-probability of each target under softmax(hidden · headᵀ), nats; and, without gradients, the entropy of that
+/// distribution, nats, and 1 where the target is its likeliest token, else 0.
 ///
 /// # Shapes
 /// - `hidden`: `[rows, width]`; `head`: `[vocabulary, width]`; `targets`: one a row, below `vocabulary`
-/// - returns twice `[rows]`
+/// - returns `[rows]` and `[2, rows]`
 #[must_use]
-pub fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>) -> (Tensor<1>, Tensor<1>) {
+pub fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>) -> (Tensor<1>, Tensor<2>) {
     if !is_cpu(&hidden.device()) {
         return reference::token_log_probs(hidden, head, &targets);
     }
-    let (log_probs, entropy) =
+    let (log_probs, about) =
         <Dispatch as DecoderOps>::token_log_probs(hidden.into_dispatch(), head.into_dispatch(), targets);
-    (Tensor::from_dispatch(log_probs), Tensor::<1>::from_dispatch(entropy).inner())
+    (Tensor::from_dispatch(log_probs), Tensor::<2>::from_dispatch(about).inner())
 }
 
 /// How [`norm`] normalises a row.

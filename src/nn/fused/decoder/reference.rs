@@ -124,13 +124,14 @@ fn rotate(x: Tensor<3>, rotation: &Rotation, device: &Device) -> Tensor<3> {
 }
 
 /// See [`super::token_log_probs`].
-pub(super) fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<1>) {
+pub(super) fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
     let device = hidden.device().without_autodiff();
     let log_probs = log_softmax(hidden.matmul(head.transpose()), 1);
     let plain = log_probs.clone().inner();
-    let entropy = (plain.clone().exp() * plain).sum_dim(1).neg().squeeze_dim(1);
-    let targets = integers(targets, &device).unsqueeze_dim(1);
-    (log_probs.gather(1, targets).squeeze_dim(1), entropy)
+    let targets: Tensor<2, Int> = integers(targets, &device).unsqueeze_dim(1);
+    let entropy = (plain.clone().exp() * plain.clone()).sum_dim(1).neg();
+    let likeliest = plain.clone().gather(1, targets.clone()).greater_equal(plain.max_dim(1)).float();
+    (log_probs.gather(1, targets).squeeze_dim(1), Tensor::cat(vec![entropy, likeliest], 1).transpose())
 }
 
 /// Indices on a device.
