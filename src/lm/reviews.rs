@@ -990,10 +990,12 @@ mod tests {
         println!("{} words in the vocabulary, numbers included", vocabulary.len());
         let column = |get: fn(&Attributes) -> f64| -> Vec<f64> { reviews.iter().map(|r| get(&r.attributes)).collect() };
         let sentiment = column(|a| a.sentiment);
-        let others: [(&str, fn(&Attributes) -> f64); 3] =
-            [("politeness", |a| a.politeness), ("specificity", |a| a.specificity), ("length", |a| a.words as f64)];
-        for (name, get) in others {
-            println!("sentiment and {name}: correlation {:+.3}", pearson(&sentiment, &column(get)).unwrap());
+        for (name, other) in [
+            ("politeness", column(|a| a.politeness)),
+            ("specificity", column(|a| a.specificity)),
+            ("length", column(|a| a.words as f64)),
+        ] {
+            println!("sentiment and {name}: correlation {:+.3}", pearson(&sentiment, &other).unwrap());
         }
     }
 }
