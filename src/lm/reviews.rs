@@ -45,7 +45,7 @@ pub struct Attributes {
     pub words: usize,
 }
 
-/// Writes a review of 2 to 8 sentences: an opening, judgements, events and details that follow a mood most of the
+/// Writes a review of 2 to 7 sentences: an opening, judgements, events and details that follow a mood most of the
 /// time, and often a verdict.
 ///
 /// The overall mood is drawn uniformly from −1 to 1. What a text begins with says little about it: most openings are
@@ -58,27 +58,31 @@ pub fn review(rng: &mut Rng) -> Review {
     let manners = rng.random_range(-1.0..1.0) + MANNERS_OF_MOOD * mood;
     let exactness = rng.random_range(0.0..1.0);
     let mut draft = Draft::new(world, topic, mood, exactness);
-    let polite = manners > 0.0;
-    let mannered = manners.abs() > MANNERED;
-    if mannered && chance(rng, 0.2) {
+    let (polite, mannered) = (manners > 0.0, manners.abs() > MANNERED);
+    let (greeting, verdict) = (mannered && chance(rng, 0.2), chance(rng, 0.5));
+    let courtesies = usize::from(mannered) + usize::from(manners.abs() > VERY_MANNERED);
+    let room = SENTENCES - 1 - usize::from(greeting) - usize::from(verdict) - courtesies;
+    let judgements = rng.random_range(1..=4).min(room);
+    let mut details = room - judgements;
+    if greeting {
         draft.sentence(rng, if polite { &world.greeting_polite } else { &world.greeting_rude }, None);
     }
     draft.sentence(rng, &topic.opening, None);
-    for _ in 0..rng.random_range(1..=4) {
+    for _ in 0..judgements {
         draft.judgement(rng);
-        if chance(rng, 0.4 * exactness) {
+        if details > 0 && chance(rng, 0.5 * exactness) {
             draft.sentence(rng, &topic.detail, None);
+            details -= 1;
         }
     }
     // Courtesies stand before the verdict or after it.
-    let (tone, markers) =
-        (if polite { &world.polite } else { &world.rude }, usize::from(mannered) + usize::from(manners.abs() > 0.75));
-    let early = if chance(rng, 0.5) { markers } else { 0 };
+    let tone = if polite { &world.polite } else { &world.rude };
+    let early = if chance(rng, 0.5) { courtesies } else { 0 };
     (0..early).for_each(|_| draft.sentence(rng, tone, None));
-    if chance(rng, 0.5) {
+    if verdict {
         draft.verdict(rng);
     }
-    (early..markers).for_each(|_| draft.sentence(rng, tone, None));
+    (early..courtesies).for_each(|_| draft.sentence(rng, tone, None));
     draft.finish()
 }
 
@@ -165,6 +169,10 @@ const NEUTRAL: f64 = 0.06;
 const MANNERS_OF_MOOD: f64 = 0.15;
 /// Manners, either way, from which a text shows them.
 const MANNERED: f64 = 0.35;
+/// Manners from which it shows them twice.
+const VERY_MANNERED: f64 = 0.75;
+/// Sentences of a text at most.
+const SENTENCES: usize = 7;
 
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     World::read(include_str!("../../assets/reviews.toml")).expect("the asset is part of the program, and tests read it")
@@ -580,7 +588,8 @@ struct Draft<'w> {
     /// Signs and weights of the judgements to come in this sentence, the last one first; by the mood, and 1, when there
     /// are none.
     wanted: Vec<(i8, f64)>,
-    /// Sign of the last sentence, 0 for one that did not judge: links join neighbours.
+    /// Sign of the last sentence, 0 where it did not judge or was in two minds: links join neighbours that agree or do
+    /// not.
     last: i8,
 }
 
@@ -618,29 +627,26 @@ impl<'w> Draft<'w> {
     /// A sentence that judges: an event, two judgements that are in contrast, or plain ones.
     fn judgement(&mut self, rng: &mut Rng) {
         let (sign, topic) = (self.sign(rng), self.topic);
-        let link = match self.last * sign {
-            1 => "same",
-            -1 => "opposite",
-            _ => "",
-        };
-        let start = self.text.len();
+        let (before, start) = (self.last, self.text.len());
         let form = rng.random_range(0.0..1.0);
-        if sign != 0 && form < 0.3 {
-            self.sentence(rng, &topic.event, Some(sign));
-        } else if sign != 0 && form < 0.45 {
+        if sign != 0 && form < 0.15 {
             self.wanted = vec![(sign, 1.0), (-sign, CONCEDED)];
-            self.sentence(rng, &topic.conceding_first, None);
-        } else if sign != 0 && form < 0.55 {
+            return self.sentence(rng, &topic.conceding_first, None);
+        }
+        if sign != 0 && form < 0.25 {
             self.wanted = vec![(-sign, CONCEDED), (sign, 1.0)];
-            self.sentence(rng, &topic.conceding_last, None);
+            return self.sentence(rng, &topic.conceding_last, None);
+        }
+        if sign != 0 && form < 0.55 {
+            self.sentence(rng, &topic.event, Some(sign));
         } else {
             self.wanted = vec![(sign, 1.0)];
             self.sentence(rng, &topic.judging, None);
         }
-        if !link.is_empty() && chance(rng, 0.2) {
-            self.link(rng, link, start);
-        }
         self.last = sign;
+        if before * sign != 0 && chance(rng, 0.25) {
+            self.link(rng, if before == sign { "same" } else { "opposite" }, start);
+        }
     }
 
     /// A closing sentence that agrees with what was said so far, or says nothing.
@@ -785,7 +791,7 @@ impl<'w> Draft<'w> {
             Form::Negated => ("", NEGATED),
             Form::Verb if negates => ("felt_negated", NEGATED),
             Form::Predicate if negates && sign < 0 && roll < 0.5 => ("negated_strong", STRONG * NEGATED),
-            Form::Predicate if negates => ("negated", NEGATED),
+            Form::Predicate if negates => (if sign < 0 { "negated_good" } else { "negated_bad" }, NEGATED),
             _ if sign == 0 => ("", 1.0),
             Form::Verb if roll < 0.3 => ("felt_strong", STRONG),
             Form::Verb if roll < 0.4 && !extreme => ("felt_weak", WEAK),
@@ -916,9 +922,15 @@ mod tests {
         }
         let (politeness, specificity) = (column(|a| a.politeness), column(|a| a.specificity));
         assert!((0.02..0.2).contains(&pearson(&sentiment, &politeness).unwrap()));
-        assert!(pearson(&sentiment, &specificity).unwrap().abs() < 0.05);
+        // What went wrong is told with its date a little more often.
+        let correlation = pearson(&sentiment, &specificity).unwrap();
+        assert!(correlation.abs() < 0.05, "{correlation}");
         let words = column(|a| a.words as f64);
-        assert!((40.0..55.0).contains(&mean(&words)), "{}", mean(&words));
+        assert!((35.0..50.0).contains(&mean(&words)), "{}", mean(&words));
+        let usual = words.iter().filter(|words| (15.0..=80.0).contains(*words)).count();
+        assert!(usual * 100 > n * 97, "{usual} of {n} have 15 to 80 words");
+        // Full stops stand nowhere but at the ends of sentences.
+        assert!(reviews.iter().all(|r| (2..=7).contains(&r.text.split_inclusive(['.', '?']).count())));
     }
 
     /// Prompts are beginnings: good and bad endings must both be likely after every common one.
@@ -976,5 +988,14 @@ mod tests {
         let vocabulary: BTreeSet<&str> =
             lower.iter().flat_map(|text| super::tokens(text)).map(|token| token.word).collect();
         println!("{} words in the vocabulary, numbers included", vocabulary.len());
+        let column = |get: fn(&Attributes) -> f64| -> Vec<f64> { reviews.iter().map(|r| get(&r.attributes)).collect() };
+        let sentiment = column(|a| a.sentiment);
+        for (name, other) in [
+            ("politeness", column(|a| a.politeness)),
+            ("specificity", column(|a| a.specificity)),
+            ("length", column(|a| a.words as f64)),
+        ] {
+            println!("sentiment and {name}: correlation {:+.3}", pearson(&sentiment, &other).unwrap());
+        }
     }
 }
