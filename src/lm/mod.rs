@@ -14,6 +14,7 @@ pub mod model;
 pub mod optim;
 pub mod reviews;
 pub mod reward;
+pub mod sample;
 pub mod score;
 pub mod sft;
 #[cfg(test)]

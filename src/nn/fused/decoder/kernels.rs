@@ -2,22 +2,7 @@
 
 use super::reference::{GELU_CUBIC, GELU_SCALE};
 use super::{AttentionLayout, Heads, NormConfig, NormKind, Rotation};
-use crate::nn::fused::simd::{Kernel, MAX_LANES, Vector, dispatch, exp, sigmoid, tanh};
-
-/// [`super::norm`] of slices.
-pub(crate) fn norm_on_host(input: &[f32], weight: &[f32], bias: Option<&[f32]>, norm: NormConfig, output: &mut [f32]) {
-    dispatch(NormForward { input, weight, bias, norm, output, statistics: &mut [] });
-}
-
-/// [`super::gated_silu`] of slices.
-pub(crate) fn gate_on_host(gate_up: &[f32], width: usize, output: &mut [f32]) {
-    dispatch(GateForward { gate_up, width, output });
-}
-
-/// [`super::gelu_tanh`] of slices.
-pub(crate) fn gelu_on_host(input: &[f32], output: &mut [f32]) {
-    dispatch(GeluForward { input, output });
-}
+use crate::nn::fused::simd::{Kernel, MAX_LANES, Vector, exp, sigmoid, tanh};
 
 // ------------------------------------------------------------------------------------------------------ normalisation
 
@@ -416,7 +401,7 @@ fn sum<V: Vector>(values: &[f32]) -> f32 {
 
 /// The largest value; not a number where one of them is not.
 #[inline(always)]
-fn maximum<V: Vector>(values: &[f32]) -> f32 {
+pub(super) fn maximum<V: Vector>(values: &[f32]) -> f32 {
     let mut largest = V::splat(f32::NEG_INFINITY);
     let mut whole = values.chunks_exact(V::LANES);
     for part in &mut whole {
@@ -429,7 +414,7 @@ fn maximum<V: Vector>(values: &[f32]) -> f32 {
 
 /// Values become e^(value − shift); their sum, and the sum of each times its exponent.
 #[inline(always)]
-fn exponentials<V: Vector>(values: &mut [f32], shift: f32) -> (f32, f32) {
+pub(super) fn exponentials<V: Vector>(values: &mut [f32], shift: f32) -> (f32, f32) {
     let (mut total, mut weighted) = (V::splat(0.0), V::splat(0.0));
     let mut whole = values.chunks_exact_mut(V::LANES);
     for part in &mut whole {

@@ -7,6 +7,7 @@
 //! run; `flex` is the CPU's, with its own backward pass.
 
 mod flex;
+mod host;
 mod kernels;
 mod matrix;
 mod reference;
@@ -22,8 +23,9 @@ use burn::tensor::Tensor;
 
 use crate::device::is_cpu;
 
-pub(crate) use self::kernels::{gate_on_host, gelu_on_host, norm_on_host};
-pub(crate) use self::matrix::{Matrix, multiply};
+pub(crate) use self::host::{
+    AttendToCache, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+};
 
 /// `input · weightᵀ + bias`, as PyTorch's `Linear`.
 ///

@@ -1,0 +1,503 @@
+//! Sampling: a model writes, token by token, with the keys and values of what came before kept.
+//!
+//! Sequences are written in groups of a fixed size, each by one thread; every sequence draws from a stream of its own.
+//! So what is written depends neither on the number of threads nor on how far others have come.
+
+use rand::RngExt as _;
+use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
+use rayon::slice::ParallelSlice as _;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Family, Output};
+use super::folder::merged;
+use super::model::{Decoder, LinearAt, NormAt};
+use crate::nn::fused::decoder::{
+    AttendToCache, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+};
+use crate::nn::to_host;
+use crate::random::{Rng, stream};
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// Most tokens of a completion.
+    pub max_new_tokens: usize,
+    /// Divides the logits; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Draws among this many likeliest tokens; 0 for all.
+    pub top_k: usize,
+    /// Draws among the likeliest tokens that have this probability together (Holtzman et al. 2019, arXiv 1904.09751).
+    pub top_p: f64,
+    /// Draws among tokens at least this likely, as a share of the likeliest one's probability (Nguyen et al. 2024,
+    /// arXiv 2407.01082).
+    pub min_p: f64,
+    /// Of every draw.
+    pub seed: u64,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// Its tokens; a token that ends a text is the last.
+    pub ids: Vec<u32>,
+    /// Why it ends.
+    pub finish: Finish,
+}
+
+/// Why a completion ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// With a token that ends a text.
+    Eos,
+    /// With as many tokens as were allowed, or at the end of the model's context.
+    Length,
+    /// By the caller's word.
+    Stop,
+}
+
+/// Sequences that a thread writes together.
+const GROUP: usize = 32;
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self { max_new_tokens: 128, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+    }
+}
+
+impl SampleConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// Naming the first one out of range, with what would be right.
+    pub fn validate(&self) -> Result<(), String> {
+        let check = |name: &str, found: f64, fine: bool, expected: &str| match fine && found.is_finite() {
+            true => Ok(()),
+            false => Err(format!("{name} = {found}: must be {expected}")),
+        };
+        check("max_new_tokens", self.max_new_tokens as f64, self.max_new_tokens > 0, "a whole number from 1 on")?;
+        check("temperature", self.temperature, self.temperature >= 0.0, "at least 0")?;
+        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
+        check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "between 0 and 1")
+    }
+
+    /// Draws a token.
+    ///
+    /// # Shapes
+    /// - `logits`: `[vocabulary]`
+    #[must_use]
+    pub fn draw(&self, logits: &[f32], rng: &mut Rng) -> u32 {
+        let id = |index: usize| u32::try_from(index).expect("a vocabulary has fewer than 2³² tokens");
+        let likeliest = (0..logits.len()).rev().max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap_or(0);
+        if self.temperature == 0.0 || self.top_k == 1 {
+            return id(likeliest);
+        }
+        let largest = f64::from(logits[likeliest]);
+        let weight = |i: usize| ((f64::from(logits[i]) - largest) / self.temperature).exp();
+        let limited = self.top_k > 0 || self.top_p < 1.0;
+        let mut candidates: Vec<(usize, f64)> = (0..logits.len()).map(|i| (i, weight(i))).collect();
+        if limited {
+            // Ties go to the smaller number, so that the order is one.
+            candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            if self.top_k > 0 {
+                candidates.truncate(self.top_k);
+            }
+            if self.top_p < 1.0 {
+                let enough = self.top_p * candidates.iter().map(|(_, weight)| weight).sum::<f64>();
+                let mut sum = 0.0;
+                let reaches = |(_, weight): &(usize, f64)| {
+                    sum += weight;
+                    sum >= enough
+                };
+                let last = candidates.iter().position(reaches).unwrap_or(candidates.len() - 1);
+                candidates.truncate(last + 1);
+            }
+        }
+        if self.min_p > 0.0 {
+            candidates.retain(|(_, weight)| *weight >= self.min_p);
+        }
+        let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+        let mut left = rng.random::<f64>() * total;
+        for (index, weight) in &candidates {
+            left -= weight;
+            if left < 0.0 {
+                return id(*index);
+            }
+        }
+        // Rounding may leave a rest after the last.
+        id(candidates.last().map_or(likeliest, |(index, _)| *index))
+    }
+}
+
+/// Completions of `prompts`, in their order, until a token of `eos`, or until `goes_on` says no: it is told a prompt's
+/// number and the completion so far after every token, from several threads.
+///
+/// Number `first + i` is the stream that prompt i draws from.
+///
+/// # Panics
+/// When a prompt is empty, or longer than the model's context.
+pub fn generate(
+    model: &Decoder,
+    prompts: &[Vec<u32>],
+    config: &SampleConfig,
+    eos: &[u32],
+    first: u64,
+    goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
+) -> Vec<Completion> {
+    let writer = Writer::new(model);
+    let of_group =
+        |(group, prompts): (usize, &[Vec<u32>])| writer.write(prompts, config, eos, first, group * GROUP, goes_on);
+    prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
+}
+
+/// A model's parameters on the host.
+struct Writer {
+    model: Decoder,
+    parameters: Vec<Vec<f32>>,
+    /// Angles of every place.
+    rotation: Option<Rotation>,
+}
+
+/// A sequence being written.
+struct Slot {
+    /// Number of its prompt.
+    index: usize,
+    /// Completion so far.
+    ids: Vec<u32>,
+    /// Tokens in the cache.
+    place: usize,
+    rng: Rng,
+}
+
+/// Keys and values of a group's sequences: for each layer and sequence `[context, heads.key_columns()]`.
+struct Cache {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+/// Memory that every step uses again.
+#[derive(Default)]
+struct Buffers {
+    x: Vec<f32>,
+    normalised: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    added: Vec<f32>,
+    up: Vec<f32>,
+    activated: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+impl Writer {
+    fn new(model: &Decoder) -> Self {
+        assert_eq!(model.config.output, Output::Tokens, "a model that scores does not write");
+        let model = if model.adapters.is_some() { merged(model) } else { model.clone() };
+        let parameters = model.parameters.iter().map(|tensor| to_host(tensor.clone())).collect();
+        let places: Vec<u32> = (0..u32::try_from(model.config.context).expect("a context is shorter")).collect();
+        let rotation = model.config.rotation(&places);
+        Self { model, parameters, rotation }
+    }
+
+    /// Writes one group.
+    fn write(
+        &self,
+        prompts: &[Vec<u32>],
+        config: &SampleConfig,
+        eos: &[u32],
+        first: u64,
+        offset: usize,
+        goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
+    ) -> Vec<Completion> {
+        let model = &self.model.config;
+        let mut cache = Cache {
+            keys: vec![Vec::new(); model.layers * prompts.len()],
+            values: vec![Vec::new(); model.layers * prompts.len()],
+        };
+        let slot = |index: usize| Slot {
+            index,
+            ids: Vec::new(),
+            place: 0,
+            rng: stream(config.seed, "sample", first + (offset + index) as u64),
+        };
+        let mut slots: Vec<Slot> = (0..prompts.len()).map(slot).collect();
+        let mut finished: Vec<Option<Completion>> = vec![None; prompts.len()];
+        let mut buffers = Buffers::default();
+        let mut logits = Vec::new();
+        // All prompts first, then one token of each sequence at a time.
+        let mut next: Vec<Vec<u32>> = prompts.to_vec();
+        while !slots.is_empty() {
+            self.advance(&mut slots, &next, &mut cache, prompts.len(), &mut buffers, &mut logits);
+            next.clear();
+            let mut kept = Vec::with_capacity(slots.len());
+            for (mut slot, logits) in slots.into_iter().zip(logits.chunks_exact(model.vocabulary)) {
+                let id = config.draw(logits, &mut slot.rng);
+                slot.ids.push(id);
+                let finish = if eos.contains(&id) {
+                    Some(Finish::Eos)
+                } else if !goes_on(offset + slot.index, &slot.ids) {
+                    Some(Finish::Stop)
+                } else if slot.ids.len() >= config.max_new_tokens || slot.place >= model.context {
+                    Some(Finish::Length)
+                } else {
+                    None
+                };
+                match finish {
+                    Some(finish) => finished[slot.index] = Some(Completion { ids: slot.ids, finish }),
+                    None => {
+                        next.push(vec![id]);
+                        kept.push(slot);
+                    }
+                }
+            }
+            slots = kept;
+        }
+        finished.into_iter().map(|completion| completion.expect("every sequence was written to its end")).collect()
+    }
+
+    /// Reads the next tokens of every sequence, and computes the logits after each one's last.
+    ///
+    /// # Shapes
+    /// - `logits`: becomes `[slots.len(), vocabulary]`
+    fn advance(
+        &self,
+        slots: &mut [Slot],
+        next: &[Vec<u32>],
+        cache: &mut Cache,
+        sequences: usize,
+        buffers: &mut Buffers,
+        logits: &mut Vec<f32>,
+    ) {
+        let config = &self.model.config;
+        let layout = &self.model.layout;
+        let (hidden, heads, norm) = (config.hidden, config.heads, config.norm());
+        // Row by row: which sequence, and at which place.
+        let places = slots.iter().zip(next).flat_map(|(slot, ids)| {
+            let start = slot.place;
+            ids.iter().enumerate().map(move |(i, &id)| (slot.index, start + i, id))
+        });
+        let rows: Vec<(usize, usize, u32)> = places.collect();
+        assert!(rows.iter().all(|&(_, place, _)| place < config.context), "a sequence fits the model's context");
+        let count = rows.len();
+        let rotation = self.rotation.as_ref().map(|all| {
+            let half = heads.width / 2;
+            let of = |values: &[f32]| {
+                rows.iter()
+                    .flat_map(|&(_, place, _)| values[place * half..(place + 1) * half].iter().copied())
+                    .collect()
+            };
+            Rotation { cos: of(&all.cos), sin: of(&all.sin) }
+        });
+        let Buffers { x, normalised, qkv, attended, added, up, activated, scores } = buffers;
+        x.clear();
+        for &(_, place, id) in &rows {
+            x.extend_from_slice(self.row(layout.embedding, id as usize));
+            if let Some(positions) = layout.positions {
+                let start = x.len() - hidden;
+                add(&mut x[start..], self.row(positions, place));
+            }
+        }
+        resize(normalised, count * hidden);
+        resize(added, count * hidden);
+        resize(qkv, count * heads.joint());
+        resize(attended, count * heads.query_columns());
+        for (layer, block) in layout.blocks.iter().enumerate() {
+            self.normalise(block.attention_norm, x, normalised);
+            self.project(block.qkv, normalised, hidden, qkv);
+            if let Some(rotation) = &rotation {
+                rotate_on_host(qkv, heads, rotation);
+            }
+            let (keys_at, values_at) = (heads.query_columns(), heads.query_columns() + heads.key_columns());
+            for ((&(sequence, place, _), qkv), output) in
+                rows.iter().zip(qkv.chunks_exact(heads.joint())).zip(attended.chunks_exact_mut(heads.query_columns()))
+            {
+                let at = layer * sequences + sequence;
+                cache.keys[at].extend_from_slice(&qkv[keys_at..values_at]);
+                cache.values[at].extend_from_slice(&qkv[values_at..]);
+                let seen = config.window.map_or(0, |window| (place + 1).saturating_sub(window)) * heads.key_columns();
+                AttendToCache {
+                    query: &qkv[..keys_at],
+                    keys: &cache.keys[at][seen..],
+                    values: &cache.values[at][seen..],
+                    heads,
+                    scale: 1.0 / (heads.width as f32).sqrt(),
+                    scores,
+                    output,
+                }
+                .run();
+            }
+            self.project(block.output, attended, heads.query_columns(), added);
+            add(x, added);
+            self.normalise(block.mlp_norm, x, normalised);
+            let wide = layout.tensors[block.up.weight].shape[0];
+            resize(up, count * wide);
+            resize(activated, count * config.intermediate);
+            self.project(block.up, normalised, hidden, up);
+            match config.family {
+                Family::Gpt2 => gelu_tanh_on_host(up, activated),
+                _ => gated_silu_on_host(up, config.intermediate, activated),
+            }
+            self.project(block.down, activated, config.intermediate, added);
+            add(x, added);
+        }
+        // Only what comes after a sequence's last token is asked for.
+        let mut last = Vec::with_capacity(slots.len() * hidden);
+        let mut end = 0;
+        for (slot, ids) in slots.iter_mut().zip(next) {
+            end += ids.len();
+            slot.place += ids.len();
+            last.extend_from_slice(&x[(end - 1) * hidden..end * hidden]);
+        }
+        let mut final_hidden = vec![0.0; last.len()];
+        let NormAt { weight, bias } = layout.final_norm;
+        let bias = bias.map(|i| self.parameters[i].as_slice());
+        norm_on_host(&last, &self.parameters[weight], bias, norm, &mut final_hidden);
+        resize(logits, slots.len() * config.vocabulary);
+        project(&final_hidden, &self.parameters[layout.head], None, hidden, logits);
+    }
+
+    fn row(&self, parameter: usize, row: usize) -> &[f32] {
+        let hidden = self.model.config.hidden;
+        &self.parameters[parameter][row * hidden..(row + 1) * hidden]
+    }
+
+    fn normalise(&self, at: NormAt, x: &[f32], output: &mut [f32]) {
+        let bias = at.bias.map(|i| self.parameters[i].as_slice());
+        norm_on_host(x, &self.parameters[at.weight], bias, self.model.config.norm(), output);
+    }
+
+    fn project(&self, at: LinearAt, x: &[f32], inputs: usize, output: &mut [f32]) {
+        project(x, &self.parameters[at.weight], at.bias.map(|i| self.parameters[i].as_slice()), inputs, output);
+    }
+}
+
+/// All of it will be written.
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    buffer.resize(len, 0.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use serde_json::Value;
+
+    use super::{Finish, SampleConfig, generate};
+    use crate::lm::batch::{Batch, Targets};
+    use crate::lm::folder::read;
+    use crate::lm::model::Decoder;
+    use crate::nn::to_host;
+    use crate::random::stream;
+
+    fn ids(value: &Value) -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
+    }
+
+    fn greedy(tokens: usize) -> SampleConfig {
+        SampleConfig { max_new_tokens: tokens, temperature: 0.0, ..SampleConfig::default() }
+    }
+
+    /// Expected values: transformers 5.23's `generate`, equal in all rows to a float64 computation (EXPECTED.md there).
+    #[test]
+    fn greedy_continuations_are_those_of_transformers() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
+        if !data.is_dir() {
+            eprintln!("skipped: {} is not there", data.display());
+            return;
+        }
+        for family in ["llama", "gpt2", "qwen2", "mistral"] {
+            let model = read(&data.join(family), &Device::flex()).unwrap().decoder;
+            let text = std::fs::read_to_string(data.join(family).join("pairs.jsonl")).unwrap();
+            let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let prompts: Vec<Vec<u32>> = rows.iter().map(|row| ids(&row["prompt_ids"])).collect();
+            let found = generate(&model, &prompts, &greedy(20), &[], 0, &|_, _| true);
+            for (row, found) in rows.iter().zip(&found) {
+                assert_eq!(found.ids, ids(&row["greedy_ids"]), "{family} {}", row["id"]);
+                assert_eq!(found.finish, Finish::Length);
+            }
+            // One alone, and with a stop.
+            let alone = generate(&model, &prompts[..1], &greedy(20), &[found[0].ids[3]], 0, &|_, _| true);
+            let end = found[0].ids.iter().position(|&id| id == found[0].ids[3]).unwrap();
+            assert_eq!((alone[0].ids.as_slice(), alone[0].finish), (&found[0].ids[..=end], Finish::Eos));
+        }
+        let model = read(&data.join("stories260K"), &Device::flex()).unwrap().decoder;
+        let golden: Value =
+            serde_json::from_str(&std::fs::read_to_string(data.join("stories260K/golden.json")).unwrap()).unwrap();
+        let expected = ids(&golden["greedy_ids_200"]);
+        let found = generate(&model, &[vec![expected[0]]], &greedy(200), &[], 0, &|_, _| true);
+        assert_eq!(found[0].ids, expected[1..]);
+    }
+
+    fn small() -> Decoder {
+        use crate::lm::config::{ModelConfig, SmallLlama};
+        let size = SmallLlama { vocabulary: 30, hidden: 16, layers: 2, heads: 2, context: 40 };
+        let mut config = ModelConfig::small_llama(size);
+        config.initializer_range = 0.4;
+        Decoder::new(config, 3, &Device::flex())
+    }
+
+    #[test]
+    fn what_is_written_depends_neither_on_threads_nor_on_the_others() {
+        let model = small();
+        let prompts: Vec<Vec<u32>> = (0..70).map(|i| vec![i % 30, (7 * i) % 30]).collect();
+        let config = SampleConfig { max_new_tokens: 50, seed: 4, ..SampleConfig::default() };
+        let pool = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let run = |threads| pool(threads).install(|| generate(&model, &prompts, &config, &[0], 0, &|_, _| true));
+        let expected = run(1);
+        assert_eq!(run(3), expected);
+        assert!(expected.iter().any(|completion| completion.finish == Finish::Eos));
+        assert!(expected.iter().any(|completion| completion.finish == Finish::Length && completion.ids.len() == 39));
+        let one = generate(&model, &prompts[5..6], &config, &[0], 5, &|_, _| true);
+        assert_eq!(one[0], expected[5]);
+    }
+
+    /// The share of every first token is its probability: χ² over 30 tokens.
+    #[test]
+    fn tokens_come_with_their_probabilities() {
+        let model = small();
+        let count = 6000;
+        let prompts = vec![vec![3, 1, 4]; count];
+        let config = SampleConfig { max_new_tokens: 1, temperature: 1.3, seed: 9, ..SampleConfig::default() };
+        let found = generate(&model, &prompts, &config, &[], 0, &|_, _| true);
+        let (mut batch, mut targets) = (Batch::default(), Targets::default());
+        let mut all = Vec::new();
+        for token in 0..30 {
+            all.push(vec![3, 1, 4, token]);
+        }
+        for sequence in &all {
+            let rows: Vec<usize> = batch.push(sequence).collect();
+            targets.push(sequence, &rows, 3);
+        }
+        let expected = to_host(model.log_probs(model.hidden(&batch, None), &targets, 1.3).0);
+        let statistic: f64 = (0..30)
+            .map(|token| {
+                let seen = found.iter().filter(|completion| completion.ids == [token]).count() as f64;
+                let expected = f64::from(expected[token as usize]).exp() * count as f64;
+                (seen - expected).powi(2) / expected
+            })
+            .sum();
+        // The 99.9 % quantile of χ² with 29 degrees of freedom.
+        assert!(statistic < 58.3, "{statistic}");
+    }
+
+    #[test]
+    fn cuts_of_the_distribution_keep_what_they_should() {
+        // Probabilities 0.5, 0.25, 0.125, 0.125.
+        let logits = [0.5_f32, 0.25, 0.125, 0.125].map(f32::ln);
+        let kept = |config: SampleConfig| {
+            let mut rng = stream(0, "cuts", 0);
+            let mut seen: Vec<u32> = (0..300).map(|_| config.draw(&logits, &mut rng)).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            seen
+        };
+        let plain = SampleConfig::default();
+        assert_eq!(kept(plain.clone()), [0, 1, 2, 3]);
+        assert_eq!(kept(SampleConfig { top_k: 3, ..plain.clone() }), [0, 1, 2]);
+        assert_eq!(kept(SampleConfig { top_p: 0.7, ..plain.clone() }), [0, 1]);
+        assert_eq!(kept(SampleConfig { top_p: 0.4, ..plain.clone() }), [0]);
+        assert_eq!(kept(SampleConfig { min_p: 0.4, ..plain.clone() }), [0, 1]);
+        assert_eq!(kept(SampleConfig { temperature: 0.0, ..plain }), [0]);
+    }
+}
