@@ -191,6 +191,7 @@ fn template_error(error: &minijinja::Error) -> ChatError {
 }
 
 /// Hugging Face's `tojson`: Python's `json.dumps` with `ensure_ascii=False`, and no escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     // The other arguments of `json.dumps` are rare; unknown ones are an error, never ignored.

@@ -373,6 +373,14 @@ impl Tokenizer {
         // Some files carry the cutting and padding of whoever wrote them; transformers applies them only on demand.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| e.to_string())?;
+        // Dropped merges (Provilkov et al. 2020) would give other ids every time.
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            inner.with_model(bpe);
+        }
         for role in ROLES {
             let Some(text) = token_text(&config, role)? else { continue };
             let known = inner.get_added_tokens_decoder().values().any(|token| token.content == text);
@@ -752,6 +760,12 @@ mod tests {
         }
         assert_eq!(loaded.encode("<|im_end|>", true).unwrap(), [1]);
         assert!(tokenizer.encode("abcabc naïve", true).unwrap().len() < 8, "something was merged");
+        let path = folder.path().join("tokenizer.json");
+        let json = std::fs::read_to_string(&path).unwrap();
+        assert!(json.contains("\"dropout\": null"));
+        std::fs::write(&path, json.replace("\"dropout\": null", "\"dropout\": 0.5")).unwrap();
+        let fingerprint = Tokenizer::load(folder.path()).unwrap().fingerprint();
+        assert_eq!(fingerprint, tokenizer.fingerprint(), "no merge is left to chance");
     }
 
     #[test]
