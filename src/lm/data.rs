@@ -1163,8 +1163,7 @@ fn truncate(
     if !cut {
         return Ok(Outcome::Kept { item: sides, cut, not_prefix: false });
     }
-    let (what, length) =
-        if prompt_len >= limit { ("the prompt", prompt_len) } else { ("prompt and completion", longest) };
+    let (what, length) = if prompt_len >= limit { ("the prompt", prompt_len) } else { ("the row", longest) };
     match truncation {
         Truncation::KeepStart if prompt_len >= limit => {
             return Ok(Outcome::Dropped(format!("{what} has {length} tokens, the limit is {limit}")));
@@ -1361,7 +1360,7 @@ mod tests {
         }
         let conventions = |truncation, max_length| Conventions { truncation, max_length, ..Conventions::default() };
         let error = encode_pairs(&rows, &bytes(), None, &conventions(Error, 18)).unwrap_err().to_string();
-        assert!(error.ends_with("line 1: prompt and completion has 19 tokens, the limit is 18"), "{error}");
+        assert!(error.ends_with("line 1: the row has 19 tokens, the limit is 18"), "{error}");
         for (truncation, limit) in [(Filter, 18), (KeepStart, 10)] {
             let error = encode_pairs(&rows, &bytes(), None, &conventions(truncation, limit)).unwrap_err().to_string();
             assert!(error.starts_with("no row is left of 1: all are too long; the first: "), "{error}");
@@ -1373,6 +1372,15 @@ mod tests {
             Conventions { max_prompt_length: 9, max_length: 9, truncation: Reference, ..Conventions::default() };
         let error = encode_pairs(&rows, &bytes(), None, &wrong).unwrap_err().to_string();
         assert_eq!(error, "max_prompt_length = 9: below max_length, where truncation is reference");
+    }
+
+    #[test]
+    fn eos_that_is_there_is_not_doubled() {
+        for eos in [Eos::AppendText, Eos::AppendId] {
+            let conventions = Conventions { eos, ..Conventions::default() };
+            let (pairs, _) = encode_pairs(&[pair("p", "a<|endoftext|>", "b")], &bytes(), None, &conventions).unwrap();
+            assert_eq!([&pairs[0].chosen, &pairs[0].rejected].map(|side| spelled(side).1), ["a$", "b$"], "{eos:?}");
+        }
     }
 
     /// Nothing but the common beginning would be left of the shorter one.

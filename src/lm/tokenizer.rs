@@ -694,6 +694,34 @@ mod tests {
         tokenizer.check_fits(50257).unwrap();
     }
 
+    /// What stands beside GPT-2's two files; ids by transformers 5.23.0 (`GPT2Tokenizer`).
+    #[test]
+    fn flags_and_the_map_of_special_tokens_count_as_in_transformers() {
+        let Some(source) = shared("gpt2-tokenizer") else { return };
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "merges.txt"] {
+            std::fs::copy(source.join(name), folder.path().join(name)).unwrap();
+        }
+        for (config, map, hello, eos, pad) in [
+            ("{\"add_bos_token\": true}", "{}", &[50256, 15496, 0][..], 50256, None),
+            ("{\"add_bos_token\": true, \"add_eos_token\": true}", "{}", &[50256, 15496, 0, 50256], 50256, None),
+            ("{\"add_prefix_space\": true}", "{}", &[18435, 0], 50256, None),
+            ("{\"eos_token\": \"x\"}", "{\"eos_token\": \"!\", \"pad_token\": \"<pad>\"}", &[15496, 0], 0, Some(50257)),
+            ("{\"eos_token\": \"!\", \"added_tokens_decoder\": {}}", "{\"eos_token\": \"?\"}", &[15496, 0], 0, None),
+        ] {
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            std::fs::write(folder.path().join("special_tokens_map.json"), map).unwrap();
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            let special = tokenizer.special();
+            assert_eq!(tokenizer.encode("Hello!", true).unwrap(), hello, "{config}");
+            assert_eq!(special.eos.as_ref().unwrap().id, eos, "{config}");
+            assert_eq!(special.pad.as_ref().map(|pad| pad.id), pad, "{config}");
+            let saved = tempfile::tempdir().unwrap();
+            tokenizer.save(saved.path()).unwrap();
+            assert_eq!(Tokenizer::load(saved.path()).unwrap().encode("Hello!", true).unwrap(), hello, "{config}");
+        }
+    }
+
     /// What `tokenizer_config.json` may say; ids by transformers 5.23.0 (`AutoTokenizer`).
     #[test]
     fn special_tokens_come_from_the_configuration() {
@@ -711,6 +739,9 @@ mod tests {
         assert_eq!(tokenizer.special().bos.as_ref().unwrap().id, 0);
         assert_eq!(tokenizer.special().eos, None);
         assert_eq!([None, Some("other")].map(|name| tokenizer.chat_template(name).unwrap()), ["a", "b"]);
+        let saved = tempfile::tempdir().unwrap();
+        tokenizer.save(saved.path()).unwrap();
+        assert_eq!(Tokenizer::load(saved.path()).unwrap().fingerprint(), tokenizer.fingerprint());
         std::fs::write(folder.path().join("chat_template.jinja"), "c").unwrap();
         assert_eq!(load(config).unwrap().chat_template(None), Some("c"));
         for (config, expected) in [
