@@ -777,6 +777,9 @@ mod tests {
         let without_template = tokenizer.fingerprint();
         tokenizer.set_chat_template("{{ messages }}".into());
         assert_ne!(tokenizer.fingerprint(), without_template);
+        let mut other = tokenizer.clone();
+        other.set_chat_template("{{ messages[0] }}".into());
+        assert_ne!(tokenizer.fingerprint(), other.fingerprint());
         tokenizer.save(folder.path()).unwrap();
         let loaded = Tokenizer::load(folder.path()).unwrap();
         assert_eq!(loaded.fingerprint(), tokenizer.fingerprint());
