@@ -191,6 +191,7 @@ fn template_error(error: &minijinja::Error) -> ChatError {
 }
 
 /// Hugging Face's `tojson`: Python's `json.dumps` with `ensure_ascii=False`, and no escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of a filter")]
 fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, minijinja::Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     // The other arguments of `json.dumps` are rare; unknown ones are an error, never ignored.
@@ -215,7 +216,8 @@ fn write_json(value: &Value, indent: Option<usize>, depth: usize, out: &mut Stri
     let quoted = |text: &str| serde_json::to_string(text).map_err(|e| invalid(e.to_string()));
     match value.kind() {
         ValueKind::None => out.push_str("null"),
-        ValueKind::Bool | ValueKind::Number => {
+        ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+        ValueKind::Number => {
             let _ = write!(out, "{value}");
         }
         ValueKind::String => out.push_str(&quoted(value.as_str().unwrap_or_default())?),
@@ -347,4 +349,210 @@ fn civil(days: i64) -> (i64, i64, i64) {
         month += 1;
     }
     (year, month, day + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHATML as OUR_CHATML, ChatTemplate, HH, Message, civil};
+    use crate::lm::tokenizer::{SpecialToken, SpecialTokens, Tokenizer, TokenizerConfig};
+
+    // In the formats that Meta, Qwen and Mistral document.
+
+    const LLAMA3: &str = r#"{{- bos_token }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"#;
+
+    const CHATML: &str = r#"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"#;
+
+    const MISTRAL: &str = r#"{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] + '\n\n' %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set system = '' %}
+    {%- set turns = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in turns %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' + message['content'].strip() + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"#;
+
+    const FEATURES: &str = r#"{%- set ns = namespace(users=0, found=false) -%}
+{%- set date = strftime_now('%d %b %Y, %A %-d.%m.%y %H:%M:%S %I %p %%') if strftime_now is defined else 'none' -%}
+  Date: {{ date }}
+{% for message in messages %}
+    {% if message.role == 'system' %}{% continue %}{% endif %}
+    {%- if message.role == 'user' %}{% set ns.users = ns.users + 1 %}{% endif %}
+    {% generation %}
+{{ message.role | upper }}: {{ message | tojson }}
+    {% endgeneration %}
+    {% if loop.index > 2 %}{% break %}{% endif %}
+{% endfor %}
+{{ messages | tojson(indent=2) }}
+{{ ns.users }} {{ messages[-1].content.split(' ')[0].upper() }} {{ messages[-1]['content'].startswith('I') }} {{ pad_token }}
+{%- for key, value in messages[0].items() %} {{ key }}={{ value }}{% endfor %}
+{{ [1, 2.5, true, none] | tojson }} {{ {'a': {}, 'b': []} | tojson }}
+
+"#;
+
+    fn one() -> Vec<Message> {
+        vec![Message::new("user", "Hi  ")]
+    }
+
+    fn answered() -> Vec<Message> {
+        vec![Message::new("user", "Hi"), Message::new("assistant", "Hello!")]
+    }
+
+    fn system() -> Vec<Message> {
+        vec![
+            Message::new("system", "Be brief."),
+            Message::new("user", " <b>2 & 2</b> 'é' \"q\"\n"),
+            Message::new("assistant", " It is 4. "),
+            Message::new("user", "I see ☃\ttab"),
+        ]
+    }
+
+    fn special() -> SpecialTokens {
+        let token = |id, text: &str| Some(SpecialToken { id, text: text.into() });
+        SpecialTokens { bos: token(0, "<s>"), eos: token(1, "</s>"), ..SpecialTokens::default() }
+    }
+
+    /// 2024-07-06 15:04:09 UTC.
+    const NOW: Option<i64> = Some(1_720_278_249);
+
+    /// Rendered by transformers 5.23.0 with the same date.
+    #[test]
+    fn templates_render_as_in_transformers() {
+        for (template, messages, add_generation_prompt, expected) in [
+            (
+                LLAMA3,
+                system(),
+                true,
+                "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<b>2 & 2</b> 'é' \"q\"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nIt is 4.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nI see ☃\ttab<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            ),
+            (
+                LLAMA3,
+                answered(),
+                false,
+                "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>",
+            ),
+            (
+                CHATML,
+                one(),
+                true,
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi  <|im_end|>\n<|im_start|>assistant\n",
+            ),
+            (
+                CHATML,
+                system(),
+                false,
+                "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n <b>2 & 2</b> 'é' \"q\"\n<|im_end|>\n<|im_start|>assistant\n It is 4. <|im_end|>\n<|im_start|>user\nI see ☃\ttab<|im_end|>\n",
+            ),
+            (
+                MISTRAL,
+                system(),
+                false,
+                "<s>[INST] Be brief.\n\n <b>2 & 2</b> 'é' \"q\"\n [/INST] It is 4.</s>[INST] I see ☃\ttab [/INST]",
+            ),
+            (MISTRAL, answered(), false, "<s>[INST] Hi [/INST] Hello!</s>"),
+            (
+                FEATURES,
+                one(),
+                true,
+                "Date: 06 Jul 2024, Saturday 6.07.24 15:04:09 03 PM %\nUSER: {\"role\": \"user\", \"content\": \"Hi  \"}\n[\n  {\n    \"role\": \"user\",\n    \"content\": \"Hi  \"\n  }\n]\n1 HI False  role=user content=Hi  [1, 2.5, true, null] {\"a\": {}, \"b\": []}\n",
+            ),
+            (
+                FEATURES,
+                system(),
+                false,
+                "Date: 06 Jul 2024, Saturday 6.07.24 15:04:09 03 PM %\nUSER: {\"role\": \"user\", \"content\": \" <b>2 & 2</b> 'é' \\\"q\\\"\\n\"}\nASSISTANT: {\"role\": \"assistant\", \"content\": \" It is 4. \"}\n[\n  {\n    \"role\": \"system\",\n    \"content\": \"Be brief.\"\n  },\n  {\n    \"role\": \"user\",\n    \"content\": \" <b>2 & 2</b> 'é' \\\"q\\\"\\n\"\n  },\n  {\n    \"role\": \"assistant\",\n    \"content\": \" It is 4. \"\n  },\n  {\n    \"role\": \"user\",\n    \"content\": \"I see ☃\\ttab\"\n  }\n]\n1 I True  role=system content=Be brief.[1, 2.5, true, null] {\"a\": {}, \"b\": []}\n",
+            ),
+        ] {
+            let template = ChatTemplate::new(template, &special(), NOW).unwrap();
+            assert_eq!(template.render(&messages, add_generation_prompt).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn without_a_date_templates_use_their_own() {
+        let text = ChatTemplate::new(FEATURES, &special(), None).unwrap().render(&one(), false).unwrap();
+        assert!(text.starts_with("Date: none\n"), "{text}");
+    }
+
+    /// The format of HH-RLHF's files; an answer ends with EOS, turns before it do not.
+    #[test]
+    fn the_default_template_is_that_of_hh() {
+        let template = ChatTemplate::new(HH, &special(), None).unwrap();
+        let [system, user, assistant, last] = <[Message; 4]>::try_from(system()).unwrap();
+        let prompt = template.render(&[user.clone(), assistant.clone(), last.clone()], true).unwrap();
+        assert_eq!(
+            prompt,
+            "\n\nHuman:  <b>2 & 2</b> 'é' \"q\"\n\n\nAssistant:  It is 4. \n\nHuman: I see ☃\ttab\n\nAssistant:"
+        );
+        assert_eq!(
+            template.render(&answered(), false).unwrap(),
+            template.render(&answered()[..1], true).unwrap() + " Hello!</s>"
+        );
+        assert!(template.render(&[system, user], true).unwrap().starts_with("Be brief.\n\nHuman:"));
+        let chatml = ChatTemplate::new(OUR_CHATML, &special(), None).unwrap();
+        assert_eq!(chatml.render(&one(), true).unwrap(), "<|im_start|>user\nHi  <|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let new = |source: &str| ChatTemplate::new(source, &special(), None);
+        let error = new("a\n\n{% if %}").unwrap_err().to_string();
+        assert!(error.starts_with("chat template, line 3: "), "{error}");
+        let error = new(MISTRAL).unwrap().render(&[one(), one()].concat(), false).unwrap_err().to_string();
+        assert_eq!(error, "chat template, line 11: roles must alternate user/assistant/user/assistant/...");
+        let error = new("a\n{{ strftime_now('%Y') }}").unwrap().render(&one(), false).unwrap_err().to_string();
+        assert!(error.starts_with("chat template, line 2: ") && error.contains("give one"), "{error}");
+        let error = ChatTemplate::new("{{ strftime_now('%Q') }}", &special(), NOW).unwrap().render(&one(), false);
+        assert!(error.unwrap_err().to_string().contains("does not know %Q"));
+    }
+
+    #[test]
+    fn a_template_is_chosen_by_name_or_file() {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let mut tokenizer = Tokenizer::train(std::iter::empty(), &config).unwrap();
+        let error = ChatTemplate::choose(&tokenizer, None, None).unwrap_err().to_string();
+        assert!(error.contains("\"hh\"") && error.contains(".jinja"), "{error}");
+        let error = ChatTemplate::choose(&tokenizer, Some("hhh"), None).unwrap_err().to_string();
+        assert!(error.contains("\"hh\", \"chatml\""), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.jinja");
+        std::fs::write(&path, "own").unwrap();
+        tokenizer.set_chat_template("default".into());
+        let file = path.to_str().unwrap();
+        for (choice, expected) in [(None, "default"), (Some("hh"), "\n\nHuman: Hi  "), (Some(file), "own")] {
+            let template = ChatTemplate::choose(&tokenizer, choice, None).unwrap();
+            assert_eq!(template.render(&one(), false).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn days_have_their_dates() {
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (-1, (1969, 12, 31)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (19_783, (2024, 3, 1)),
+            (47_541, (2100, 3, 1)),
+        ] {
+            assert_eq!(civil(days), date);
+        }
+    }
 }

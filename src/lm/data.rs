@@ -610,12 +610,7 @@ impl Row for PreferenceRow {
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
         let chosen = content(object, "chosen", COMPLETION)?;
         let rejected = content(object, "rejected", COMPLETION)?;
-        if chosen == rejected {
-            return Err(Problem::Fields(
-                "'chosen' and 'rejected' are equal; expected two different completions".into(),
-            ));
-        }
-        let prompt = object.contains_key("prompt").then(|| content(object, "prompt", PROMPT)).transpose()?;
+        let prompt = is_given(object, "prompt").then(|| content(object, "prompt", PROMPT)).transpose()?;
         let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
             (Some(Content::Text(prompt)), Content::Text(chosen), Content::Text(rejected)) => {
                 (Content::Text(prompt), Content::Text(chosen), Content::Text(rejected))
@@ -629,10 +624,15 @@ impl Row for PreferenceRow {
                 (part(&chosen[..at]), part(&chosen[at..]), part(&rejected[at..]))
             }
             // With a prompt as text the conversations hold it too, as in UltraFeedback.
-            (_, Content::Chat(mut chosen), Content::Chat(mut rejected)) => {
+            (prompt, Content::Chat(mut chosen), Content::Chat(mut rejected)) => {
                 let at = common_prefix(&chosen, &rejected);
-                if at == 0 {
-                    let reason = "'chosen' and 'rejected' do not begin with the same message; expected a prompt";
+                let is_prompt = |message: &Message| match &prompt {
+                    Some(Content::Text(prompt)) => *prompt == message.content,
+                    _ => true,
+                };
+                if !chosen[..at].iter().any(is_prompt) {
+                    let reason = "'chosen' and 'rejected' do not begin with the same prompt; expected messages that \
+                                  do, or 'prompt' as a list of messages";
                     return Err(Problem::Fields(reason.into()));
                 }
                 let rest = chosen.split_off(at);
@@ -644,6 +644,11 @@ impl Row for PreferenceRow {
                 ));
             }
         };
+        if chosen == rejected {
+            return Err(Problem::Fields(
+                "'chosen' and 'rejected' are equal; expected two different completions".into(),
+            ));
+        }
         for (field, side) in [("chosen", &chosen), ("rejected", &rejected)] {
             not_empty(field, side)?;
         }
@@ -660,7 +665,7 @@ impl Row for CompletionRow {
     const SHAPE: &str = "rows {\"prompt\", \"completion\"} or {\"messages\"}";
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
-        let (prompt, completion) = if object.contains_key("messages") && !object.contains_key("completion") {
+        let (prompt, completion) = if is_given(object, "messages") && !is_given(object, "completion") {
             let Content::Chat(mut messages) = content(object, "messages", MESSAGES)? else {
                 return Err(field("messages", "is a text".into(), MESSAGES));
             };
@@ -770,6 +775,11 @@ fn content(object: &Map<String, Value>, name: &'static str, expected: &'static s
         }
         Some(other) => Err(field(name, describe(other), expected)),
     }
+}
+
+/// Tables that became JSONL have null where there was nothing.
+fn is_given(object: &Map<String, Value>, name: &str) -> bool {
+    object.get(name).is_some_and(|value| !value.is_null())
 }
 
 fn not_empty(name: &'static str, content: &Content) -> Result<(), Problem> {
@@ -1153,8 +1163,7 @@ fn truncate(
     if !cut {
         return Ok(Outcome::Kept { item: sides, cut, not_prefix: false });
     }
-    let (what, length) =
-        if prompt_len >= limit { ("the prompt", prompt_len) } else { ("prompt and completion", longest) };
+    let (what, length) = if prompt_len >= limit { ("the prompt", prompt_len) } else { ("the row", longest) };
     match truncation {
         Truncation::KeepStart if prompt_len >= limit => {
             return Ok(Outcome::Dropped(format!("{what} has {length} tokens, the limit is {limit}")));
@@ -1182,4 +1191,421 @@ fn truncate(
         Truncation::Error => return Err(DataError::TooLong { origin: origin.clone(), what, length, limit }),
     }
     Ok(Outcome::Kept { item: sides, cut, not_prefix: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::{Path, PathBuf};
+
+    use serde_json::Value;
+
+    use super::{
+        Boundary, CompletionRow, Content, Conventions, Document, Encoded, Eos, PreferenceRow, PromptRow, ReadConfig,
+        Row, Truncation, encode_completions, encode_pairs, encode_prompts, order, pack, read, read_all,
+    };
+    use crate::lm::chat::{ChatTemplate, HH};
+    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
+
+    /// The data beside the project; `None`, with a note, where they are not.
+    fn shared(name: &str) -> Option<PathBuf> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+        if !path.exists() {
+            eprintln!("skipped: {} is not there", path.display());
+        }
+        path.exists().then_some(path)
+    }
+
+    fn rows_of<T: Row>(lines: &str) -> Result<Vec<T>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, lines).unwrap();
+        read_all(&[path], &ReadConfig::default()).map(|(rows, _)| rows).map_err(|e| e.to_string())
+    }
+
+    fn pair(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
+        let row = serde_json::json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+        rows_of(&row.to_string()).unwrap().remove(0)
+    }
+
+    fn text(content: &Content) -> &str {
+        match content {
+            Content::Text(text) => text,
+            Content::Chat(_) => panic!("a chat"),
+        }
+    }
+
+    /// One token for each byte; EOS is token 0, and nothing is added around a text.
+    fn bytes() -> Tokenizer {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        Tokenizer::train(std::iter::empty(), &config).unwrap()
+    }
+
+    /// Prompt and completion, EOS written as `$`.
+    fn spelled(encoded: &Encoded) -> (String, String) {
+        let spell = |ids: &[u32]| bytes().decode(ids, false).unwrap().replace("<|endoftext|>", "$");
+        (spell(encoded.prompt()), spell(encoded.completion()))
+    }
+
+    /// Values of TRL 1.16.0: `DPOTrainer._prepare_dataset` and its collator.
+    #[test]
+    fn pairs_have_the_ids_that_trl_gives_them() {
+        let (Some(model), Some(path)) = (shared("hf/llama"), shared("prefs/pairs.jsonl")) else { return };
+        let tokenizer = Tokenizer::load(&model).unwrap();
+        let (rows, _) = read_all::<PreferenceRow>(std::slice::from_ref(&path), &ReadConfig::default()).unwrap();
+        let trl = Conventions::default();
+        let (pairs, report) = encode_pairs(&rows, &tokenizer, None, &trl).unwrap();
+        assert_eq!((pairs.len(), report.cut, report.dropped.count, report.prompt_not_prefix), (64, 0, 0, 0));
+        let expected = std::fs::read_to_string(&path).unwrap();
+        for (pair, line) in pairs.iter().zip(expected.lines()) {
+            let expected: Value = serde_json::from_str(line).unwrap();
+            let ids = |name: &str| serde_json::from_value::<Vec<u32>>(expected[name].clone()).unwrap();
+            assert_eq!(pair.chosen.prompt(), ids("prompt_ids"));
+            assert_eq!(pair.rejected.prompt(), ids("prompt_ids"));
+            assert_eq!(pair.chosen.completion(), ids("chosen_ids"));
+            assert_eq!(pair.rejected.completion(), ids("rejected_ids"));
+        }
+
+        let short = Conventions { max_length: 20, ..trl.clone() };
+        let (cut, report) = encode_pairs(&rows[..6], &tokenizer, None, &short).unwrap();
+        assert_eq!(
+            cut.iter().map(|pair| pair.row).collect::<Vec<_>>(),
+            [0, 2, 3, 4, 5],
+            "row 1's prompt has 20 tokens"
+        );
+        assert_eq!((report.cut, report.dropped.count, report.rows), (5, 1, 6));
+        assert!(report.dropped.first[0].ends_with("pairs.jsonl: line 2: the prompt has 20 tokens, the limit is 20"));
+        for (cut, prompt_len) in cut.iter().zip([18, 16, 19, 19, 19]) {
+            let whole = &pairs[cut.row];
+            assert_eq!((&cut.chosen.ids[..], cut.chosen.prompt_len), (&whole.chosen.ids[..20], prompt_len));
+            assert_eq!((&cut.rejected.ids[..], cut.rejected.prompt_len), (&whole.rejected.ids[..20], prompt_len));
+        }
+
+        let end = Conventions { truncation: Truncation::KeepEnd, ..short };
+        let (cut, report) = encode_pairs(&rows[..6], &tokenizer, None, &end).unwrap();
+        assert_eq!((report.cut, report.dropped.count), (6, 0));
+        for (cut, prompt_len) in cut.iter().zip([[0, 0], [0, 1], [0, 1], [1, 1], [6, 0], [1, 0]]) {
+            let (whole, tail) = (&pairs[cut.row], |ids: &[u32]| ids[ids.len() - 20..].to_vec());
+            assert_eq!((&cut.chosen.ids, cut.chosen.prompt_len), (&tail(&whole.chosen.ids), prompt_len[0]));
+            assert_eq!((&cut.rejected.ids, cut.rejected.prompt_len), (&tail(&whole.rejected.ids), prompt_len[1]));
+        }
+
+        for (row, chosen, rejected, prompt_len, is_prefix) in [
+            (
+                pair("I love th", "ee, my lord.", "is fair maid and th"),
+                &[0, 43, 478, 417, 14, 309, 449, 16, 1][..],
+                &[0, 43, 478, 371, 405, 316, 265, 67, 363, 303, 286, 1][..],
+                3,
+                false,
+            ),
+            (
+                pair("The king ", "is dead.", " speaks"),
+                &[0, 349, 518, 330, 359, 338, 16, 1],
+                &[0, 349, 518, 223, 420, 589, 85, 1],
+                3,
+                false,
+            ),
+            (pair("", "Come.", "Go."), &[0, 37, 341, 16, 1], &[0, 41, 81, 16, 1], 1, true),
+            (
+                pair("What is it?", " Nothing.</s>", " Nothing"),
+                &[0, 474, 330, 351, 33, 223, 48, 497, 298, 16, 1],
+                &[0, 474, 330, 351, 33, 223, 48, 497, 298, 1],
+                5,
+                true,
+            ),
+        ] {
+            let (pairs, report) = encode_pairs(&[row], &tokenizer, None, &trl).unwrap();
+            assert_eq!(pairs[0].chosen, Encoded { ids: chosen.to_vec(), prompt_len });
+            assert_eq!(pairs[0].rejected, Encoded { ids: rejected.to_vec(), prompt_len });
+            assert_eq!(report.prompt_not_prefix, usize::from(!is_prefix));
+        }
+
+        let template = "{% for m in messages %}{% if m.role=='user' %}[U] {{ m.content }} [/U]{% else %} \
+                        {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}";
+        let template = ChatTemplate::new(template, tokenizer.special(), None).unwrap();
+        let row = r#"{"prompt": [{"role": "user", "content": "What is it?"}], "rejected": "The king is dead.",
+                      "chosen": [{"role": "assistant", "content": "Nothing, my lord."}]}"#;
+        let rows = rows_of::<PreferenceRow>(&row.replace('\n', "")).unwrap();
+        let (pairs, report) = encode_pairs(&rows, &tokenizer, Some(&template), &trl).unwrap();
+        let chosen = [61, 55, 63, 223, 474, 330, 351, 33, 223, 61, 17, 55, 63, 223, 48, 497, 298, 14, 309, 449, 16, 1];
+        let rejected = [61, 55, 63, 223, 474, 330, 351, 33, 223, 61, 17, 55, 63, 223, 349, 518, 330, 359, 338, 16, 1];
+        assert_eq!(pairs[0].chosen, Encoded { ids: chosen.to_vec(), prompt_len: 14 });
+        assert_eq!(pairs[0].rejected, Encoded { ids: rejected.to_vec(), prompt_len: 14 });
+        assert_eq!(report.prompt_not_prefix, 0);
+        let error = encode_pairs(&rows, &tokenizer, None, &trl).unwrap_err().to_string();
+        assert!(error.contains("line 1: the rows are chats") && error.contains("\"hh\""), "{error}");
+    }
+
+    /// One row under every rule, by hand: `0123456789` is answered with `abcdefgh` or `abX`.
+    #[test]
+    fn conventions_do_what_they_say() {
+        use Boundary::{CommonPrefix, Separate, Together};
+        use Truncation::{Error, Filter, KeepEnd, KeepStart, Reference};
+        let rows = [pair("0123456789", "abcdefgh", "abX")];
+        for (boundary, eos, truncation, max_length, expected) in [
+            (Together, Eos::AppendText, Error, 19, ["0123456789|abcdefgh$", "0123456789|abX$"]),
+            (Separate, Eos::AppendId, Error, 19, ["0123456789|abcdefgh$", "0123456789|abX$"]),
+            (CommonPrefix, Eos::None, Error, 18, ["0123456789ab|cdefgh", "0123456789ab|X"]),
+            (Together, Eos::None, KeepStart, 12, ["0123456789|ab", "0123456789|ab"]),
+            (Together, Eos::AppendId, KeepEnd, 12, ["789|abcdefgh$", "23456789|abX$"]),
+            (Separate, Eos::AppendId, Reference, 14, ["56789|abcdefgh$", "56789|abX$"]),
+            (Separate, Eos::AppendId, Reference, 12, ["56789|abcdefg", "56789|abX$"]),
+            (Separate, Eos::AppendId, Reference, 19, ["0123456789|abcdefgh$", "0123456789|abX$"]),
+            (Together, Eos::AppendId, Filter, 19, ["0123456789|abcdefgh$", "0123456789|abX$"]),
+        ] {
+            let conventions = Conventions { boundary, eos, truncation, max_length, max_prompt_length: 5 };
+            let (pairs, _) = encode_pairs(&rows, &bytes(), None, &conventions).unwrap();
+            let sides = [&pairs[0].chosen, &pairs[0].rejected].map(spelled).map(|(p, c)| format!("{p}|{c}"));
+            assert_eq!(sides, expected, "{conventions:?}");
+        }
+        let conventions = |truncation, max_length| Conventions { truncation, max_length, ..Conventions::default() };
+        let error = encode_pairs(&rows, &bytes(), None, &conventions(Error, 18)).unwrap_err().to_string();
+        assert!(error.ends_with("line 1: the row has 19 tokens, the limit is 18"), "{error}");
+        for (truncation, limit) in [(Filter, 18), (KeepStart, 10)] {
+            let error = encode_pairs(&rows, &bytes(), None, &conventions(truncation, limit)).unwrap_err().to_string();
+            assert!(error.starts_with("no row is left of 1: all are too long; the first: "), "{error}");
+        }
+        let separate = Conventions { boundary: Separate, ..Conventions::default() };
+        let error = encode_pairs(&[pair("a<|endoftext|>", "b", "c")], &bytes(), None, &separate).unwrap_err();
+        assert!(error.to_string().contains("line 1: holds the EOS token \"<|endoftext|>\""), "{error}");
+        let wrong =
+            Conventions { max_prompt_length: 9, max_length: 9, truncation: Reference, ..Conventions::default() };
+        let error = encode_pairs(&rows, &bytes(), None, &wrong).unwrap_err().to_string();
+        assert_eq!(error, "max_prompt_length = 9: below max_length, where truncation is reference");
+    }
+
+    #[test]
+    fn eos_that_is_there_is_not_doubled() {
+        for eos in [Eos::AppendText, Eos::AppendId] {
+            let conventions = Conventions { eos, ..Conventions::default() };
+            let (pairs, _) = encode_pairs(&[pair("p", "a<|endoftext|>", "b")], &bytes(), None, &conventions).unwrap();
+            assert_eq!([&pairs[0].chosen, &pairs[0].rejected].map(|side| spelled(side).1), ["a$", "b$"], "{eos:?}");
+        }
+    }
+
+    /// Nothing but the common beginning would be left of the shorter one.
+    #[test]
+    fn every_completion_keeps_a_token() {
+        let conventions = Conventions { boundary: Boundary::CommonPrefix, eos: Eos::None, ..Conventions::default() };
+        let (pairs, _) = encode_pairs(&[pair("p", "ab", "abc")], &bytes(), None, &conventions).unwrap();
+        assert_eq!(spelled(&pairs[0].chosen), ("pa".into(), "b".into()));
+        assert_eq!(spelled(&pairs[0].rejected), ("pa".into(), "bc".into()));
+    }
+
+    #[test]
+    fn demonstrations_and_prompts_agree_about_the_prompt() {
+        let lines = r#"{"prompt": "one", "completion": " two", "label": false}
+{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}"#;
+        let rows = rows_of::<CompletionRow>(lines).unwrap();
+        let template = ChatTemplate::new(HH, bytes().special(), None).unwrap();
+        let conventions = Conventions::default();
+        let (completions, _) = encode_completions(&rows, &bytes(), Some(&template), &conventions).unwrap();
+        assert_eq!(spelled(&completions[0].encoded), ("one".into(), " two$".into()));
+        assert_eq!(completions[0].label, Some(false));
+        assert_eq!(spelled(&completions[1].encoded), ("\n\nHuman: Hi\n\nAssistant:".into(), " Yes$".into()));
+        let prompts: Vec<PromptRow> =
+            rows.iter().map(|row| PromptRow { origin: row.origin.clone(), prompt: row.prompt.clone() }).collect();
+        let (encoded, _) = encode_prompts(&prompts, &bytes(), Some(&template), &conventions).unwrap();
+        for (prompt, completion) in encoded.iter().zip(&completions) {
+            assert_eq!(prompt.ids, completion.encoded.prompt());
+        }
+        let short = Conventions { max_prompt_length: 10, ..conventions };
+        let (encoded, report) = encode_prompts(&prompts, &bytes(), Some(&template), &short).unwrap();
+        assert_eq!((encoded.len(), report.dropped.count, encoded[0].row), (1, 1, 0));
+        let end = Conventions { truncation: Truncation::KeepEnd, ..short };
+        let (encoded, report) = encode_prompts(&prompts, &bytes(), Some(&template), &end).unwrap();
+        assert_eq!((bytes().decode(&encoded[1].ids, false).unwrap().as_str(), report.cut), ("Assistant:", 1));
+    }
+
+    #[test]
+    fn an_implicit_prompt_is_what_both_begin_with() {
+        for (chosen, rejected, prompt) in [
+            ("The sky is blue.", "The sky is green.", "The sky is"),
+            ("The sky is blue.", "The sky is black.", "The sky is"),
+            ("The sky is blue.", "The skyline", "The"),
+            ("a\nbc", "a\nbd", "a\n"),
+            ("Yes", "No", ""),
+            ("naïve ☃", "naïve ☂", "naïve"),
+            ("word", "word more.", "word"),
+            ("\n\nHuman: Hi\n\nAssistant: I am", "\n\nHuman: Hi\n\nAssistant: I was", "\n\nHuman: Hi\n\nAssistant:"),
+            (
+                "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d",
+                "\n\nHuman: a\n\nAssistant: b\n\nHuman: e\n\nAssistant: f",
+                "\n\nHuman: a\n\nAssistant:",
+            ),
+        ] {
+            let row = serde_json::json!({"chosen": chosen.to_owned() + "!", "rejected": rejected}).to_string();
+            let rows = rows_of::<PreferenceRow>(&row);
+            if chosen == "word" {
+                assert_eq!(super::shared_prompt(chosen, rejected), 4, "the space goes to the completion");
+                continue;
+            }
+            let row = &rows.unwrap()[0];
+            assert_eq!(text(&row.prompt), prompt);
+            assert_eq!(format!("{}{}", prompt, text(&row.rejected)), rejected);
+        }
+        let turns =
+            |last: &str| serde_json::json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": last}]);
+        // The prompt as text, and once more in the conversations: UltraFeedback's form.
+        for prompt in ["", "\"prompt\": \"Hi\", "] {
+            let line = format!("{{{prompt}\"chosen\": {}, \"rejected\": {}}}", turns("a"), turns("b"));
+            let row = &rows_of::<PreferenceRow>(&line).unwrap()[0];
+            assert!(matches!(&row.prompt, Content::Chat(m) if m.len() == 1 && m[0].content == "Hi"));
+            assert!(matches!(&row.rejected, Content::Chat(m) if m.len() == 1 && m[0].content == "b"));
+        }
+    }
+
+    #[test]
+    fn hh_rlhf_is_read() {
+        let Some(folder) = shared("hh-rlhf") else { return };
+        let (rows, skipped) = read_all::<PreferenceRow>(&[folder], &ReadConfig::default()).unwrap();
+        assert_eq!((rows.len(), skipped.count), (1156, 0));
+        // In this half of the file chosen and rejected always agree up to the last turn.
+        for row in &rows {
+            assert!(text(&row.prompt).ends_with("\n\nAssistant:"));
+            assert!([&row.chosen, &row.rejected].iter().all(|answer| !text(answer).contains("\n\nAssistant:")));
+        }
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        let good = r#""prompt": "p", "chosen": "a", "rejected": "b""#;
+        let user = r#"{"role": "user", "content": "p"}"#;
+        let answer = r#"{"role": "assistant", "content": "a"}"#;
+        for (line, expected) in [
+            ("{".to_owned(), "not a JSON object (EOF"),
+            ("[1]".to_owned(), "expected one object a line"),
+            (r#"{"prompt": "p", "chosen": "a"}"#.into(), "field 'rejected' is missing; expected a text or a list of"),
+            (r#"{"prompt": 3, "chosen": "a", "rejected": "b"}"#.into(), "field 'prompt' is a number (3); expected"),
+            (r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#.into(), "field 'prompt' is an empty list"),
+            (
+                r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#.into(),
+                "message 1 whose content is missing",
+            ),
+            (r#"{"prompt": ["x"], "chosen": "a", "rejected": "b"}"#.into(), "has an item 1 that is a text (\"x\")"),
+            (r#"{"prompt": "p", "chosen": "", "rejected": "b"}"#.into(), "field 'chosen' has no completion"),
+            (r#"{"chosen": "x y", "rejected": "x y z"}"#.into(), "field 'chosen' has no completion"),
+            (r#"{"prompt": "p", "chosen": "a", "rejected": "a"}"#.into(), "'chosen' and 'rejected' are equal"),
+            (r#"{"prompt": null, "chosen": "a b", "rejected": "a b"}"#.into(), "'chosen' and 'rejected' are equal"),
+            (
+                format!("{{\"prompt\": [{user}], \"chosen\": \"a\", \"rejected\": [{answer}]}}"),
+                "'chosen' and 'rejected' are equal",
+            ),
+            (
+                format!("{{\"prompt\": \"q\", \"chosen\": [{user}, {answer}], \"rejected\": [{user}, {user}]}}"),
+                "do not begin with the same prompt",
+            ),
+            (
+                r#"{"prompt": "p", "chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}"#.into(),
+                "expected the same for both",
+            ),
+            (format!("{{{good}, \"margin\": \"1\"}}"), "field 'margin' is a text (\"1\"); expected a finite number"),
+            (format!("{{{good}, \"target\": 1.5}}"), "field 'target' is a number (1.5); expected a probability"),
+            (format!("{{{good}, \"preference\": \"first\"}}"), "field 'preference' is a text (\"first\")"),
+            (format!("{{{good}, \"preference\": \"tie\", \"target\": 0.5}}"), "has more than one of 'target'"),
+        ] {
+            let error = rows_of::<PreferenceRow>(&format!("{{{good}}}\n\n{line}\n")).unwrap_err();
+            assert!(error.contains("rows.jsonl: line 3: ") && error.contains(expected), "{error}");
+        }
+        for (line, expected) in [
+            (r#"{"prompt": "p", "completion": "c", "label": 1}"#, "field 'label' is a number (1); expected true"),
+            (r#"{"messages": [{"role": "user", "content": "x"}]}"#, "field 'messages' ends with user; expected the"),
+            (r#"{"messages": [{"role": "assistant", "content": "x"}]}"#, "has only one message"),
+            (r#"{"completion": "c"}"#, "field 'prompt' is missing"),
+        ] {
+            let error = rows_of::<CompletionRow>(line).unwrap_err();
+            assert!(error.contains("rows.jsonl: line 1: ") && error.contains(expected), "{error}");
+        }
+        for (extra, target) in [
+            ("", None),
+            (", \"label_probability\": 0.25", Some(0.25)),
+            (", \"preference\": \"tie\"", Some(0.5)),
+            (", \"preference\": 0.75, \"unknown\": []", Some(0.75)),
+        ] {
+            assert_eq!(rows_of::<PreferenceRow>(&format!("{{{good}{extra}}}")).unwrap()[0].target, target);
+        }
+    }
+
+    #[test]
+    fn skipped_rows_are_counted_and_the_first_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.jsonl");
+        std::fs::write(&path, "{}\n{\"prompt\": \"x\"}\n".to_owned() + &"{\"prompt\": 1}\n".repeat(20)).unwrap();
+        let config = ReadConfig { skip_bad_rows: true, ..ReadConfig::default() };
+        let (rows, skipped) = read_all::<PromptRow>(&[path], &config).unwrap();
+        assert_eq!((rows.len(), rows[0].origin.line), (1, 2));
+        assert_eq!((skipped.count, skipped.first.len()), (21, 10));
+        assert!(skipped.first[0].contains("p.jsonl: line 1: field 'prompt' is missing"));
+        let path = folder.path().join("q.jsonl");
+        std::fs::write(&path, "{}\n").unwrap();
+        let error = read_all::<PromptRow>(&[path], &config).unwrap_err().to_string();
+        assert!(
+            error.contains("has no good row (1 bad ones") && error.contains("expected rows {\"prompt\"}"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn files_are_read_in_order_compressed_or_not() {
+        let zip = |text: &str| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(text.as_bytes()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        file("b.jsonl.gz", &[zip("{\"text\": \"3\"}\n"), zip("{\"text\": \"4\"}")].concat());
+        // Compressed, whatever the name says; and a byte order mark, and lines of Windows.
+        file("a.jsonl", &zip("\u{feff}{\"text\": \"1\"}\r\n\r\n{\"text\": \"2\"}\r\n"));
+        file("c.txt", b"5\n\n6\n");
+        file("ignored.json", b"{}");
+        let texts = |text_lines| -> Vec<String> {
+            let config = ReadConfig { text_lines, ..ReadConfig::default() };
+            read::<Document>(&[folder.path().to_owned()], &config).unwrap().map(|row| row.unwrap().text).collect()
+        };
+        assert_eq!(texts(false), ["1", "2", "3", "4", "5\n\n6\n"]);
+        assert_eq!(texts(true), ["1", "2", "3", "4", "5", "6"]);
+
+        let error = |name: &str| match read_all::<PromptRow>(&[folder.path().join(name)], &ReadConfig::default()) {
+            Ok(_) => panic!("{name} was read"),
+            Err(error) => error.to_string(),
+        };
+        assert!(error("c.txt").contains("is a text file; expected JSONL with rows {\"prompt\"}"));
+        assert!(error("none.jsonl").contains("none.jsonl: cannot read"));
+        let whole = zip(&"{\"prompt\": \"x\"}\n".repeat(3));
+        file("torn.jsonl.gz", &whole[..whole.len() - 9]);
+        assert!(error("torn.jsonl.gz").contains("torn.jsonl.gz: cannot read line "), "{}", error("torn.jsonl.gz"));
+        file("latin.jsonl", b"{\"prompt\": \"\xe9\"}");
+        assert!(error("latin.jsonl").contains("line 1: not a JSON object (not UTF-8 text)"));
+        let empty = tempfile::tempdir().unwrap();
+        let error = read_all::<PromptRow>(&[empty.path().to_owned()], &ReadConfig::default()).unwrap_err().to_string();
+        assert!(error.contains("has no .jsonl or .jsonl.gz file"), "{error}");
+    }
+
+    #[test]
+    fn the_order_of_an_epoch_is_a_permutation_of_its_own() {
+        let first = order(7, 0, 100);
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+        assert_eq!(first, order(7, 0, 100));
+        assert_ne!(first, order(7, 1, 100));
+        assert_ne!(first, order(8, 0, 100));
+        // As first written: checkpoints of an older build must go on in the same order.
+        assert_eq!(order(0, 0, 8), [1, 2, 4, 6, 0, 5, 3, 7]);
+    }
+
+    #[test]
+    fn texts_are_packed_with_eos_after_each() {
+        let tokenizer = bytes();
+        let documents =
+            rows_of::<Document>("{\"text\": \"ab\"}\n{\"text\": \"c<|endoftext|>\"}\n{\"text\": \"de\"}").unwrap();
+        let packed = pack(documents.into_iter().map(Ok), &tokenizer, 3).unwrap();
+        let blocks: Vec<String> =
+            (0..packed.len()).map(|i| tokenizer.decode(packed.block(i), false).unwrap()).collect();
+        assert_eq!(blocks, ["ab<|endoftext|>", "c<|endoftext|>d"]);
+        assert_eq!((packed.documents, packed.dropped_tokens), (3, 2));
+        let error = pack(std::iter::empty(), &tokenizer, 3).unwrap_err().to_string();
+        assert!(error.contains("0 tokens in 0 documents"), "{error}");
+    }
 }

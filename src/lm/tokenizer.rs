@@ -143,6 +143,12 @@ const DEFAULT_TEMPLATE: &str = "default";
 /// The roles in the order in which transformers adds their tokens to a vocabulary that lacks them.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Whether a sequence begins with BOS.
+const ADD_BOS: &str = "add_bos_token";
+
+/// Whether a sequence ends with EOS.
+const ADD_EOS: &str = "add_eos_token";
+
 /// Tokens that byte-level BPE has before any merge: one for each byte.
 const BYTES: usize = 256;
 
@@ -160,12 +166,20 @@ impl Tokenizer {
     /// Naming the file that is missing or damaged.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
         let mut config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-        for (key, value) in read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default() {
-            config.entry(key).or_insert(value);
+        let special = read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
+        // As in transformers, where older folders have it in the place of the list.
+        if !config.contains_key("added_tokens_decoder") {
+            config.extend(special);
         }
         let inner = match read(&folder.join("tokenizer.json"))? {
-            Some(text) => tokenizers::Tokenizer::from_bytes(&text)
-                .map_err(|e| file(&folder.join("tokenizer.json"), format!("not a tokenizer ({e})")))?,
+            Some(text) => {
+                // As in transformers, `tokenizer.json` knows better what stands around a sequence.
+                for flag in [ADD_BOS, ADD_EOS] {
+                    config.shift_remove(flag);
+                }
+                tokenizers::Tokenizer::from_bytes(&text)
+                    .map_err(|e| file(&folder.join("tokenizer.json"), format!("not a tokenizer ({e})")))?
+            }
             None => read_gpt2(folder, &mut config)?,
         };
         let mut chat_templates = take_chat_templates(&mut config, &folder.join("tokenizer_config.json"))?;
@@ -353,12 +367,20 @@ impl Tokenizer {
 
     fn new(
         mut inner: tokenizers::Tokenizer,
-        config: Map<String, Value>,
+        mut config: Map<String, Value>,
         chat_templates: BTreeMap<String, String>,
     ) -> Result<Self, String> {
         // Some files carry the cutting and padding of whoever wrote them; transformers applies them only on demand.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| e.to_string())?;
+        // Dropped merges (Provilkov et al. 2020) would give other ids every time.
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && bpe.dropout.is_some()
+        {
+            let mut bpe = bpe.clone();
+            bpe.dropout = None;
+            inner.with_model(bpe);
+        }
         for role in ROLES {
             let Some(text) = token_text(&config, role)? else { continue };
             let known = inner.get_added_tokens_decoder().values().any(|token| token.content == text);
@@ -379,6 +401,10 @@ impl Tokenizer {
             unk: special("unk_token")?,
         };
         set_post_processor(&mut inner, &config, &special)?;
+        // The saved `tokenizer.json` says it from now on.
+        for flag in [ADD_BOS, ADD_EOS] {
+            config.shift_remove(flag);
+        }
         Ok(Self { inner, special, chat_templates, config })
     }
 
@@ -409,8 +435,7 @@ impl Stream<'_> {
     }
 }
 
-/// What transformers 5 does with `add_bos_token` and `add_eos_token`: if either is given, both replace what
-/// `tokenizer.json` adds around a sequence.
+/// Adds BOS before and EOS after a sequence, as the flags of a tokenizer without `tokenizer.json` say.
 fn set_post_processor(
     inner: &mut tokenizers::Tokenizer,
     config: &Map<String, Value>,
@@ -421,7 +446,7 @@ fn set_post_processor(
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
         Some(other) => Err(format!("{key} is {other}; expected true or false")),
     };
-    let (bos, eos) = (flag("add_bos_token")?, flag("add_eos_token")?);
+    let (bos, eos) = (flag(ADD_BOS)?, flag(ADD_EOS)?);
     if bos.is_none() && eos.is_none() {
         return Ok(());
     }
@@ -558,4 +583,249 @@ fn file(path: &Path, reason: String) -> TokenizerError {
 
 fn process(action: &'static str, error: &tokenizers::Error) -> TokenizerError {
     TokenizerError::Process { action, reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use serde_json::Value;
+
+    use super::{Tokenizer, TokenizerConfig};
+
+    /// The data beside the project; `None`, with a note, where they are not.
+    fn shared(name: &str) -> Option<PathBuf> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
+        if !path.exists() {
+            eprintln!("skipped: {} is not there", path.display());
+        }
+        path.exists().then_some(path)
+    }
+
+    fn json_lines(path: &Path) -> Vec<Value> {
+        std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn ids(value: &Value) -> Vec<u32> {
+        serde_json::from_value(value.clone()).unwrap()
+    }
+
+    /// Few words with many equal counts, and characters of several bytes.
+    fn texts() -> impl Iterator<Item = String> + Send {
+        (0..200).map(|i: u32| {
+            let word = |k: u32| "abcdefgh".chars().cycle().skip(k as usize % 8).take(1 + k as usize % 5);
+            let line: String = (0..12).flat_map(|k| word(i * 7 + k * k).chain([' '])).collect();
+            line + "naïve ☃ 🙂🙂"
+        })
+    }
+
+    fn trained() -> Tokenizer {
+        let config = TokenizerConfig { vocab_size: 400, ..TokenizerConfig::default() };
+        Tokenizer::train(texts(), &config).unwrap()
+    }
+
+    fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip_special: bool) -> String {
+        let mut stream = tokenizer.stream(skip_special);
+        let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        text
+    }
+
+    #[test]
+    fn ids_and_texts_are_those_of_transformers() {
+        for model in ["llama", "gpt2", "qwen2", "mistral"] {
+            let Some(folder) = shared(&format!("hf/{model}")) else { return };
+            let tokenizer = Tokenizer::load(&folder).unwrap();
+            let cases = std::fs::read_to_string(folder.join("tokenizer_cases.json")).unwrap();
+            let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+            assert!(cases.len() > 20);
+            for case in &cases {
+                let text = case["text"].as_str().unwrap();
+                let with_special = tokenizer.encode(text, true).unwrap();
+                assert_eq!(with_special, ids(&case["ids"]), "{model} {text:?}");
+                assert_eq!(tokenizer.encode(text, false).unwrap(), ids(&case["ids_no_special"]), "{model} {text:?}");
+                assert_eq!(tokenizer.decode(&with_special, true).unwrap(), case["decoded"].as_str().unwrap());
+                for skip_special in [true, false] {
+                    let text = tokenizer.decode(&with_special, skip_special).unwrap();
+                    assert_eq!(streamed(&tokenizer, &with_special, skip_special), text, "{model}");
+                }
+            }
+            for pair in json_lines(&folder.join("pairs.jsonl")) {
+                let (prompt, completion) = (pair["prompt"].as_str().unwrap(), pair["completion"].as_str().unwrap());
+                assert_eq!(tokenizer.encode(prompt, true).unwrap(), ids(&pair["prompt_ids"]));
+                let full = tokenizer.encode(&format!("{prompt}{completion}"), true).unwrap();
+                assert_eq!(full, ids(&pair["full_ids"]));
+            }
+            let bos = &tokenizer.special().bos;
+            assert_eq!(tokenizer.adds_bos(), ["llama", "mistral"].contains(&model), "{bos:?}");
+        }
+    }
+
+    /// SentencePiece's leading space is stripped once, at the beginning, also while streaming.
+    #[test]
+    fn a_story_is_decoded_as_documented() {
+        let Some(folder) = shared("hf/stories260K") else { return };
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        let golden = std::fs::read_to_string(folder.join("golden.json")).unwrap();
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        let (ids, text) = (ids(&golden["greedy_ids_200"]), golden["documented_greedy_text"].as_str().unwrap());
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
+        assert_eq!(streamed(&tokenizer, &ids, true), text);
+    }
+
+    /// Ids by transformers 5.23.0 (`GPT2Tokenizer`).
+    #[test]
+    fn gpt2_is_read_from_its_two_files() {
+        let Some(folder) = shared("gpt2-tokenizer") else { return };
+        let tokenizer = Tokenizer::load(&folder).unwrap();
+        for (text, ids) in [
+            ("Hello world", &[15496, 995][..]),
+            (" don't  stop\n\n  now 12345", &[836, 470, 220, 2245, 628, 220, 783, 17031, 2231]),
+            ("naïve 日本 🙂<|endoftext|>x", &[2616, 38776, 10545, 245, 98, 17312, 105, 32485, 50256, 87]),
+        ] {
+            assert_eq!(tokenizer.encode(text, true).unwrap(), ids);
+            assert_eq!(tokenizer.decode(ids, false).unwrap(), text);
+            assert_eq!(streamed(&tokenizer, ids, false), text);
+        }
+        assert_eq!(tokenizer.special().eos.as_ref().unwrap().id, 50256);
+        assert_eq!(tokenizer.vocab_size(), 50257);
+        let error = tokenizer.check_fits(50256).unwrap_err().to_string();
+        assert!(["<|endoftext|>", "50256", "50257"].iter().all(|part| error.contains(part)), "{error}");
+        tokenizer.check_fits(50257).unwrap();
+    }
+
+    /// What stands beside GPT-2's two files; ids by transformers 5.23.0 (`GPT2Tokenizer`).
+    #[test]
+    fn flags_and_the_map_of_special_tokens_count_as_in_transformers() {
+        let Some(source) = shared("gpt2-tokenizer") else { return };
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vocab.json", "merges.txt"] {
+            std::fs::copy(source.join(name), folder.path().join(name)).unwrap();
+        }
+        for (config, map, hello, eos, pad) in [
+            ("{\"add_bos_token\": true}", "{}", &[50256, 15496, 0][..], 50256, None),
+            ("{\"add_bos_token\": true, \"add_eos_token\": true}", "{}", &[50256, 15496, 0, 50256], 50256, None),
+            ("{\"add_prefix_space\": true}", "{}", &[18435, 0], 50256, None),
+            ("{\"eos_token\": \"x\"}", "{\"eos_token\": \"!\", \"pad_token\": \"<pad>\"}", &[15496, 0], 0, Some(50257)),
+            ("{\"eos_token\": \"!\", \"added_tokens_decoder\": {}}", "{\"eos_token\": \"?\"}", &[15496, 0], 0, None),
+        ] {
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            std::fs::write(folder.path().join("special_tokens_map.json"), map).unwrap();
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            let special = tokenizer.special();
+            assert_eq!(tokenizer.encode("Hello!", true).unwrap(), hello, "{config}");
+            assert_eq!(special.eos.as_ref().unwrap().id, eos, "{config}");
+            assert_eq!(special.pad.as_ref().map(|pad| pad.id), pad, "{config}");
+            let saved = tempfile::tempdir().unwrap();
+            tokenizer.save(saved.path()).unwrap();
+            assert_eq!(Tokenizer::load(saved.path()).unwrap().encode("Hello!", true).unwrap(), hello, "{config}");
+        }
+    }
+
+    /// What `tokenizer_config.json` may say; ids by transformers 5.23.0 (`AutoTokenizer`).
+    #[test]
+    fn special_tokens_come_from_the_configuration() {
+        let Some(source) = shared("hf/llama") else { return };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(source.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+        let load = |config: &str| {
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+            Tokenizer::load(folder.path())
+        };
+        let config = r#"{"bos_token": {"content": "<s>", "lstrip": false}, "pad_token": "[PAD]", "add_bos_token": false,
+            "chat_template": [{"name": "default", "template": "a"}, {"name": "other", "template": "b"}]}"#;
+        let tokenizer = load(config).unwrap();
+        assert_eq!(tokenizer.encode("a[PAD]b", true).unwrap(), [0, 67, 640, 68], "a new token gets the next id");
+        assert_eq!(tokenizer.special().bos.as_ref().unwrap().id, 0);
+        assert_eq!(tokenizer.special().eos, None);
+        assert_eq!([None, Some("other")].map(|name| tokenizer.chat_template(name).unwrap()), ["a", "b"]);
+        let saved = tempfile::tempdir().unwrap();
+        tokenizer.save(saved.path()).unwrap();
+        assert_eq!(Tokenizer::load(saved.path()).unwrap().fingerprint(), tokenizer.fingerprint());
+        std::fs::write(folder.path().join("chat_template.jinja"), "c").unwrap();
+        assert_eq!(load(config).unwrap().chat_template(None), Some("c"));
+        for (config, expected) in [
+            ("{\"eos_token\": 3}", "eos_token is 3; expected a text"),
+            ("{\"eos_token\": {}}", "without a text \"content\""),
+            ("{\"chat_template\": [\"x\"]}", "chat_template is \"x\"; expected"),
+            ("[]", "not a JSON object"),
+        ] {
+            let error = load(config).unwrap_err().to_string();
+            assert!(error.contains("tokenizer_config.json") && error.contains(expected), "{error}");
+        }
+        std::fs::write(folder.path().join("tokenizer.json"), "{\"version\": 1}").unwrap();
+        assert!(load("{}").unwrap_err().to_string().contains("tokenizer.json: not a tokenizer"));
+        std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+        assert!(load("{}").unwrap_err().to_string().contains("expected tokenizer.json, or vocab.json and merges.txt"));
+    }
+
+    /// The crate counts in parallel and in hash maps that are seeded anew every time.
+    #[test]
+    fn training_gives_the_same_bytes_with_any_number_of_threads() {
+        let fingerprint = trained().fingerprint();
+        for threads in [1, 2, 3, 4, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| trained().fingerprint()), fingerprint, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn a_trained_tokenizer_survives_its_folder_and_spells_every_text() {
+        let config = TokenizerConfig { special_tokens: vec!["<|im_end|>".into()], ..TokenizerConfig::default() };
+        let mut tokenizer = Tokenizer::train(texts(), &config).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let without_template = tokenizer.fingerprint();
+        tokenizer.set_chat_template("{{ messages }}".into());
+        assert_ne!(tokenizer.fingerprint(), without_template);
+        let mut other = tokenizer.clone();
+        other.set_chat_template("{{ messages[0] }}".into());
+        assert_ne!(tokenizer.fingerprint(), other.fingerprint());
+        tokenizer.save(folder.path()).unwrap();
+        let loaded = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(loaded.fingerprint(), tokenizer.fingerprint());
+        assert_eq!(loaded.special(), tokenizer.special());
+        let special = tokenizer.special();
+        assert_eq!((special.eos.as_ref().unwrap().id, special.bos == special.eos), (0, true));
+        assert_eq!(special.pad, special.eos);
+        for text in ["", " abcab naïve\r\n\t☃🙂", "日本語 \u{0}\u{7f}", "x<|im_end|>y<|endoftext|>"] {
+            let ids = loaded.encode(text, true).unwrap();
+            assert_eq!(ids, tokenizer.encode(text, false).unwrap(), "nothing is added around a text");
+            assert_eq!(loaded.decode(&ids, false).unwrap(), text);
+        }
+        assert_eq!(loaded.encode("<|im_end|>", true).unwrap(), [1]);
+        assert!(tokenizer.encode("abcabc naïve", true).unwrap().len() < 8, "something was merged");
+        let path = folder.path().join("tokenizer.json");
+        let json = std::fs::read_to_string(&path).unwrap();
+        assert!(json.contains("\"dropout\": null"));
+        std::fs::write(&path, json.replace("\"dropout\": null", "\"dropout\": 0.5")).unwrap();
+        let fingerprint = Tokenizer::load(folder.path()).unwrap().fingerprint();
+        assert_eq!(fingerprint, tokenizer.fingerprint(), "no merge is left to chance");
+    }
+
+    #[test]
+    fn a_stream_holds_back_half_a_character() {
+        // Too few texts for any merge: one token for each byte.
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::empty(), &config).unwrap();
+        let ids = tokenizer.encode("a🙂é", true).unwrap();
+        assert_eq!(ids.len(), 7);
+        let mut stream = tokenizer.stream(true);
+        let parts: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        assert_eq!(parts, ["a", "", "", "", "🙂", "", "é"]);
+        assert_eq!(stream.finish().unwrap(), "");
+        let mut stream = tokenizer.stream(true);
+        let text: String = ids[..3].iter().map(|&id| stream.push(id).unwrap()).collect();
+        assert_eq!((text.as_str(), stream.finish().unwrap().as_str()), ("a", "\u{fffd}"));
+    }
+
+    #[test]
+    fn impossible_trainings_are_refused() {
+        let config = TokenizerConfig { vocab_size: 256, ..TokenizerConfig::default() };
+        let error = Tokenizer::train(texts(), &config).unwrap_err().to_string();
+        assert!(error.contains("vocab_size = 256: at least 257"), "{error}");
+        for special_tokens in [vec![String::new()], vec!["<|endoftext|>".to_owned()]] {
+            let config = TokenizerConfig { special_tokens, ..TokenizerConfig::default() };
+            assert!(Tokenizer::train(texts(), &config).unwrap_err().to_string().contains("special_tokens = \""));
+        }
+    }
 }
