@@ -13,6 +13,7 @@ pub mod lora;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod ppo;
 pub mod reviews;
 pub mod reward;
 pub mod run;
