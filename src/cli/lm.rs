@@ -18,6 +18,7 @@ use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
 use crate::lm::data::{self, CompletionRow, Content, Conventions, Document, Eos, PromptRow, ReadConfig, Truncation};
 use crate::lm::folder;
+use crate::lm::frontier::{self, FrontierConfig};
 use crate::lm::gold::logistic;
 use crate::lm::gold::{self, Scored};
 use crate::lm::lora::LoraConfig;
@@ -26,7 +27,7 @@ use crate::lm::sample::{Finish, SampleConfig, generate};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::lm::{reviews, score};
 use crate::random::stream;
-use crate::run::config::{read_layer, set_layer};
+use crate::run::config::{merge, read_layer, set_layer};
 
 /// Arguments of `lm`.
 #[derive(Debug, Args)]
@@ -61,6 +62,8 @@ enum Command {
     /// Gold rewards: train a classifier, or score texts
     #[command(subcommand)]
     Gold(GoldCommand),
+    /// Measure the frontier of gold reward against divergence for DPO, PPO and others: a table, JSON and a figure
+    Frontier(FrontierArgs),
     /// Write texts of the embedded world
     Reviews(ReviewsArgs),
 }
@@ -306,6 +309,9 @@ enum GoldCommand {
         /// File for the classifier
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Leave out the first row of files *.pos.jsonl[.gz], as in a common copy of IMDB, where it is no review
+        #[arg(long)]
+        skip_first: bool,
         /// Print one JSON object as the last line
         #[arg(long)]
         json: bool,
@@ -322,6 +328,36 @@ enum GoldCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+struct FrontierArgs {
+    /// `reviews`, or imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on
+    #[arg(long)]
+    corpus: Option<String>,
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
+    #[arg(long)]
+    size: Option<String>,
+    /// Seeds, each with a model and runs of its own
+    #[arg(long, value_name = "S", num_args = 1..)]
+    seeds: Vec<u64>,
+    /// dpo, cdpo, ipo, ppo, ppo-gold, preferred-ft, best-of-n
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    methods: Vec<String>,
+    /// Folder; what it holds already is not measured again
+    #[arg(long, value_name = "DIR", default_value = "runs/frontier")]
+    out: PathBuf,
+    /// TOML file laid over the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any value of the configuration, e.g. --set steps=200
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -353,6 +389,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Chat(args) => chat(args),
         Command::Tokenizer(command) => tokenizer(command),
         Command::Gold(command) => gold_rewards(command),
+        Command::Frontier(args) => measure_frontier(args),
         Command::Reviews(args) => write_reviews(args),
     }
 }
@@ -869,6 +906,80 @@ fn chat(args: &ChatArgs) -> Result<(), Failure> {
 
 // -------------------------------------------------------------------------------------------------------- everything else
 
+fn measure_frontier(args: &FrontierArgs) -> Result<(), Failure> {
+    let mut table = Table::try_from(FrontierConfig::default())?;
+    if let Some(path) = &args.config {
+        merge(&mut table, read_layer(path)?);
+    }
+    for assignment in &args.set {
+        merge(&mut table, set_layer(assignment)?);
+    }
+    if let Some(corpus) = &args.corpus {
+        let whole = match corpus.strip_prefix("imdb:") {
+            Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()),
+            None => corpus.clone(),
+        };
+        table.insert("corpus".to_owned(), whole.into());
+        if corpus.starts_with("imdb:") && args.config.is_none() {
+            merge(&mut table, Table::try_from(FrontierConfig::imdb_layer())?);
+        }
+    }
+    if let Some(size) = &args.size {
+        table.insert("size".to_owned(), size.as_str().into());
+    }
+    if !args.seeds.is_empty() {
+        let seeds = args.seeds.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
+        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+    }
+    if !args.methods.is_empty() {
+        let names = args.methods.iter().map(|name| name.as_str().into()).collect();
+        table.insert("methods".to_owned(), toml::Value::Array(names));
+    }
+    let config: FrontierConfig = serde_path_to_error::deserialize(table)
+        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))?;
+    args.threads.apply()?;
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let stop = on_interrupt()?;
+    let progress = Progress::new();
+    let started = Instant::now();
+    let found = frontier::frontier(&config, &args.out, &device, &stop, &|shown| progress.show(&shown))?;
+    progress.finish();
+    let Some(found) = found else {
+        return Err(Failure::interrupted(format!(
+            "what is measured is kept; go on with the same command and --out {}",
+            args.out.display()
+        )));
+    };
+    let start = found.start.iter().sum::<f64>() / found.start.len().max(1) as f64;
+    print_line(&format!("gold reward of the model all begin with: {start:.3}"));
+    print_line(&format!("{:<20} best gold reward within a sampled sequence KL of", "method"));
+    let budgets = frontier::BUDGETS.map(|budget| format!("{:<22}", format!("{budget} nats")));
+    print_line(&format!("{:<20} {}", "", budgets.concat().trim_end()));
+    for row in &found.table {
+        let cells = row.reward.iter().zip(&row.interval).map(|(reward, interval)| {
+            let cell = match (reward, interval) {
+                (Some(reward), Some([low, high])) => format!("{reward:.3} [{low:.3}, {high:.3}]"),
+                _ => "-".to_owned(),
+            };
+            format!("{cell:<22}")
+        });
+        print_line(&format!("{:<20} {}", row.method.name(), cells.collect::<String>().trim_end()));
+    }
+    print_line(&format!(
+        "{:.0} s; table and points in {}",
+        started.elapsed().as_secs_f64(),
+        args.out.join("frontier.json").display()
+    ));
+    print_line(&format!("figure in {}", args.out.join("frontier.svg").display()));
+    if args.json {
+        print_json(&json!({
+            "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.seeds,
+            "wall_seconds": started.elapsed().as_secs_f64(), "out": args.out,
+        }));
+    }
+    Ok(())
+}
+
 fn tokenizer(command: &TokenizerCommand) -> Result<(), Failure> {
     let TokenizerCommand::Train { data: files, vocab_size, out, texts } = command;
     let config = TokenizerConfig { vocab_size: *vocab_size, begin: true, ..TokenizerConfig::default() };
@@ -899,11 +1010,14 @@ fn tokenizer(command: &TokenizerCommand) -> Result<(), Failure> {
 
 fn gold_rewards(command: &GoldCommand) -> Result<(), Failure> {
     match command {
-        GoldCommand::Train { data, test, out, json } => {
+        GoldCommand::Train { data, test, out, skip_first, json } => {
             let all = |files: &[PathBuf]| -> Result<Vec<(String, bool)>, Failure> {
                 let mut rows = Vec::new();
                 for file in files {
-                    for row in logistic::read_labelled(file)? {
+                    // IMDB as it is passed on: the first row of each file of good reviews is none.
+                    let of_imdb = file.to_string_lossy().contains(".pos.jsonl");
+                    let skipped: &[usize] = if *skip_first && of_imdb { &[1] } else { &[] };
+                    for row in logistic::read_labelled(file, skipped)? {
                         rows.push(row?);
                     }
                 }

@@ -26,7 +26,7 @@ use super::ppo::{Ppo, PpoConfig, iterate};
 use super::reviews;
 use super::reward::{RewardLoss, RewardModel};
 use super::run::{self, LmConfig, LmError, LmOutcome, PretrainConfig, SIZES, Shown, StageKind, eos_of};
-use super::sample::{Completion, Finish, SampleConfig, generate};
+use super::sample::{Completion, SampleConfig, generate};
 use super::sft::{Normalization, Sft};
 use super::tokenizer::Tokenizer;
 use super::train::{Stage, TrainConfig, Trainee, step};
@@ -82,6 +82,15 @@ pub struct FrontierConfig {
     pub ppo: PpoConfig,
     /// Numbers of completions that best-of-n chooses from.
     pub best_of: Vec<usize>,
+}
+
+/// Values of [`FrontierConfig`] for IMDB.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ImdbLayer {
+    size: &'static str,
+    vocabulary: usize,
+    context: usize,
+    seeds: [u64; 1],
 }
 
 /// Ways to learn from comparisons.
@@ -201,6 +210,12 @@ impl Default for FrontierConfig {
 }
 
 impl FrontierConfig {
+    /// What is different for IMDB: longer texts of more words, a larger model, one seed.
+    #[must_use]
+    pub fn imdb_layer() -> ImdbLayer {
+        ImdbLayer { size: "3m", vocabulary: 4096, context: 256, seeds: [0] }
+    }
+
     /// Runs of a seed: method and setting.
     fn runs(&self) -> Vec<(Method, f64)> {
         let settings = |method: Method| -> Vec<f64> {
@@ -212,7 +227,10 @@ impl FrontierConfig {
                 Method::BestOfN => vec![0.0],
             }
         };
-        self.methods.iter().flat_map(|&method| settings(method).into_iter().map(move |setting| (method, setting))).collect()
+        self.methods
+            .iter()
+            .flat_map(|&method| settings(method).into_iter().map(move |setting| (method, setting)))
+            .collect()
     }
 
     /// Checks the numbers.
@@ -340,7 +358,9 @@ fn same_config(config: &FrontierConfig, folder: &Path) -> Result<(), LmError> {
             "{}: holds another frontier: choose another --out, or give the same configuration to go on",
             path.display()
         ))),
-        Err(_) => write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the configuration", source)),
+        Err(_) => {
+            write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the configuration", source))
+        }
     }
 }
 
@@ -395,7 +415,13 @@ fn world(
                     ids: [prompt.as_slice(), &completions[i].ids].concat(),
                     prompt_len: prompt.len(),
                 };
-                pairs.push(EncodedPair { row, chosen: side(better), rejected: side(worse), margin: None, target: None });
+                pairs.push(EncodedPair {
+                    row,
+                    chosen: side(better),
+                    rejected: side(worse),
+                    margin: None,
+                    target: None,
+                });
             }
         }
     }
@@ -551,7 +577,12 @@ fn measured(
     (method, setting): (Method, f64),
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Point>>, LmError> {
-    let loss = |kind: LossKind, label_smoothing: f64| LossConfig { kind, beta: setting, label_smoothing, ..LossConfig::default() };
+    let loss = |kind: LossKind, label_smoothing: f64| LossConfig {
+        kind,
+        beta: setting,
+        label_smoothing,
+        ..LossConfig::default()
+    };
     match method {
         Method::Dpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.0)), stop),
         Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.1)), stop),
@@ -619,8 +650,10 @@ fn ppo(
     let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
         match (method, &world.reward_model) {
             (Method::Ppo, Some(model)) => {
-                let sequences: Vec<Vec<u32>> =
-                    rows.iter().map(|(prompt, completion)| [world.prompts[*prompt].as_slice(), &completion.ids].concat()).collect();
+                let sequences: Vec<Vec<u32>> = rows
+                    .iter()
+                    .map(|(prompt, completion)| [world.prompts[*prompt].as_slice(), &completion.ids].concat())
+                    .collect();
                 let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
                 Ok(super::reward::scores(model, &slices).into_iter().map(f64::from).collect())
             }
@@ -655,8 +688,11 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
     let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
     let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.seed, ..SampleConfig::default() };
     let completions = generate(&world.start, &repeated, &sampling, &world.eos, 2 << 32, &|_, _| true);
-    let sequences: Vec<Vec<u32>> =
-        repeated.iter().zip(&completions).map(|(prompt, completion)| [prompt.as_slice(), &completion.ids].concat()).collect();
+    let sequences: Vec<Vec<u32>> = repeated
+        .iter()
+        .zip(&completions)
+        .map(|(prompt, completion)| [prompt.as_slice(), &completion.ids].concat())
+        .collect();
     let mut scores = Vec::with_capacity(sequences.len());
     for part in sequences.chunks(32) {
         let slices: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
@@ -725,10 +761,7 @@ fn over_seeds(config: &FrontierConfig, points: &[Point], method: Method, budget:
 }
 
 fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
-    let (reward, interval) = BUDGETS
-        .iter()
-        .map(|&budget| over_seeds(config, points, method, budget).unzip())
-        .unzip();
+    let (reward, interval) = BUDGETS.iter().map(|&budget| over_seeds(config, points, method, budget).unzip()).unzip();
     Row { method, reward, interval }
 }
 
@@ -737,7 +770,8 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
     let Frontier { config, points, .. } = frontier;
     let series = |&method: &Method| {
         let own = || points.iter().filter(|point| point.method == method);
-        let dots = own().filter(|point| point.kl.mean <= LARGEST_KL).map(|point| (point.kl.mean.max(0.0), point.gold.mean));
+        let dots =
+            own().filter(|point| point.kl.mean <= LARGEST_KL).map(|point| (point.kl.mean.max(0.0), point.gold.mean));
         let last = own().map(|point| point.kl.mean).fold(0.0, f64::max).min(LARGEST_KL);
         let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
         let point = |x: f64| {
@@ -761,9 +795,8 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmError> {
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {
     let text = fs::read_to_string(path).map_err(|source| io(path, "read", source))?;
-    serde_json::from_str(&text).map_err(|error| {
-        LmError::Config(format!("{}: {error}: remove it, and it is measured again", path.display()))
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| LmError::Config(format!("{}: {error}: remove it, and it is measured again", path.display())))
 }
 
 fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {

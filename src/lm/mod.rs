@@ -7,6 +7,7 @@ pub mod data;
 pub mod diagnose;
 pub mod dpo;
 pub mod folder;
+pub mod frontier;
 pub mod gold;
 pub mod kto;
 pub mod lora;

@@ -239,7 +239,8 @@ fn small_run(stage: StageKind, folder: &Path) -> LmConfig {
     config.train.optimizer.learning_rate = 1e-3;
     if stage == StageKind::Pretrain {
         config.data = vec!["reviews".into()];
-        let sizes = PretrainConfig { hidden: 16, layers: 2, heads: 2, vocabulary: 300, texts: 60, ..Default::default() };
+        let sizes =
+            PretrainConfig { hidden: 16, layers: 2, heads: 2, vocabulary: 300, texts: 60, ..Default::default() };
         config.pretrain = Some(sizes);
         return config;
     }
@@ -320,7 +321,9 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     let folder = folder.path();
     let device = Device::flex();
     let never = AtomicBool::new(false);
-    let base = finished(train(&small_run(StageKind::Pretrain, folder), &folder.join("pretrain"), &device, &never, &|_| ()).unwrap());
+    let base = finished(
+        train(&small_run(StageKind::Pretrain, folder), &folder.join("pretrain"), &device, &never, &|_| ()).unwrap(),
+    );
     let rows = folder.join("rows.jsonl");
     let good = r#"{"prompt": "I bought", "chosen": " a good one.", "rejected": " a bad one."}"#;
     let error = |change: &dyn Fn(&mut LmConfig), text: &str| {
@@ -339,7 +342,8 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     let equal = good.replace(" a bad one.", " a good one.");
     assert!(error(plain, &equal).contains("line 1"), "{}", error(plain, &equal));
     let beta: &dyn Fn(&mut LmConfig) = &|config| {
-        config.dpo = Some(DpoConfig { loss: LossConfig { beta: 0.0, ..LossConfig::default() }, ..DpoConfig::default() });
+        config.dpo =
+            Some(DpoConfig { loss: LossConfig { beta: 0.0, ..LossConfig::default() }, ..DpoConfig::default() });
     };
     assert!(error(beta, good).contains("dpo.loss.beta = 0: must be positive"), "{}", error(beta, good));
     let none: &dyn Fn(&mut LmConfig) =

@@ -58,7 +58,8 @@ pub struct SeriesPoint {
 /// When the file cannot be written.
 pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Result<(), RunError> {
     let title = format!("{}, seed {}: true return of the last ten training episodes", config.env, config.seed);
-    let series = Series { name: config.env.clone(), points: curve(reports, |report| report.true_return), dots: Vec::new() };
+    let series =
+        Series { name: config.env.clone(), points: curve(reports, |report| report.true_return), dots: Vec::new() };
     curves(path, &title, ["environment steps", "true return"], &[series])
 }
 
