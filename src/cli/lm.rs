@@ -48,6 +48,8 @@ enum Command {
     Dpo(DpoArgs),
     /// Train a policy on good and bad completions: rows {"prompt", "completion", "label"}
     Kto(TrainArgs),
+    /// Train a policy with PPO on a reward model or a gold reward: rows {"prompt"}
+    Ppo(PpoArgs),
     /// Go on with an interrupted run from its newest checkpoint
     Resume(ResumeArgs),
     /// Let a model complete prompts
@@ -143,6 +145,45 @@ struct DpoArgs {
     label_smoothing: Option<f64>,
     #[command(flatten)]
     train: TrainArgs,
+}
+
+#[derive(Debug, Args)]
+struct PpoArgs {
+    /// Folder of the policy to begin with, which is also the reference
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Prompts to complete: rows {"prompt"}
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Prompts for evaluation [default: 5 % of the data]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_data: Vec<PathBuf>,
+    /// Folder of a reward model (`lm reward` makes one) that judges completions
+    #[arg(long, value_name = "DIR")]
+    reward_model: Option<PathBuf>,
+    /// Gold reward; without a reward model this is what is trained on
+    #[arg(long, value_name = "SPEC")]
+    gold: Option<String>,
+    /// Iterations
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Completions of an iteration
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Learning rate of the policy
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// What a nat of divergence from the reference costs
+    #[arg(long, value_name = "BETA", allow_negative_numbers = true)]
+    kl_coefficient: Option<f64>,
+    /// Divergence of a completion, nats, that the coefficient is adapted to
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    target_kl: Option<f64>,
+    /// Most tokens of a completion
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    #[command(flatten)]
+    common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +424,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Reward(args) => train(StageKind::Reward, args, Table::new()),
         Command::Dpo(args) => dpo(args),
         Command::Kto(args) => train(StageKind::Kto, args, Table::new()),
+        Command::Ppo(args) => ppo(args),
         Command::Resume(args) => resume(args),
         Command::Sample(args) => sample(args),
         Command::Score(args) => score_rows(args),
@@ -445,6 +487,47 @@ fn with_numbers(mut own: Table, args: &DpoArgs) -> Table {
         }
     }
     Table::from_iter([("dpo".to_owned(), own.into())])
+}
+
+fn ppo(args: &PpoArgs) -> Result<(), Failure> {
+    let mut flags = Table::new();
+    if let Some(model) = &args.model {
+        flags.insert("model".to_owned(), path(model)?);
+    }
+    for (name, files) in [("data", &args.data), ("eval_data", &args.eval_data)] {
+        if !files.is_empty() {
+            flags.insert(name.to_owned(), paths(files)?);
+        }
+    }
+    flags.insert("eval_samples".to_owned(), 256.into());
+    if let Some(gold) = &args.gold {
+        flags.insert("gold".to_owned(), gold.as_str().into());
+    }
+    let mut algorithm = Table::new();
+    for (name, value) in [("iterations", args.iterations), ("batch_size", args.batch_size)] {
+        if let Some(value) = value {
+            algorithm.insert(name.to_owned(), whole(name, value)?);
+        }
+    }
+    for (name, value) in [("kl_coefficient", args.kl_coefficient), ("target_kl", args.target_kl)] {
+        if let Some(value) = value {
+            algorithm.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(rate) = args.lr {
+        algorithm.insert("optimizer".to_owned(), Table::from_iter([("learning_rate".to_owned(), rate.into())]).into());
+    }
+    if let Some(tokens) = args.max_new_tokens {
+        let tokens = whole("--max-new-tokens", tokens)?;
+        flags.insert("eval_tokens".to_owned(), tokens.clone());
+        algorithm.insert("sampling".to_owned(), Table::from_iter([("max_new_tokens".to_owned(), tokens)]).into());
+    }
+    let mut own = Table::from_iter([("algorithm".to_owned(), algorithm.into())]);
+    if let Some(model) = &args.reward_model {
+        own.insert("reward_model".to_owned(), path(model)?);
+    }
+    flags.insert("ppo".to_owned(), own.into());
+    start(StageKind::Ppo, &args.common, flags)
 }
 
 fn train(stage: StageKind, args: &TrainArgs, mut flags: Table) -> Result<(), Failure> {
@@ -604,7 +687,10 @@ impl Progress {
                 let (since, first, tokens_then) = *state.first.get_or_insert((Instant::now(), *step, *tokens));
                 let seconds = since.elapsed().as_secs_f64();
                 let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
-                let mut line = format!("loss {:.4}, gradient {:.3}", number("loss"), number("grad_norm"));
+                let mut line = match metrics.get("objective/scores") {
+                    Some(score) => format!("score {score:.3}, KL {:.2}", number("objective/kl")),
+                    None => format!("loss {:.4}, gradient {:.3}", number("loss"), number("grad_norm")),
+                };
                 if let Some(accuracy) = metrics.get("rewards/accuracies").or(metrics.get("accuracy")) {
                     line += &format!(", accuracy {accuracy:.2}");
                 }

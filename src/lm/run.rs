@@ -26,20 +26,22 @@ use toml::Table;
 use super::chat::{ChatError, ChatTemplate};
 use super::config::{ModelConfig, Output, SmallLlama};
 use super::data::{
-    self, CompletionRow, Conventions, DataError, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow,
+    self, CompletionRow, Conventions, DataError, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow,
     ReadConfig,
 };
 use super::diagnose::{self, Sampled};
 use super::dpo::{self, Dpo, Reference};
 use super::folder::{self, FolderError, Loaded};
-use super::gold::{self, GoldError};
+use super::gold::{self, Gold, GoldError};
 use super::kto::Kto;
 use super::lora::{Adapters, LoraConfig};
 use super::loss::{KtoConfig, LossConfig};
 use super::model::Decoder;
 use super::optim::Optimizer;
+use super::ppo::{Ppo, PpoConfig, iterate};
 use super::reviews;
-use super::reward::{RewardLoss, RewardModel};
+use super::reward::{self, RewardLoss, RewardModel};
+use super::sample::Completion;
 use super::sft::{Normalization, Sft};
 use super::tokenizer::{Tokenizer, TokenizerConfig, TokenizerError};
 use super::train::{Metrics, Stage, TrainConfig, Trainee, evaluate, step};
@@ -65,6 +67,8 @@ pub enum StageKind {
     Dpo,
     /// A policy on good and bad completions.
     Kto,
+    /// A policy on a reward of its own completions.
+    Ppo,
 }
 
 /// A resolved configuration.
@@ -117,6 +121,9 @@ pub struct LmConfig {
     /// KTO's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kto: Option<KtoConfig>,
+    /// PPO's own. Its numbers of iterations, batches and rates take the place of `train`'s.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ppo: Option<PpoRunConfig>,
 }
 
 /// A fresh model and its texts.
@@ -157,6 +164,16 @@ pub struct DpoConfig {
     pub reference: ReferenceKind,
     /// Folder of the reference; empty for the model to begin with.
     pub reference_model: PathBuf,
+}
+
+/// PPO's own hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct PpoRunConfig {
+    /// Folder of a reward model that judges completions; empty for the gold reward.
+    pub reward_model: PathBuf,
+    /// The algorithm's.
+    pub algorithm: PpoConfig,
 }
 
 /// How the reference policy is asked.
@@ -318,7 +335,7 @@ impl LmConfig {
             // TRL's rates of full fine-tuning are for models a thousand times as large.
             StageKind::Sft => train.optimizer.learning_rate = 2e-5,
             StageKind::Reward => train.optimizer.learning_rate = 1e-4,
-            StageKind::Dpo | StageKind::Kto => train.optimizer.learning_rate = 1e-6,
+            StageKind::Dpo | StageKind::Kto | StageKind::Ppo => train.optimizer.learning_rate = 1e-6,
         }
         Self {
             stage,
@@ -341,6 +358,7 @@ impl LmConfig {
             reward: (stage == StageKind::Reward).then(RewardLoss::default),
             dpo: (stage == StageKind::Dpo).then(DpoConfig::default),
             kto: (stage == StageKind::Kto).then(KtoConfig::default),
+            ppo: (stage == StageKind::Ppo).then(PpoRunConfig::default),
         }
     }
 
@@ -412,6 +430,12 @@ impl LmConfig {
         {
             return wrong("kto: beta must be positive, and both weights at least 0".to_owned());
         }
+        if let Some(PpoRunConfig { reward_model, algorithm }) = &self.ppo {
+            algorithm.validate().map_err(|problem| LmError::Config(format!("ppo.algorithm.{problem}")))?;
+            if reward_model.as_os_str().is_empty() && self.gold.is_empty() {
+                return wrong("ppo: no reward is given (--reward-model FOLDER, or --gold SPEC)".to_owned());
+            }
+        }
         if let Some(pretrain) = &self.pretrain {
             let PretrainConfig { hidden, layers, heads, context, vocabulary, texts, .. } = *pretrain;
             let sizes = [hidden, layers, heads, vocabulary, texts];
@@ -445,6 +469,14 @@ enum Work {
     Comparisons(RewardModel, Option<RewardModel>),
     Policy(Dpo, Option<Dpo>),
     Single(Kto, Option<Kto>),
+    Written(Written),
+}
+
+/// What PPO needs: prompts, a reward, and a value function to begin with.
+struct Written {
+    prompts: Vec<Vec<u32>>,
+    reward_model: Option<Decoder>,
+    value: Decoder,
 }
 
 /// Trains in a new folder.
@@ -650,8 +682,42 @@ fn prepare(
             let stage = |examples| Kto::new(examples, loss, &reference, part_tokens, &|_| ());
             (Work::Single(stage(examples), eval.map(stage)), prompts)
         }
+        StageKind::Ppo => {
+            let (rows, eval) = rows::<PromptRow>(config, show)?;
+            let encode = |rows: &[PromptRow]| {
+                let (rows, report) = data::encode_prompts(rows, &tokenizer, template.as_ref(), &conventions)?;
+                remark(&report, show);
+                Ok::<_, LmError>(rows.into_iter().map(|row| row.ids).collect::<Vec<_>>())
+            };
+            let (own, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
+            let held_out = prompts(eval.as_deref().unwrap_or(&own).iter().map(Vec::as_slice));
+            let PpoRunConfig { reward_model, .. } = config.ppo.clone().unwrap_or_default();
+            let reward_model = match reward_model.as_os_str().is_empty() {
+                true => None,
+                false => Some(reward_model_of(&reward_model, &tokenizer, device)?),
+            };
+            // The value function begins as the reward model, which knows what is good (Stiennon et al. 2020); else as
+            // the policy with a fresh head.
+            let value = reward_model.clone().unwrap_or_else(|| folder::with_scores(&reference, 1, config.seed));
+            (Work::Written(Written { prompts: own, reward_model, value }), held_out)
+        }
     };
     Ok(Prepared { tokenizer, start, base: Some(base), work, prompts })
+}
+
+/// A reward model that reads the policy's tokens.
+fn reward_model_of(path: &Path, tokenizer: &Tokenizer, device: &Device) -> Result<Decoder, LmError> {
+    let loaded = folder::read(path, device)?;
+    if loaded.decoder.config.output == Output::Tokens {
+        let problem = format!("{}: is a model that writes, not a reward model (`lm reward` makes one)", path.display());
+        return Err(LmError::Config(problem));
+    }
+    let own = tokenizer_of(&loaded)?;
+    if own.fingerprint() != tokenizer.fingerprint() {
+        let problem = format!("{}: has another tokenizer than the policy", path.display());
+        return Err(LmError::Config(problem));
+    }
+    Ok(folder::merged(&loaded.decoder))
 }
 
 /// Texts, a tokenizer, and a fresh model.
@@ -840,6 +906,7 @@ fn execute(
         }
         Work::Policy(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
         Work::Single(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Written(work) => run_ppo(config, folder, prepared, work, checkpoint, stop, show),
     }
 }
 
@@ -866,7 +933,6 @@ fn run_stage<S: Stage>(
         "" => None,
         spec => Some(gold::open(spec)?),
     };
-    let eos = eos_of(&prepared.start, &prepared.tokenizer);
     let evaluation = |trainee: &Trainee| -> Result<(Map<String, Value>, Option<Sampled>), LmError> {
         let mut all = Map::new();
         if let Some(eval) = eval {
@@ -875,29 +941,7 @@ fn run_stage<S: Stage>(
                 all.insert(format!("eval_{name}"), json!(mean));
             }
         }
-        let wanted = config.eval_samples > 0 && !prepared.prompts.is_empty();
-        let sampled = match wanted && trainee.model.config.output == Output::Tokens {
-            false => None,
-            true => {
-                let prompts = prompts_for(&prepared.prompts, config.eval_samples);
-                let judge = gold.as_deref().map(|gold| (gold, &prepared.tokenizer));
-                let seed = config.seed;
-                let sampled = diagnose::sampled(
-                    &trainee.model,
-                    &prepared.start,
-                    &prompts,
-                    config.eval_tokens,
-                    &eos,
-                    seed,
-                    config.train.part_tokens,
-                    judge,
-                )?;
-                for (name, value) in sampled.named() {
-                    all.insert(format!("eval_{name}"), json!(value));
-                }
-                Some(sampled)
-            }
-        };
+        let sampled = sample_held_out(config, prepared, &trainee.model, gold.as_deref(), &mut all)?;
         Ok((all, sampled))
     };
     let total = config.train.total_steps(stage.len());
@@ -943,12 +987,131 @@ fn run_stage<S: Stage>(
     if last.0.is_empty() {
         last = evaluation(&trainee)?;
     }
+    conclude(config, folder, prepared, &mut trainee, last, tokens, &clock)
+}
+
+/// PPO: iterations take the place of steps.
+fn run_ppo(
+    config: &LmConfig,
+    folder: &Folder,
+    prepared: &Prepared,
+    work: &Written,
+    checkpoint: Option<Archive>,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<LmOutcome, LmError> {
+    let Written { prompts, reward_model, value } = work;
+    let ppo = config.ppo.clone().unwrap_or_default().algorithm;
+    let mut state = Ppo::new(prepared.start.clone(), value.clone(), &ppo);
+    let (mut clock, mut tokens) = (Clock::start(0.0, 0.0), 0_u64);
+    if let Some(archive) = checkpoint {
+        take(&archive, "", &mut state.policy)?;
+        take(&archive, "value.", &mut state.value)?;
+        state.kl_coefficient = archive.get("kl_coefficient")?;
+        state.iteration = archive.get("step")?;
+        clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
+        tokens = archive.get("tokens")?;
+    }
+    let mut log = Log::open(&folder.path, state.iteration)?;
+    let gold = match config.gold.as_str() {
+        "" => None,
+        spec => Some(gold::open(spec)?),
+    };
+    let eos = eos_of(&prepared.start, &prepared.tokenizer);
+    let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
+        let asked: Vec<Vec<u32>> = rows.iter().map(|(prompt, _)| prompts[*prompt].clone()).collect();
+        match (reward_model, &gold) {
+            (Some(model), _) => {
+                let whole = |(prompt, (_, completion)): (&Vec<u32>, &(usize, &Completion))| {
+                    [prompt.as_slice(), &completion.ids].concat()
+                };
+                let sequences: Vec<Vec<u32>> = asked.iter().zip(rows).map(whole).collect();
+                let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+                Ok(reward::scores(model, &slices).into_iter().map(f64::from).collect())
+            }
+            (None, Some(gold)) => {
+                let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
+                diagnose::gold_scores(&**gold, &prepared.tokenizer, &asked, &completions)
+            }
+            (None, None) => Err(LmError::Config("ppo: no reward is given".to_owned())),
+        }
+    };
+    let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
+    let mut last = (Map::new(), None);
+    while state.iteration < ppo.iterations {
+        let metrics = iterate(&mut state, &prepared.start, prompts, &eos, &ppo, config.seed, &reward)
+            .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+        let at = state.iteration;
+        let loss = metrics.get("loss/policy_avg").unwrap_or(0.0);
+        if !loss.is_finite() || !metrics.get("objective/kl").unwrap_or(0.0).is_finite() {
+            return Err(LmError::Diverged { step: at, loss });
+        }
+        tokens += (metrics.get("completions/mean_length").unwrap_or(0.0) * ppo.batch_size as f64).round() as u64;
+        show(Shown::Step(at, ppo.iterations, &metrics, tokens));
+        let mut line: Map<String, Value> = metrics.means().map(|(name, mean)| (name.to_owned(), json!(mean))).collect();
+        line.insert("num_tokens".to_owned(), json!(tokens));
+        log.write(at, line)?;
+        if due(config.train.eval_every, at) || at == ppo.iterations {
+            let mut all = Map::new();
+            let sampled = sample_held_out(config, prepared, &state.policy.model, gold.as_deref(), &mut all)?;
+            show(Shown::Evaluation(&all));
+            if !all.is_empty() {
+                log.write(at, all.clone())?;
+            }
+            last = (all, sampled);
+        }
+        let stopping = stop.load(Ordering::Relaxed);
+        if due(config.train.save_every, at) || at == ppo.iterations || stopping {
+            let mut archive = Archive::default();
+            put(&mut archive, "", &mut state.policy);
+            put(&mut archive, "value.", &mut state.value);
+            archive.put("kl_coefficient", &state.kl_coefficient);
+            write_checkpoint(&folder.path, archive, at, &clock, tokens)?;
+        }
+        if stopping && at < ppo.iterations {
+            return Ok(LmOutcome::Interrupted { step: at });
+        }
+    }
+    // What a run counts are its iterations, not the minibatches of its epochs.
+    state.policy.step = state.iteration;
+    conclude(config, folder, prepared, &mut state.policy, last, tokens, &clock)
+}
+
+/// Completions of held-out prompts, if any are wanted; their measures are added to `all`.
+fn sample_held_out(
+    config: &LmConfig,
+    prepared: &Prepared,
+    model: &Decoder,
+    gold: Option<&dyn Gold>,
+    all: &mut Map<String, Value>,
+) -> Result<Option<Sampled>, LmError> {
+    if config.eval_samples == 0 || prepared.prompts.is_empty() || model.config.output != Output::Tokens {
+        return Ok(None);
+    }
+    let prompts = prompts_for(&prepared.prompts, config.eval_samples);
+    let Prepared { tokenizer, start, .. } = prepared;
+    let eos = eos_of(start, tokenizer);
+    let judge = gold.map(|gold| (gold, tokenizer));
+    let (tokens, seed, part) = (config.eval_tokens, config.seed, config.train.part_tokens);
+    let sampled = diagnose::sampled(model, start, &prompts, tokens, &eos, seed, part, judge)?;
+    for (name, value) in sampled.named() {
+        all.insert(format!("eval_{name}"), json!(value));
+    }
+    Ok(Some(sampled))
+}
+
+/// Saves the model, and says what came of the run.
+fn conclude(
+    config: &LmConfig,
+    folder: &Folder,
+    prepared: &Prepared,
+    trainee: &mut Trainee,
+    (eval, sampled): (Map<String, Value>, Option<Sampled>),
+    tokens: u64,
+    clock: &Clock,
+) -> Result<LmOutcome, LmError> {
     let model = folder.path.join("model");
-    fs::create_dir_all(&model).map_err(|source| RunError::Io {
-        path: model.clone(),
-        action: "make the folder",
-        source,
-    })?;
+    fs::create_dir_all(&model).map_err(|source| RunError::Io { path: model.clone(), action: "make the folder", source })?;
     folder::write(&trainee.model, prepared.base.as_deref(), &model)?;
     prepared.tokenizer.save(&model)?;
     let parameters = trainee.model.trained_mut().iter().map(|tensor| tensor.shape().num_elements()).sum();
@@ -957,8 +1120,8 @@ fn run_stage<S: Stage>(
         seed: config.seed,
         steps: trainee.step,
         trained_parameters: parameters,
-        eval: last.0,
-        sampled: last.1,
+        eval,
+        sampled,
         tokens,
         wall_seconds: clock.wall(),
         cpu_seconds: clock.cpu(),
@@ -968,11 +1131,8 @@ fn run_stage<S: Stage>(
     };
     let text = serde_json::to_string_pretty(&summary).expect("a summary always serialises") + "\n";
     let path = folder.path.join("summary.json");
-    write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
-        path,
-        action: "write the summary",
-        source,
-    })?;
+    write_atomically(&path, text.as_bytes())
+        .map_err(|source| RunError::Io { path, action: "write the summary", source })?;
     Ok(LmOutcome::Finished(Box::new(summary)))
 }
 
@@ -988,22 +1148,22 @@ const KEPT: usize = 2;
 
 fn save(run: &Path, trainee: &mut Trainee, clock: &Clock, tokens: u64) -> Result<(), LmError> {
     let mut archive = Archive::default();
-    let names = trainee.model.trained_names();
-    for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
-        archive.put_f32(name.as_str(), &tensor.dims(), &to_host(tensor.clone()));
-    }
-    for (name, moments) in names.iter().zip(&trainee.optimizer.moments) {
-        for (i, tensor) in moments.iter().enumerate() {
-            archive.put_f32(format!("optimizer.{i}.{name}"), &tensor.dims(), &to_host(tensor.clone()));
-        }
-    }
-    archive.put("optimizer_steps", &trainee.optimizer.steps);
-    archive.put("step", &trainee.step);
+    put(&mut archive, "", trainee);
+    write_checkpoint(run, archive, trainee.step, clock, tokens)
+}
+
+fn restore(archive: &Archive, trainee: &mut Trainee) -> Result<(), LmError> {
+    take(archive, "", trainee)
+}
+
+/// Writes a checkpoint, and removes the oldest.
+fn write_checkpoint(run: &Path, mut archive: Archive, step: usize, clock: &Clock, tokens: u64) -> Result<(), LmError> {
+    archive.put("step", &step);
     archive.put("tokens", &tokens);
     archive.put("wall_seconds", &clock.wall());
     archive.put("cpu_seconds", &clock.cpu());
     let folder = run.join("checkpoints");
-    archive.save(&folder.join(format!("step-{:08}.safetensors", trainee.step)))?;
+    archive.save(&folder.join(format!("step-{step:08}.safetensors")))?;
     for old in checkpoints(run).into_iter().rev().skip(KEPT) {
         // A checkpoint that cannot be removed harms nothing.
         let _ = fs::remove_file(old);
@@ -1011,15 +1171,31 @@ fn save(run: &Path, trainee: &mut Trainee, clock: &Clock, tokens: u64) -> Result
     Ok(())
 }
 
-fn restore(archive: &Archive, trainee: &mut Trainee) -> Result<(), LmError> {
+/// Puts a model in training into a checkpoint, its names behind a prefix.
+fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+    let names = trainee.model.trained_names();
+    for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
+        archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
+    }
+    for (name, moments) in names.iter().zip(&trainee.optimizer.moments) {
+        for (i, tensor) in moments.iter().enumerate() {
+            archive.put_f32(format!("{prefix}optimizer.{i}.{name}"), &tensor.dims(), &to_host(tensor.clone()));
+        }
+    }
+    archive.put(&format!("{prefix}optimizer_steps"), &trainee.optimizer.steps);
+    archive.put(&format!("{prefix}trainee_step"), &trainee.step);
+}
+
+/// Takes it out again.
+fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
     let mut moments = Vec::with_capacity(names.len());
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
         let shape = tensor.dims();
-        *tensor = constant(&archive.f32(name, &shape)?, shape, &device);
+        *tensor = constant(&archive.f32(&format!("{prefix}{name}"), &shape)?, shape, &device);
         let moment = |i: usize| -> Result<_, LmError> {
-            let name = format!("optimizer.{i}.{name}");
+            let name = format!("{prefix}optimizer.{i}.{name}");
             let values = archive.f32_any(&name)?;
             // The optimiser's own shapes: as the parameter, or its rows, its columns, or nothing.
             let shapes = [shape, [shape[0], 1], [1, shape[1]], [1, 1]];
@@ -1028,8 +1204,8 @@ fn restore(archive: &Archive, trainee: &mut Trainee) -> Result<(), LmError> {
         };
         moments.push([moment(0)?, moment(1)?]);
     }
-    trainee.optimizer = Optimizer { steps: archive.get("optimizer_steps")?, moments };
-    trainee.step = archive.get("step")?;
+    trainee.optimizer = Optimizer { steps: archive.get(&format!("{prefix}optimizer_steps"))?, moments };
+    trainee.step = archive.get(&format!("{prefix}trainee_step"))?;
     Ok(())
 }
 

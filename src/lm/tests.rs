@@ -16,8 +16,11 @@ use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::reward::{RewardLoss, RewardModel, scores};
 use super::run::{
-    DpoConfig, LmConfig, LmOutcome, LmSummary, PretrainConfig, ReferenceKind, Shown, StageKind, resume, train,
+    DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, Shown, StageKind, resume,
+    train,
 };
+use super::ppo::PpoConfig;
+use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, evaluate, step};
 use crate::nn::{constant, to_host};
@@ -291,6 +294,12 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
     adapted.train.optimizer.kind = OptimizerKind::Adafactor;
     adapted.dpo = Some(DpoConfig { reference: ReferenceKind::Model, ..DpoConfig::default() });
     cases.push(("adapted", adapted));
+    let mut ppo = small_run(StageKind::Ppo, folder);
+    let sampling = SampleConfig { max_new_tokens: 6, ..SampleConfig::default() };
+    let algorithm =
+        PpoConfig { iterations: 6, batch_size: 4, minibatch_size: 2, epochs: 2, sampling, ..PpoConfig::default() };
+    ppo.ppo = Some(PpoRunConfig { algorithm, ..PpoRunConfig::default() });
+    cases.push(("ppo", ppo));
     for (name, config) in cases {
         let never = AtomicBool::new(false);
         let unbroken = finished(train(&config, &folder.join(name), &device, &never, &|_| ()).unwrap());
