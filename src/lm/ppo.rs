@@ -283,17 +283,18 @@ impl Ppo {
 /// One iteration: `batch_size` prompts are completed, the completions scored, and policy and value function trained on
 /// them.
 ///
-/// A completion ends the episode also where it was cut off for its length: no value beyond it counts, as in TRL. Prompts
-/// come in epochs, each once in a new order; everything drawn depends on `seed` and the number of the iteration alone,
-/// so a saved state goes on as if it had not been saved. The result does not depend on the number of threads.
+/// A completion ends the episode also where it was cut off for its length: no value beyond it counts, as in TRL.
+/// Prompts come in epochs, each once in a new order; everything drawn depends on `seed` and the number of the
+/// iteration alone, so a saved state goes on as if it had not been saved. The result does not depend on the number of
+/// threads.
 ///
 /// The metrics have TRL's names: `objective/kl` (of a whole completion, nats, by the configured estimator),
-/// `objective/entropy` (likewise), `objective/non_score_reward` (minus the divergence's cost), `objective/scores` (less
-/// what a missing EOS costs), `objective/rlhf_reward` (the sum of these two); means over all steps `loss/policy_avg`,
-/// `loss/value_avg`, `policy/approxkl_avg`, `policy/clipfrac_avg`, `policy/entropy_avg`, `val/clipfrac_avg`, `val/ratio`;
-/// `val/num_eos_tokens`, `lr`, `episode`. Beside these `kl/k1` and `kl/k3`, both estimates of the divergence of a whole
-/// completion, `kl_coefficient` (as it was for this iteration), `completions/mean_length`, `value/lr`, and of both
-/// models `policy/grad_norm` and `value/grad_norm`.
+/// `objective/entropy` (likewise), `objective/non_score_reward` (minus the divergence's cost), `objective/scores`
+/// (less what a missing EOS costs), `objective/rlhf_reward` (the sum of these two); means over all steps
+/// `loss/policy_avg`, `loss/value_avg`, `policy/approxkl_avg`, `policy/clipfrac_avg`, `policy/entropy_avg`,
+/// `val/clipfrac_avg`, `val/ratio`; `val/num_eos_tokens`, `lr`, `episode`. Beside these `kl/k1` and `kl/k3`, both
+/// estimates of the divergence of a whole completion, `kl_coefficient` (as it was for this iteration),
+/// `completions/mean_length`, `value/lr`, and of both models `policy/grad_norm` and `value/grad_norm`.
 ///
 /// # Errors
 /// Prompts, models or scores that cannot be used, and the reward's own errors. The state is then what it was.
@@ -489,8 +490,8 @@ pub fn whiten(values: &mut [f64], shift: bool) {
     values.iter_mut().for_each(|value| *value = (*value - mean) * scale + middle);
 }
 
-/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), e being the relative error of the divergence, at most ±0.2. `share` is
-/// that of the horizon which has passed.
+/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), e being the relative error of the divergence, at most ±0.2. `share`
+/// is that of the horizon which has passed.
 #[must_use]
 pub fn adapted(coefficient: f64, kl: f64, target: f64, share: f64) -> f64 {
     let error = (kl / target - 1.0).clamp(-MAX_KL_ERROR, MAX_KL_ERROR);
