@@ -4,6 +4,7 @@ mod app;
 mod bench;
 mod clips;
 mod envs;
+mod lm;
 mod progress;
 mod train;
 
@@ -49,6 +50,8 @@ enum Command {
     Envs(envs::EnvsArgs),
     /// Run a benchmark over several seeds: a table with intervals, and a figure
     Bench(bench::BenchArgs),
+    /// Language models: pre-train, fine-tune, learn from preferences, sample, score
+    Lm(lm::LmArgs),
 }
 
 impl Command {
@@ -113,6 +116,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Clips(args) => clips::clips(&args),
         Command::Envs(args) => envs::envs(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Lm(args) => lm::lm(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

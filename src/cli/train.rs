@@ -295,7 +295,7 @@ fn default_folder(config: &Config) -> PathBuf {
 }
 
 /// Set on the first Ctrl-C (or SIGTERM); the second one ends the program at once.
-fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {

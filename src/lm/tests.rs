@@ -2,6 +2,7 @@
 //! (EXPECTED.md there). The project's own tests do without; what they need not be given is checked here too.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use serde_json::Value;
@@ -9,13 +10,18 @@ use serde_json::Value;
 use super::data::{Encoded, EncodedPair};
 use super::dpo::{Dpo, Reference, log_probs};
 use super::folder::{read, with_scores};
+use super::lora::LoraConfig;
 use super::loss::{LossConfig, LossKind};
 use super::model::Decoder;
-use super::optim::{Optimizer, OptimizerConfig, Schedule};
+use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::reward::{RewardLoss, RewardModel, scores};
+use super::run::{
+    DpoConfig, LmConfig, LmOutcome, LmSummary, PretrainConfig, ReferenceKind, Shown, StageKind, resume, train,
+};
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, evaluate, step};
 use crate::nn::{constant, to_host};
+use crate::random::stream;
 
 fn data() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
@@ -177,7 +183,7 @@ fn made_up() -> (Decoder, Vec<EncodedPair>) {
     use rand::RngExt as _;
     let size = SmallLlama { vocabulary: 40, hidden: 16, layers: 3, heads: 2, context: 64 };
     let model = Decoder::new(ModelConfig::small_llama(size), 1, &Device::flex());
-    let mut rng = crate::random::stream(0, "made-up", 0);
+    let mut rng = stream(0, "made-up", 0);
     let mut ids = |len: usize| (0..len).map(|_| rng.random_range(0..40)).collect::<Vec<u32>>();
     let pair = |row: usize| {
         let prompt = ids(4 + row % 3);
@@ -216,4 +222,141 @@ fn neither_threads_nor_parts_nor_checkpointing_change_what_is_learned() {
             assert!((found - expected).abs() < 2e-4, "{other:?}: {found}, expected {expected}");
         }
     }
+}
+
+/// A stage's configuration on a small model, a few steps long.
+fn small_run(stage: StageKind, folder: &Path) -> LmConfig {
+    let mut config = LmConfig::new(stage);
+    config.train = TrainConfig {
+        steps: 6,
+        batch_size: 4,
+        part_tokens: 90,
+        save_every: 2,
+        eval_every: 3,
+        log_every: 1,
+        ..config.train
+    };
+    config.train.optimizer.learning_rate = 1e-3;
+    if stage == StageKind::Pretrain {
+        config.data = vec!["reviews".into()];
+        let sizes =
+            PretrainConfig { hidden: 16, layers: 2, heads: 2, vocabulary: 300, texts: 60, ..Default::default() };
+        config.pretrain = Some(sizes);
+        return config;
+    }
+    config.model = folder.join("pretrain/model");
+    config.data = vec![folder.join("rows.jsonl")];
+    config.eval_share = 0.2;
+    config.eval_samples = 3;
+    config.eval_tokens = 5;
+    config.gold = "reviews:sentiment".to_owned();
+    config
+}
+
+fn finished(outcome: LmOutcome) -> LmSummary {
+    match outcome {
+        LmOutcome::Finished(summary) => *summary,
+        LmOutcome::Interrupted { step } => panic!("interrupted after step {step}"),
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let device = Device::flex();
+    let rows: Vec<String> = (0..30)
+        .map(|i| {
+            let [one, other] = [i, i + 100].map(|i| super::reviews::review(&mut stream(3, "review", i)).text);
+            let (prompt, completion) = super::reviews::prefix(&one, 4);
+            let (_, rejected) = super::reviews::prefix(&other, 4);
+            serde_json::json!({
+                "prompt": prompt, "completion": completion, "chosen": completion, "rejected": rejected, "label": i % 2 == 0,
+            })
+            .to_string()
+        })
+        .collect();
+    std::fs::write(folder.join("rows.jsonl"), rows.join("\n")).unwrap();
+    let mut cases: Vec<(&str, LmConfig)> = [
+        ("pretrain", StageKind::Pretrain),
+        ("sft", StageKind::Sft),
+        ("reward", StageKind::Reward),
+        ("dpo", StageKind::Dpo),
+        ("kto", StageKind::Kto),
+    ]
+    .map(|(name, stage)| (name, small_run(stage, folder)))
+    .to_vec();
+    let mut adapted = small_run(StageKind::Dpo, folder);
+    adapted.lora = Some(LoraConfig { rank: 2, dropout: 0.2, ..LoraConfig::default() });
+    adapted.train.optimizer.kind = OptimizerKind::Adafactor;
+    adapted.dpo = Some(DpoConfig { reference: ReferenceKind::Model, ..DpoConfig::default() });
+    cases.push(("adapted", adapted));
+    for (name, config) in cases {
+        let never = AtomicBool::new(false);
+        let unbroken = finished(train(&config, &folder.join(name), &device, &never, &|_| ()).unwrap());
+        assert!(unbroken.steps == 6 && unbroken.model.join("tokenizer.json").exists());
+        // Asked to stop after step 3: a checkpoint, and the rest later.
+        let path = folder.join(format!("{name}-broken"));
+        let stop = AtomicBool::new(false);
+        let outcome = train(&config, &path, &device, &stop, &|shown| {
+            if matches!(shown, Shown::Step(3, ..)) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(outcome.unwrap(), LmOutcome::Interrupted { step: 3 }, "{name}");
+        // What comes after a checkpoint is lost in a kill and computed again.
+        let newest = path.join("checkpoints/step-00000003.safetensors");
+        std::fs::write(&newest, &std::fs::read(&newest).unwrap()[..50]).unwrap();
+        let resumed = finished(resume(&path, &device, &never, &|_| ()).unwrap());
+        assert_eq!(resumed.weights_sha256, unbroken.weights_sha256, "{name}");
+        assert_eq!((resumed.eval, resumed.sampled), (unbroken.eval, unbroken.sampled), "{name}");
+        let metrics = |path: &Path| std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+        assert_eq!(metrics(&path), metrics(&folder.join(name)), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let device = Device::flex();
+    let never = AtomicBool::new(false);
+    let base = finished(
+        train(&small_run(StageKind::Pretrain, folder), &folder.join("pretrain"), &device, &never, &|_| ()).unwrap(),
+    );
+    let rows = folder.join("rows.jsonl");
+    let good = r#"{"prompt": "I bought", "chosen": " a good one.", "rejected": " a bad one."}"#;
+    let error = |change: &dyn Fn(&mut LmConfig), text: &str| {
+        std::fs::write(&rows, text).unwrap();
+        let mut config = small_run(StageKind::Dpo, folder);
+        change(&mut config);
+        let path = folder.join("run");
+        let error = train(&config, &path, &device, &never, &|_| ()).unwrap_err().to_string();
+        assert!(!path.exists(), "a run that could not begin leaves no folder");
+        error
+    };
+    let plain: &dyn Fn(&mut LmConfig) = &|_| ();
+    assert!(error(plain, "").contains("rows.jsonl: has no good row"), "{}", error(plain, ""));
+    let found = error(plain, &format!("{good}\n{{\"prompt\": \"x\", \"chosen\": \" y\"}}\n"));
+    assert!(found.contains("rows.jsonl: line 2") && found.contains("rejected"), "{found}");
+    let equal = good.replace(" a bad one.", " a good one.");
+    assert!(error(plain, &equal).contains("line 1"), "{}", error(plain, &equal));
+    let beta: &dyn Fn(&mut LmConfig) = &|config| {
+        config.dpo =
+            Some(DpoConfig { loss: LossConfig { beta: 0.0, ..LossConfig::default() }, ..DpoConfig::default() });
+    };
+    assert!(error(beta, good).contains("dpo.loss.beta = 0: must be positive"), "{}", error(beta, good));
+    let none: &dyn Fn(&mut LmConfig) =
+        &|config| config.dpo = Some(DpoConfig { reference: ReferenceKind::None, ..DpoConfig::default() });
+    assert!(error(none, good).contains("dpo.reference = none"), "{}", error(none, good));
+    let missing: &dyn Fn(&mut LmConfig) = &|config| config.model = folder.join("nowhere");
+    assert!(error(missing, good).contains("nowhere: there is no such folder"), "{}", error(missing, good));
+    let long: &dyn Fn(&mut LmConfig) = &|config| config.conventions.max_length = 3;
+    assert!(error(long, good).contains("all are too long"), "{}", error(long, good));
+    // A tokenizer of another model.
+    let other = super::tokenizer::TokenizerConfig { vocab_size: 400, ..Default::default() };
+    let texts = (0..50).map(|i| super::reviews::review(&mut stream(1, "review", i)).text);
+    super::tokenizer::Tokenizer::train(texts, &other).unwrap().save(&base.model).unwrap();
+    let found = error(plain, good);
+    assert!(found.contains("belongs to another model"), "{found}");
 }

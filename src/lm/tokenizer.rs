@@ -63,6 +63,8 @@ pub struct TokenizerConfig {
     pub eos: String,
     /// Further special tokens, such as those of a chat template; they have the ids from 1.
     pub special_tokens: Vec<String>,
+    /// Every text begins with that token, too, so that a model can be asked for one from its first word.
+    pub begin: bool,
 }
 
 /// Text of tokens as they come. What is emitted never ends within a UTF-8 character.
@@ -154,7 +156,13 @@ const BYTES: usize = 256;
 
 impl Default for TokenizerConfig {
     fn default() -> Self {
-        Self { vocab_size: 4096, min_frequency: 2, eos: "<|endoftext|>".into(), special_tokens: Vec::new() }
+        Self {
+            vocab_size: 4096,
+            min_frequency: 2,
+            eos: "<|endoftext|>".into(),
+            special_tokens: Vec::new(),
+            begin: false,
+        }
     }
 }
 
@@ -218,6 +226,12 @@ impl Tokenizer {
         );
         let mut inner = byte_level(BPE::default(), false);
         inner.train(&mut trainer, texts).map_err(|e| process("train", &e))?;
+        if config.begin {
+            let id = inner.token_to_id(&config.eos).expect("the special token was given to the trainer");
+            let begin = SpecialToken { id, text: config.eos.clone() };
+            set_template(&mut inner, Some(&begin), None)
+                .map_err(|reason| TokenizerError::Process { action: "begin texts with a token", reason })?;
+        }
         let mut saved = Map::new();
         for role in ["bos_token", "eos_token", "pad_token"] {
             saved.insert(role.into(), config.eos.as_str().into());
@@ -452,6 +466,15 @@ fn set_post_processor(
     }
     let bos = special.bos.as_ref().filter(|_| bos == Some(true));
     let eos = special.eos.as_ref().filter(|_| eos == Some(true));
+    set_template(inner, bos, eos)
+}
+
+/// Adds these tokens around a sequence.
+fn set_template(
+    inner: &mut tokenizers::Tokenizer,
+    bos: Option<&SpecialToken>,
+    eos: Option<&SpecialToken>,
+) -> Result<(), String> {
     let mut tokens = Vec::new();
     let mut single = vec!["$A"];
     // By name, not by text: a template cannot hold a text with a space or a colon.

@@ -404,7 +404,8 @@ fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
     text.parse::<Table>().map_err(|e| ConfigError::Parse { origin: origin.to_owned(), reason: e.to_string() })
 }
 
-fn merge(into: &mut Table, layer: Table) {
+/// Lays one table over another, value by value.
+pub(crate) fn merge(into: &mut Table, layer: Table) {
     for (key, value) in layer {
         match (into.get_mut(&key), value) {
             (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),

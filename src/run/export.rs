@@ -104,7 +104,12 @@ fn csv(reports: &[Report]) -> String {
 /// # Errors
 /// When the file cannot be written.
 pub fn comparison(path: &Path, unit: &str, series: &[figure::Series]) -> Result<(), RunError> {
-    figure::curves(path, &format!("{unit}: interquartile mean over seeds, 95 % interval"), unit, series)
+    figure::curves(
+        path,
+        &format!("{unit}: interquartile mean over seeds, 95 % interval"),
+        ["environment steps", unit],
+        series,
+    )
 }
 
 #[cfg(test)]

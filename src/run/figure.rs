@@ -37,6 +37,8 @@ pub struct Series {
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<SeriesPoint>,
+    /// Single measurements, drawn as dots beside the curve.
+    pub dots: Vec<(f64, f64)>,
 }
 
 /// A point of a [`Series`].
@@ -56,8 +58,9 @@ pub struct SeriesPoint {
 /// When the file cannot be written.
 pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Result<(), RunError> {
     let title = format!("{}, seed {}: true return of the last ten training episodes", config.env, config.seed);
-    let series = Series { name: config.env.clone(), points: curve(reports, |report| report.true_return) };
-    curves(path, &title, "true return", &[series])
+    let series =
+        Series { name: config.env.clone(), points: curve(reports, |report| report.true_return), dots: Vec::new() };
+    curves(path, &title, ["environment steps", "true return"], &[series])
 }
 
 /// A value of a run's reports over environment steps.
@@ -98,15 +101,16 @@ fn at(curve: &[SeriesPoint], x: f64) -> Option<f64> {
     Some(a.y + share * (b.y - a.y))
 }
 
-/// Draws curves with their intervals: as PNG where `path` ends so, as SVG otherwise.
+/// Draws curves with their intervals: as PNG where `path` ends so, as SVG otherwise. `axes` names what lies along and
+/// what lies up.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn curves(path: &Path, title: &str, unit: &str, series: &[Series]) -> Result<(), RunError> {
+pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> Result<(), RunError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return write(path, |svg| {
             let root = SVGBackend::with_string(svg, CURVES_SIZE).into_drawing_area();
-            draw_curves(&root, 1, title, unit, series)?;
+            draw_curves(&root, 1, title, axes, series)?;
             root.present()?;
             Ok(())
         });
@@ -117,7 +121,7 @@ pub fn curves(path: &Path, title: &str, unit: &str, series: &[Series]) -> Result
     let draw = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let mut rgb = vec![0; 3 * width as usize * height as usize];
         let root = BitMapBackend::with_buffer(&mut rgb, (width, height)).into_drawing_area();
-        draw_curves(&root, PICTURE_SCALE, title, unit, series)?;
+        draw_curves(&root, PICTURE_SCALE, title, axes, series)?;
         root.present()?;
         drop(root);
         let rgba = rgb.chunks(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect();
@@ -135,14 +139,22 @@ const CURVES_SIZE: (u32, u32) = (720, 400);
 const PICTURE_SCALE: u32 = 2;
 
 /// Colours of curves for the colour-blind (Okabe and Ito), less the blue and orange that stand for the two clips.
-const COLORS: [RGBColor; 5] =
-    [LINE, RGBColor(0, 158, 115), RGBColor(204, 121, 167), RGBColor(86, 180, 233), RGBColor(150, 130, 0)];
+const COLORS: [RGBColor; 8] = [
+    LINE,
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(150, 130, 0),
+    RGBColor(120, 60, 140),
+    RGBColor(150, 90, 60),
+    RGBColor(140, 140, 140),
+];
 
 fn draw_curves<B: DrawingBackend>(
     root: &DrawingArea<B, Shift>,
     scale: u32,
     title: &str,
-    unit: &str,
+    [along, up]: [&str; 2],
     series: &[Series],
 ) -> Result<(), Box<dyn std::error::Error>>
 where
@@ -150,8 +162,10 @@ where
 {
     let font = |size: u32| (FONT, size * scale);
     let points = || series.iter().flat_map(|series| &series.points);
-    let last = points().map(|point| point.x).fold(1.0, f64::max);
-    let range = padded(points().flat_map(|point| point.interval.unwrap_or([point.y; 2])));
+    let dots = || series.iter().flat_map(|series| &series.dots);
+    let last = points().map(|point| point.x).chain(dots().map(|dot| dot.0)).fold(1.0, f64::max);
+    let heights = points().flat_map(|point| point.interval.unwrap_or([point.y; 2]));
+    let range = padded(heights.chain(dots().map(|dot| dot.1)));
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(root)
         .caption(title, font(16))
@@ -161,9 +175,9 @@ where
         .build_cartesian_2d(0.0..last, range.0..range.1)?;
     chart
         .configure_mesh()
-        .x_desc("environment steps")
-        .x_label_formatter(&|steps| format!("{steps:.0}"))
-        .y_desc(unit)
+        .x_desc(along)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_desc(up)
         .y_label_formatter(&tick)
         .label_style(font(12))
         .light_line_style(TRANSPARENT)
@@ -175,6 +189,8 @@ where
         if !outline.is_empty() {
             chart.draw_series([Polygon::new(outline, color.mix(0.2))])?;
         }
+        let radius = 2 * scale;
+        chart.draw_series(series.dots.iter().map(|&dot| Circle::new(dot, radius, color.mix(0.45).filled())))?;
         let line = series.points.iter().map(|point| (point.x, point.y));
         let length = 16 * i32::try_from(scale)?;
         chart

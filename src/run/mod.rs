@@ -581,6 +581,14 @@ impl Folder {
     /// # Errors
     /// [`RunError::Occupied`] when something is there already; I/O errors, after which nothing is left.
     pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
+        Self::create_with(path, &config.to_toml())
+    }
+
+    /// The same for a run of another kind, whose configuration is this text.
+    ///
+    /// # Errors
+    /// As [`Folder::create`].
+    pub fn create_with(path: &Path, config: &str) -> Result<Self, RunError> {
         if path.join("config.toml").exists() {
             return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
         }
@@ -594,7 +602,7 @@ impl Folder {
             for name in ["checkpoints", "figures"] {
                 fs::create_dir_all(path.join(name))?;
             }
-            write_atomically(&path.join("config.toml"), config.to_toml().as_bytes())
+            write_atomically(&path.join("config.toml"), config.as_bytes())
         };
         match fill() {
             Ok(()) => Ok(folder),

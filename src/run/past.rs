@@ -129,7 +129,7 @@ pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Serie
     }
     let curves = |group: &[&PastRun]| group.iter().map(|run| curve(&run.reports, value)).collect::<Vec<_>>();
     let one = |group: Vec<&PastRun>| match group[..] {
-        [run] => Series { name: run.name(), points: curve(&run.reports, value) },
+        [run] => Series { name: run.name(), points: curve(&run.reports, value), dots: Vec::new() },
         _ => {
             let (run, count) = (group[0], group.len());
             let asked = match run.config.reward {
@@ -137,7 +137,7 @@ pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Serie
                 RewardSource::Preferences => format!("{} questions, ", run.config.preferences.labels),
             };
             let name = format!("{}, {asked}{} ({count} seeds)", run.config.env, run.teacher());
-            Series { name, points: summarized(&curves(&group)) }
+            Series { name, points: summarized(&curves(&group)), dots: Vec::new() }
         }
     };
     groups.into_iter().map(one).collect()

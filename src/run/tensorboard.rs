@@ -44,19 +44,27 @@ impl EventFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, report: &Report) -> Result<(), RunError> {
+        self.append_scalars(report.env_steps as u64, &scalars(report))
+    }
+
+    /// Writes scalars of one step by their names.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append_scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), RunError> {
         let mut summary = Vec::new();
-        for (tag, value) in scalars(report) {
+        for (tag, value) in scalars {
             let mut entry = Vec::new();
             put_bytes(&mut entry, 1, tag.as_bytes());
             // Field 2, simple_value, a float (wire type 5).
             entry.push(2 << 3 | 5);
-            entry.extend((value as f32).to_le_bytes());
+            entry.extend((*value as f32).to_le_bytes());
             put_bytes(&mut summary, 1, &entry);
         }
         let mut event = wall_time();
         // Field 2, step, a varint.
         event.push(2 << 3);
-        put_varint(&mut event, report.env_steps as u64);
+        put_varint(&mut event, step);
         put_bytes(&mut event, 5, &summary);
         self.write(&event)
     }

@@ -1,0 +1,140 @@
+//! What a policy does when it writes: how far it has moved from its reference, and what a gold reward says.
+
+use serde::{Deserialize, Serialize};
+
+use super::data::Encoded;
+use super::gold::{Gold, GoldError, Scored};
+use super::model::Decoder;
+use super::run::LmError;
+use super::sample::{Completion, Finish, SampleConfig, generate};
+use super::score;
+use super::tokenizer::Tokenizer;
+
+/// Measures of completions that a policy wrote, means with standard errors over them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// Completions.
+    pub count: usize,
+    /// Divergence of the policy from the reference over whole completions, nats: the mean of
+    /// log π(y | x) − log π_ref(y | x) over y ~ π ("k1", Schulman 2020).
+    pub kl: Estimate,
+    /// The same by "k3", Σ over tokens of e^(−d) − 1 + d: never negative, and of less variance near 0.
+    pub kl_k3: Estimate,
+    /// Tokens of a completion.
+    pub length: Estimate,
+    /// Share of completions that end by themselves.
+    pub ended: f64,
+    /// The gold reward.
+    pub gold: Option<Estimate>,
+}
+
+/// A mean and its standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error over completions.
+    pub error: f64,
+}
+
+impl Estimate {
+    /// Of values that were drawn independently.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count.max(1.0);
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+        Self { mean, error: (variance / count.max(1.0)).sqrt() }
+    }
+}
+
+impl Sampled {
+    /// The means by the names they are logged under.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let always = [
+            ("kl", self.kl.mean),
+            ("kl_k3", self.kl_k3.mean),
+            ("completions/sampled_length", self.length.mean),
+            ("completions/ended", self.ended),
+        ];
+        always.into_iter().chain(self.gold.map(|gold| ("gold_reward", gold.mean)))
+    }
+}
+
+/// Lets the policy complete the prompts at temperature 1, and measures.
+///
+/// # Errors
+/// Those of the gold reward and of decoding.
+pub fn sampled(
+    policy: &Decoder,
+    reference: &Decoder,
+    prompts: &[Vec<u32>],
+    max_new_tokens: usize,
+    eos: &[u32],
+    seed: u64,
+    part_tokens: usize,
+    gold: Option<(&dyn Gold, &Tokenizer)>,
+) -> Result<Sampled, LmError> {
+    let config = SampleConfig { max_new_tokens, seed, ..SampleConfig::default() };
+    let completions = generate(policy, prompts, &config, eos, 0, &|_, _| true);
+    let (kl, kl_k3) = divergences(policy, reference, prompts, &completions, part_tokens);
+    let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
+    let ended = completions.iter().filter(|completion| completion.finish == Finish::Eos).count();
+    let gold = match gold {
+        None => None,
+        Some((gold, tokenizer)) => Some(Estimate::of(&gold_scores(gold, tokenizer, prompts, &completions)?)),
+    };
+    Ok(Sampled {
+        count: completions.len(),
+        kl: Estimate::of(&kl),
+        kl_k3: Estimate::of(&kl_k3),
+        length: Estimate::of(&lengths),
+        ended: ended as f64 / completions.len().max(1) as f64,
+        gold,
+    })
+}
+
+/// Estimates k1 and k3 of the divergence over each completion, nats.
+#[must_use]
+pub fn divergences(
+    policy: &Decoder,
+    reference: &Decoder,
+    prompts: &[Vec<u32>],
+    completions: &[Completion],
+    part_tokens: usize,
+) -> (Vec<f64>, Vec<f64>) {
+    let sequence = |(prompt, completion): (&Vec<u32>, &Completion)| Encoded {
+        ids: [prompt.as_slice(), &completion.ids].concat(),
+        prompt_len: prompt.len(),
+    };
+    let sequences: Vec<Encoded> = prompts.iter().zip(completions).map(sequence).collect();
+    let [own, others] =
+        [policy, reference].map(|model| score::token_log_probs(model, &sequences, part_tokens, &|_| ()));
+    let differences = |(own, other): (&Vec<f32>, &Vec<f32>)| -> (f64, f64) {
+        let of_token = |(own, other): (&f32, &f32)| {
+            let difference = f64::from(*own) - f64::from(*other);
+            (difference, (-difference).exp() - 1.0 + difference)
+        };
+        own.iter().zip(other).map(of_token).fold((0.0, 0.0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    };
+    own.iter().zip(&others).map(differences).unzip()
+}
+
+/// The gold reward of each completion, as text.
+///
+/// # Errors
+/// Those of the reward, and of decoding.
+pub fn gold_scores(
+    gold: &dyn Gold,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    completions: &[Completion],
+) -> Result<Vec<f64>, LmError> {
+    let mut texts = Vec::with_capacity(prompts.len());
+    for (prompt, completion) in prompts.iter().zip(completions) {
+        texts.push((tokenizer.decode(prompt, true)?, tokenizer.decode(&completion.ids, true)?));
+    }
+    let rows: Vec<Scored<'_>> = texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
+    let scores: Result<Vec<f64>, GoldError> = gold.scores(&rows);
+    Ok(scores?)
+}

@@ -1,0 +1,804 @@
+//! The reward-KL frontier of Rafailov et al. 2023 (arXiv 2305.18290, figure 2 left): how much gold reward a method gets
+//! for how far it moves from the model it began with.
+//!
+//! For each seed a model is trained on the corpus; it completes prompts, the gold reward says which of two completions
+//! is better, and every method learns from these comparisons with several strengths of its pull to the reference (β, or
+//! a target of the divergence). Along the way each policy completes held-out prompts: one point of the frontier is the
+//! mean divergence over whole sampled completions, and their mean gold reward. Nothing is chosen by the result.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use burn::tensor::Device;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use serde::{Deserialize, Serialize};
+
+use super::data::{Encoded, EncodedPair};
+use super::diagnose::{self, Estimate, sampled};
+use super::dpo::{self, Dpo, Reference};
+use super::folder::{self, with_scores};
+use super::gold::{self, Gold, logistic};
+use super::loss::{LossConfig, LossKind};
+use super::model::Decoder;
+use super::optim::{Optimizer, OptimizerConfig, Schedule};
+use super::ppo::{Ppo, PpoConfig, iterate};
+use super::reviews;
+use super::reward::{RewardLoss, RewardModel};
+use super::run::{self, LmConfig, LmError, LmOutcome, PretrainConfig, SIZES, Shown, StageKind, eos_of};
+use super::sample::{Completion, SampleConfig, generate};
+use super::sft::{Normalization, Sft};
+use super::tokenizer::Tokenizer;
+use super::train::{Stage, TrainConfig, Trainee, step};
+use crate::preference::statistics::bootstrap_interval;
+use crate::random::stream;
+use crate::run::RunError;
+use crate::run::archive::write_atomically;
+use crate::run::figure::{self, Series, SeriesPoint};
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrontierConfig {
+    /// `reviews`, or `imdb:DIR` with the files `train.pos.jsonl.gz` and so on.
+    pub corpus: String,
+    /// Size of the model, one of [`SIZES`].
+    pub size: String,
+    /// Tokens of the tokenizer.
+    pub vocabulary: usize,
+    /// Longest sequence in pre-training, tokens.
+    pub context: usize,
+    /// Texts of the embedded world.
+    pub texts: usize,
+    /// Passes over the texts in pre-training.
+    pub pretrain_epochs: f64,
+    /// Each has a model, comparisons, and runs of its own.
+    pub seeds: Vec<u64>,
+    /// Which methods.
+    pub methods: Vec<Method>,
+    /// Prompts that the comparisons are about.
+    pub prompts: usize,
+    /// Completions of each; every two of them are compared.
+    pub completions: usize,
+    /// Prompts that policies are measured on.
+    pub eval_prompts: usize,
+    /// Most tokens of a completion.
+    pub max_new_tokens: usize,
+    /// Comparisons a step, for methods that learn from these.
+    pub batch_size: usize,
+    /// Steps of such a run.
+    pub steps: usize,
+    /// Measurements of a run.
+    pub measurements: usize,
+    /// Learning rate of such a run.
+    pub learning_rate: f64,
+    /// β of DPO and cDPO, τ of IPO.
+    pub betas: Vec<f64>,
+    /// Target divergences of PPO, nats.
+    pub target_kls: Vec<f64>,
+    /// Iterations of PPO.
+    pub ppo_iterations: usize,
+    /// PPO's own.
+    pub ppo: PpoConfig,
+    /// Numbers of completions that best-of-n chooses from.
+    pub best_of: Vec<usize>,
+}
+
+/// Values of [`FrontierConfig`] for IMDB.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ImdbLayer {
+    size: &'static str,
+    vocabulary: usize,
+    context: usize,
+    seeds: [u64; 1],
+}
+
+/// Ways to learn from comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// DPO.
+    Dpo,
+    /// DPO with a share of 0.1 of the labels taken to be flipped.
+    Cdpo,
+    /// IPO with summed log-ratios.
+    Ipo,
+    /// PPO on a reward model fitted to the comparisons.
+    Ppo,
+    /// PPO on the gold reward.
+    PpoGold,
+    /// Fine-tuning on the chosen completions.
+    PreferredFt,
+    /// The best of n completions by the reward model. Its divergence is not sampled but the bound ln n − (n − 1)/n
+    /// (Beirami et al. 2024, arXiv 2401.01879).
+    BestOfN,
+}
+
+/// One measurement of one policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// How it was trained.
+    pub method: Method,
+    /// Its strength: β, target divergence, n.
+    pub setting: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Steps or iterations taken.
+    pub step: usize,
+    /// Divergence from the reference over whole completions, nats.
+    pub kl: Estimate,
+    /// Gold reward.
+    pub gold: Estimate,
+    /// Tokens of a completion.
+    pub length: f64,
+}
+
+/// The frontier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frontier {
+    /// What was run.
+    pub config: FrontierConfig,
+    /// Gold reward of the model that all begin with, for each seed.
+    pub start: Vec<f64>,
+    /// All measurements.
+    pub points: Vec<Point>,
+    /// Gold reward within a divergence, by method.
+    pub table: Vec<Row>,
+}
+
+/// A method's gold reward within some divergences.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which method.
+    pub method: Method,
+    /// For each of [`BUDGETS`] the best reward of a measured policy that diverges no further: mean over seeds.
+    pub reward: Vec<Option<f64>>,
+    /// 95 % bootstrap interval of that mean.
+    pub interval: Vec<Option<[f64; 2]>>,
+}
+
+/// Divergences that methods are compared at, nats.
+pub const BUDGETS: [f64; 3] = [2.0, 5.0, 10.0];
+
+impl Method {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Self; 7] =
+        [Self::Dpo, Self::Cdpo, Self::Ipo, Self::Ppo, Self::PpoGold, Self::PreferredFt, Self::BestOfN];
+
+    /// As it is called in figures.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dpo => "DPO",
+            Self::Cdpo => "cDPO",
+            Self::Ipo => "IPO",
+            Self::Ppo => "PPO",
+            Self::PpoGold => "PPO, true reward",
+            Self::PreferredFt => "preferred-FT",
+            Self::BestOfN => "best of n (bound)",
+        }
+    }
+}
+
+impl Default for FrontierConfig {
+    /// A million parameters on the embedded world, three seeds: less than an hour on two cores.
+    fn default() -> Self {
+        Self {
+            corpus: "reviews".to_owned(),
+            size: "1m".to_owned(),
+            vocabulary: 1024,
+            context: 128,
+            texts: 60_000,
+            pretrain_epochs: 1.0,
+            seeds: vec![0, 1, 2],
+            methods: Method::ALL.to_vec(),
+            prompts: 2048,
+            completions: 4,
+            eval_prompts: 512,
+            max_new_tokens: 64,
+            batch_size: 64,
+            steps: 120,
+            measurements: 6,
+            learning_rate: 3e-4,
+            betas: vec![0.05, 0.1, 1.0, 5.0],
+            target_kls: vec![3.0, 6.0, 9.0, 12.0],
+            ppo_iterations: 60,
+            ppo: PpoConfig::default(),
+            best_of: vec![2, 4, 8, 16, 32, 64],
+        }
+    }
+}
+
+impl FrontierConfig {
+    /// What is different for IMDB: longer texts of more words, a larger model, one seed.
+    #[must_use]
+    pub fn imdb_layer() -> ImdbLayer {
+        ImdbLayer { size: "3m", vocabulary: 4096, context: 256, seeds: [0] }
+    }
+
+    /// Runs of a seed: method and setting.
+    fn runs(&self) -> Vec<(Method, f64)> {
+        let settings = |method: Method| -> Vec<f64> {
+            match method {
+                Method::Dpo | Method::Cdpo | Method::Ipo => self.betas.clone(),
+                Method::Ppo | Method::PpoGold => self.target_kls.clone(),
+                // Its one setting is the learning rate.
+                Method::PreferredFt => vec![1.0],
+                Method::BestOfN => vec![0.0],
+            }
+        };
+        self.methods
+            .iter()
+            .flat_map(|&method| settings(method).into_iter().map(move |setting| (method, setting)))
+            .collect()
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`LmError::Config`], naming the first one out of range.
+    pub fn validate(&self) -> Result<(), LmError> {
+        let wrong = |problem: String| Err(LmError::Config(problem));
+        if !SIZES.iter().any(|(name, ..)| *name == self.size) {
+            let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
+            return wrong(format!("size = \"{}\": must be {}", self.size, names.join(", ")));
+        }
+        let positive = [
+            ("prompts", self.prompts),
+            ("eval_prompts", self.eval_prompts),
+            ("max_new_tokens", self.max_new_tokens),
+            ("batch_size", self.batch_size),
+            ("steps", self.steps),
+            ("measurements", self.measurements),
+            ("seeds", self.seeds.len()),
+            ("methods", self.methods.len()),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return wrong(format!("{name}: must be 1 or more"));
+        }
+        if self.completions < 2 {
+            return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
+        }
+        if let Some(beta) = self.betas.iter().find(|beta| !(**beta > 0.0 && beta.is_finite())) {
+            return wrong(format!("betas: {beta} is not positive"));
+        }
+        if let Some(target) = self.target_kls.iter().find(|target| !(**target > 0.0 && target.is_finite())) {
+            return wrong(format!("target_kls: {target} is not positive"));
+        }
+        if self.best_of.iter().any(|&n| n < 2) {
+            return wrong("best_of: each must be 2 or more".to_owned());
+        }
+        self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
+    }
+}
+
+/// What all runs of a seed share.
+struct World {
+    seed: u64,
+    start: Decoder,
+    tokenizer: Tokenizer,
+    eos: Vec<u32>,
+    gold: Box<dyn Gold>,
+    /// Prompts of the comparisons.
+    prompts: Vec<Vec<u32>>,
+    /// Held-out prompts.
+    eval_prompts: Vec<Vec<u32>>,
+    pairs: Vec<EncodedPair>,
+    reference: Vec<[f64; 2]>,
+    reward_model: Option<Decoder>,
+}
+
+/// Runs everything that the folder does not hold yet, and writes table, JSON and figure. `show` is told of what goes on.
+///
+/// # Errors
+/// [`LmError`]; what was measured before is kept, and a later call goes on from there.
+pub fn frontier(
+    config: &FrontierConfig,
+    folder: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<Frontier>, LmError> {
+    config.validate()?;
+    let points = folder.join("points");
+    fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
+    same_config(config, folder)?;
+    let runs = config.runs();
+    let total = runs.len() * config.seeds.len();
+    let finished = AtomicUsize::new(0);
+    let mut start = Vec::new();
+    for &seed in &config.seeds {
+        let file = |&(method, setting): &(Method, f64)| {
+            points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
+        };
+        let start_file = points.join(format!("{seed}-start.json"));
+        let missing: Vec<(Method, f64)> = runs.iter().filter(|run| !file(run).exists()).copied().collect();
+        finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
+        if !missing.is_empty() || !start_file.exists() {
+            let Some(world) = world(config, seed, folder, device, stop, show)? else { return Ok(None) };
+            write_json(&start_file, &measure(config, &world, &world.start, Method::PreferredFt, 0.0, 0)?)?;
+            let run = |one: &(Method, f64)| -> Result<(), LmError> {
+                let Some(found) = measured(config, &world, *one, stop)? else { return Ok(()) };
+                write_json(&file(one), &found)?;
+                let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
+                let best = found.last().map_or(f64::NAN, |point| point.gold.mean);
+                show(Shown::Note(&format!("seed {seed}: {} {} ends with gold reward {best:.3}", one.0.name(), one.1)));
+                show(Shown::Preparing("runs", done, total));
+                Ok(())
+            };
+            missing.par_iter().map(run).collect::<Result<(), LmError>>()?;
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+        let of_start: Point = read_json(&start_file)?;
+        start.push(of_start.gold.mean);
+    }
+    let mut all = Vec::new();
+    for &seed in &config.seeds {
+        for run in &runs {
+            let name = format!("{seed}-{}-{}.json", serde_json::json!(run.0).as_str().unwrap_or_default(), run.1);
+            all.extend(read_json::<Vec<Point>>(&points.join(name))?);
+        }
+    }
+    let table = config.methods.iter().map(|&method| row(config, &all, method)).collect();
+    let frontier = Frontier { config: config.clone(), start, points: all, table };
+    write_json(&folder.join("frontier.json"), &frontier)?;
+    draw(&frontier, &folder.join("frontier.svg"))?;
+    Ok(Some(frontier))
+}
+
+/// A folder belongs to one configuration.
+fn same_config(config: &FrontierConfig, folder: &Path) -> Result<(), LmError> {
+    let path = folder.join("config.toml");
+    let text = toml::to_string(config).expect("a configuration always serialises");
+    match fs::read_to_string(&path) {
+        Ok(found) if found == text => Ok(()),
+        Ok(_) => Err(LmError::Config(format!(
+            "{}: holds another frontier: choose another --out, or give the same configuration to go on",
+            path.display()
+        ))),
+        Err(_) => {
+            write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the configuration", source))
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- the world
+
+fn world(
+    config: &FrontierConfig,
+    seed: u64,
+    folder: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<World>, LmError> {
+    // The model that all begin with.
+    let base = folder.join(format!("base-{seed}"));
+    let corpus = Corpus::open(config, folder, show)?;
+    if !base.join("summary.json").exists() {
+        let pretraining = corpus.pretraining(config, seed);
+        let outcome = match base.join("config.toml").exists() {
+            true => run::resume(&base, device, stop, show)?,
+            false => run::train(&pretraining, &base, device, stop, show)?,
+        };
+        if matches!(outcome, LmOutcome::Interrupted { .. }) {
+            return Ok(None);
+        }
+    }
+    let loaded = folder::read(&base.join("model"), device)?;
+    let tokenizer = run::tokenizer_of(&loaded)?;
+    let start = loaded.decoder;
+    let eos = eos_of(&start, &tokenizer);
+
+    // Comparisons: the model's own completions, judged by the gold reward.
+    show(Shown::Note(&format!("seed {seed}: {} prompts with {} completions each", config.prompts, config.completions)));
+    let prompts = corpus.prompts(config, &tokenizer, seed, "prompt", config.prompts)?;
+    let eval_prompts = corpus.prompts(config, &tokenizer, seed, "eval-prompt", config.eval_prompts)?;
+    let repeated: Vec<Vec<u32>> =
+        prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), config.completions)).collect();
+    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed, ..SampleConfig::default() };
+    let completions = generate(&start, &repeated, &sampling, &eos, 1 << 32, &|_, _| true);
+    let scores = diagnose::gold_scores(&*corpus.gold, &tokenizer, &repeated, &completions)?;
+    let mut pairs = Vec::new();
+    for (row, prompt) in prompts.iter().enumerate() {
+        let range = row * config.completions..(row + 1) * config.completions;
+        for i in range.clone() {
+            for j in i + 1..range.end {
+                // Ties say nothing about which is better.
+                if scores[i] == scores[j] || completions[i].ids == completions[j].ids {
+                    continue;
+                }
+                let (better, worse) = if scores[i] > scores[j] { (i, j) } else { (j, i) };
+                let side = |i: usize| Encoded {
+                    ids: [prompt.as_slice(), &completions[i].ids].concat(),
+                    prompt_len: prompt.len(),
+                };
+                pairs.push(EncodedPair {
+                    row,
+                    chosen: side(better),
+                    rejected: side(worse),
+                    margin: None,
+                    target: None,
+                });
+            }
+        }
+    }
+    let reference = dpo::log_probs(&start, &pairs, PART_TOKENS, &|_| ());
+
+    let learned = config.methods.iter().any(|method| matches!(method, Method::Ppo | Method::BestOfN));
+    let reward_model = match learned {
+        false => None,
+        true => {
+            show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
+            Some(reward_model(config, &start, &pairs, seed))
+        }
+    };
+    Ok(Some(World {
+        seed,
+        start,
+        tokenizer,
+        eos,
+        gold: corpus.gold,
+        prompts,
+        eval_prompts,
+        pairs,
+        reference,
+        reward_model,
+    }))
+}
+
+/// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.
+const PART_TOKENS: usize = 1024;
+
+/// A reward model fitted to all comparisons once.
+fn reward_model(config: &FrontierConfig, start: &Decoder, pairs: &[EncodedPair], seed: u64) -> Decoder {
+    let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
+    let train = TrainConfig {
+        steps: 0,
+        batch_size: config.batch_size,
+        part_tokens: PART_TOKENS,
+        optimizer: optimizer(config.learning_rate, Schedule::Linear),
+        ..TrainConfig::default()
+    };
+    let total = train.total_steps(stage.len());
+    let mut trainee = Trainee { model: with_scores(start, 1, seed), optimizer: Optimizer::default(), step: 0 };
+    for _ in 0..total {
+        let examples = train.examples(seed, trainee.step, stage.len());
+        let _ = step(&mut trainee, &stage, &train, &examples, total, seed);
+    }
+    trainee.model
+}
+
+fn optimizer(learning_rate: f64, schedule: Schedule) -> OptimizerConfig {
+    OptimizerConfig { learning_rate, schedule, warmup: 0.1, ..OptimizerConfig::default() }
+}
+
+/// Texts, prompts, and what is good.
+struct Corpus {
+    gold: Box<dyn Gold>,
+    /// Texts of IMDB for pre-training, and for prompts; none for the embedded world.
+    files: Option<(Vec<PathBuf>, Vec<String>)>,
+}
+
+impl Corpus {
+    fn open(config: &FrontierConfig, folder: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Self, LmError> {
+        if config.corpus == "reviews" {
+            return Ok(Self { gold: gold::open("reviews:sentiment")?, files: None });
+        }
+        let Some(imdb) = config.corpus.strip_prefix("imdb:").map(PathBuf::from) else {
+            let problem = format!("corpus = \"{}\": must be reviews, or imdb:DIR", config.corpus);
+            return Err(LmError::Config(problem));
+        };
+        let file = |part: &str, side: &str| imdb.join(format!("{part}.{side}.jsonl.gz"));
+        let train = vec![file("train", "pos"), file("train", "neg")];
+        let classifier = folder.join("sentiment.json");
+        if !classifier.exists() {
+            show(Shown::Note("training the gold classifier on the labelled training reviews"));
+            let mut rows = Vec::new();
+            for file in &train {
+                // The first row of each file of good reviews is none.
+                let skipped: &[usize] = if file.ends_with("train.pos.jsonl.gz") { &[1] } else { &[] };
+                for row in logistic::read_labelled(file, skipped)? {
+                    rows.push(row?);
+                }
+            }
+            let rows = rows.into_iter().map(Ok::<_, gold::GoldError>);
+            logistic::train(rows, &logistic::TrainConfig::default())?.save(&classifier)?;
+        }
+        let mut texts = Vec::new();
+        for side in ["pos", "neg"] {
+            for row in logistic::read_labelled(&file("test", side), if side == "pos" { &[1] } else { &[] })? {
+                texts.push(row?.0);
+            }
+        }
+        let gold = gold::open(&format!("logistic:{}", classifier.display()))?;
+        Ok(Self { gold, files: Some((train, texts)) })
+    }
+
+    fn pretraining(&self, config: &FrontierConfig, seed: u64) -> LmConfig {
+        let mut run = LmConfig::new(StageKind::Pretrain);
+        let size = SIZES.iter().find(|(name, ..)| *name == config.size).expect("the configuration was validated");
+        let (_, hidden, layers, heads) = *size;
+        run.seed = seed;
+        run.pretrain = Some(PretrainConfig {
+            hidden,
+            layers,
+            heads,
+            context: config.context,
+            vocabulary: config.vocabulary,
+            texts: config.texts,
+            ..PretrainConfig::default()
+        });
+        run.data = match &self.files {
+            None => vec!["reviews".into()],
+            Some((files, _)) => files.clone(),
+        };
+        run.eval_share = 0.01;
+        run.train.epochs = config.pretrain_epochs;
+        run.train.save_every = 200;
+        run
+    }
+
+    /// Beginnings of texts, two to eight words long, as token ids.
+    fn prompts(
+        &self,
+        config: &FrontierConfig,
+        tokenizer: &Tokenizer,
+        seed: u64,
+        name: &str,
+        count: usize,
+    ) -> Result<Vec<Vec<u32>>, LmError> {
+        use rand::RngExt as _;
+        let room = config.context.saturating_sub(config.max_new_tokens).max(1);
+        let one = |i: u64| -> Result<Vec<u32>, LmError> {
+            let mut rng = stream(seed, name, i);
+            let words = rng.random_range(2..=8);
+            let text = match &self.files {
+                None => reviews::review(&mut rng).text,
+                Some((_, texts)) => texts[rng.random_range(0..texts.len())].clone(),
+            };
+            let (prompt, _) = reviews::prefix(&text, words);
+            let mut ids = tokenizer.encode(prompt, true)?;
+            ids.truncate(room);
+            Ok(ids)
+        };
+        (0..count as u64).map(one).collect()
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------------ the runs
+
+/// The points of one run; none where it was stopped.
+fn measured(
+    config: &FrontierConfig,
+    world: &World,
+    (method, setting): (Method, f64),
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let loss = |kind: LossKind, label_smoothing: f64| LossConfig {
+        kind,
+        beta: setting,
+        label_smoothing,
+        ..LossConfig::default()
+    };
+    match method {
+        Method::Dpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.0)), stop),
+        Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.1)), stop),
+        Method::Ipo => learn(config, world, method, setting, &policy(world, loss(LossKind::IpoSum, 0.0)), stop),
+        Method::PreferredFt => {
+            let examples = world.pairs.iter().map(|pair| pair.chosen.clone()).collect();
+            let stage = Sft { examples, normalization: Normalization::TokenMean };
+            learn(config, world, method, setting, &stage, stop)
+        }
+        Method::Ppo | Method::PpoGold => ppo(config, world, method, setting, stop),
+        Method::BestOfN => best_of_n(config, world).map(Some),
+    }
+}
+
+fn policy(world: &World, loss: LossConfig) -> Dpo {
+    Dpo { pairs: world.pairs.clone(), loss, reference: Reference::LogProbs(world.reference.clone()) }
+}
+
+/// Training on the comparisons, measured along the way.
+fn learn<S: Stage>(
+    config: &FrontierConfig,
+    world: &World,
+    method: Method,
+    setting: f64,
+    stage: &S,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let train = TrainConfig {
+        steps: config.steps,
+        batch_size: config.batch_size,
+        part_tokens: PART_TOKENS,
+        optimizer: optimizer(config.learning_rate, Schedule::Constant),
+        ..TrainConfig::default()
+    };
+    let mut trainee = Trainee { model: world.start.clone(), optimizer: Optimizer::default(), step: 0 };
+    let mut points = Vec::new();
+    for at in moments(config.steps, config.measurements) {
+        while trainee.step < at {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let examples = train.examples(world.seed, trainee.step, stage.len());
+            let _ = step(&mut trainee, stage, &train, &examples, config.steps, world.seed);
+        }
+        points.push(measure(config, world, &trainee.model, method, setting, at)?);
+    }
+    Ok(Some(points))
+}
+
+/// PPO with a target for the divergence, measured along the way.
+fn ppo(
+    config: &FrontierConfig,
+    world: &World,
+    method: Method,
+    target: f64,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let mut ppo = config.ppo.clone();
+    ppo.iterations = config.ppo_iterations;
+    ppo.target_kl = Some(target);
+    ppo.sampling.max_new_tokens = config.max_new_tokens;
+    ppo.part_tokens = PART_TOKENS;
+    let value = world.reward_model.clone().unwrap_or_else(|| with_scores(&world.start, 1, world.seed));
+    let mut state = Ppo::new(world.start.clone(), value, &ppo);
+    let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
+        match (method, &world.reward_model) {
+            (Method::Ppo, Some(model)) => {
+                let sequences: Vec<Vec<u32>> = rows
+                    .iter()
+                    .map(|(prompt, completion)| [world.prompts[*prompt].as_slice(), &completion.ids].concat())
+                    .collect();
+                let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+                Ok(super::reward::scores(model, &slices).into_iter().map(f64::from).collect())
+            }
+            _ => {
+                let prompts: Vec<Vec<u32>> = rows.iter().map(|(prompt, _)| world.prompts[*prompt].clone()).collect();
+                let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
+                diagnose::gold_scores(&*world.gold, &world.tokenizer, &prompts, &completions)
+            }
+        }
+    };
+    let mut points = Vec::new();
+    for at in moments(config.ppo_iterations, config.measurements) {
+        while state.iteration < at {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            iterate(&mut state, &world.start, &world.prompts, &world.eos, &ppo, world.seed, &reward)
+                .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+        }
+        points.push(measure(config, world, &state.policy.model, method, target, at)?);
+    }
+    Ok(Some(points))
+}
+
+/// The reward model's choice among n completions of the start.
+fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmError> {
+    let Some(model) = &world.reward_model else { return Ok(Vec::new()) };
+    let most = config.best_of.iter().copied().max().unwrap_or(0);
+    // As many completions in all as four measurements of another method.
+    let count = (4 * config.eval_prompts / most.max(1)).clamp(16, config.eval_prompts);
+    let prompts = &world.eval_prompts[..count.min(world.eval_prompts.len())];
+    let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
+    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.seed, ..SampleConfig::default() };
+    let completions = generate(&world.start, &repeated, &sampling, &world.eos, 2 << 32, &|_, _| true);
+    let sequences: Vec<Vec<u32>> = repeated
+        .iter()
+        .zip(&completions)
+        .map(|(prompt, completion)| [prompt.as_slice(), &completion.ids].concat())
+        .collect();
+    let mut scores = Vec::with_capacity(sequences.len());
+    for part in sequences.chunks(32) {
+        let slices: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
+        scores.extend(super::reward::scores(model, &slices));
+    }
+    let gold = diagnose::gold_scores(&*world.gold, &world.tokenizer, &repeated, &completions)?;
+    let point = |&n: &usize| {
+        let best = |group: usize| {
+            let range = group * most..group * most + n;
+            range.max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(group * most)
+        };
+        let chosen: Vec<usize> = (0..prompts.len()).map(best).collect();
+        let n_real = n as f64;
+        let lengths: f64 = chosen.iter().map(|&i| completions[i].ids.len() as f64).sum();
+        Point {
+            method: Method::BestOfN,
+            setting: n_real,
+            seed: world.seed,
+            step: 0,
+            kl: Estimate { mean: n_real.ln() - (n_real - 1.0) / n_real, error: 0.0 },
+            gold: Estimate::of(&chosen.iter().map(|&i| gold[i]).collect::<Vec<_>>()),
+            length: lengths / chosen.len().max(1) as f64,
+        }
+    };
+    Ok(config.best_of.iter().map(point).collect())
+}
+
+fn measure(
+    config: &FrontierConfig,
+    world: &World,
+    model: &Decoder,
+    method: Method,
+    setting: f64,
+    step: usize,
+) -> Result<Point, LmError> {
+    let judge = Some((&*world.gold, &world.tokenizer));
+    let World { seed, start, eos, eval_prompts, .. } = world;
+    let found = sampled(model, start, eval_prompts, config.max_new_tokens, eos, *seed, PART_TOKENS, judge)?;
+    let gold = found.gold.expect("a gold reward was given");
+    Ok(Point { method, setting, seed: *seed, step, kl: found.kl, gold, length: found.length.mean })
+}
+
+/// Steps at which a run is measured: close together at first, where policies move fastest.
+fn moments(steps: usize, count: usize) -> Vec<usize> {
+    let mut all: Vec<usize> =
+        (1..=count).map(|i| ((steps as f64) * (i as f64 / count as f64).powi(2)).round().max(1.0) as usize).collect();
+    all.dedup();
+    all
+}
+
+// ---------------------------------------------------------------------------------------------------------- the result
+
+/// The best reward of a measured policy of this method and seed that diverges no further than `budget`.
+fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f64> {
+    let those = points.iter().filter(|point| point.method == method && point.seed == seed && point.kl.mean <= budget);
+    those.map(|point| point.gold.mean).reduce(f64::max)
+}
+
+/// The mean over seeds, with its interval; nothing where a seed has no policy within the budget.
+fn over_seeds(config: &FrontierConfig, points: &[Point], method: Method, budget: f64) -> Option<(f64, [f64; 2])> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
+    let values = values?;
+    let interval = bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
+    Some((mean(&values), interval))
+}
+
+fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
+    let (reward, interval) = BUDGETS.iter().map(|&budget| over_seeds(config, points, method, budget).unzip()).unzip();
+    Row { method, reward, interval }
+}
+
+/// The figure: a dot for every policy measured, and for each method the best reward within each divergence.
+fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
+    let Frontier { config, points, .. } = frontier;
+    let series = |&method: &Method| {
+        let own = || points.iter().filter(|point| point.method == method);
+        let dots =
+            own().filter(|point| point.kl.mean <= LARGEST_KL).map(|point| (point.kl.mean.max(0.0), point.gold.mean));
+        let last = own().map(|point| point.kl.mean).fold(0.0, f64::max).min(LARGEST_KL);
+        let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
+        let point = |x: f64| {
+            let (y, interval) = over_seeds(config, points, method, x)?;
+            Some(SeriesPoint { x, y, interval: Some(interval) })
+        };
+        Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
+    };
+    let all: Vec<Series> = config.methods.iter().map(series).collect();
+    let title = format!("{}, {} parameters, {} seeds", config.corpus, config.size, config.seeds.len());
+    Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
+}
+
+/// The figure's right end, nats.
+const LARGEST_KL: f64 = 15.0;
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmError> {
+    let text = serde_json::to_string_pretty(value).expect("plain structs always serialise") + "\n";
+    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {
+    let text = fs::read_to_string(path).map_err(|source| io(path, "read", source))?;
+    serde_json::from_str(&text)
+        .map_err(|error| LmError::Config(format!("{}: {error}: remove it, and it is measured again", path.display())))
+}
+
+fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
+    RunError::Io { path: path.to_owned(), action, source }.into()
+}
