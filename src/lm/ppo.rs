@@ -98,6 +98,9 @@ pub struct Ppo {
     pub iteration: usize,
 }
 
+/// A score for each completion, in their order; with each comes the number of its prompt.
+pub type Reward<'a, E> = dyn Fn(&[(usize, &Completion)]) -> Result<Vec<f64>, E> + 'a;
+
 /// An iteration that could not be done.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum PpoError<E: Error + 'static> {
@@ -280,18 +283,18 @@ impl Ppo {
 /// One iteration: `batch_size` prompts are completed, the completions scored, and policy and value function trained on
 /// them.
 ///
-/// `reward` is given prompts' numbers and their completions, and returns a score for each. A completion ends the
-/// episode also where it was cut off for its length: no value beyond it counts, as in TRL. Prompts come in epochs, each
-/// once in a new order; everything drawn depends on `seed` and the number of the iteration alone, so a saved state goes
-/// on as if it had not been saved. The result does not depend on the number of threads.
+/// A completion ends the episode also where it was cut off for its length: no value beyond it counts, as in TRL.
+/// Prompts come in epochs, each once in a new order; everything drawn depends on `seed` and the number of the
+/// iteration alone, so a saved state goes on as if it had not been saved. The result does not depend on the number of
+/// threads.
 ///
 /// The metrics have TRL's names: `objective/kl` (of a whole completion, nats, by the configured estimator),
-/// `objective/entropy` (likewise), `objective/non_score_reward` (minus the divergence's cost), `objective/scores` (less
-/// what a missing EOS costs), `objective/rlhf_reward` (the sum of these two); means over all steps `loss/policy_avg`,
-/// `loss/value_avg`, `policy/approxkl_avg`, `policy/clipfrac_avg`, `policy/entropy_avg`, `val/clipfrac_avg`, `val/ratio`;
-/// `val/num_eos_tokens`, `lr`, `episode`. Beside these `kl/k1` and `kl/k3`, both estimates of the divergence of a whole
-/// completion, `kl_coefficient` (as it was for this iteration), `completions/mean_length`, `value/lr`, and of both
-/// models `policy/grad_norm` and `value/grad_norm`.
+/// `objective/entropy` (likewise), `objective/non_score_reward` (minus the divergence's cost), `objective/scores`
+/// (less what a missing EOS costs), `objective/rlhf_reward` (the sum of these two); means over all steps
+/// `loss/policy_avg`, `loss/value_avg`, `policy/approxkl_avg`, `policy/clipfrac_avg`, `policy/entropy_avg`,
+/// `val/clipfrac_avg`, `val/ratio`; `val/num_eos_tokens`, `lr`, `episode`. Beside these `kl/k1` and `kl/k3`, both
+/// estimates of the divergence of a whole completion, `kl_coefficient` (as it was for this iteration),
+/// `completions/mean_length`, `value/lr`, and of both models `policy/grad_norm` and `value/grad_norm`.
 ///
 /// # Errors
 /// Prompts, models or scores that cannot be used, and the reward's own errors. The state is then what it was.
@@ -305,7 +308,7 @@ pub fn iterate<E: Error + 'static>(
     eos: &[u32],
     config: &PpoConfig,
     seed: u64,
-    reward: &dyn Fn(&[(usize, &Completion)]) -> Result<Vec<f64>, E>,
+    reward: &Reward<'_, E>,
 ) -> Result<Metrics, PpoError<E>> {
     check(state, reference, prompts)?;
     let (policy_training, value_training) =
@@ -317,8 +320,8 @@ pub fn iterate<E: Error + 'static>(
     let numbers = policy_training.examples(seed, state.iteration, prompts.len());
     let asked: Vec<Vec<u32>> = numbers.iter().map(|&number| prompts[number].clone()).collect();
     let sampling = SampleConfig { seed, ..config.sampling.clone() };
-    let first = (state.iteration * config.batch_size) as u64;
-    let completions = generate(&state.policy.model, &asked, &sampling, eos, first, &|_, _| true);
+    let first = state.iteration * config.batch_size;
+    let completions = generate(&state.policy.model, &asked, &sampling, eos, first as u64, &|_, _| true);
     let scored: Vec<(usize, &Completion)> = numbers.iter().copied().zip(&completions).collect();
     let mut scores = reward(&scored).map_err(PpoError::Reward)?;
     if scores.len() != scored.len() {
@@ -352,10 +355,7 @@ pub fn iterate<E: Error + 'static>(
     let differences: Vec<f64> =
         old_log_probs.iter().zip(&reference_log_probs).map(|(&p, &r)| f64::from(p) - f64::from(r)).collect();
     let penalties: Vec<f64> = differences.iter().map(|&d| -beta * config.kl_estimator.of(d)).collect();
-    let mut rewards = penalties.clone();
-    for (tokens, score) in episodes.tokens.iter().zip(&scores) {
-        rewards[tokens.end - 1] += score;
-    }
+    let mut rewards = rewards(&episodes, &penalties, &scores);
     if config.whiten_rewards {
         whiten(&mut rewards, false);
     }
@@ -388,11 +388,11 @@ pub fn iterate<E: Error + 'static>(
     };
     let (mut of_policy, mut of_value) = (Metrics::default(), Metrics::default());
     let mut order: Vec<usize> = (0..completions.len()).collect();
+    let total = config.total_steps();
     let mut rng = stream(seed, "minibatch", state.iteration as u64);
     for _ in 0..config.epochs {
         order.shuffle(&mut rng);
         for minibatch in order.chunks(config.minibatch_size) {
-            let total = config.total_steps();
             of_policy += &step(&mut state.policy, &policy_loss, &policy_training, minibatch, total, seed);
             of_value += &step(&mut state.value, &value_loss, &value_training, minibatch, total, seed);
         }
@@ -416,7 +416,7 @@ pub fn iterate<E: Error + 'static>(
     add("kl_coefficient", beta);
     add("completions/mean_length", rewards.len() as f64 / count);
     add("val/num_eos_tokens", completions.iter().filter(|completion| completion.finish == Finish::Eos).count() as f64);
-    add("episode", (first as usize + completions.len()) as f64);
+    add("episode", (first + completions.len()) as f64);
     for (of, prefix) in [(&of_policy, ["policy/grad_norm", "lr"]), (&of_value, ["value/grad_norm", "value/lr"])] {
         for (name, mean) in of.means() {
             match name {
@@ -455,6 +455,13 @@ fn check<E: Error + 'static>(state: &Ppo, reference: &Decoder, prompts: &[Vec<u3
     }
 }
 
+/// Rewards of all tokens: penalties of all, and the scores of completions at their last ones.
+fn rewards(episodes: &Episodes, penalties: &[f64], scores: &[f64]) -> Vec<f64> {
+    let mut rewards = penalties.to_vec();
+    episodes.tokens.iter().zip(scores).for_each(|(tokens, score)| rewards[tokens.end - 1] += score);
+    rewards
+}
+
 /// Generalised advantage estimates. Nothing follows the last token of a completion, whether it is EOS or not.
 ///
 /// # Shapes
@@ -483,8 +490,8 @@ pub fn whiten(values: &mut [f64], shift: bool) {
     values.iter_mut().for_each(|value| *value = (*value - mean) * scale + middle);
 }
 
-/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), e being the relative error of the divergence, at most ±0.2. `share` is
-/// that of the horizon which has passed.
+/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), e being the relative error of the divergence, at most ±0.2. `share`
+/// is that of the horizon which has passed.
 #[must_use]
 pub fn adapted(coefficient: f64, kl: f64, target: f64, share: f64) -> f64 {
     let error = (kl / target - 1.0).clamp(-MAX_KL_ERROR, MAX_KL_ERROR);
@@ -709,10 +716,11 @@ mod tests {
 
     use super::{
         Completion, Encoded, Episodes, KlEstimator, Ppo, PpoConfig, PpoError, Trainee, adapted, advantages, iterate,
-        surrogate, value_error, whiten,
+        rewards, surrogate, value_error, whiten,
     };
     use crate::lm::config::{ModelConfig, SmallLlama};
     use crate::lm::folder::with_scores;
+    use crate::lm::lora::{Adapters, LoraConfig};
     use crate::lm::model::Decoder;
     use crate::lm::optim::{OptimizerConfig, Schedule};
     use crate::lm::sample::{Finish, SampleConfig};
@@ -739,7 +747,7 @@ mod tests {
 
     fn small() -> PpoConfig {
         let optimizer =
-            OptimizerConfig { learning_rate: 0.01, schedule: Schedule::Constant, ..OptimizerConfig::default() };
+            OptimizerConfig { learning_rate: 0.002, schedule: Schedule::Constant, ..OptimizerConfig::default() };
         PpoConfig {
             iterations: 12,
             batch_size: 32,
@@ -769,10 +777,12 @@ mod tests {
     }
 
     #[test]
-    fn advantages_are_those_by_hand() {
+    fn rewards_and_advantages_are_those_by_hand() {
         let sequence = |ids: &[u32]| Encoded { ids: ids.to_vec(), prompt_len: 1 };
         let episodes = Episodes::new(vec![sequence(&[9, 1, 2, 3]), sequence(&[9, 4])]);
-        let found = advantages(&episodes, &[-0.1, 0.2, 1.0, 2.0], &[0.5, 0.4, 0.2, 0.3], 0.9, 0.5);
+        let rewards = rewards(&episodes, &[-0.1, 0.2, 0.5, 0.0], &[0.5, 2.0]);
+        assert_eq!(rewards, [-0.1, 0.2, 1.0, 2.0]);
+        let found = advantages(&episodes, &rewards, &[0.5, 0.4, 0.2, 0.3], 0.9, 0.5);
         // δ₂ = 1 − 0.2; δ₁ = 0.2 + 0.9·0.2 − 0.4; δ₀ = −0.1 + 0.9·0.4 − 0.5; each Â is δ + 0.45·(the next one's).
         let expected = [-0.24 + 0.45 * (-0.02 + 0.45 * 0.8), -0.02 + 0.45 * 0.8, 0.8, 1.7];
         for (found, expected) in found.into_iter().zip(expected) {
@@ -861,16 +871,21 @@ mod tests {
             target_kl: Some(1e-3),
             kl_horizon: 320.0,
             missing_eos_penalty: Some(0.5),
+            sampling: SampleConfig { temperature: 0.7, ..small().sampling },
             ..small()
         };
-        let (mut state, reference) = (start(&config), model(7));
+        // Where the temperature, adapters' dropout or the order of tokens were not what they should be, it would show.
+        let mut policy = model(1);
+        let lora = LoraConfig { rank: 2, dropout: 0.5, ..LoraConfig::default() };
+        policy.adapters = Some(Adapters::new(lora, &policy.layout, 4, &Device::flex()).unwrap());
+        let mut state = Ppo::new(policy.clone(), with_scores(&policy, 1, 2), &config);
+        let reference = model(7);
         let seen = RefCell::new(Vec::new());
         let reward = |completions: &[(usize, &Completion)]| {
             let all = completions.iter().map(|&(prompt, completion)| (prompt, completion.clone()));
             seen.borrow_mut().extend(all);
             fives(completions)
         };
-        let before = state.policy.model.clone();
         let found = iterate(&mut state, &reference, &prompts(), &[EOS], &config, 3, &reward).unwrap();
         let seen = seen.into_inner();
         assert!((get(&found, "val/ratio") - 1.0).abs() < 1e-5, "{found:?}");
@@ -883,8 +898,14 @@ mod tests {
             Encoded { ids: [prompt.as_slice(), &completion.ids].concat(), prompt_len: prompt.len() }
         };
         let sequences: Vec<Encoded> = seen.iter().map(encoded).collect();
-        let total = |model: &Decoder| score::log_probs(model, &sequences, 100, &|_| ()).iter().sum::<f64>() / 32.0;
-        let (own, other) = (total(&before), total(&reference));
+        let total = |model: &Decoder| {
+            // Larger hidden states are larger logits.
+            let mut cooled = model.clone();
+            let norm = cooled.layout.final_norm.weight;
+            cooled.parameters[norm] = cooled.parameters[norm].clone() / 0.7;
+            score::log_probs(&cooled, &sequences, 100, &|_| ()).iter().sum::<f64>() / 32.0
+        };
+        let (own, other) = (total(&policy), total(&reference));
         let ended = seen.iter().filter(|(_, completion)| completion.finish == Finish::Eos).count() as f64;
         assert!(ended > 0.0 && ended < 32.0, "the case needs both");
         let fives: f64 = seen.iter().map(|(_, c)| c.ids.iter().filter(|&&id| id == 5).count() as f64).sum();
@@ -899,7 +920,7 @@ mod tests {
             ("val/num_eos_tokens", ended),
             ("episode", 32.0),
             ("kl_coefficient", 0.3),
-            ("lr", 0.01),
+            ("lr", 0.002),
         ] {
             assert!((get(&found, name) - expected).abs() < 1e-4, "{name} = {}, not {expected}", get(&found, name));
         }
@@ -910,19 +931,19 @@ mod tests {
 
     #[test]
     fn the_reward_is_learned_unless_divergence_is_dear() {
-        let mut state = start(&small());
-        let cheap = run(&mut state, &small(), 12);
-        let scores: Vec<f64> = cheap.iter().map(|metrics| get(metrics, "objective/scores")).collect();
-        assert!(scores[0] < 1.5 && scores[11] > scores[0] + 3.0, "{scores:?}");
-        assert!(cheap.iter().all(|metrics| metrics.means().all(|(_, mean)| mean.is_finite())), "{cheap:?}");
-        assert!(get(&cheap[11], "kl/k3") > 1.0, "{cheap:?}");
-
-        let config = PpoConfig { kl_coefficient: 100.0, ..small() };
-        let dear = run(&mut start(&config), &config, 12);
-        let scores: Vec<f64> = dear.iter().map(|metrics| get(metrics, "objective/scores")).collect();
-        let kl: Vec<f64> = dear.iter().map(|metrics| get(metrics, "kl/k3")).collect();
-        assert!(scores[11] < scores[0] + 1.0, "{scores:?}");
-        assert!(kl[11] < 0.2, "{kl:?}");
+        let learn = |kl_coefficient: f64| {
+            let config = PpoConfig { kl_coefficient, ..small() };
+            let all = run(&mut start(&config), &config, 12);
+            assert!(all.iter().all(|metrics| metrics.means().all(|(_, mean)| mean.is_finite())), "{all:?}");
+            let last = |name: &str| all[8..].iter().map(|metrics| get(metrics, name)).sum::<f64>() / 4.0;
+            (get(&all[0], "objective/scores"), last("objective/scores"), last("kl/k1"), last("kl/k3"))
+        };
+        // Eight tokens may be 5; at first one in twelve is.
+        let (first, last, k1, k3) = learn(0.05);
+        assert!(first < 1.5 && last > 6.0, "{first} {last}");
+        assert!(k1 > 5.0 && k3 > 5.0, "{k1} {k3}");
+        let (_, last, k1, k3) = learn(100.0);
+        assert!(last < 1.5 && k1 < 0.4 && k3 < 0.4, "{last} {k1} {k3}");
     }
 
     /// A model and an optimiser made anew from numbers alone, as if they had been saved and read.
@@ -989,7 +1010,8 @@ mod tests {
     #[test]
     fn settings_out_of_range_are_named() {
         assert_eq!(PpoConfig::default().validate(), Ok(()));
-        let cases: [(&str, fn(&mut PpoConfig)); 9] = [
+        type Damage = fn(&mut PpoConfig);
+        let cases: [(&str, Damage); 9] = [
             ("epochs = 0", |config| config.epochs = 0),
             ("sampling.top_p = 0.9: must be 1, so that", |config| config.sampling.top_p = 0.9),
             ("sampling.temperature = 0: must be above 0", |config| config.sampling.temperature = 0.0),
