@@ -855,10 +855,7 @@ fn sample(args: &SampleArgs) -> Result<(), Failure> {
     }
     let seconds = started.elapsed().as_secs_f64();
     let tokens: usize = completions.iter().map(|completion| completion.ids.len()).sum();
-    let mut out = match &args.out {
-        None => None,
-        Some(path) => Some((path, String::new())),
-    };
+    let mut out = args.out.as_ref().map(|path| (path, String::new()));
     for (i, completion) in completions.iter().enumerate() {
         let text = tokenizer.decode(&completion.ids, true)?;
         let text = until(&text, &args.draw.stop);

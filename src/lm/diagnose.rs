@@ -61,6 +61,9 @@ impl Sampled {
     }
 }
 
+/// Evaluations draw from streams of their own, far from those of training with the same seed.
+const FIRST_STREAM: u64 = 1 << 40;
+
 /// Lets the policy complete the prompts at temperature 1, and measures.
 ///
 /// # Errors
@@ -76,7 +79,7 @@ pub fn sampled(
     gold: Option<(&dyn Gold, &Tokenizer)>,
 ) -> Result<Sampled, LmError> {
     let config = SampleConfig { max_new_tokens, seed, ..SampleConfig::default() };
-    let completions = generate(policy, prompts, &config, eos, 0, &|_, _| true);
+    let completions = generate(policy, prompts, &config, eos, FIRST_STREAM, &|_, _| true);
     let (kl, kl_k3) = divergences(policy, reference, prompts, &completions, part_tokens);
     let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
     let ended = completions.iter().filter(|completion| completion.finish == Finish::Eos).count();

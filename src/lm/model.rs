@@ -309,15 +309,15 @@ impl Decoder {
         mut dropout: Option<&mut Rng>,
     ) -> Tensor<2> {
         let normalised = self.normalise(block.attention_norm, x.clone());
-        let qkv = self.linear(block.qkv, normalised, dropout.as_deref_mut());
-        let x = x + self.linear(block.output, attention(qkv, layout), dropout.as_deref_mut());
+        let qkv = self.linear(block.qkv, &normalised, dropout.as_deref_mut());
+        let x = x + self.linear(block.output, &attention(qkv, layout), dropout.as_deref_mut());
         let normalised = self.normalise(block.mlp_norm, x.clone());
-        let up = self.linear(block.up, normalised, dropout.as_deref_mut());
+        let up = self.linear(block.up, &normalised, dropout.as_deref_mut());
         let activated = match self.config.family {
             Family::Gpt2 => gelu_tanh(up),
             _ => gated_silu(up),
         };
-        x + self.linear(block.down, activated, dropout)
+        x + self.linear(block.down, &activated, dropout)
     }
 
     /// Who attends to whom.
@@ -408,12 +408,12 @@ impl Decoder {
         norm(x, parameter(at.weight), at.bias.map(parameter), self.config.norm())
     }
 
-    fn linear(&self, at: LinearAt, x: Tensor<2>, dropout: Option<&mut Rng>) -> Tensor<2> {
+    fn linear(&self, at: LinearAt, x: &Tensor<2>, dropout: Option<&mut Rng>) -> Tensor<2> {
         let parameter = |i: usize| self.parameters[i].clone();
         let output = linear(x.clone(), parameter(at.weight), at.bias.map(parameter));
         match &self.adapters {
             None => output,
-            Some(adapters) => adapters.add(at.weight, &x, output, dropout),
+            Some(adapters) => adapters.add(at.weight, x, output, dropout),
         }
     }
 }

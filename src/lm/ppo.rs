@@ -108,7 +108,9 @@ pub enum PpoError<E: Error + 'static> {
     #[error("there are no prompts: must be at least 1")]
     NoPrompts,
     /// A prompt is empty or longer than the context.
-    #[error("prompt {index} has {found} tokens: must be from 1 to {most}, the length of the policy's context")]
+    #[error(
+        "prompt {index} has {found} tokens: must be from 1 to {most}, so that a completion fits the policy's context"
+    )]
     Prompt {
         /// Number of the prompt, from 0.
         index: usize,
@@ -446,8 +448,7 @@ fn check<E: Error + 'static>(state: &Ppo, reference: &Decoder, prompts: &[Vec<u3
             }
         }
     }
-    // The last token of a completion is not read, so even a prompt that fills the context leaves room for one.
-    let most = policy.context;
+    let most = policy.context - 1;
     match prompts.iter().position(|prompt| prompt.is_empty() || prompt.len() > most) {
         Some(index) => Err(PpoError::Prompt { index, found: prompts[index].len(), most }),
         None if prompts.is_empty() => Err(PpoError::NoPrompts),

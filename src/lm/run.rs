@@ -26,8 +26,8 @@ use toml::Table;
 use super::chat::{ChatError, ChatTemplate};
 use super::config::{ModelConfig, Output, SmallLlama};
 use super::data::{
-    self, CompletionRow, Conventions, DataError, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow,
-    ReadConfig,
+    self, CompletionRow, Conventions, DataError, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow,
+    PromptRow, ReadConfig,
 };
 use super::diagnose::{self, Sampled};
 use super::dpo::{self, Dpo, Reference};
@@ -463,6 +463,7 @@ struct Prepared {
 }
 
 /// The stage's examples, for training and for evaluation.
+#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 enum Work {
     Texts(Sft, Option<Sft>),
     Completions(Sft, Option<Sft>),
@@ -1111,7 +1112,11 @@ fn conclude(
     clock: &Clock,
 ) -> Result<LmOutcome, LmError> {
     let model = folder.path.join("model");
-    fs::create_dir_all(&model).map_err(|source| RunError::Io { path: model.clone(), action: "make the folder", source })?;
+    fs::create_dir_all(&model).map_err(|source| RunError::Io {
+        path: model.clone(),
+        action: "make the folder",
+        source,
+    })?;
     folder::write(&trainee.model, prepared.base.as_deref(), &model)?;
     prepared.tokenizer.save(&model)?;
     let parameters = trainee.model.trained_mut().iter().map(|tensor| tensor.shape().num_elements()).sum();
@@ -1131,8 +1136,11 @@ fn conclude(
     };
     let text = serde_json::to_string_pretty(&summary).expect("a summary always serialises") + "\n";
     let path = folder.path.join("summary.json");
-    write_atomically(&path, text.as_bytes())
-        .map_err(|source| RunError::Io { path, action: "write the summary", source })?;
+    write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+        path,
+        action: "write the summary",
+        source,
+    })?;
     Ok(LmOutcome::Finished(Box::new(summary)))
 }
 

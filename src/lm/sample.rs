@@ -136,7 +136,7 @@ impl SampleConfig {
 /// Number `first + i` is the stream that prompt i draws from.
 ///
 /// # Panics
-/// When a prompt is empty, or longer than the model's context.
+/// When a prompt is empty, or fills the model's context.
 pub fn generate(
     model: &Decoder,
     prompts: &[Vec<u32>],
@@ -214,6 +214,7 @@ impl Writer {
             keys: vec![Vec::new(); model.layers * prompts.len()],
             values: vec![Vec::new(); model.layers * prompts.len()],
         };
+        assert!(prompts.iter().all(|prompt| prompt.len() < model.context), "a prompt leaves room for a completion");
         let slot = |index: usize| Slot {
             index,
             ids: Vec::new(),
@@ -237,7 +238,7 @@ impl Writer {
                     Some(Finish::Eos)
                 } else if !goes_on(offset + slot.index, &slot.ids) {
                     Some(Finish::Stop)
-                } else if slot.ids.len() >= config.max_new_tokens || slot.place >= model.context {
+                } else if slot.ids.len() >= config.max_new_tokens || slot.place + 1 >= model.context {
                     Some(Finish::Length)
                 } else {
                     None
@@ -447,7 +448,7 @@ mod tests {
         let expected = run(1);
         assert_eq!(run(3), expected);
         assert!(expected.iter().any(|completion| completion.finish == Finish::Eos));
-        assert!(expected.iter().any(|completion| completion.finish == Finish::Length && completion.ids.len() == 39));
+        assert!(expected.iter().any(|completion| completion.finish == Finish::Length && completion.ids.len() == 38));
         let one = generate(&model, &prompts[5..6], &config, &[0], 5, &|_, _| true);
         assert_eq!(one[0], expected[5]);
     }

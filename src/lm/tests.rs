@@ -14,12 +14,12 @@ use super::lora::LoraConfig;
 use super::loss::{LossConfig, LossKind};
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
+use super::ppo::PpoConfig;
 use super::reward::{RewardLoss, RewardModel, scores};
 use super::run::{
     DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, Shown, StageKind, resume,
     train,
 };
-use super::ppo::PpoConfig;
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, evaluate, step};

@@ -42,6 +42,7 @@ pub struct TrainConfig {
 }
 
 /// A stage of training: examples, and a loss of the model's last hidden states.
+#[expect(clippy::len_without_is_empty, reason = "a stage without examples does not occur")]
 pub trait Stage: Sync {
     /// What the loss needs beside the hidden states.
     type Packed;

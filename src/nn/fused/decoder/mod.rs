@@ -112,7 +112,7 @@ pub fn gelu_tanh(input: Tensor<2>) -> Tensor<2> {
 #[must_use]
 pub fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
     if !is_cpu(&qkv.device()) {
-        return reference::attention(qkv, layout);
+        return reference::attention(&qkv, layout);
     }
     Tensor::from_dispatch(<Dispatch as DecoderOps>::attention(qkv.into_dispatch(), Arc::clone(layout)))
 }

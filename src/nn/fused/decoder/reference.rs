@@ -46,7 +46,7 @@ pub(super) const GELU_SCALE: f32 = 0.797_884_6;
 pub(super) const GELU_CUBIC: f32 = 0.044_715;
 
 /// See [`super::attention`].
-pub(super) fn attention(qkv: Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
+pub(super) fn attention(qkv: &Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     let heads = layout.heads;
     let [rows, _] = qkv.dims();
     let plain = qkv.device().without_autodiff();

@@ -173,7 +173,7 @@ fn attention_is_that_of_plain_operations() {
             &format!("attention {i} {heads:?}"),
             [[rows, heads.joint()]],
             |[qkv]| super::attention(qkv * 3.0, &layout),
-            |[qkv]| reference::attention(qkv * 3.0, &layout),
+            |[qkv]| reference::attention(&(qkv * 3.0), &layout),
         );
     }
 }
