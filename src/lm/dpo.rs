@@ -10,6 +10,7 @@ use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
 use super::train::{Metrics, Part, Stage, Whole, cut};
 use crate::nn::to_host;
+use crate::preference::likelihood::sigmoid;
 
 /// Policy training on comparisons.
 #[derive(Debug, Clone)]
@@ -105,9 +106,11 @@ impl Stage for Dpo {
                 chosen_length: length(2 * i),
                 rejected_length: length(2 * i + 1),
             };
-            let value = self.loss.value(&pair);
+            let target = self.pairs[pairs[i]].target.unwrap_or(1.0);
+            let value = self.loss.expected(&pair, target);
             slopes.extend([value.of_chosen / whole.weight, value.of_rejected / whole.weight]);
             let [chosen, rejected] = self.loss.rewards(&pair);
+            metrics.answer(sigmoid(chosen - rejected), target);
             let mut add = |name, value| metrics.add(name, value, 1.0);
             add("loss", value.loss);
             add("rewards/chosen", chosen);

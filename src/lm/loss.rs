@@ -316,6 +316,30 @@ impl LossConfig {
         }
     }
 
+    /// The loss of a pair of which the first completion is preferred with probability `target`: the mean over the two
+    /// answers. A tie is ½.
+    #[must_use]
+    pub fn expected(&self, pair: &PairLogProbs, target: f64) -> Value {
+        let value = self.value(pair);
+        if target == 1.0 {
+            return value;
+        }
+        let swapped = self.value(&PairLogProbs {
+            chosen: pair.rejected,
+            rejected: pair.chosen,
+            reference_chosen: pair.reference_rejected,
+            reference_rejected: pair.reference_chosen,
+            chosen_length: pair.rejected_length,
+            rejected_length: pair.chosen_length,
+        });
+        let mix = |one: f64, other: f64| target * one + (1.0 - target) * other;
+        Value {
+            loss: mix(value.loss, swapped.loss),
+            of_chosen: mix(value.of_chosen, swapped.of_rejected),
+            of_rejected: mix(value.of_rejected, swapped.of_chosen),
+        }
+    }
+
     /// Implicit rewards β·u of the two completions (arXiv 2305.18290, eq. 5, up to a term of the prompt).
     #[must_use]
     pub fn rewards(&self, pair: &PairLogProbs) -> [f64; 2] {
@@ -494,6 +518,23 @@ mod tests {
             seen += 1;
         }
         assert!(seen == 17, "{seen} losses compared");
+    }
+
+    #[test]
+    fn a_soft_label_is_a_flipped_share() {
+        let soft = LossConfig { beta: 0.3, ..LossConfig::default() };
+        let smoothed = LossConfig { label_smoothing: 0.2, ..soft };
+        for pair in PAIRS {
+            let (found, expected) = (soft.expected(&pair, 0.8), smoothed.value(&pair));
+            for (f, e) in [
+                (found.loss, expected.loss),
+                (found.of_chosen, expected.of_chosen),
+                (found.of_rejected, expected.of_rejected),
+            ] {
+                assert!((f - e).abs() < 1e-12, "{found:?} {expected:?}");
+            }
+            assert_eq!(soft.expected(&pair, 1.0), soft.value(&pair));
+        }
     }
 
     /// SimPO and ORPO by hand on the first pair: means −12.5/6 and −14/8.

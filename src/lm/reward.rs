@@ -94,6 +94,7 @@ impl Stage for RewardModel {
             let loss = likelihood.loss(difference, target) + centering * sum * sum;
             let slope = likelihood.slope(difference, target);
             slopes.extend([slope, -slope].map(|slope| ((slope + 2.0 * centering * sum) / whole.weight) as f32));
+            metrics.answer(likelihood.probability(difference), target);
             let mut add = |name, value| metrics.add(name, value, 1.0);
             add("loss", loss);
             add("accuracy", if difference > 0.0 { 1.0 } else { 0.0 });

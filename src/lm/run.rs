@@ -938,8 +938,15 @@ fn run_stage<S: Stage>(
         let mut all = Map::new();
         if let Some(eval) = eval {
             let examples: Vec<usize> = (0..eval.len()).collect();
-            for (name, mean) in evaluate(&trainee.model, eval, &examples, config.train.part_tokens).means() {
+            let metrics = evaluate(&trainee.model, eval, &examples, config.train.part_tokens);
+            for (name, mean) in metrics.means() {
                 all.insert(format!("eval_{name}"), json!(mean));
+            }
+            if let Some((count, [low, high], error)) = metrics.calibration() {
+                all.insert("eval_comparisons".to_owned(), json!(count));
+                all.insert("eval_accuracy_low".to_owned(), json!(low));
+                all.insert("eval_accuracy_high".to_owned(), json!(high));
+                all.insert("eval_calibration_error".to_owned(), json!(error));
             }
         }
         let sampled = sample_held_out(config, prepared, &trainee.model, gold.as_deref(), &mut all)?;

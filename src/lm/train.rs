@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig};
+use crate::preference::calibration::expected_calibration_error;
+use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
 
 /// How a stage is trained.
@@ -89,9 +91,14 @@ pub struct Part {
     pub metrics: Metrics,
 }
 
-/// Weighted means by name.
+/// Weighted means by name, and predicted answers to comparisons.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metrics(BTreeMap<&'static str, [f64; 2]>);
+pub struct Metrics {
+    /// Weighted sum and weight of each.
+    sums: BTreeMap<&'static str, [f64; 2]>,
+    /// Probability that the chosen completion is preferred, as predicted and as given.
+    answers: Vec<[f64; 2]>,
+}
 
 /// A model in training.
 #[derive(Debug, Clone)]
@@ -103,6 +110,9 @@ pub struct Trainee {
     /// Steps taken.
     pub step: usize,
 }
+
+/// Bins of predicted probabilities.
+const CALIBRATION_BINS: usize = 10;
 
 impl Default for TrainConfig {
     fn default() -> Self {
@@ -123,27 +133,48 @@ impl Default for TrainConfig {
 impl Metrics {
     /// Adds a value that counts `weight` in the mean.
     pub fn add(&mut self, name: &'static str, value: f64, weight: f64) {
-        let [sum, total] = self.0.entry(name).or_default();
+        let [sum, total] = self.sums.entry(name).or_default();
         *sum += value * weight;
         *total += weight;
+    }
+
+    /// Adds an answer to a comparison: the probability that the chosen completion is preferred, as predicted and as
+    /// given.
+    pub fn answer(&mut self, predicted: f64, given: f64) {
+        self.answers.push([predicted, given]);
+    }
+
+    /// How good the predicted answers are: their number, a 95 % interval of the share that is right (Wilson), and the
+    /// expected calibration error. `None` where there are none.
+    #[must_use]
+    pub fn calibration(&self) -> Option<(usize, [f64; 2], f64)> {
+        let decided = self.answers.iter().filter(|[_, given]| *given != 0.5);
+        let right = decided.clone().filter(|[predicted, given]| (predicted - 0.5) * (given - 0.5) > 0.0).count();
+        let count = decided.count();
+        // Which of two is called chosen says nothing: both orders count.
+        let (predicted, given): (Vec<f64>, Vec<f64>) =
+            self.answers.iter().flat_map(|[p, g]| [(*p, *g), (1.0 - p, 1.0 - g)]).unzip();
+        let error = expected_calibration_error(&predicted, &given, CALIBRATION_BINS)?;
+        Some((count, wilson_interval(right, count), error))
     }
 
     /// A mean.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.0.get(name).map(|[sum, total]| sum / total)
+        self.sums.get(name).map(|[sum, total]| sum / total)
     }
 
     /// All means.
     pub fn means(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
-        self.0.iter().map(|(&name, [sum, total])| (name, sum / total))
+        self.sums.iter().map(|(&name, [sum, total])| (name, sum / total))
     }
 }
 
 impl AddAssign<&Metrics> for Metrics {
     fn add_assign(&mut self, other: &Self) {
-        for (name, [sum, total]) in &other.0 {
-            let mine = self.0.entry(name).or_default();
+        self.answers.extend_from_slice(&other.answers);
+        for (name, [sum, total]) in &other.sums {
+            let mine = self.sums.entry(name).or_default();
             mine[0] += sum;
             mine[1] += total;
         }

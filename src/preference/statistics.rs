@@ -47,6 +47,21 @@ pub fn interquartile_mean(values: &[f64]) -> f64 {
     middle.iter().sum::<f64>() / middle.len() as f64
 }
 
+/// 95 % interval of a share, from `successes` of `count` (Wilson 1927).
+#[must_use]
+pub fn wilson_interval(successes: usize, count: usize) -> [f64; 2] {
+    /// The 97.5 % quantile of the normal distribution.
+    const Z: f64 = 1.959_963_984_540_054;
+    if count == 0 {
+        return [0.0, 1.0];
+    }
+    let (n, share) = (count as f64, successes as f64 / count as f64);
+    let centre = share + Z * Z / (2.0 * n);
+    let half = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    [((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0)]
+}
+
 /// Percentile bootstrap interval of a statistic.
 #[must_use]
 pub fn bootstrap_interval(values: &[f64], statistic: fn(&[f64]) -> f64, confidence: f64, rng: &mut Rng) -> [f64; 2] {
@@ -84,6 +99,17 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    /// Expected values: statsmodels 0.15's proportion_confint(method="wilson").
+    #[test]
+    fn the_interval_of_a_share_is_wilsons() {
+        let close = |found: [f64; 2], expected: [f64; 2]| {
+            assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?}");
+        };
+        close(super::wilson_interval(7, 10), [0.396_778_147_461, 0.892_208_732_593]);
+        close(super::wilson_interval(0, 20), [0.0, 0.161_125_158_053]);
+        close(super::wilson_interval(300, 578), [0.478_307_644_429, 0.559_503_342_854]);
+    }
+
     use super::{bootstrap_interval, epic_distance, interquartile_mean, pearson, spearman};
     use crate::random::stream;
 

@@ -52,11 +52,7 @@ impl FusedOps for Flex {
             correction2,
             kept: step.kept(),
         });
-        if gradient.is_unique()
-            && let Ok(memory) = gradient.into_data().try_into_vec()
-        {
-            scratch::give_back(memory);
-        }
+        give_back(gradient);
         (parameter, first, second)
     }
 
@@ -309,6 +305,15 @@ fn whole(tensor: FlexTensor) -> FlexTensor {
     match tensor.storage::<f32>().len() == tensor.shape().num_elements() {
         true => tensor,
         false => tensor.to_contiguous(),
+    }
+}
+
+/// Keeps the memory of a tensor that nobody else holds.
+pub(super) fn give_back(tensor: FlexTensor) {
+    if tensor.is_unique()
+        && let Ok(memory) = tensor.into_data().try_into_vec()
+    {
+        scratch::give_back(memory);
     }
 }
 

@@ -7,8 +7,11 @@ use std::cell::RefCell;
 #[derive(Debug)]
 pub(super) struct Scratch(pub(super) Vec<f32>);
 
-/// Pieces kept for each thread; a minibatch of PPO has two networks under way, each with half a dozen.
-const SCRATCH_KEPT: usize = 16;
+/// Pieces kept for each thread; a decoder's backward pass frees about as many for each of its layers as it asks for.
+const SCRATCH_KEPT: usize = 64;
+
+/// Numbers kept for each thread: 64 MiB.
+const NUMBERS_KEPT: usize = 16 << 20;
 
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -39,21 +42,33 @@ pub(super) fn zeros(len: usize) -> Vec<f32> {
     }
 }
 
+/// `len` numbers of any value that will all be written, to be given away.
+pub(super) fn unwritten(len: usize) -> Vec<f32> {
+    match take(len) {
+        None => vec![0.0; len],
+        Some(mut piece) => {
+            piece.truncate(len);
+            piece
+        }
+    }
+}
+
 /// Memory for the next one who needs a piece of this size.
 pub(super) fn give_back(piece: Vec<f32>) {
     // The thread may be ending, and its free pieces with it.
     let _ = FREE.try_with(|free| {
         let mut free = free.borrow_mut();
-        if free.len() == SCRATCH_KEPT {
+        free.push(piece);
+        while free.len() > SCRATCH_KEPT || free.iter().map(Vec::len).sum::<usize>() > NUMBERS_KEPT {
             free.remove(0);
         }
-        free.push(piece);
     });
 }
 
 fn take(len: usize) -> Option<Vec<f32>> {
     FREE.with_borrow_mut(|free| {
         let fits = |piece: &Vec<f32>| (len..=4 * len + 1024).contains(&piece.len());
-        free.iter().position(fits).map(|i| free.swap_remove(i))
+        // The last one given back is the likeliest to be in a cache.
+        free.iter().rposition(fits).map(|i| free.remove(i))
     })
 }

@@ -16,7 +16,7 @@ use super::kernels::{
 };
 use super::matrix::{Matrix, multiply};
 use super::{AttentionLayout, DecoderOps, Heads, NormConfig, Sequence};
-use crate::nn::fused::flex::{contiguous, slice, tensor};
+use crate::nn::fused::flex::{contiguous, give_back, slice, tensor};
 use crate::nn::fused::scratch::{self, Scratch};
 use crate::nn::fused::simd::dispatch;
 
@@ -45,14 +45,14 @@ impl DecoderOps for Flex {
     fn gated_silu(gate_up: FlexTensor) -> FlexTensor {
         let gate_up = contiguous(gate_up);
         let [rows, columns] = matrix_shape(&gate_up);
-        let mut output = empty(rows * columns / 2);
+        let mut output = scratch::unwritten(rows * columns / 2);
         dispatch(GateForward { gate_up: slice(&gate_up), width: columns / 2, output: &mut output });
         tensor(output, [rows, columns / 2])
     }
 
     fn gelu_tanh(input: FlexTensor) -> FlexTensor {
         let input = contiguous(input);
-        let mut output = empty(slice(&input).len());
+        let mut output = scratch::unwritten(slice(&input).len());
         dispatch(GeluForward { input: slice(&input), output: &mut output });
         tensor(output, matrix_shape(&input))
     }
@@ -164,24 +164,26 @@ impl Backward<Flex, 2> for LinearBackward {
         let delta = Matrix::new(slice(&output_gradient), outputs);
         let [input_node, weight_node] = ops.parents;
         if let Some(node) = weight_node {
-            let mut gradient = empty(outputs * inputs);
+            let mut gradient = scratch::unwritten(outputs * inputs);
             let input = Matrix::new(slice(&input), inputs);
             multiply([outputs, inputs, rows], delta.transposed(), input, 1.0, &mut gradient, inputs, false);
             gradients.register::<Flex>(node.id, tensor(gradient, [outputs, inputs]));
         }
         if let Some(node) = input_node {
-            let mut gradient = empty(rows * inputs);
+            let mut gradient = scratch::unwritten(rows * inputs);
             let weight = Matrix::new(slice(&weight), inputs);
             multiply([rows, inputs, outputs], delta, weight, 1.0, &mut gradient, inputs, false);
             gradients.register::<Flex>(node.id, tensor(gradient, [rows, inputs]));
         }
+        give_back(output_gradient);
+        give_back(input);
     }
 }
 
 fn linear_forward(input: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
     let ([rows, inputs], [outputs, width]) = (matrix_shape(input), matrix_shape(weight));
     assert_eq!(inputs, width, "the input is as wide as the weight");
-    let mut output = empty(rows * outputs);
+    let mut output = scratch::unwritten(rows * outputs);
     let (input, weight) = (Matrix::new(slice(input), inputs), Matrix::new(slice(weight), inputs));
     multiply([rows, outputs, inputs], input, weight.transposed(), 1.0, &mut output, outputs, false);
     tensor(output, [rows, outputs])
@@ -206,6 +208,7 @@ impl Backward<Flex, 1> for RowsBackward {
             sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         }
         gradients.register::<Flex>(node.id, tensor(gradient, [count, width]));
+        give_back(output_gradient);
     }
 }
 
@@ -234,6 +237,8 @@ impl Backward<Flex, 2> for NormalBackward {
                 gradients.register::<Flex>(node.id, gradient);
             }
         }
+        give_back(output_gradient);
+        give_back(ops.state.input);
     }
 }
 
@@ -242,7 +247,7 @@ fn norm_forward(input: &FlexTensor, weight: &FlexTensor, norm: NormConfig, keep:
     let [rows, width] = matrix_shape(input);
     assert_eq!(slice(weight).len(), width, "there is a weight for every column");
     let mut statistics = Scratch::new(if keep { 2 * rows } else { 0 });
-    let mut output = empty(rows * width);
+    let mut output = scratch::unwritten(rows * width);
     dispatch(NormForward {
         input: slice(input),
         weight: slice(weight),
@@ -257,7 +262,7 @@ fn norm_forward(input: &FlexTensor, weight: &FlexTensor, norm: NormConfig, keep:
 /// Gradients of input and weight.
 fn norm_backward(state: &NormState, output_gradient: &FlexTensor) -> [FlexTensor; 2] {
     let [rows, width] = matrix_shape(&state.input);
-    let mut input_gradient = empty(rows * width);
+    let mut input_gradient = scratch::unwritten(rows * width);
     let mut weight_gradient = vec![0.0; width];
     dispatch(NormBackward {
         input: slice(&state.input),
@@ -288,7 +293,7 @@ impl Backward<Flex, 1> for GatedBackward {
         let ([node], gate_up) = (ops.parents, ops.state);
         let Some(node) = node else { return };
         let [rows, columns] = matrix_shape(&gate_up);
-        let mut gradient = empty(rows * columns);
+        let mut gradient = scratch::unwritten(rows * columns);
         dispatch(GateBackward {
             gate_up: slice(&gate_up),
             width: columns / 2,
@@ -296,6 +301,8 @@ impl Backward<Flex, 1> for GatedBackward {
             gradient: &mut gradient,
         });
         gradients.register::<Flex>(node.id, tensor(gradient, [rows, columns]));
+        give_back(output_gradient);
+        give_back(gate_up);
     }
 }
 
@@ -307,13 +314,15 @@ impl Backward<Flex, 1> for GeluOpBackward {
         let output_gradient = contiguous(gradients.consume::<Flex>(&ops.node));
         let ([node], input) = (ops.parents, ops.state);
         let Some(node) = node else { return };
-        let mut input_gradient = empty(slice(&input).len());
+        let mut input_gradient = scratch::unwritten(slice(&input).len());
         dispatch(GeluBackward {
             input: slice(&input),
             output_gradient: slice(&output_gradient),
             input_gradient: &mut input_gradient,
         });
         gradients.register::<Flex>(node.id, tensor(input_gradient, matrix_shape(&input)));
+        give_back(output_gradient);
+        give_back(input);
     }
 }
 
@@ -340,6 +349,8 @@ impl Backward<Flex, 1> for AttentionBackward {
         let ([node], state) = (ops.parents, ops.state);
         let Some(node) = node else { return };
         gradients.register::<Flex>(node.id, attention_backward(&state, &output_gradient));
+        give_back(output_gradient);
+        give_back(state.qkv);
     }
 }
 
@@ -394,14 +405,15 @@ fn attention_forward(qkv: FlexTensor, layout: &Arc<AttentionLayout>) -> (FlexTen
         None => qkv,
         Some(rotation) => {
             assert_eq!(rotation.cos.len(), rows * heads.width / 2, "there are angles for every row");
-            let mut turned = empty(rows * joint);
+            let mut turned = scratch::unwritten(rows * joint);
             turned.copy_from_slice(slice(&qkv));
             dispatch(Rotate { qkv: &mut turned, heads, rotation, back: false });
+            give_back(qkv);
             tensor(turned, [rows, joint])
         }
     };
     let width = heads.query_columns();
-    let mut output = empty(rows * width);
+    let mut output = scratch::unwritten(rows * width);
     let mut log_sums = Scratch::new(rows * heads.queries);
     let (mut gathered, mut scores) = (Vec::new(), Vec::new());
     for sequence in &layout.sequences {
@@ -532,18 +544,19 @@ impl Backward<Flex, 2> for LogProbsOpBackward {
         let delta_matrix = Matrix::new(&delta, vocabulary);
         let [hidden_node, head_node] = ops.parents;
         if let Some(node) = head_node {
-            let mut gradient = empty(vocabulary * width);
+            let mut gradient = scratch::unwritten(vocabulary * width);
             let hidden = Matrix::new(slice(&hidden), width);
             multiply([vocabulary, width, rows], delta_matrix.transposed(), hidden, 1.0, &mut gradient, width, false);
             gradients.register::<Flex>(node.id, tensor(gradient, [vocabulary, width]));
         }
         if let Some(node) = hidden_node {
-            let mut gradient = empty(rows * width);
+            let mut gradient = scratch::unwritten(rows * width);
             let head = Matrix::new(slice(&head), width);
             multiply([rows, width, vocabulary], delta_matrix, head, 1.0, &mut gradient, width, false);
             gradients.register::<Flex>(node.id, tensor(gradient, [rows, width]));
         }
         scratch::give_back(delta);
+        give_back(hidden);
     }
 }
 
@@ -556,7 +569,7 @@ fn log_probs_forward(
     let ([rows, width], [vocabulary, _]) = (matrix_shape(hidden), matrix_shape(head));
     assert_eq!(rows, targets.len(), "there is a target for every row");
     assert!(targets.iter().all(|&target| (target as usize) < vocabulary), "targets are tokens of the vocabulary");
-    let mut logits = empty(rows * vocabulary);
+    let mut logits = scratch::unwritten(rows * vocabulary);
     let head = Matrix::new(slice(head), width);
     let hidden = Matrix::new(slice(hidden), width);
     multiply([rows, vocabulary, width], hidden, head.transposed(), 1.0, &mut logits, vocabulary, false);
@@ -570,9 +583,4 @@ fn log_probs_forward(
 
 fn matrix_shape(tensor: &FlexTensor) -> [usize; 2] {
     [tensor.shape()[0], tensor.shape()[1]]
-}
-
-/// `len` numbers that will all be written.
-fn empty(len: usize) -> Vec<f32> {
-    scratch::zeros(len)
 }
