@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 ROWS = [
     {"prompt": "I bought this", "completion": " camera last winter, and the screen is superb."},
@@ -71,6 +72,7 @@ def main():
     parser.add_argument("--models", type=Path, default=root / "../shared/data/hf")
     args = parser.parse_args()
     fine = True
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as temporary:
         temporary = Path(temporary)
         rows = temporary / "rows.jsonl"

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use cpu_time::ProcessTime;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use toml::Table;
@@ -269,6 +270,9 @@ struct SampleArgs {
     /// Show tokens as they come (one prompt)
     #[arg(long)]
     stream: bool,
+    /// Go on after a token that ends a text
+    #[arg(long)]
+    ignore_eos: bool,
     #[command(flatten)]
     threads: Threads,
     /// Print one JSON object as the last line
@@ -824,7 +828,7 @@ fn sample(args: &SampleArgs) -> Result<(), Failure> {
             )));
         }
     }
-    let eos = eos_of(&model, &tokenizer);
+    let eos = if args.ignore_eos { Vec::new() } else { eos_of(&model, &tokenizer) };
     let count = args.count.max(1);
     let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|ids| std::iter::repeat_n(ids.clone(), count)).collect();
     let text_of = |ids: &[u32]| tokenizer.decode(ids, true).unwrap_or_default();
@@ -875,8 +879,8 @@ fn sample(args: &SampleArgs) -> Result<(), Failure> {
     eprintln!("{} completions, {tokens} tokens, {seconds:.1} s", completions.len());
     if args.json {
         print_json(&json!({
-            "completions": completions.len(), "tokens": tokens, "ended": ended, "seconds": seconds, "seed": config.seed,
-            "out": args.out,
+            "completions": completions.len(), "tokens": tokens, "ended": ended, "seconds": seconds,
+            "cpu_seconds": ProcessTime::now().as_duration().as_secs_f64(), "seed": config.seed, "out": args.out,
         }));
     }
     Ok(())
