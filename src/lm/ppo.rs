@@ -994,8 +994,8 @@ mod tests {
             error
         };
         assert_eq!(refused(&[], Ok(vec![])), PpoError::NoPrompts);
-        assert_eq!(refused(&[vec![1], vec![]], Ok(vec![])), PpoError::Prompt { index: 1, found: 0, most: 12 });
-        assert_eq!(refused(&[vec![1; 13]], Ok(vec![])), PpoError::Prompt { index: 0, found: 13, most: 12 });
+        assert_eq!(refused(&[vec![1], vec![]], Ok(vec![])), PpoError::Prompt { index: 1, found: 0, most: 11 });
+        assert_eq!(refused(&[vec![1; 12]], Ok(vec![])), PpoError::Prompt { index: 0, found: 12, most: 11 });
         assert_eq!(refused(&prompts(), Ok(vec![1.0; 3])), PpoError::Scores { found: 3, expected: 32 });
         assert!(matches!(refused(&prompts(), Ok(vec![f64::NAN; 32])), PpoError::Score { .. }));
         assert_eq!(refused(&prompts(), Err(NoReward)), PpoError::Reward(NoReward));
