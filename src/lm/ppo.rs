@@ -1005,7 +1005,7 @@ mod tests {
         let expected = "the reference has vocabulary = 11: must be at least the policy's, 12";
         assert_eq!(error.to_string(), expected);
         // The longest prompt there may be has room for one token.
-        iterate(&mut state, &model(1), &[vec![1; 12]], &[EOS], &config, 3, &fives).unwrap();
+        iterate(&mut state, &model(1), &[vec![1; 11]], &[EOS], &config, 3, &fives).unwrap();
     }
 
     #[test]
