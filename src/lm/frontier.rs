@@ -199,11 +199,17 @@ impl Default for FrontierConfig {
             batch_size: 64,
             steps: 120,
             measurements: 6,
-            learning_rate: 3e-4,
+            learning_rate: 1e-4,
             betas: vec![0.05, 0.1, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
             ppo_iterations: 60,
-            ppo: PpoConfig::default(),
+            ppo: PpoConfig {
+                optimizer: optimizer(1e-4, Schedule::Constant),
+                value_learning_rate: 3e-4,
+                // A sixth of a run's episodes or so: β has to find its place within a run.
+                kl_horizon: 500.0,
+                ..PpoConfig::default()
+            },
             best_of: vec![2, 4, 8, 16, 32, 64],
         }
     }
@@ -781,7 +787,9 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
         Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
     };
     let all: Vec<Series> = config.methods.iter().map(series).collect();
-    let title = format!("{}, {} parameters, {} seeds", config.corpus, config.size, config.seeds.len());
+    let seeds = config.seeds.len();
+    let title =
+        format!("{}, {} parameters, {seeds} seed{}", config.corpus, config.size, if seeds == 1 { "" } else { "s" });
     Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
 }
 

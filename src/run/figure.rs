@@ -135,6 +135,9 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
 /// Size of a figure with curves.
 const CURVES_SIZE: (u32, u32) = (720, 400);
 
+/// Below, places along a figure are told apart by their decimals.
+const SMALL: f64 = 50.0;
+
 /// Pixels of a picture for each of its figure's: sharp in print and on dense screens.
 const PICTURE_SCALE: u32 = 2;
 
@@ -176,7 +179,7 @@ where
     chart
         .configure_mesh()
         .x_desc(along)
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_label_formatter(&|x| if last < SMALL { tick(x) } else { format!("{x:.0}") })
         .y_desc(up)
         .y_label_formatter(&tick)
         .label_style(font(12))
