@@ -966,36 +966,4 @@ mod tests {
             assert_eq!(prefix(text, words), expected, "'{text}' {words}");
         }
     }
-
-    #[test]
-    #[ignore = "prints samples and statistics, to be read"]
-    fn samples() {
-        let mut rng = stream(std::process::id().into(), "samples", 0);
-        for _ in 0..30 {
-            let Review { text, attributes: a } = review(&mut rng);
-            println!("{:+.2} {:+.2} {:.2} {text}", a.sentiment, a.politeness, a.specificity);
-        }
-        let start = std::time::Instant::now();
-        let reviews = reviews(300_000);
-        let written = start.elapsed().as_secs_f64();
-        let words: usize = reviews.iter().map(|review| attributes(&review.text).words).sum();
-        let read = start.elapsed().as_secs_f64() - written;
-        let per_second = |seconds: f64| reviews.len() as f64 / seconds;
-        println!("{:.0} written and {:.0} read in a second", per_second(written), per_second(read));
-        let distinct: BTreeSet<&str> = reviews.iter().map(|review| review.text.as_str()).collect();
-        println!("{} distinct, {:.1} words", distinct.len(), words as f64 / reviews.len() as f64);
-        let lower: Vec<String> = reviews.iter().map(|review| review.text.to_lowercase()).collect();
-        let vocabulary: BTreeSet<&str> =
-            lower.iter().flat_map(|text| super::tokens(text)).map(|token| token.word).collect();
-        println!("{} words in the vocabulary, numbers included", vocabulary.len());
-        let column = |get: fn(&Attributes) -> f64| -> Vec<f64> { reviews.iter().map(|r| get(&r.attributes)).collect() };
-        let sentiment = column(|a| a.sentiment);
-        for (name, other) in [
-            ("politeness", column(|a| a.politeness)),
-            ("specificity", column(|a| a.specificity)),
-            ("length", column(|a| a.words as f64)),
-        ] {
-            println!("sentiment and {name}: correlation {:+.3}", pearson(&sentiment, &other).unwrap());
-        }
-    }
 }

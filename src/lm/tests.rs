@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::data::{Encoded, EncodedPair};
 use super::dpo::{Dpo, Reference, log_probs};
 use super::folder::{read, with_scores};
+use super::kto::Kto;
 use super::lora::LoraConfig;
-use super::loss::{LossConfig, LossKind};
+use super::loss::{KtoConfig, LossConfig, LossKind};
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
@@ -22,8 +23,9 @@ use super::run::{
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
-use super::train::{Stage, TrainConfig, Trainee, evaluate, step};
+use super::train::{Stage, TrainConfig, Trainee, evaluate, gradients, step, whole};
 use crate::nn::{constant, to_host};
+use crate::preference::Likelihood;
 use crate::random::stream;
 
 fn data() -> Option<PathBuf> {
@@ -182,10 +184,15 @@ fn a_reward_model_gives_the_scores_of_transformers() {
 
 /// A small model and made-up pairs, for what needs no other program.
 fn made_up() -> (Decoder, Vec<EncodedPair>) {
+    made_up_with(1)
+}
+
+/// The same pairs with the model of another seed.
+fn made_up_with(seed: u64) -> (Decoder, Vec<EncodedPair>) {
     use super::config::{ModelConfig, SmallLlama};
     use rand::RngExt as _;
     let size = SmallLlama { vocabulary: 40, hidden: 16, layers: 3, heads: 2, context: 64 };
-    let model = Decoder::new(ModelConfig::small_llama(size), 1, &Device::flex());
+    let model = Decoder::new(ModelConfig::small_llama(size), seed, &Device::flex());
     let mut rng = stream(0, "made-up", 0);
     let mut ids = |len: usize| (0..len).map(|_| rng.random_range(0..40)).collect::<Vec<u32>>();
     let pair = |row: usize| {
@@ -368,4 +375,83 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     super::tokenizer::Tokenizer::train(texts, &other).unwrap().save(&base.model).unwrap();
     let found = error(plain, good);
     assert!(found.contains("belongs to another model"), "{found}");
+}
+
+/// The gradient along itself is the slope of the loss that is reported.
+fn assert_gradient<S: Stage>(name: &str, model: &Decoder, stage: &S) {
+    let examples: Vec<usize> = (0..stage.len()).collect();
+    let batch = whole(model, stage, &examples, 1000);
+    let (found, _) = gradients(model, stage, &examples, batch, false, &mut stream(0, "none", 0));
+    let directions: Vec<Vec<f32>> = found.iter().map(|g| g.clone().map_or_else(Vec::new, to_host)).collect();
+    let norm = directions.iter().flatten().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+    let loss = |h: f64| {
+        let mut moved = model.clone();
+        for (tensor, gradient) in moved.trained_mut().into_iter().zip(&found) {
+            if let Some(gradient) = gradient {
+                *tensor = tensor.clone() + gradient.clone() * (h / norm);
+            }
+        }
+        let (rows, packed) = stage.pack(&examples);
+        // z0 of KTO takes no gradient: it stays what it was.
+        stage.loss(&moved, moved.hidden(&rows, None), &packed, batch).metrics.get("loss").unwrap()
+    };
+    let h = 2e-3;
+    let expected = (loss(h) - loss(-h)) / (2.0 * h);
+    assert!((norm - expected).abs() < 0.01 * expected, "{name}: {norm}, expected {expected}");
+}
+
+#[test]
+fn every_stage_goes_down_the_slope_of_its_loss() {
+    let (model, pairs) = made_up();
+    let chosen: Vec<Encoded> = pairs.iter().map(|pair| pair.chosen.clone()).collect();
+    for normalization in [Normalization::TokenMean, Normalization::SequenceSum] {
+        assert_gradient("sft", &model, &Sft { examples: chosen.clone(), normalization });
+    }
+    let scorer = with_scores(&model, 1, 4);
+    let likelihood = Likelihood { temperature: 0.7, error_rate: 0.1, margin: 0.2, tie: 0.0 };
+    let mut soft = pairs.clone();
+    soft[0].target = Some(0.5);
+    soft[1].margin = Some(1.0);
+    let stage = RewardModel { pairs: soft.clone(), loss: RewardLoss { likelihood, centering: 0.5 } };
+    assert_gradient("reward", &scorer, &stage);
+    let loss = LossConfig { kind: LossKind::Nca, ..LossConfig::default() };
+    assert_gradient("dpo", &model, &Dpo { pairs: soft, loss, reference: Reference::None });
+    let (other, _) = made_up_with(2);
+    let labelled: Vec<(Encoded, bool)> = chosen.iter().cloned().zip([true, false].into_iter().cycle()).collect();
+    let stage = Kto::new(labelled, KtoConfig::default(), &other, 1000, &|_| ());
+    assert_gradient("kto", &model, &stage);
+
+    // z0: every prompt with the completion after it.
+    let mismatched: Vec<Encoded> = (0..chosen.len())
+        .map(|i| {
+            let (own, next) = (&chosen[i], &chosen[(i + 1) % chosen.len()]);
+            let mut ids = [own.prompt(), next.completion()].concat();
+            ids.truncate(own.ids.len().max(next.ids.len()));
+            Encoded { ids, prompt_len: own.prompt_len }
+        })
+        .collect();
+    let [policy, reference] = [&model, &other].map(|model| super::score::log_probs(model, &mismatched, 1000, &|_| ()));
+    let ratios: Vec<f64> = policy.iter().zip(&reference).map(|(policy, reference)| policy - reference).collect();
+    let expected = KtoConfig::baseline(&ratios);
+    let found = stage.baseline(&model, &(0..chosen.len()).collect::<Vec<_>>(), 1000);
+    assert!((found - expected).abs() < 1e-5, "{found}, expected {expected}");
+    // The estimate is cut off at zero; seen from the other side it is not.
+    let swapped = Kto::new(stage.examples.clone(), KtoConfig::default(), &model, 1000, &|_| ());
+    let found = swapped.baseline(&other, &(0..chosen.len()).collect::<Vec<_>>(), 1000);
+    let opposite: Vec<f64> = ratios.iter().map(|ratio| -ratio).collect();
+    assert!((found - KtoConfig::baseline(&opposite)).abs() < 1e-5 && found + expected > 0.0);
+}
+
+#[test]
+fn every_epoch_has_each_example_once_in_an_order_of_its_own() {
+    let config = TrainConfig { batch_size: 5, ..TrainConfig::default() };
+    let all: Vec<usize> = (0..8).flat_map(|step| config.examples(3, step, 20)).collect();
+    let sorted = |epoch: &[usize]| {
+        let mut sorted = epoch.to_vec();
+        sorted.sort_unstable();
+        sorted
+    };
+    let every: Vec<usize> = (0..20).collect();
+    assert_eq!((sorted(&all[..20]), sorted(&all[20..])), (every.clone(), every.clone()));
+    assert!(all[..20] != every && all[20..] != every && all[..20] != all[20..]);
 }

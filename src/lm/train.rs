@@ -277,7 +277,8 @@ pub fn evaluate<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_t
     metrics
 }
 
-fn whole<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_tokens: usize) -> Whole {
+/// The batch that these examples make up.
+pub(super) fn whole<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], part_tokens: usize) -> Whole {
     Whole {
         weight: examples.iter().map(|&example| stage.weight(example)).sum(),
         baseline: stage.baseline(model, examples, part_tokens),
@@ -305,7 +306,7 @@ pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) 
 }
 
 /// Gradients of everything that is trained, and what the part adds to the metrics.
-fn gradients<S: Stage>(
+pub(super) fn gradients<S: Stage>(
     model: &Decoder,
     stage: &S,
     examples: &[usize],
