@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::{ConfigError, ModelConfig, Output, token_ids};
 use super::lora::{AdapterModule, Adapters, LoraConfig};
-use super::model::{Decoder, Layout, Piece};
+use super::model::{Decoder, Layout, Piece, Precision};
 use crate::nn::{constant, to_host};
 use crate::run::archive::write_atomically;
 
@@ -86,7 +86,8 @@ pub fn read(folder: &Path, device: &Device) -> Result<Loaded, FolderError> {
     };
     let parameters = layout.tensors.iter().map(read_one).collect::<Result<Vec<_>, _>>()?;
     remarks.extend(weights.unused(&used, &config));
-    let decoder = Decoder { config, layout: Arc::new(layout), parameters, adapters: None };
+    let decoder =
+        Decoder { config, layout: Arc::new(layout), parameters, adapters: None, precision: Precision::default() };
     Ok(Loaded { decoder, base: folder.to_owned(), remarks })
 }
 
@@ -168,7 +169,7 @@ pub fn with_scores(decoder: &Decoder, count: usize, seed: u64) -> Decoder {
     };
     let parameters = layout.tensors.iter().enumerate().map(parameter).collect();
     // The blocks' parameters come before the head in both layouts, so that adapters fit.
-    Decoder { config, layout: Arc::new(layout), parameters, adapters: decoder.adapters.clone() }
+    Decoder { config, layout: Arc::new(layout), parameters, ..decoder.clone() }
 }
 
 const WEIGHTS: &str = "model.safetensors";

@@ -4,7 +4,9 @@
 //! For each seed a model is trained on the corpus; it completes prompts, the gold reward says which of two completions
 //! is better, and every method learns from these comparisons with several strengths of its pull to the reference (β, or
 //! a target of the divergence). Along the way each policy completes held-out prompts: one point of the frontier is the
-//! mean divergence over whole sampled completions, and their mean gold reward. Nothing is chosen by the result.
+//! mean divergence over whole sampled completions, and their mean gold reward. The table says what a method gets within
+//! a divergence: its policy is chosen by one half of the held-out prompts and reported by the other, so that a method
+//! with more points gains nothing from the best of more noise.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
 use super::data::{Encoded, EncodedPair};
-use super::diagnose::{self, Estimate, sampled};
+use super::diagnose::{self, Estimate};
 use super::dpo::{self, Dpo, Reference};
 use super::folder::{self, with_scores};
 use super::gold::{self, Gold, logistic};
@@ -72,6 +74,10 @@ pub struct FrontierConfig {
     pub measurements: usize,
     /// Learning rate of such a run.
     pub learning_rate: f64,
+    /// Learning rate of the reward model.
+    pub reward_learning_rate: f64,
+    /// Passes of the reward model over the comparisons.
+    pub reward_epochs: f64,
     /// β of DPO and cDPO, τ of IPO.
     pub betas: Vec<f64>,
     /// Target divergences of PPO, nats.
@@ -129,6 +135,8 @@ pub struct Point {
     pub kl: Estimate,
     /// Gold reward.
     pub gold: Estimate,
+    /// Divergence and gold reward over the first and over the second half of the prompts.
+    pub halves: [[f64; 2]; 2],
     /// Tokens of a completion.
     pub length: f64,
 }
@@ -140,6 +148,8 @@ pub struct Frontier {
     pub config: FrontierConfig,
     /// Gold reward of the model that all begin with, for each seed.
     pub start: Vec<f64>,
+    /// How often the reward model agrees with the gold reward on comparisons it was not fitted to, for each seed.
+    pub reward_accuracy: Vec<Option<f64>>,
     /// All measurements.
     pub points: Vec<Point>,
     /// Gold reward within a divergence, by method.
@@ -151,7 +161,8 @@ pub struct Frontier {
 pub struct Row {
     /// Which method.
     pub method: Method,
-    /// For each of [`BUDGETS`] the best reward of a measured policy that diverges no further: mean over seeds.
+    /// For each of [`BUDGETS`] the reward of the best measured policy that diverges no further, chosen by one half of the
+    /// held-out prompts and reported by the other, both ways: mean over seeds.
     pub reward: Vec<Option<f64>>,
     /// 95 % bootstrap interval of that mean.
     pub interval: Vec<Option<[f64; 2]>>,
@@ -200,6 +211,8 @@ impl Default for FrontierConfig {
             steps: 120,
             measurements: 6,
             learning_rate: 1e-4,
+            reward_learning_rate: 3e-4,
+            reward_epochs: 2.0,
             betas: vec![0.05, 0.1, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
             ppo_iterations: 60,
@@ -265,6 +278,17 @@ impl FrontierConfig {
         if self.completions < 2 {
             return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
         }
+        let rates = [
+            ("learning_rate", self.learning_rate),
+            ("reward_learning_rate", self.reward_learning_rate),
+            ("reward_epochs", self.reward_epochs),
+        ];
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+            return wrong(format!("{name} = {value}: must be positive"));
+        }
+        if self.prompts < HELD_OUT {
+            return wrong(format!("prompts = {}: must be {HELD_OUT} or more", self.prompts));
+        }
         if let Some(beta) = self.betas.iter().find(|beta| !(**beta > 0.0 && beta.is_finite())) {
             return wrong(format!("betas: {beta} is not positive"));
         }
@@ -292,6 +316,14 @@ struct World {
     pairs: Vec<EncodedPair>,
     reference: Vec<[f64; 2]>,
     reward_model: Option<Decoder>,
+    reward_accuracy: Option<f64>,
+}
+
+/// Measured once for a seed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Start {
+    gold: f64,
+    reward_accuracy: Option<f64>,
 }
 
 /// Runs everything that the folder does not hold yet, and writes table, JSON and figure. `show` is told of what goes on.
@@ -312,7 +344,7 @@ pub fn frontier(
     let runs = config.runs();
     let total = runs.len() * config.seeds.len();
     let finished = AtomicUsize::new(0);
-    let mut start = Vec::new();
+    let (mut start, mut reward_accuracy) = (Vec::new(), Vec::new());
     for &seed in &config.seeds {
         let file = |&(method, setting): &(Method, f64)| {
             points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
@@ -322,7 +354,8 @@ pub fn frontier(
         finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
         if !missing.is_empty() || !start_file.exists() {
             let Some(world) = world(config, seed, folder, device, stop, show)? else { return Ok(None) };
-            write_json(&start_file, &measure(config, &world, &world.start, Method::PreferredFt, 0.0, 0)?)?;
+            let gold = measure(config, &world, &world.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
+            write_json(&start_file, &Start { gold, reward_accuracy: world.reward_accuracy })?;
             let run = |one: &(Method, f64)| -> Result<(), LmError> {
                 let Some(found) = measured(config, &world, *one, stop)? else { return Ok(()) };
                 write_json(&file(one), &found)?;
@@ -337,8 +370,9 @@ pub fn frontier(
                 return Ok(None);
             }
         }
-        let of_start: Point = read_json(&start_file)?;
-        start.push(of_start.gold.mean);
+        let of_start: Start = read_json(&start_file)?;
+        start.push(of_start.gold);
+        reward_accuracy.push(of_start.reward_accuracy);
     }
     let mut all = Vec::new();
     for &seed in &config.seeds {
@@ -348,7 +382,7 @@ pub fn frontier(
         }
     }
     let table = config.methods.iter().map(|&method| row(config, &all, method)).collect();
-    let frontier = Frontier { config: config.clone(), start, points: all, table };
+    let frontier = Frontier { config: config.clone(), start, reward_accuracy, points: all, table };
     write_json(&folder.join("frontier.json"), &frontier)?;
     draw(&frontier, &folder.join("frontier.svg"))?;
     Ok(Some(frontier))
@@ -431,14 +465,29 @@ fn world(
             }
         }
     }
+    // The last prompts are for no method to learn from: they say how good the reward model is.
+    let held_out = pairs.split_off(pairs.partition_point(|pair| pair.row < prompts.len() - prompts.len() / HELD_OUT));
     let reference = dpo::log_probs(&start, &pairs, PART_TOKENS, &|_| ());
 
+    let mut reward_accuracy = None;
     let learned = config.methods.iter().any(|method| matches!(method, Method::Ppo | Method::BestOfN));
     let reward_model = match learned {
         false => None,
         true => {
             show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
-            Some(reward_model(config, &start, &pairs, seed))
+            let model = reward_model(config, &start, &pairs, seed);
+            let agree = |pair: &&EncodedPair| {
+                let scores = super::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
+                scores[0] > scores[1]
+            };
+            let accuracy = held_out.iter().filter(agree).count() as f64 / held_out.len() as f64;
+            show(Shown::Note(&format!(
+                "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
+                100.0 * accuracy,
+                held_out.len()
+            )));
+            reward_accuracy = Some(accuracy);
+            Some(model)
         }
     };
     Ok(Some(World {
@@ -452,8 +501,12 @@ fn world(
         pairs,
         reference,
         reward_model,
+        reward_accuracy,
     }))
 }
+
+/// One prompt in so many is for no method to learn from.
+const HELD_OUT: usize = 16;
 
 /// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.
 const PART_TOKENS: usize = 1024;
@@ -463,9 +516,10 @@ fn reward_model(config: &FrontierConfig, start: &Decoder, pairs: &[EncodedPair],
     let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
     let train = TrainConfig {
         steps: 0,
+        epochs: config.reward_epochs,
         batch_size: config.batch_size,
         part_tokens: PART_TOKENS,
-        optimizer: optimizer(config.learning_rate, Schedule::Linear),
+        optimizer: optimizer(config.reward_learning_rate, Schedule::Linear),
         ..TrainConfig::default()
     };
     let total = train.total_steps(stage.len());
@@ -713,13 +767,16 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
         let chosen: Vec<usize> = (0..prompts.len()).map(best).collect();
         let n_real = n as f64;
         let lengths: f64 = chosen.iter().map(|&i| completions[i].ids.len() as f64).sum();
+        let gold: Vec<f64> = chosen.iter().map(|&i| gold[i]).collect();
+        let kl = n_real.ln() - (n_real - 1.0) / n_real;
         Point {
             method: Method::BestOfN,
             setting: n_real,
             seed: world.seed,
             step: 0,
-            kl: Estimate { mean: n_real.ln() - (n_real - 1.0) / n_real, error: 0.0 },
-            gold: Estimate::of(&chosen.iter().map(|&i| gold[i]).collect::<Vec<_>>()),
+            kl: Estimate { mean: kl, error: 0.0 },
+            gold: Estimate::of(&gold),
+            halves: halves(&vec![kl; gold.len()], &gold),
             length: lengths / chosen.len().max(1) as f64,
         }
     };
@@ -734,11 +791,29 @@ fn measure(
     setting: f64,
     step: usize,
 ) -> Result<Point, LmError> {
-    let judge = Some((&*world.gold, &world.tokenizer));
-    let World { seed, start, eos, eval_prompts, .. } = world;
-    let found = sampled(model, start, eval_prompts, config.max_new_tokens, eos, *seed, PART_TOKENS, judge)?;
-    let gold = found.gold.expect("a gold reward was given");
-    Ok(Point { method, setting, seed: *seed, step, kl: found.kl, gold, length: found.length.mean })
+    let World { seed, start, tokenizer, eos, eval_prompts, .. } = world;
+    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: *seed, ..SampleConfig::default() };
+    let completions = generate(model, eval_prompts, &sampling, eos, 3 << 32, &|_, _| true);
+    let (kl, _) = diagnose::divergences(model, start, eval_prompts, &completions, PART_TOKENS);
+    let gold = diagnose::gold_scores(&*world.gold, tokenizer, eval_prompts, &completions)?;
+    let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
+    Ok(Point {
+        method,
+        setting,
+        seed: *seed,
+        step,
+        kl: Estimate::of(&kl),
+        gold: Estimate::of(&gold),
+        halves: halves(&kl, &gold),
+        length: Estimate::of(&lengths).mean,
+    })
+}
+
+/// Means over the first and over the second half of the completions.
+fn halves(kl: &[f64], gold: &[f64]) -> [[f64; 2]; 2] {
+    let middle = gold.len() / 2;
+    let mean = |values: &[f64]| Estimate::of(values).mean;
+    [[mean(&kl[..middle]), mean(&gold[..middle])], [mean(&kl[middle..]), mean(&gold[middle..])]]
 }
 
 /// Steps at which a run is measured: close together at first, where policies move fastest.
@@ -751,10 +826,16 @@ fn moments(steps: usize, count: usize) -> Vec<usize> {
 
 // ---------------------------------------------------------------------------------------------------------- the result
 
-/// The best reward of a measured policy of this method and seed that diverges no further than `budget`.
+/// The reward of the best measured policy of this method and seed that diverges no further than `budget`: chosen by one
+/// half of the prompts, reported by the other, both ways.
 fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f64> {
-    let those = points.iter().filter(|point| point.method == method && point.seed == seed && point.kl.mean <= budget);
-    those.map(|point| point.gold.mean).reduce(f64::max)
+    let by = |half: usize| -> Option<f64> {
+        let own = points.iter().filter(|point| point.method == method && point.seed == seed);
+        let best = own.filter(|point| point.halves[half][0] <= budget);
+        let best = best.max_by(|a, b| a.halves[half][1].total_cmp(&b.halves[half][1]))?;
+        Some(best.halves[1 - half][1])
+    };
+    Some(0.5 * (by(0)? + by(1)?))
 }
 
 /// The mean over seeds, with its interval; nothing where a seed has no policy within the budget.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -175,5 +175,6 @@ fn dropped(input: Tensor<2>, share: f64, rng: &mut Rng) -> Tensor<2> {
     let mask: Vec<f32> = (0..rows * columns).map(|_| if rng.random::<f64>() < share { 0.0 } else { kept }).collect();
     let device = input.device().without_autodiff();
     let mask: Tensor<2> = Tensor::from_data(TensorData::new(mask, [rows, columns]), &device);
-    input * mask
+    let kind: FloatDType = input.dtype().into();
+    input * mask.cast(kind)
 }

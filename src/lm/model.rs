@@ -6,8 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor};
 use rand_distr::{Distribution as _, Normal};
+use serde::{Deserialize, Serialize};
 
 use super::batch::{Batch, Targets};
 use super::config::{Family, ModelConfig, Output, Positions};
@@ -29,6 +30,21 @@ pub struct Decoder {
     pub parameters: Vec<Tensor<2>>,
     /// Low-rank updates; where there are some, only they (and a score head) are trained.
     pub adapters: Option<Adapters>,
+    /// What products are computed in.
+    pub precision: Precision,
+}
+
+/// What matrix products and what lies between them are computed in. Parameters, the residual stream, normalisation,
+/// softmax, log-probabilities and the optimiser are always in f32, so that small updates are not lost (mixed precision,
+/// Micikevicius et al. 2018, arXiv 1710.03740).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the exponent of 32 (bfloat16): what GPUs multiply fastest. The CPU has no fast path for it.
+    Bf16,
 }
 
 /// Which parameter is which.
@@ -249,7 +265,7 @@ impl Decoder {
     pub fn new(config: ModelConfig, seed: u64, device: &Device) -> Self {
         let layout = Arc::new(Layout::new(&config));
         let parameters = layout.tensors.iter().enumerate().map(|(i, spec)| spec.fresh(seed, i, device)).collect();
-        Self { config, layout, parameters, adapters: None }
+        Self { config, layout, parameters, adapters: None, precision: Precision::default() }
     }
 
     /// Where the parameters are, without autodiff.
@@ -308,16 +324,19 @@ impl Decoder {
         layout: &Arc<AttentionLayout>,
         mut dropout: Option<&mut Rng>,
     ) -> Tensor<2> {
-        let normalised = self.normalise(block.attention_norm, x.clone());
+        // Only the residual stream is in f32 all along.
+        let short = |x: Tensor<2>| x.cast(self.precision.kind());
+        let long = |x: Tensor<2>| x.cast(FloatDType::F32);
+        let normalised = short(self.normalise(block.attention_norm, x.clone()));
         let qkv = self.linear(block.qkv, &normalised, dropout.as_deref_mut());
-        let x = x + self.linear(block.output, &attention(qkv, layout), dropout.as_deref_mut());
-        let normalised = self.normalise(block.mlp_norm, x.clone());
+        let x = x + long(self.linear(block.output, &attention(qkv, layout), dropout.as_deref_mut()));
+        let normalised = short(self.normalise(block.mlp_norm, x.clone()));
         let up = self.linear(block.up, &normalised, dropout.as_deref_mut());
         let activated = match self.config.family {
             Family::Gpt2 => gelu_tanh(up),
             _ => gated_silu(up),
         };
-        x + self.linear(block.down, &activated, dropout)
+        x + long(self.linear(block.down, &activated, dropout))
     }
 
     /// Who attends to whom.
@@ -348,6 +367,7 @@ impl Decoder {
         if temperature != 1.0 {
             predicting = predicting / temperature;
         }
+        let predicting = predicting.cast(self.precision.kind());
         token_log_probs(predicting, self.parameters[self.layout.head].clone(), Arc::new(targets.ids.clone()))
     }
 
@@ -414,6 +434,15 @@ impl Decoder {
         match &self.adapters {
             None => output,
             Some(adapters) => adapters.add(at.weight, x, output, dropout),
+        }
+    }
+}
+
+impl Precision {
+    fn kind(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::config::{Family, Output};
 use super::folder::merged;
 use super::model::{Decoder, LinearAt, NormAt};
 use crate::nn::fused::decoder::{
-    AttendToCache, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+    AttendToCache, Kept, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
 };
 use crate::nn::to_host;
 use crate::random::{Rng, stream};
@@ -170,12 +170,6 @@ struct Slot {
     rng: Rng,
 }
 
-/// Keys and values of a group's sequences: for each layer and sequence `[context, heads.key_columns()]`.
-struct Cache {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
-}
-
 /// Memory that every step uses again.
 #[derive(Default)]
 struct Buffers {
@@ -210,10 +204,8 @@ impl Writer {
         goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
     ) -> Vec<Completion> {
         let model = &self.model.config;
-        let mut cache = Cache {
-            keys: vec![Vec::new(); model.layers * prompts.len()],
-            values: vec![Vec::new(); model.layers * prompts.len()],
-        };
+        // For each layer, all sequences.
+        let mut cache = vec![Kept::default(); model.layers * prompts.len()];
         assert!(prompts.iter().all(|prompt| prompt.len() < model.context), "a prompt leaves room for a completion");
         let slot = |index: usize| Slot {
             index,
@@ -264,7 +256,7 @@ impl Writer {
         &self,
         slots: &mut [Slot],
         next: &[Vec<u32>],
-        cache: &mut Cache,
+        cache: &mut [Kept],
         sequences: usize,
         buffers: &mut Buffers,
         logits: &mut Vec<f32>,
@@ -312,14 +304,12 @@ impl Writer {
             for ((&(sequence, place, _), qkv), output) in
                 rows.iter().zip(qkv.chunks_exact(heads.joint())).zip(attended.chunks_exact_mut(heads.query_columns()))
             {
-                let at = layer * sequences + sequence;
-                cache.keys[at].extend_from_slice(&qkv[keys_at..values_at]);
-                cache.values[at].extend_from_slice(&qkv[values_at..]);
-                let seen = config.window.map_or(0, |window| (place + 1).saturating_sub(window)) * heads.key_columns();
+                let kept = &mut cache[layer * sequences + sequence];
+                kept.push(&qkv[keys_at..values_at], &qkv[values_at..], heads.width);
                 AttendToCache {
                     query: &qkv[..keys_at],
-                    keys: &cache.keys[at][seen..],
-                    values: &cache.values[at][seen..],
+                    kept,
+                    first: config.window.map_or(0, |window| (place + 1).saturating_sub(window)),
                     heads,
                     scale: 1.0 / (heads.width as f32).sqrt(),
                     scores,

@@ -11,9 +11,9 @@ use super::data::{Encoded, EncodedPair};
 use super::dpo::{Dpo, Reference, log_probs};
 use super::folder::{read, with_scores};
 use super::kto::Kto;
-use super::lora::LoraConfig;
+use super::lora::{Adapters, LoraConfig};
 use super::loss::{KtoConfig, LossConfig, LossKind};
-use super::model::Decoder;
+use super::model::{Decoder, Precision};
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
 use super::reward::{RewardLoss, RewardModel, scores};
@@ -454,4 +454,35 @@ fn every_epoch_has_each_example_once_in_an_order_of_its_own() {
     let every: Vec<usize> = (0..20).collect();
     assert_eq!((sorted(&all[..20]), sorted(&all[20..])), (every.clone(), every.clone()));
     assert!(all[..20] != every && all[20..] != every && all[..20] != all[20..]);
+}
+
+/// bf16 has 8 bits: what it gives is close to f32, and is not f32.
+#[test]
+fn bf16_is_f32_with_fewer_bits() {
+    let (model, pairs) = made_up();
+    let adapters = Adapters::new(LoraConfig::default(), &model.layout, 0, &Device::flex()).unwrap();
+    let mut with_adapters = Decoder { adapters: Some(adapters), ..model.clone() };
+    // B begins at zero, which would hide A.
+    for tensor in with_adapters.trained_mut() {
+        *tensor = tensor.clone() + 0.02;
+    }
+    let chosen: Vec<Encoded> = pairs.iter().map(|pair| pair.chosen.clone()).collect();
+    let stage = Sft { examples: chosen.clone(), normalization: Normalization::TokenMean };
+    let examples: Vec<usize> = (0..chosen.len()).collect();
+    for model in [model, with_adapters] {
+        let short = Decoder { precision: Precision::Bf16, ..model.clone() };
+        let [long_log_probs, short_log_probs] =
+            [&model, &short].map(|model| super::score::token_log_probs(model, &chosen, 1000, &|_| ()).concat());
+        let off = long_log_probs.iter().zip(&short_log_probs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off > 1e-5 && off < 0.05, "{off}");
+        let [long, short] = [&model, &short].map(|model| {
+            let batch = whole(model, &stage, &examples, 1000);
+            let (found, _) = gradients(model, &stage, &examples, batch, false, &mut stream(0, "none", 0));
+            let values = found.into_iter().map(|gradient| gradient.map_or_else(Vec::new, to_host));
+            values.flatten().map(f64::from).collect::<Vec<f64>>()
+        });
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(&long, &short) / (dot(&long, &long) * dot(&short, &short)).sqrt();
+        assert!(cosine > 0.995, "{cosine}");
+    }
 }

@@ -4,7 +4,7 @@
 use super::kernels::{GateForward, GeluForward, NormForward, Rotate, exponentials, maximum};
 use super::matrix::{Matrix, multiply};
 use super::{Heads, NormConfig, Rotation};
-use crate::nn::fused::simd::{Kernel, Vector, dispatch};
+use crate::nn::fused::simd::{Kernel, MAX_LANES, Vector, dispatch};
 
 /// Rows up to which a product reads the weights once, along their rows; above, packing them pays.
 const FEW_ROWS: usize = 8;
@@ -54,14 +54,55 @@ pub(crate) fn rotate_on_host(qkv: &mut [f32], heads: Heads, rotation: &Rotation)
     dispatch(Rotate { qkv, heads, rotation, back: false });
 }
 
-/// Attention of one token to the keys and values kept of its sequence.
+/// Keys and values of one sequence's tokens in one layer, as generating text reads them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kept {
+    /// `[blocks, heads.key_columns(), BLOCK]`: the scores of a block's tokens are computed side by side.
+    keys: Vec<f32>,
+    /// `[tokens, heads.keys, padded width]`
+    values: Vec<f32>,
+    tokens: usize,
+}
+
+/// Tokens of a block of keys: enough sums side by side to hide how long one takes.
+const BLOCK: usize = 32;
+
+impl Kept {
+    /// Keeps one token more.
+    ///
+    /// # Shapes
+    /// - `keys`, `values`: `[heads.key_columns()]`
+    pub(crate) fn push(&mut self, keys: &[f32], values: &[f32], width: usize) {
+        let place = self.tokens % BLOCK;
+        if place == 0 {
+            self.keys.resize(self.keys.len() + keys.len() * BLOCK, 0.0);
+        }
+        let block = self.keys.len() - keys.len() * BLOCK;
+        for (column, key) in self.keys[block..].chunks_exact_mut(BLOCK).zip(keys) {
+            column[place] = *key;
+        }
+        for value in values.chunks_exact(width) {
+            self.values.extend_from_slice(value);
+            self.values.resize(self.values.len() + padding(width), 0.0);
+        }
+        self.tokens += 1;
+    }
+}
+
+/// Zeros after a head's values, for whole vectors.
+fn padding(width: usize) -> usize {
+    width.next_multiple_of(MAX_LANES) - width
+}
+
+/// Attention of a sequence's newest token to what is kept of it.
 ///
 /// # Shapes
-/// - `query`, `output`: `[heads.query_columns()]`; `keys`, `values`: `[tokens, heads.key_columns()]`, what it sees
+/// - `query`, `output`: `[heads.query_columns()]`
 pub(crate) struct AttendToCache<'a> {
     pub(crate) query: &'a [f32],
-    pub(crate) keys: &'a [f32],
-    pub(crate) values: &'a [f32],
+    pub(crate) kept: &'a Kept,
+    /// The first token that it sees.
+    pub(crate) first: usize,
     pub(crate) heads: Heads,
     pub(crate) scale: f32,
     pub(crate) scores: &'a mut Vec<f32>,
@@ -80,23 +121,45 @@ impl Kernel for AttendToCache<'_> {
 
     #[inline(always)]
     fn run<V: Vector, const ROWS: usize>(self) {
-        let Self { query, keys, values, heads, scale, scores, output } = self;
-        let (row, width) = (heads.key_columns(), heads.width);
+        let Self { query, kept, first, heads, scale, scores, output } = self;
+        let (columns, width) = (heads.key_columns(), heads.width);
+        let padded = width + padding(width);
+        // Whole blocks: those with a token that is seen.
+        let start = first - first % BLOCK;
+        let blocks = &kept.keys[start * columns..];
+        let values = &kept.values[first * heads.keys * padded..];
+        scores.resize(blocks.len() / columns, 0.0);
         for (head, (query, output)) in query.chunks_exact(width).zip(output.chunks_exact_mut(width)).enumerate() {
-            let column = head / (heads.queries / heads.keys) * width;
-            // A loop and no closure: a closure is compiled without this function's instructions.
-            scores.clear();
-            for key in keys.chunks_exact(row) {
-                scores.push(dot::<V>(query, &key[column..column + width]) * scale);
+            let group = head / (heads.queries / heads.keys);
+            for (block, scores) in blocks.chunks_exact(columns * BLOCK).zip(scores.chunks_exact_mut(BLOCK)) {
+                let keys = block[group * width * BLOCK..(group + 1) * width * BLOCK].as_chunks::<BLOCK>().0;
+                // As many as a vector of four lanes needs.
+                let mut sums = [V::splat(0.0); BLOCK / 4];
+                for (key, query) in keys.iter().zip(query) {
+                    let query = V::splat(*query * scale);
+                    for i in 0..BLOCK / V::LANES {
+                        sums[i] = V::load(&key[i * V::LANES..]).mul_add(query, sums[i]);
+                    }
+                }
+                for i in 0..BLOCK / V::LANES {
+                    sums[i].store(&mut scores[i * V::LANES..(i + 1) * V::LANES]);
+                }
             }
-            let largest = maximum::<V>(scores);
-            let (total, _) = exponentials::<V>(scores, largest);
-            output.fill(0.0);
-            for (value, weight) in values.chunks_exact(row).zip(scores.iter()) {
-                let weight = V::splat(weight / total);
-                let value = &value[column..column + width];
-                for (value, output) in value.chunks(V::LANES).zip(output.chunks_mut(V::LANES)) {
-                    V::load(value).mul_add(weight, V::load(output)).store(output);
+            let seen = &mut scores[first - start..kept.tokens - start];
+            let largest = maximum::<V>(seen);
+            let (total, _) = exponentials::<V>(seen, largest);
+            for (at, output) in output.chunks_mut(MAX_LANES).enumerate() {
+                let column = group * padded + at * MAX_LANES;
+                let mut sums = [V::splat(0.0); MAX_LANES / 4];
+                for (value, weight) in values.chunks_exact(heads.keys * padded).zip(seen.iter()) {
+                    let value = &value[column..column + MAX_LANES];
+                    let weight = V::splat(*weight);
+                    for i in 0..MAX_LANES / V::LANES {
+                        sums[i] = V::load(&value[i * V::LANES..]).mul_add(weight, sums[i]);
+                    }
+                }
+                for (output, sum) in output.chunks_mut(V::LANES).zip(sums) {
+                    sum.div(V::splat(total)).store(output);
                 }
             }
         }

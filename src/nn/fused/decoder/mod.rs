@@ -3,6 +3,8 @@
 //! A batch has no padding: its rows are the tokens of all sequences, and only attention knows where a sequence begins.
 //! Sequences may share the rows of a common prefix, so the prompt of a preference pair is computed once.
 //!
+//! Numbers are f32, or bf16: then `input` is, weights are cast to it, and softmax and log-probabilities are in f32 still.
+//!
 //! As elsewhere in `nn::fused`, `reference` says in plain tensor operations what each one computes, and is what GPUs
 //! run; `flex` is the CPU's, with its own backward pass.
 
@@ -19,12 +21,12 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, FloatDType, Tensor};
 
 use crate::device::is_cpu;
 
 pub(crate) use self::host::{
-    AttendToCache, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+    AttendToCache, Kept, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
 };
 
 /// `input · weightᵀ + bias`, as PyTorch's `Linear`.
@@ -34,13 +36,16 @@ pub(crate) use self::host::{
 /// - returns `[rows, out]`
 #[must_use]
 pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<2>>) -> Tensor<2> {
-    let product = match is_cpu(&input.device()) {
+    let product = match fused(&input) {
         true => Tensor::from_dispatch(<Dispatch as DecoderOps>::linear(input.into_dispatch(), weight.into_dispatch())),
         false => reference::linear(input, weight),
     };
     match bias {
         None => product,
-        Some(bias) => product + bias,
+        Some(bias) => {
+            let kind: FloatDType = product.dtype().into();
+            product + bias.cast(kind)
+        }
     }
 }
 
@@ -51,7 +56,7 @@ pub fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<2>>) -> T
 /// - returns `[indices.len(), width]`
 #[must_use]
 pub fn rows(table: Tensor<2>, indices: Arc<Vec<u32>>) -> Tensor<2> {
-    if !is_cpu(&table.device()) {
+    if !fused(&table) {
         return reference::rows(table, &indices);
     }
     Tensor::from_dispatch(<Dispatch as DecoderOps>::rows(table.into_dispatch(), indices))
@@ -65,7 +70,7 @@ pub fn rows(table: Tensor<2>, indices: Arc<Vec<u32>>) -> Tensor<2> {
 /// - returns `[rows, width]`
 #[must_use]
 pub fn norm(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<2>>, norm: NormConfig) -> Tensor<2> {
-    let scaled = match is_cpu(&input.device()) {
+    let scaled = match fused(&input) {
         true => {
             let (input, weight) = (input.into_dispatch(), weight.into_dispatch());
             Tensor::from_dispatch(<Dispatch as DecoderOps>::norm(input, weight, norm))
@@ -85,7 +90,7 @@ pub fn norm(input: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<2>>, norm: 
 /// - returns `[rows, width]`
 #[must_use]
 pub fn gated_silu(gate_up: Tensor<2>) -> Tensor<2> {
-    if !is_cpu(&gate_up.device()) {
+    if !fused(&gate_up) {
         return reference::gated_silu(gate_up);
     }
     Tensor::from_dispatch(<Dispatch as DecoderOps>::gated_silu(gate_up.into_dispatch()))
@@ -97,7 +102,7 @@ pub fn gated_silu(gate_up: Tensor<2>) -> Tensor<2> {
 /// - `input`, and what is returned: `[rows, width]`
 #[must_use]
 pub fn gelu_tanh(input: Tensor<2>) -> Tensor<2> {
-    if !is_cpu(&input.device()) {
+    if !fused(&input) {
         return reference::gelu_tanh(input);
     }
     Tensor::from_dispatch(<Dispatch as DecoderOps>::gelu_tanh(input.into_dispatch()))
@@ -111,7 +116,7 @@ pub fn gelu_tanh(input: Tensor<2>) -> Tensor<2> {
 /// - returns `[rows, heads.queries · heads.width]`
 #[must_use]
 pub fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
-    if !is_cpu(&qkv.device()) {
+    if !fused(&qkv) {
         return reference::attention(&qkv, layout);
     }
     Tensor::from_dispatch(<Dispatch as DecoderOps>::attention(qkv.into_dispatch(), Arc::clone(layout)))
@@ -125,12 +130,17 @@ pub fn attention(qkv: Tensor<2>, layout: &Arc<AttentionLayout>) -> Tensor<2> {
 /// - returns `[rows]` and `[2, rows]`
 #[must_use]
 pub fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<Vec<u32>>) -> (Tensor<1>, Tensor<2>) {
-    if !is_cpu(&hidden.device()) {
+    if !fused(&hidden) {
         return reference::token_log_probs(hidden, head, &targets);
     }
     let (log_probs, about) =
         <Dispatch as DecoderOps>::token_log_probs(hidden.into_dispatch(), head.into_dispatch(), targets);
     (Tensor::from_dispatch(log_probs), Tensor::<2>::from_dispatch(about).inner())
+}
+
+/// Whether the CPU's own kernels compute this: they know f32 only.
+fn fused(input: &Tensor<2>) -> bool {
+    is_cpu(&input.device()) && input.dtype() == DType::F32
 }
 
 /// How [`norm`] normalises a row.

@@ -1,13 +1,14 @@
 //! What the decoder's operations compute, in plain tensor operations of any device, with or without gradients.
 
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData};
 
 use super::{AttentionLayout, NormConfig, NormKind, Rotation};
 
 /// See [`super::linear`].
 pub(super) fn linear(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    input.matmul(weight.transpose())
+    let kind: FloatDType = input.dtype().into();
+    input.matmul(weight.cast(kind).transpose())
 }
 
 /// See [`super::rows`].
@@ -49,6 +50,7 @@ pub(super) const GELU_CUBIC: f32 = 0.044_715;
 pub(super) fn attention(qkv: &Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     let heads = layout.heads;
     let [rows, _] = qkv.dims();
+    let kind: FloatDType = qkv.dtype().into();
     let plain = qkv.device().without_autodiff();
     let part = |start: usize, count: usize| {
         qkv.clone().narrow(1, start, count * heads.width).reshape([rows, count, heads.width])
@@ -100,9 +102,9 @@ pub(super) fn attention(qkv: &Tensor<2>, layout: &AttentionLayout) -> Tensor<2> 
     let query = gather(query, &of_queries, own);
     let (key, value) = (repeated(gather(key, &of_keys, all)), repeated(gather(value, &of_keys, all)));
     let hidden: Tensor<4, Bool> = Tensor::from_data(TensorData::new(hidden, [count, 1, own, all]), &plain);
-    let scores = query.matmul(key.swap_dims(2, 3)) * layout.scale;
+    let scores = query.matmul(key.swap_dims(2, 3)).cast(FloatDType::F32) * layout.scale;
     let hidden = hidden.expand([count, heads.queries, own, all]);
-    let weights = softmax(scores.mask_fill(hidden, f32::MIN / 2.0), 3);
+    let weights = softmax(scores.mask_fill(hidden, f32::MIN / 2.0), 3).cast(kind);
     let output = weights.matmul(value).swap_dims(1, 2).reshape([count * own, heads.queries * heads.width]);
     let back: Vec<u32> = back.iter().map(|&i| u32::try_from(i).expect("a batch has fewer rows")).collect();
     output.select(0, integers(&back, &plain))
@@ -117,16 +119,18 @@ fn rotate(x: Tensor<3>, rotation: &Rotation, device: &Device) -> Tensor<3> {
         table
     };
     let (cos, sin) = (table(&rotation.cos), table(&rotation.sin));
+    let kind: FloatDType = x.dtype().into();
+    let x = x.cast(FloatDType::F32);
     let (real, imaginary) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
     let turned_real = real.clone() * cos.clone() - imaginary.clone() * sin.clone();
     let turned_imaginary = imaginary * cos + real * sin;
-    Tensor::cat(vec![turned_real, turned_imaginary], 2)
+    Tensor::cat(vec![turned_real, turned_imaginary], 2).cast(kind)
 }
 
 /// See [`super::token_log_probs`].
 pub(super) fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
     let device = hidden.device().without_autodiff();
-    let log_probs = log_softmax(hidden.matmul(head.transpose()), 1);
+    let log_probs = log_softmax(linear(hidden, head).cast(FloatDType::F32), 1);
     let plain = log_probs.clone().inner();
     let targets: Tensor<2, Int> = integers(targets, &device).unsqueeze_dim(1);
     let entropy = (plain.clone().exp() * plain.clone()).sum_dim(1).neg();
