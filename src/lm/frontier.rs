@@ -223,7 +223,7 @@ impl Default for FrontierConfig {
                 kl_horizon: 500.0,
                 ..PpoConfig::default()
             },
-            best_of: vec![2, 4, 8, 16, 32, 64],
+            best_of: vec![2, 4, 8, 16, 32],
         }
     }
 }
@@ -738,13 +738,14 @@ fn ppo(
     Ok(Some(points))
 }
 
-/// The reward model's choice among n completions of the start.
+/// The reward model's choice among n completions of the start: the mean over all choices of n from those that were
+/// written (Nakano et al. 2021, arXiv 2112.09332, appendix I).
 fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmError> {
     let Some(model) = &world.reward_model else { return Ok(Vec::new()) };
     let most = config.best_of.iter().copied().max().unwrap_or(0);
     // As many completions in all as four measurements of another method.
-    let count = (4 * config.eval_prompts / most.max(1)).clamp(16, config.eval_prompts);
-    let prompts = &world.eval_prompts[..count.min(world.eval_prompts.len())];
+    let count = (4 * config.eval_prompts / most.max(1)).clamp(1, config.eval_prompts);
+    let prompts = &world.eval_prompts[..count];
     let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
     let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.seed, ..SampleConfig::default() };
     let completions = generate(&world.start, &repeated, &sampling, &world.eos, 2 << 32, &|_, _| true);
@@ -760,27 +761,44 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
     }
     let gold = diagnose::gold_scores(&*world.gold, &world.tokenizer, &repeated, &completions)?;
     let point = |&n: &usize| {
-        let best = |group: usize| {
-            let range = group * most..group * most + n;
-            range.max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(group * most)
-        };
-        let chosen: Vec<usize> = (0..prompts.len()).map(best).collect();
-        let n_real = n as f64;
-        let lengths: f64 = chosen.iter().map(|&i| completions[i].ids.len() as f64).sum();
-        let gold: Vec<f64> = chosen.iter().map(|&i| gold[i]).collect();
-        let kl = n_real.ln() - (n_real - 1.0) / n_real;
+        // Of each prompt: the gold reward and the length expected of the best.
+        let mut expected = [Vec::with_capacity(count), Vec::with_capacity(count)];
+        for group in 0..count {
+            let mut order: Vec<usize> = (group * most..(group + 1) * most).collect();
+            order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+            let shares = shares_of_best(most, n);
+            let mean =
+                |value: &dyn Fn(usize) -> f64| order.iter().zip(&shares).map(|(&i, share)| share * value(i)).sum();
+            expected[0].push(mean(&|i| gold[i]));
+            expected[1].push(mean(&|i| completions[i].ids.len() as f64));
+        }
+        let [gold, lengths] = expected;
+        let n = n as f64;
+        let kl = n.ln() - (n - 1.0) / n;
         Point {
             method: Method::BestOfN,
-            setting: n_real,
+            setting: n,
             seed: world.seed,
             step: 0,
             kl: Estimate { mean: kl, error: 0.0 },
-            gold: Estimate::of(&gold),
             halves: halves(&vec![kl; gold.len()], &gold),
-            length: lengths / chosen.len().max(1) as f64,
+            gold: Estimate::of(&gold),
+            length: Estimate::of(&lengths).mean,
         }
     };
     Ok(config.best_of.iter().map(point).collect())
+}
+
+/// How often each of `count` things, the worst first, is the best of `n` of them: C(i, n − 1) / C(count, n).
+fn shares_of_best(count: usize, n: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; count];
+    // From the best down: n/count, and each a factor (i + 1 − n + 1)/(i + 1) of the one above.
+    let mut share = n as f64 / count as f64;
+    for i in (n.max(1) - 1..count).rev() {
+        shares[i] = share;
+        share *= (i + 1 - n) as f64 / i.max(1) as f64;
+    }
+    shares
 }
 
 fn measure(
@@ -890,4 +908,99 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> 
 
 fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
     RunError::Io { path: path.to_owned(), action, source }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use burn::tensor::Device;
+
+    use super::{BUDGETS, Estimate, FrontierConfig, Method, Point, frontier, shares_of_best, within};
+
+    #[test]
+    fn the_best_of_n_is_the_mean_over_all_choices() {
+        // Of 0, 1, 2, 3 any two: the best is 1 once, 2 twice, 3 three times.
+        let shares = shares_of_best(4, 2);
+        assert!(shares.iter().zip([0.0, 1.0, 2.0, 3.0]).all(|(share, times)| (share - times / 6.0).abs() < 1e-15));
+        assert_eq!(shares_of_best(3, 3), [0.0, 0.0, 1.0]);
+        assert!((shares_of_best(64, 7).iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn policies_are_chosen_by_one_half_and_reported_by_the_other() {
+        let none = Estimate { mean: 0.0, error: 0.0 };
+        let point = |halves| Point {
+            method: Method::Dpo,
+            setting: 0.1,
+            seed: 3,
+            step: 1,
+            kl: none,
+            gold: none,
+            halves,
+            length: 1.0,
+        };
+        let points = [
+            // Best by the first half, good by the second.
+            point([[1.0, 0.9], [1.5, 0.2]]),
+            // Best by the second.
+            point([[1.2, 0.3], [1.1, 0.8]]),
+            // Better than both, too far for the first half only.
+            point([[2.5, 1.0], [1.9, 0.9]]),
+        ];
+        assert_eq!(within(&points, Method::Dpo, 3, 2.0), Some(0.5 * (0.2 + 1.0)));
+        assert_eq!(within(&points, Method::Dpo, 3, 1.3), Some(0.5 * (0.2 + 0.3)));
+        assert_eq!(within(&points, Method::Dpo, 3, 1.0), None);
+        assert_eq!(within(&points, Method::Ppo, 3, 2.0), None);
+        assert_eq!(within(&points, Method::Dpo, 4, 2.0), None);
+    }
+
+    /// Everything once, small: what it measures stays measured, and its parts are the same whenever they are made.
+    #[test]
+    fn a_frontier_goes_on_where_it_stopped() {
+        let config = FrontierConfig {
+            size: "30k".to_owned(),
+            vocabulary: 300,
+            context: 48,
+            texts: 150,
+            seeds: vec![0, 1],
+            prompts: 16,
+            completions: 2,
+            eval_prompts: 6,
+            max_new_tokens: 12,
+            batch_size: 4,
+            steps: 2,
+            measurements: 2,
+            betas: vec![0.1],
+            target_kls: vec![3.0],
+            ppo_iterations: 1,
+            best_of: vec![2, 4],
+            ..FrontierConfig::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        let run = |name: &str| {
+            frontier(&config, &folder.path().join(name), &device, &AtomicBool::new(false), &|_| ()).unwrap().unwrap()
+        };
+        let whole = run("whole");
+        assert_eq!(whole.table.len(), Method::ALL.len());
+        for method in Method::ALL {
+            let points: Vec<&Point> = whole.points.iter().filter(|point| point.method == method).collect();
+            // Two measurements of two seeds, of PPO one, as it has one iteration.
+            let one = matches!(method, Method::Ppo | Method::PpoGold);
+            assert_eq!(points.len(), if one { 2 } else { 4 }, "{method:?}");
+            assert!(points.iter().all(|point| point.gold.mean.is_finite() && point.kl.mean.is_finite()));
+        }
+        assert!(whole.table.iter().all(|row| row.reward.len() == BUDGETS.len()));
+        assert!(folder.path().join("whole/frontier.svg").exists());
+        // Lost measurements are made again, and are the same.
+        let points = folder.path().join("whole/points");
+        std::fs::remove_file(points.join("1-dpo-0.1.json")).unwrap();
+        std::fs::remove_file(points.join("0-ppo-3.json")).unwrap();
+        assert_eq!(run("whole"), whole);
+        // A folder belongs to its configuration.
+        let other = FrontierConfig { steps: 3, ..config.clone() };
+        let error = frontier(&other, &folder.path().join("whole"), &device, &AtomicBool::new(false), &|_| ());
+        assert!(error.unwrap_err().to_string().contains("holds another frontier"));
+    }
 }
