@@ -421,11 +421,12 @@ pub fn iterate<E: Error + 'static>(
     add("episode", (first + completions.len()) as f64);
     for (of, prefix) in [(&of_policy, ["policy/grad_norm", "lr"]), (&of_value, ["value/grad_norm", "value/lr"])] {
         for (name, mean) in of.means() {
-            match name {
-                "grad_norm" => add(prefix[0], mean),
-                "learning_rate" => add(prefix[1], mean),
-                _ => add(name, mean),
-            }
+            let name = match name.as_ref() {
+                "grad_norm" => prefix[0].into(),
+                "learning_rate" => prefix[1].into(),
+                _ => name.clone(),
+            };
+            metrics.add(name, mean, 1.0);
         }
     }
 

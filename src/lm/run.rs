@@ -924,8 +924,10 @@ fn run_stage<S: Stage>(
     let mut trainee = Trainee { model: prepared.start.clone(), optimizer: Optimizer::default(), step: 0 };
     let mut clock = Clock::start(0.0, 0.0);
     let mut tokens = 0_u64;
+    let mut since = Metrics::default();
     if let Some(archive) = checkpoint {
-        restore(&archive, &mut trainee)?;
+        take(&archive, "", &mut trainee)?;
+        since = Metrics::load(&archive, SINCE)?;
         clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
         tokens = archive.get("tokens")?;
     }
@@ -954,7 +956,6 @@ fn run_stage<S: Stage>(
     };
     let total = config.train.total_steps(stage.len());
     let mut last = (Map::new(), None);
-    let mut since = Metrics::default();
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
     while trainee.step < total {
         let examples = config.train.examples(config.seed, trainee.step, stage.len());
@@ -970,7 +971,7 @@ fn run_stage<S: Stage>(
         if due(config.train.log_every, at) || at == total {
             let mut line = Map::new();
             since.means().for_each(|(name, mean)| {
-                line.insert(name.to_owned(), json!(mean));
+                line.insert(name.to_string(), json!(mean));
             });
             line.insert("num_tokens".to_owned(), json!(tokens));
             line.insert("epoch".to_owned(), json!((at * config.train.batch_size) as f64 / stage.len() as f64));
@@ -986,7 +987,10 @@ fn run_stage<S: Stage>(
         }
         let stopping = stop.load(Ordering::Relaxed);
         if due(config.train.save_every, at) || at == total || stopping {
-            save(&folder.path, &mut trainee, &clock, tokens)?;
+            let mut archive = Archive::default();
+            put(&mut archive, "", &mut trainee);
+            since.save(&mut archive, SINCE);
+            write_checkpoint(&folder.path, archive, at, &clock, tokens)?;
         }
         if stopping && at < total {
             return Ok(LmOutcome::Interrupted { step: at });
@@ -1056,7 +1060,7 @@ fn run_ppo(
         }
         tokens += (metrics.get("completions/mean_length").unwrap_or(0.0) * ppo.batch_size as f64).round() as u64;
         show(Shown::Step(at, ppo.iterations, &metrics, tokens));
-        let mut line: Map<String, Value> = metrics.means().map(|(name, mean)| (name.to_owned(), json!(mean))).collect();
+        let mut line: Map<String, Value> = metrics.means().map(|(name, mean)| (name.to_string(), json!(mean))).collect();
         line.insert("num_tokens".to_owned(), json!(tokens));
         log.write(at, line)?;
         if due(config.train.eval_every, at) || at == ppo.iterations {
@@ -1161,15 +1165,8 @@ fn prompts_for(all: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
 /// Checkpoints that are kept: the newest, and the one before in case it is torn.
 const KEPT: usize = 2;
 
-fn save(run: &Path, trainee: &mut Trainee, clock: &Clock, tokens: u64) -> Result<(), LmError> {
-    let mut archive = Archive::default();
-    put(&mut archive, "", trainee);
-    write_checkpoint(run, archive, trainee.step, clock, tokens)
-}
-
-fn restore(archive: &Archive, trainee: &mut Trainee) -> Result<(), LmError> {
-    take(archive, "", trainee)
-}
+/// Before the names of metrics since the last line of the log.
+const SINCE: &str = "since.";
 
 /// Writes a checkpoint, and removes the oldest.
 fn write_checkpoint(run: &Path, mut archive: Archive, step: usize, clock: &Clock, tokens: u64) -> Result<(), LmError> {
