@@ -17,7 +17,11 @@ use crate::device::{self, DeviceChoice};
 use crate::engine::free_folder;
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
-use crate::lm::data::{self, CompletionRow, Content, Conventions, Document, Eos, PromptRow, ReadConfig, Truncation};
+use crate::lm::data::{
+    self, CandidateRow, CompletionRow, Content, Conventions, Document, EncodedPair, Eos, PreferenceRow, PromptRow,
+    ReadConfig, Truncation,
+};
+use crate::lm::ensemble::{self, Query, RewardModels};
 use crate::lm::folder;
 use crate::lm::frontier::{self, FrontierConfig};
 use crate::lm::gold::logistic;
@@ -26,7 +30,8 @@ use crate::lm::lora::LoraConfig;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, Shown, StageKind, eos_of, tokenizer_of};
 use crate::lm::sample::{Finish, SampleConfig, generate};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
-use crate::lm::{reviews, score};
+use crate::lm::{reviews, reward, score};
+use crate::preference::Sampler;
 use crate::random::stream;
 use crate::run::config::{merge, read_layer, set_layer};
 
@@ -44,7 +49,7 @@ enum Command {
     /// Fine-tune a model on completions: rows {"prompt", "completion"}
     Sft(TrainArgs),
     /// Fit a reward model to comparisons: rows {"prompt", "chosen", "rejected"}
-    Reward(TrainArgs),
+    Reward(RewardArgs),
     /// Train a policy directly on comparisons (DPO and its family)
     Dpo(DpoArgs),
     /// Train a policy on good and bad completions: rows {"prompt", "completion", "label"}
@@ -57,6 +62,8 @@ enum Command {
     Sample(SampleArgs),
     /// Log-probabilities of completions under a model
     Score(ScoreArgs),
+    /// Choose which comparisons to ask for next, by where the members of a reward ensemble disagree
+    Query(QueryArgs),
     /// Talk to a model
     Chat(ChatArgs),
     /// Train a tokenizer
@@ -134,6 +141,15 @@ struct CommonArgs {
 }
 
 #[derive(Debug, Args)]
+struct RewardArgs {
+    /// Reward models in an ensemble, each on its own bootstrap of the rows [default: 1, which sees all rows]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    members: Option<usize>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Debug, Args)]
 struct DpoArgs {
     /// sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
     #[arg(long)]
@@ -159,7 +175,7 @@ struct PpoArgs {
     /// Prompts for evaluation [default: 5 % of the data]
     #[arg(long, value_name = "FILE", num_args = 1..)]
     eval_data: Vec<PathBuf>,
-    /// Folder of a reward model (`lm reward` makes one) that judges completions
+    /// Folder of a reward model or of an ensemble's run (`lm reward` makes them) that judges completions
     #[arg(long, value_name = "DIR")]
     reward_model: Option<PathBuf>,
     /// Gold reward; without a reward model this is what is trained on
@@ -204,6 +220,9 @@ struct PretrainArgs {
     /// Steps, instead of one pass over the texts
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
+    /// Fill every example with texts one after another, EOS after each, as GPT-2's pre-training
+    #[arg(long)]
+    packing: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -282,7 +301,7 @@ struct SampleArgs {
 
 #[derive(Debug, Args)]
 struct ScoreArgs {
-    /// Folder of the model
+    /// Folder of the model, or of the run of a reward model or an ensemble, which gives the mean over its members
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Rows {"prompt", "completion"}
@@ -298,6 +317,43 @@ struct ScoreArgs {
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
     /// Write rows {"logprob", "tokens", …} there instead of on the screen
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct QueryArgs {
+    /// Folder of an ensemble's run (`lm reward --members 3` makes one), or of a reward model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Candidates: rows {"prompt", "completions"}, of which every two are one, or {"prompt", "chosen", "rejected"},
+    /// whose order means nothing
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Rows that were asked about before, which k-center keeps away from
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    asked: Vec<PathBuf>,
+    /// Comparisons to choose
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
+    count: usize,
+    /// How they are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
+    #[arg(long, value_name = "NAME", default_value_t = Sampler::Disagreement)]
+    sampler: Sampler,
+    /// Seed of every draw
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// A chat template by name or file, for rows that are chats [default: as the reward model was trained]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// Leave bad rows out instead of stopping at the first
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// Write the chosen rows there instead of on the screen, each with "disagreement", "entropy" and "probabilities"
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -425,13 +481,14 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
     match &args.command {
         Command::Pretrain(args) => pretrain(args),
         Command::Sft(args) => train(StageKind::Sft, args, Table::new()),
-        Command::Reward(args) => train(StageKind::Reward, args, Table::new()),
+        Command::Reward(args) => fit_reward(args),
         Command::Dpo(args) => dpo(args),
         Command::Kto(args) => train(StageKind::Kto, args, Table::new()),
         Command::Ppo(args) => ppo(args),
         Command::Resume(args) => resume(args),
         Command::Sample(args) => sample(args),
         Command::Score(args) => score_rows(args),
+        Command::Query(args) => query(args),
         Command::Chat(args) => chat(args),
         Command::Tokenizer(command) => tokenizer(command),
         Command::Gold(command) => gold_rewards(command),
@@ -460,11 +517,22 @@ fn pretrain(args: &PretrainArgs) -> Result<(), Failure> {
             own.insert(name.to_owned(), whole(name, value)?);
         }
     }
+    if args.packing {
+        own.insert("packing".to_owned(), true.into());
+    }
     let mut flags = Table::from_iter([("pretrain".to_owned(), own.into()), ("data".to_owned(), paths(&args.corpus)?)]);
     if let Some(steps) = args.steps {
         flags.insert("train".to_owned(), Table::from_iter([("steps".to_owned(), whole("--steps", steps)?)]).into());
     }
     start(StageKind::Pretrain, &args.common, flags)
+}
+
+fn fit_reward(args: &RewardArgs) -> Result<(), Failure> {
+    let mut own = Table::new();
+    if let Some(members) = args.members {
+        own.insert("members".to_owned(), whole("--members", members)?);
+    }
+    train(StageKind::Reward, &args.train, Table::from_iter([("reward".to_owned(), own.into())]))
 }
 
 fn dpo(args: &DpoArgs) -> Result<(), Failure> {
@@ -602,10 +670,7 @@ fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Fa
 
 fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let config = run::read_config(&args.run)?;
-    let finished = args.run.join("summary.json");
-    if let Ok(text) = std::fs::read_to_string(&finished) {
-        let summary: LmSummary =
-            serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{}: {error}", finished.display())))?;
+    if let Some(summary) = LmSummary::load(&args.run)? {
         print_line(&format!("{} is finished already", args.run.display()));
         return conclude(LmOutcome::Finished(Box::new(summary)), &args.run, args.json);
     }
@@ -791,7 +856,7 @@ fn sample(args: &SampleArgs) -> Result<(), Failure> {
     }
     if !args.data.is_empty() {
         let (rows, _) = data::read_all::<PromptRow>(&args.data, &ReadConfig::default())?;
-        let template = template(&tokenizer, args.chat_template.as_deref())?;
+        let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref())?;
         let room = model.config.context.saturating_sub(1).max(1);
         let conventions = Conventions {
             truncation: Truncation::Error,
@@ -889,24 +954,34 @@ fn sample(args: &SampleArgs) -> Result<(), Failure> {
 fn score_rows(args: &ScoreArgs) -> Result<(), Failure> {
     args.threads.apply()?;
     let device = device::pick(DeviceChoice::Cpu)?;
-    let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
-    let tokenizer = tokenizer_of(&loaded)?;
-    let model = loaded.decoder;
+    let is_run = args.model.join("config.toml").is_file();
+    let loaded = if is_run { None } else { Some(folder::read(&args.model, &device)?) };
+    let (policy, members, tokenizer, remarks) = match loaded {
+        Some(loaded) if loaded.decoder.config.output == Output::Tokens => {
+            let tokenizer = tokenizer_of(&loaded)?;
+            (Some(loaded.decoder), Vec::new(), tokenizer, loaded.remarks)
+        }
+        _ => {
+            let RewardModels { members, tokenizer, remarks, .. } = ensemble::read(&args.model, &device)?;
+            (None, members, tokenizer, remarks)
+        }
+    };
+    remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    let context = policy.iter().chain(&members).map(|model| model.config.context).min().unwrap_or(0);
     let (rows, _) = data::read_all::<CompletionRow>(&args.data, &ReadConfig::default())?;
-    let template = template(&tokenizer, args.chat_template.as_deref())?;
+    let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref())?;
     let conventions = Conventions {
         eos: if args.eos { Eos::AppendText } else { Eos::None },
         truncation: Truncation::Error,
-        max_length: model.config.context,
-        max_prompt_length: model.config.context - 1,
+        max_length: context,
+        max_prompt_length: context.saturating_sub(1),
         ..Conventions::default()
     };
     let (encoded, _) = data::encode_completions(&rows, &tokenizer, template.as_ref(), &conventions)?;
     let examples: Vec<_> = encoded.into_iter().map(|row| row.encoded).collect();
     let mut lines = String::new();
     let (mut total, mut count) = (0.0, 0);
-    if model.config.output == Output::Tokens {
+    if let Some(model) = policy {
         for (example, values) in examples.iter().zip(score::token_log_probs(&model, &examples, PART_TOKENS, &|_| ())) {
             let sum: f64 = values.iter().map(|&value| f64::from(value)).sum();
             (total, count) = (total + sum, count + values.len());
@@ -919,9 +994,15 @@ fn score_rows(args: &ScoreArgs) -> Result<(), Failure> {
         }
     } else {
         for example in &examples {
-            let value = crate::lm::reward::scores(&model, &[&example.ids])[0];
-            (total, count) = (total + f64::from(value), count + 1);
-            lines += &format!("{}\n", json!({"score": value, "tokens": example.ids.len()}));
+            let of_member = |member| f64::from(reward::scores(member, &[&example.ids])[0]);
+            let scores: Vec<f64> = members.iter().map(of_member).collect();
+            let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+            (total, count) = (total + mean, count + 1);
+            let mut row = json!({"score": mean, "tokens": example.ids.len()});
+            if scores.len() > 1 {
+                row["scores"] = json!(scores);
+            }
+            lines += &format!("{row}\n");
         }
     }
     match &args.out {
@@ -938,11 +1019,68 @@ fn score_rows(args: &ScoreArgs) -> Result<(), Failure> {
 /// Tokens that scoring computes together.
 const PART_TOKENS: usize = 2048;
 
-fn template(tokenizer: &Tokenizer, choice: Option<&str>) -> Result<Option<ChatTemplate>, Failure> {
-    match (choice, tokenizer.chat_template(None)) {
-        (None, None) => Ok(None),
-        _ => Ok(Some(ChatTemplate::choose(tokenizer, choice, None)?)),
+fn query(args: &QueryArgs) -> Result<(), Failure> {
+    args.threads.apply()?;
+    if args.count == 0 {
+        return Err(Failure::usage("--count 0: must be 1 or more"));
     }
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let models = ensemble::read(&args.model, &device)?;
+    models.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    let of_several = matches!(args.sampler, Sampler::Disagreement | Sampler::KCenterDisagreement | Sampler::Mixture);
+    if of_several && models.members.len() == 1 {
+        return Err(Failure::usage(format!(
+            "--sampler {}: a single reward model never disagrees; train several with `lm reward --members 3`, or use \
+             --sampler entropy",
+            args.sampler
+        )));
+    }
+    let config = models.config.as_ref();
+    let template =
+        ChatTemplate::wanted(&models.tokenizer, args.chat_template.as_deref().or(config.and_then(LmConfig::template)))?;
+    let conventions = config.map(|config| config.conventions.clone()).unwrap_or_default();
+    let context = models.members.iter().map(|member| member.config.context).min().unwrap_or(0);
+    let conventions = conventions.within(context);
+    let read = ReadConfig { skip_bad_rows: args.skip_bad_rows, ..ReadConfig::default() };
+    let encoded = |files: &[PathBuf]| -> Result<(Vec<CandidateRow>, Vec<EncodedPair>), Failure> {
+        let (rows, skipped) = data::read_all::<CandidateRow>(files, &read)?;
+        let candidates: Vec<PreferenceRow> = rows.iter().flat_map(|row| row.candidates.iter().cloned()).collect();
+        let (pairs, report) = data::encode_pairs(&candidates, &models.tokenizer, template.as_ref(), &conventions)?;
+        for (count, what) in [(skipped.count, "bad rows are left out"), (report.dropped.count, "pairs are too long")] {
+            if count > 0 {
+                eprintln!("note: {count} {what}");
+            }
+        }
+        Ok((rows, pairs))
+    };
+    let (rows, candidates) = encoded(&args.data)?;
+    let asked = if args.asked.is_empty() { Vec::new() } else { encoded(&args.asked)?.1 };
+    let mut rng = stream(args.seed, "query", 0);
+    let chosen = ensemble::choose(&models, &candidates, &asked, args.sampler, args.count, PART_TOKENS, &mut rng);
+    // Which row each candidate is of, and its number there.
+    let places: Vec<(usize, usize)> =
+        rows.iter().enumerate().flat_map(|(i, row)| (0..row.candidates.len()).map(move |own| (i, own))).collect();
+    let mut lines = String::new();
+    for Query { candidate, disagreement, entropy, probabilities } in &chosen {
+        let (row, own) = places[candidates[*candidate].row];
+        let mut object = rows[row].only(own);
+        let numbers = [json!(disagreement), json!(entropy), json!(probabilities)];
+        object.extend(["disagreement", "entropy", "probabilities"].map(str::to_owned).into_iter().zip(numbers));
+        lines += &format!("{}\n", serde_json::Value::Object(object));
+    }
+    match &args.out {
+        Some(path) => write(path, &lines)?,
+        None => lines.lines().for_each(print_line),
+    }
+    let mean = chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len().max(1) as f64;
+    eprintln!("{} of {} candidates, mean disagreement {mean:.4}", chosen.len(), candidates.len());
+    if args.json {
+        print_json(&json!({
+            "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),
+            "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed, "out": args.out,
+        }));
+    }
+    Ok(())
 }
 
 fn chat(args: &ChatArgs) -> Result<(), Failure> {

@@ -76,6 +76,20 @@ pub struct PromptRow {
     pub prompt: Content,
 }
 
+/// What a question can be chosen from: `{prompt, completions}`, of which every two that differ are a candidate, or a
+/// comparison as in [`PreferenceRow`], whose order means nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CandidateRow {
+    /// Where it stands.
+    pub origin: Origin,
+    /// The row as it was read.
+    pub object: Map<String, Value>,
+    /// Its candidates, the first side of each called chosen.
+    pub candidates: Vec<PreferenceRow>,
+    /// Which of `completions` a candidate's sides are; of a comparison there are none.
+    pub places: Vec<[usize; 2]>,
+}
+
 /// A text to learn from: `{text}`, or a text file or a line of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -349,8 +363,6 @@ pub struct Packed {
     pub ids: Vec<u32>,
     /// Tokens of a block.
     pub context: usize,
-    /// Texts that were read.
-    pub documents: usize,
     /// Tokens at the end that did not fill a block.
     pub dropped_tokens: usize,
 }
@@ -392,6 +404,31 @@ impl Conventions {
         check("max_prompt_length", max_prompt_length, max_prompt_length >= 1, "at least 1")?;
         let fine = truncation != Truncation::Reference || max_prompt_length < max_length;
         check("max_prompt_length", max_prompt_length, fine, "below max_length, where truncation is reference")
+    }
+
+    /// The same for a model that sees this many tokens.
+    #[must_use]
+    pub fn within(&self, context: usize) -> Self {
+        let mut conventions = self.clone();
+        if conventions.max_length > context {
+            conventions.max_length = context;
+            conventions.max_prompt_length = conventions.max_prompt_length.min(context - 1);
+        }
+        conventions
+    }
+}
+
+impl CandidateRow {
+    /// The row of one of its candidates alone, with all other fields as they were.
+    #[must_use]
+    pub fn only(&self, candidate: usize) -> Map<String, Value> {
+        let mut object = self.object.clone();
+        if let Some(places) = self.places.get(candidate)
+            && let Some(Value::Array(all)) = object.get_mut(COMPLETIONS)
+        {
+            *all = places.iter().map(|&place| all[place].clone()).collect();
+        }
+        object
     }
 }
 
@@ -521,15 +558,11 @@ pub fn encode_prompts(
 
 /// Packs texts into blocks of `context` tokens, one after another with EOS after each, as in GPT-2's pre-training and
 /// TRL's `packing_strategy="wrapped"`; the tokens at the end that fill no block are left out. Each text begins with BOS
-/// where the tokenizer adds it.
+/// where the tokenizer adds it. Nothing parts the texts within a block but EOS: a token sees those before, as there.
 ///
 /// # Errors
-/// The first bad document; a tokenizer without EOS; too little text for one block.
-pub fn pack(
-    documents: impl Iterator<Item = Result<Document, DataError>>,
-    tokenizer: &Tokenizer,
-    context: usize,
-) -> Result<Packed, DataError> {
+/// A text that cannot be encoded; a tokenizer without EOS; too little text for one block.
+pub fn pack(texts: &[String], tokenizer: &Tokenizer, context: usize) -> Result<Packed, DataError> {
     let value = |field, found: String, expected| DataError::Value { field, found, expected };
     if context < 2 {
         return Err(value("context", context.to_string(), "at least 2 tokens"));
@@ -538,13 +571,9 @@ pub fn pack(
         let expected = "a tokenizer with an EOS token, which separates texts (eos_token in tokenizer_config.json)";
         return Err(value("tokenizer", "has no EOS token".into(), expected));
     };
-    let mut documents = documents.peekable();
     let mut ids = Vec::new();
-    let mut count = 0;
-    while documents.peek().is_some() {
-        let batch = documents.by_ref().take(PACK_BATCH).collect::<Result<Vec<_>, _>>()?;
-        count += batch.len();
-        let encoded = batch.par_iter().map(|document| tokenizer.encode(&document.text, true));
+    for batch in texts.chunks(PACK_BATCH) {
+        let encoded = batch.par_iter().map(|text| tokenizer.encode(text, true));
         for mut text in encoded.collect::<Result<Vec<_>, _>>()? {
             if text.last() == Some(&eos.id) {
                 text.pop();
@@ -556,10 +585,10 @@ pub fn pack(
     let dropped_tokens = ids.len() % context;
     ids.truncate(ids.len() - dropped_tokens);
     if ids.is_empty() {
-        let found = format!("{dropped_tokens} tokens in {count} documents");
+        let found = format!("{dropped_tokens} tokens in {} documents", texts.len());
         return Err(value("text", found, "at least one block of `context` tokens"));
     }
-    Ok(Packed { ids, context, documents: count, dropped_tokens })
+    Ok(Packed { ids, context, dropped_tokens })
 }
 
 /// The order of `len` rows in an epoch: a permutation that depends on the seed and the epoch alone.
@@ -571,22 +600,9 @@ pub fn order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
 }
 
 impl Packed {
-    /// Number of blocks.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ids.len() / self.context
-    }
-
-    /// Whether there is no block; [`pack`] makes none such.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// The tokens of a block, `[context]`.
-    #[must_use]
-    pub fn block(&self, index: usize) -> &[u32] {
-        &self.ids[index * self.context..(index + 1) * self.context]
+    /// The blocks, each `[context]`.
+    pub fn blocks(&self) -> impl Iterator<Item = &[u32]> {
+        self.ids.chunks_exact(self.context)
     }
 }
 
@@ -654,6 +670,51 @@ impl Row for PreferenceRow {
         }
         let margin = number(object, "margin", f64::NEG_INFINITY..=f64::INFINITY, "a finite number")?;
         Ok(Self { origin, prompt, chosen, rejected, margin, target: target(object)? })
+    }
+
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+impl Row for CandidateRow {
+    const SHAPE: &str = "rows {\"prompt\", \"completions\"} or {\"prompt\", \"chosen\", \"rejected\"}";
+
+    fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
+        if !is_given(object, COMPLETIONS) {
+            let candidates = vec![PreferenceRow::parse(object, origin.clone())?];
+            return Ok(Self { origin, object: object.clone(), candidates, places: Vec::new() });
+        }
+        let prompt = content(object, "prompt", PROMPT)?;
+        let Some(Value::Array(list)) = object.get(COMPLETIONS) else {
+            let found = object.get(COMPLETIONS).map_or("is missing".into(), describe);
+            return Err(field(COMPLETIONS, found, "a list of completions"));
+        };
+        let mut completions = Vec::with_capacity(list.len());
+        for item in list {
+            let one = content(&Map::from_iter([(COMPLETIONS.to_owned(), item.clone())]), COMPLETIONS, COMPLETION)?;
+            not_empty(COMPLETIONS, &one)?;
+            completions.push(match (&prompt, one) {
+                (Content::Chat(_), one) => answer(one),
+                (Content::Text(_), Content::Text(text)) => Content::Text(text),
+                (Content::Text(_), Content::Chat(_)) => {
+                    return Err(field(COMPLETIONS, "has a list of messages".into(), "texts, as the prompt is one"));
+                }
+            });
+        }
+        let (mut candidates, mut places) = (Vec::new(), Vec::new());
+        for (i, chosen) in completions.iter().enumerate() {
+            for (j, rejected) in completions.iter().enumerate().skip(i + 1).filter(|(_, other)| *other != chosen) {
+                let [prompt, chosen, rejected] = [&prompt, chosen, rejected].map(Content::clone);
+                let origin = origin.clone();
+                candidates.push(PreferenceRow { origin, prompt, chosen, rejected, margin: None, target: None });
+                places.push([i, j]);
+            }
+        }
+        match candidates.is_empty() {
+            true => Err(field(COMPLETIONS, "has no two that differ".into(), "at least two different completions")),
+            false => Ok(Self { origin, object: object.clone(), candidates, places }),
+        }
     }
 
     fn origin(&self) -> &Origin {
@@ -729,6 +790,7 @@ impl Row for Document {
     }
 }
 
+const COMPLETIONS: &str = "completions";
 const PROMPT: &str = "a text or a list of messages {\"role\", \"content\"}";
 const COMPLETION: &str = "a text or a list of messages {\"role\", \"content\"}, not empty";
 const MESSAGES: &str = "a list of messages {\"role\", \"content\"}, not empty";
@@ -1201,8 +1263,8 @@ mod tests {
     use serde_json::Value;
 
     use super::{
-        Boundary, CompletionRow, Content, Conventions, Document, Encoded, Eos, PreferenceRow, PromptRow, ReadConfig,
-        Row, Truncation, encode_completions, encode_pairs, encode_prompts, order, pack, read, read_all,
+        Boundary, CandidateRow, CompletionRow, Content, Conventions, Document, Encoded, Eos, PreferenceRow, PromptRow,
+        ReadConfig, Row, Truncation, encode_completions, encode_pairs, encode_prompts, order, pack, read, read_all,
     };
     use crate::lm::chat::{ChatTemplate, HH};
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
@@ -1456,6 +1518,30 @@ mod tests {
     }
 
     #[test]
+    fn every_two_different_completions_are_a_candidate() {
+        let lines = r#"{"prompt": "p", "completions": ["a", "b", "a"], "id": 7}
+{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2}"#;
+        let rows = rows_of::<CandidateRow>(lines).unwrap();
+        let sides = |row: &CandidateRow| -> Vec<String> {
+            row.candidates.iter().map(|pair| [text(&pair.chosen), text(&pair.rejected)].concat()).collect()
+        };
+        assert_eq!((sides(&rows[0]), sides(&rows[1])), (vec!["ab".into(), "ba".into()], vec!["ab".into()]));
+        let written = |row: &CandidateRow, i: usize| Value::Object(row.only(i)).to_string();
+        assert_eq!(written(&rows[0], 1), r#"{"prompt":"p","completions":["b","a"],"id":7}"#);
+        assert_eq!(written(&rows[1], 0), r#"{"prompt":"p","chosen":"a","rejected":"b","margin":2}"#);
+        for (line, expected) in [
+            (r#"{"prompt": "p", "completions": ["a", "a"]}"#, "field 'completions' has no two that differ"),
+            (r#"{"prompt": "p", "completions": ["a", 3]}"#, "field 'completions' is a number (3)"),
+            (r#"{"prompt": "p", "completions": "a"}"#, "field 'completions' is a text"),
+            (r#"{"completions": ["a", "b"]}"#, "field 'prompt' is missing"),
+            (r#"{"prompt": "p"}"#, "field 'chosen' is missing"),
+        ] {
+            let error = rows_of::<CandidateRow>(line).unwrap_err();
+            assert!(error.contains("rows.jsonl: line 1: ") && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn hh_rlhf_is_read() {
         let Some(folder) = shared("hh-rlhf") else { return };
         let (rows, skipped) = read_all::<PreferenceRow>(&[folder], &ReadConfig::default()).unwrap();
@@ -1598,14 +1684,12 @@ mod tests {
     #[test]
     fn texts_are_packed_with_eos_after_each() {
         let tokenizer = bytes();
-        let documents =
-            rows_of::<Document>("{\"text\": \"ab\"}\n{\"text\": \"c<|endoftext|>\"}\n{\"text\": \"de\"}").unwrap();
-        let packed = pack(documents.into_iter().map(Ok), &tokenizer, 3).unwrap();
-        let blocks: Vec<String> =
-            (0..packed.len()).map(|i| tokenizer.decode(packed.block(i), false).unwrap()).collect();
+        let texts = ["ab", "c<|endoftext|>", "de"].map(str::to_owned);
+        let packed = pack(&texts, &tokenizer, 3).unwrap();
+        let blocks: Vec<String> = packed.blocks().map(|block| tokenizer.decode(block, false).unwrap()).collect();
         assert_eq!(blocks, ["ab<|endoftext|>", "c<|endoftext|>d"]);
-        assert_eq!((packed.documents, packed.dropped_tokens), (3, 2));
-        let error = pack(std::iter::empty(), &tokenizer, 3).unwrap_err().to_string();
+        assert_eq!(packed.dropped_tokens, 2);
+        let error = pack(&[], &tokenizer, 3).unwrap_err().to_string();
         assert!(error.contains("0 tokens in 0 documents"), "{error}");
     }
 }

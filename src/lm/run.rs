@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use burn::tensor::Device;
+use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
@@ -31,6 +32,7 @@ use super::data::{
 };
 use super::diagnose::{self, Sampled};
 use super::dpo::{self, Dpo, Reference};
+use super::ensemble;
 use super::folder::{self, FolderError, Loaded};
 use super::gold::{self, Gold, GoldError};
 use super::kto::Kto;
@@ -47,6 +49,7 @@ use super::tokenizer::{Tokenizer, TokenizerConfig, TokenizerError};
 use super::train::{Metrics, Stage, TrainConfig, Trainee, evaluate, step};
 use crate::device::DeviceChoice;
 use crate::nn::{constant, to_host};
+use crate::preference::Likelihood;
 use crate::random::stream;
 use crate::run::archive::{Archive, ArchiveError, write_atomically};
 use crate::run::config::merge;
@@ -114,7 +117,7 @@ pub struct LmConfig {
     pub sft: Option<SftConfig>,
     /// The reward model's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reward: Option<RewardLoss>,
+    pub reward: Option<RewardRunConfig>,
     /// DPO's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dpo: Option<DpoConfig>,
@@ -144,6 +147,9 @@ pub struct PretrainConfig {
     pub tokenizer: PathBuf,
     /// Texts of the embedded world.
     pub texts: usize,
+    /// Fill every example with `context` tokens of texts one after another, as GPT-2's pre-training; otherwise an
+    /// example is a text, or a part of a long one.
+    pub packing: bool,
 }
 
 /// Fine-tuning's own hyper-parameters.
@@ -152,6 +158,25 @@ pub struct PretrainConfig {
 pub struct SftConfig {
     /// What the loss is divided by.
     pub normalization: Normalization,
+}
+
+/// The reward model's own hyper-parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardRunConfig {
+    /// How a difference of scores becomes the probability of an answer.
+    pub likelihood: Likelihood,
+    /// Weight that keeps scores around zero; see [`RewardLoss`].
+    pub centering: f64,
+    /// Reward models in the ensemble; 1 for one without. (Christiano et al. 2017, §2.2.3: 3. Each is a whole language
+    /// model here, so an ensemble is there where it is asked for.)
+    pub members: usize,
+    /// Train each member of an ensemble on its own bootstrap of the comparisons: as many, drawn with replacement
+    /// (§2.2.3).
+    pub bootstrap: bool,
+    /// The member of the ensemble that this run trains, from 0; without, all of them, one after another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<usize>,
 }
 
 /// DPO's own hyper-parameters.
@@ -170,7 +195,7 @@ pub struct DpoConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoRunConfig {
-    /// Folder of a reward model that judges completions; empty for the gold reward.
+    /// Folder of a reward model, or of the run of an ensemble, that judges completions; empty for the gold reward.
     pub reward_model: PathBuf,
     /// The algorithm's.
     pub algorithm: PpoConfig,
@@ -291,6 +316,7 @@ impl Default for PretrainConfig {
             vocabulary: 1024,
             tokenizer: PathBuf::new(),
             texts: 100_000,
+            packing: false,
         }
     }
 }
@@ -298,6 +324,21 @@ impl Default for PretrainConfig {
 impl Default for SftConfig {
     fn default() -> Self {
         Self { normalization: Normalization::TokenMean }
+    }
+}
+
+impl Default for RewardRunConfig {
+    fn default() -> Self {
+        let RewardLoss { likelihood, centering } = RewardLoss::default();
+        Self { likelihood, centering, members: 1, bootstrap: true, member: None }
+    }
+}
+
+impl RewardRunConfig {
+    /// The loss of each reward model.
+    #[must_use]
+    pub fn loss(&self) -> RewardLoss {
+        RewardLoss { likelihood: self.likelihood, centering: self.centering }
     }
 }
 
@@ -316,6 +357,9 @@ pub const SIZES: [(&str, usize, usize, usize); 6] = [
     ("3m", 208, 5, 8),
     ("10m", 320, 8, 10),
 ];
+
+/// Most reward models of an ensemble, as with clips.
+const MOST_MEMBERS: usize = 64;
 
 impl LmConfig {
     /// The defaults of a stage.
@@ -355,7 +399,7 @@ impl LmConfig {
             lora: None,
             pretrain: (stage == StageKind::Pretrain).then(PretrainConfig::default),
             sft: (stage == StageKind::Sft).then(SftConfig::default),
-            reward: (stage == StageKind::Reward).then(RewardLoss::default),
+            reward: (stage == StageKind::Reward).then(RewardRunConfig::default),
             dpo: (stage == StageKind::Dpo).then(DpoConfig::default),
             kto: (stage == StageKind::Kto).then(KtoConfig::default),
             ppo: (stage == StageKind::Ppo).then(PpoRunConfig::default),
@@ -379,6 +423,12 @@ impl LmConfig {
         }
         resolved.validate()?;
         Ok(resolved)
+    }
+
+    /// The chat template that is asked for.
+    #[must_use]
+    pub fn template(&self) -> Option<&str> {
+        (!self.chat_template.is_empty()).then_some(self.chat_template.as_str())
     }
 
     /// As `config.toml`.
@@ -422,8 +472,17 @@ impl LmConfig {
                 ));
             }
         }
-        if let Some(loss) = &self.reward {
-            loss.likelihood.validate().map_err(|error| LmError::Config(format!("reward.likelihood.{error}")))?;
+        if let Some(RewardRunConfig { likelihood, centering, members, member, .. }) = self.reward {
+            likelihood.validate().map_err(|error| LmError::Config(format!("reward.likelihood.{error}")))?;
+            if !(centering >= 0.0 && centering.is_finite()) {
+                return wrong(format!("reward.centering = {centering}: must be at least 0"));
+            }
+            if !(1..=MOST_MEMBERS).contains(&members) {
+                return wrong(format!("reward.members = {members}: must be between 1 and {MOST_MEMBERS}"));
+            }
+            if let Some(member) = member.filter(|&member| member >= members) {
+                return wrong(format!("reward.member = {member}: must be below reward.members, {members}"));
+            }
         }
         if let Some(kto) = &self.kto
             && !(kto.beta > 0.0 && kto.desirable_weight >= 0.0 && kto.undesirable_weight >= 0.0)
@@ -451,20 +510,22 @@ impl LmConfig {
 }
 
 /// Everything that a run needs beside its state.
-struct Prepared {
+pub(super) struct Prepared {
+    /// Seed of what training draws: the run's, or a member's own.
+    seed: u64,
     tokenizer: Tokenizer,
     /// The model to begin with, which is also the reference of sampled completions.
     start: Decoder,
     /// Folder of the base that adapters belong to.
     base: Option<PathBuf>,
-    work: Work,
+    pub(super) work: Work,
     /// Prompts of held-out rows.
     prompts: Vec<Vec<u32>>,
 }
 
 /// The stage's examples, for training and for evaluation.
 #[expect(clippy::large_enum_variant, reason = "there is one in a run")]
-enum Work {
+pub(super) enum Work {
     Texts(Sft, Option<Sft>),
     Completions(Sft, Option<Sft>),
     Comparisons(RewardModel, Option<RewardModel>),
@@ -474,9 +535,10 @@ enum Work {
 }
 
 /// What PPO needs: prompts, a reward, and a value function to begin with.
-struct Written {
+pub(super) struct Written {
     prompts: Vec<Vec<u32>>,
-    reward_model: Option<Decoder>,
+    /// The members of an ensemble, or one reward model; none for the gold reward.
+    reward_models: Vec<Decoder>,
     value: Decoder,
 }
 
@@ -493,6 +555,14 @@ pub fn train(
 ) -> Result<LmOutcome, LmError> {
     config.validate()?;
     let folder = Folder::create_with(path, &config.to_toml())?;
+    if ensemble::is_wanted(config) {
+        let outcome = ensemble::train(config, path, device, stop, show);
+        if outcome.is_err() && !ensemble::member_folder(path, 0).exists() {
+            // The first member could not begin, so nor could the ensemble.
+            let _ = fs::remove_dir_all(path);
+        }
+        return outcome;
+    }
     match prepare(config, &folder, device, show) {
         Ok(prepared) => execute(config, &folder, &prepared, None, stop, show),
         Err(error) => {
@@ -515,6 +585,9 @@ pub fn resume(
 ) -> Result<LmOutcome, LmError> {
     let folder = Folder::open(path)?;
     let config = read_config(path)?;
+    if ensemble::is_wanted(&config) {
+        return ensemble::train(&config, path, device, stop, show);
+    }
     let prepared = prepare(&config, &folder, device, show)?;
     let checkpoint = newest_checkpoint(path, show)?;
     execute(&config, &folder, &prepared, checkpoint, stop, show)
@@ -561,12 +634,17 @@ pub fn weights_sha256(model: &Decoder) -> String {
             hash.update(value.to_le_bytes());
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 // --------------------------------------------------------------------------------------------------------- preparing
 
-fn prepare(
+pub(super) fn prepare(
     config: &LmConfig,
     folder: &Folder,
     device: &Device,
@@ -580,8 +658,16 @@ fn prepare(
     let tokenizer = tokenizer_of(&loaded)?;
     let base = loaded.base.clone();
     let mut start = loaded.decoder;
-    if config.stage == StageKind::Reward && start.config.output == Output::Tokens {
-        start = folder::with_scores(&start, 1, config.seed);
+    let seed = training_seed(config);
+    let member = config.reward.and_then(|reward| reward.member);
+    if config.stage == StageKind::Reward {
+        match start.config.output {
+            Output::Tokens => start = folder::with_scores(&start, 1, seed),
+            Output::Scores(_) if member.is_some() => {
+                show(Shown::Note("the model scores already: members begin with its head, and differ by what they see"));
+            }
+            Output::Scores(_) => {}
+        }
     }
     if config.stage != StageKind::Reward && start.config.output != Output::Tokens {
         let problem = format!("{}: is a model that scores, not one that writes", config.model.display());
@@ -593,15 +679,13 @@ fn prepare(
             let problem = "lora: the model has adapters already: leave lora out to train these, or merge them first";
             return Err(LmError::Config(problem.to_owned()));
         }
-        let adapters = Adapters::new(lora.clone(), &start.layout, config.seed, device);
+        let adapters = Adapters::new(lora.clone(), &start.layout, seed, device);
         start.adapters = Some(adapters.map_err(|problem| LmError::Config(format!("lora.targets: {problem}")))?);
     }
-    let template = chat_template(config, &tokenizer)?;
+    let template = ChatTemplate::wanted(&tokenizer, config.template())?;
     let context = start.config.context;
-    let mut conventions = config.conventions.clone();
-    if conventions.max_length > context {
-        conventions.max_length = context;
-        conventions.max_prompt_length = conventions.max_prompt_length.min(context - 1);
+    let conventions = config.conventions.within(context);
+    if conventions != config.conventions {
         show(Shown::Note(&format!("max_length is the model's context, {context} tokens")));
     }
     let part_tokens = config.train.part_tokens;
@@ -637,8 +721,15 @@ fn prepare(
             };
             let (pairs, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
-            if let Some(loss) = config.reward {
-                let stage = |pairs| RewardModel { pairs, loss };
+            if let Some(reward) = config.reward {
+                let pairs = match member {
+                    Some(_) if reward.bootstrap => {
+                        let mut rng = stream(seed, "bootstrap", 0);
+                        (0..pairs.len()).map(|_| pairs[rng.random_range(0..pairs.len())].clone()).collect()
+                    }
+                    _ => pairs,
+                };
+                let stage = |pairs| RewardModel { pairs, loss: reward.loss() };
                 (Work::Comparisons(stage(pairs), eval.map(stage)), prompts)
             } else {
                 let DpoConfig { loss, reference: kind, reference_model } = config.dpo.clone().unwrap_or_default();
@@ -693,32 +784,34 @@ fn prepare(
             let (own, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
             let held_out = prompts(eval.as_deref().unwrap_or(&own).iter().map(Vec::as_slice));
             let PpoRunConfig { reward_model, .. } = config.ppo.clone().unwrap_or_default();
-            let reward_model = match reward_model.as_os_str().is_empty() {
-                true => None,
-                false => Some(reward_model_of(&reward_model, &tokenizer, device)?),
+            let reward_models = match reward_model.as_os_str().is_empty() {
+                true => Vec::new(),
+                false => {
+                    let found = ensemble::read(&reward_model, device)?;
+                    if found.tokenizer.fingerprint() != tokenizer.fingerprint() {
+                        let problem = format!("{}: has another tokenizer than the policy", reward_model.display());
+                        return Err(LmError::Config(problem));
+                    }
+                    found.members
+                }
             };
-            // The value function begins as the reward model, which knows what is good (Stiennon et al. 2020); else as
-            // the policy with a fresh head.
-            let value = reward_model.clone().unwrap_or_else(|| folder::with_scores(&reference, 1, config.seed));
-            (Work::Written(Written { prompts: own, reward_model, value }), held_out)
+            // The value function begins as the (first) reward model, which knows what is good (Stiennon et al. 2020);
+            // else as the policy with a fresh head.
+            let fresh = || folder::with_scores(&reference, 1, config.seed);
+            let value = reward_models.first().cloned().unwrap_or_else(fresh);
+            (Work::Written(Written { prompts: own, reward_models, value }), held_out)
         }
     };
-    Ok(Prepared { tokenizer, start, base: Some(base), work, prompts })
+    Ok(Prepared { seed, tokenizer, start, base: Some(base), work, prompts })
 }
 
-/// A reward model that reads the policy's tokens.
-fn reward_model_of(path: &Path, tokenizer: &Tokenizer, device: &Device) -> Result<Decoder, LmError> {
-    let loaded = folder::read(path, device)?;
-    if loaded.decoder.config.output == Output::Tokens {
-        let problem = format!("{}: is a model that writes, not a reward model (`lm reward` makes one)", path.display());
-        return Err(LmError::Config(problem));
+/// Seed of what training draws. Members of an ensemble differ in it: by their score heads, the order of their examples
+/// and their bootstraps. What is held out is the run's, and the same for all of them.
+fn training_seed(config: &LmConfig) -> u64 {
+    match config.reward.and_then(|reward| reward.member) {
+        None => config.seed,
+        Some(member) => stream(config.seed, "reward-member", member as u64).random(),
     }
-    let own = tokenizer_of(&loaded)?;
-    if own.fingerprint() != tokenizer.fingerprint() {
-        let problem = format!("{}: has another tokenizer than the policy", path.display());
-        return Err(LmError::Config(problem));
-    }
-    Ok(folder::merged(&loaded.decoder))
 }
 
 /// Texts, a tokenizer, and a fresh model.
@@ -748,20 +841,16 @@ fn prepare_pretraining(
     let eos = tokenizer.special().eos.as_ref().map(|token| token.id);
     let eos =
         eos.ok_or_else(|| LmError::Config("pretrain.tokenizer: has no EOS token, which ends a text".to_owned()))?;
-    let mut examples = Vec::with_capacity(texts.len());
-    for text in &texts {
-        let mut ids = tokenizer.encode(text, true)?;
-        ids.push(eos);
-        // The last token of a part is the first of the next one, so that each is predicted once.
-        let mut rest = ids.as_slice();
-        while rest.len() > pretrain.context {
-            examples.push(Encoded { ids: rest[..pretrain.context].to_vec(), prompt_len: 0 });
-            rest = &rest[pretrain.context - 1..];
+    let sequences: Vec<Vec<u32>> = if pretrain.packing {
+        let packed = data::pack(&texts, &tokenizer, pretrain.context)?;
+        if packed.dropped_tokens > 0 {
+            show(Shown::Note(&format!("the last {} tokens fill no block", packed.dropped_tokens)));
         }
-        if rest.len() > 1 {
-            examples.push(Encoded { ids: rest.to_vec(), prompt_len: 0 });
-        }
-    }
+        packed.blocks().map(<[u32]>::to_vec).collect()
+    } else {
+        parts(&texts, &tokenizer, eos, pretrain.context)?
+    };
+    let mut examples: Vec<Encoded> = sequences.into_iter().map(|ids| Encoded { ids, prompt_len: 0 }).collect();
     let size = SmallLlama {
         vocabulary: tokenizer.vocab_size(),
         hidden: pretrain.hidden,
@@ -772,21 +861,34 @@ fn prepare_pretraining(
     let mut model = ModelConfig::small_llama(size);
     model.eos = vec![eos];
     model.bos = tokenizer.special().bos.as_ref().map(|token| token.id);
-    show(Shown::Note(&format!("a model of {} parameters, {} texts", model.parameters(), examples.len())));
+    let kind = if pretrain.packing { "blocks" } else { "texts" };
+    show(Shown::Note(&format!("a model of {} parameters, {} {kind}", model.parameters(), examples.len())));
     let start = Decoder::new(model, config.seed, device);
     let held_out = held_out(config, examples.len());
     let eval = examples.split_off(examples.len() - held_out);
     let stage = |examples| Sft { examples, normalization: Normalization::TokenMean };
     let eval = (!eval.is_empty()).then(|| stage(eval));
-    Ok(Prepared { tokenizer, start, base: None, work: Work::Texts(stage(examples), eval), prompts: Vec::new() })
+    let work = Work::Texts(stage(examples), eval);
+    Ok(Prepared { seed: config.seed, tokenizer, start, base: None, work, prompts: Vec::new() })
 }
 
-fn chat_template(config: &LmConfig, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, LmError> {
-    let choice = (!config.chat_template.is_empty()).then_some(config.chat_template.as_str());
-    match (choice, tokenizer.chat_template(None)) {
-        (None, None) => Ok(None),
-        _ => Ok(Some(ChatTemplate::choose(tokenizer, choice, None)?)),
+/// Texts as token ids with EOS at the end, those of more than `context` tokens in several parts.
+fn parts(texts: &[String], tokenizer: &Tokenizer, eos: u32, context: usize) -> Result<Vec<Vec<u32>>, LmError> {
+    let mut parts = Vec::with_capacity(texts.len());
+    for text in texts {
+        let mut ids = tokenizer.encode(text, true)?;
+        ids.push(eos);
+        // The last token of a part is the first of the next one, so that each is predicted once.
+        let mut rest = ids.as_slice();
+        while rest.len() > context {
+            parts.push(rest[..context].to_vec());
+            rest = &rest[context - 1..];
+        }
+        if rest.len() > 1 {
+            parts.push(rest.to_vec());
+        }
     }
+    Ok(parts)
 }
 
 /// Rows for training and for evaluation.
@@ -868,7 +970,7 @@ fn cached_log_probs(
         side.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
         hash.update(u32::MAX.to_le_bytes());
     }
-    let content: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let content = hex(&hash.finalize());
     let path = run.join("reference.safetensors");
     if let Ok(archive) = Archive::load(&path)
         && archive.get::<String>("content").is_ok_and(|found| found == content)
@@ -941,15 +1043,7 @@ fn run_stage<S: Stage>(
         if let Some(eval) = eval {
             let examples: Vec<usize> = (0..eval.len()).collect();
             let metrics = evaluate(&trainee.model, eval, &examples, config.train.part_tokens);
-            for (name, mean) in metrics.means() {
-                all.insert(format!("eval_{name}"), json!(mean));
-            }
-            if let Some((count, [low, high], error)) = metrics.calibration() {
-                all.insert("eval_comparisons".to_owned(), json!(count));
-                all.insert("eval_accuracy_low".to_owned(), json!(low));
-                all.insert("eval_accuracy_high".to_owned(), json!(high));
-                all.insert("eval_calibration_error".to_owned(), json!(error));
-            }
+            all = evaluated(&metrics);
         }
         let sampled = sample_held_out(config, prepared, &trainee.model, gold.as_deref(), &mut all)?;
         Ok((all, sampled))
@@ -958,8 +1052,8 @@ fn run_stage<S: Stage>(
     let mut last = (Map::new(), None);
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
     while trainee.step < total {
-        let examples = config.train.examples(config.seed, trainee.step, stage.len());
-        let metrics = step(&mut trainee, stage, &config.train, &examples, total, config.seed);
+        let examples = config.train.examples(prepared.seed, trainee.step, stage.len());
+        let metrics = step(&mut trainee, stage, &config.train, &examples, total, prepared.seed);
         tokens += examples.iter().map(|&example| stage.tokens(example) as u64).sum::<u64>();
         let at = trainee.step;
         let loss = metrics.get("loss").unwrap_or(0.0);
@@ -1002,6 +1096,19 @@ fn run_stage<S: Stage>(
     conclude(config, folder, prepared, &mut trainee, last, tokens, &clock)
 }
 
+/// Measures on held-out examples by the names they are logged under.
+pub(super) fn evaluated(metrics: &Metrics) -> Map<String, Value> {
+    let mut all: Map<String, Value> =
+        metrics.means().map(|(name, mean)| (format!("eval_{name}"), json!(mean))).collect();
+    if let Some((count, [low, high], error)) = metrics.calibration() {
+        all.insert("eval_comparisons".to_owned(), json!(count));
+        all.insert("eval_accuracy_low".to_owned(), json!(low));
+        all.insert("eval_accuracy_high".to_owned(), json!(high));
+        all.insert("eval_calibration_error".to_owned(), json!(error));
+    }
+    all
+}
+
 /// PPO: iterations take the place of steps.
 fn run_ppo(
     config: &LmConfig,
@@ -1012,7 +1119,7 @@ fn run_ppo(
     stop: &AtomicBool,
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
-    let Written { prompts, reward_model, value } = work;
+    let Written { prompts, reward_models, value } = work;
     let ppo = config.ppo.clone().unwrap_or_default().algorithm;
     let mut state = Ppo::new(prepared.start.clone(), value.clone(), &ppo);
     let (mut clock, mut tokens) = (Clock::start(0.0, 0.0), 0_u64);
@@ -1032,20 +1139,20 @@ fn run_ppo(
     let eos = eos_of(&prepared.start, &prepared.tokenizer);
     let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
         let asked: Vec<Vec<u32>> = rows.iter().map(|(prompt, _)| prompts[*prompt].clone()).collect();
-        match (reward_model, &gold) {
-            (Some(model), _) => {
+        match (reward_models.as_slice(), &gold) {
+            ([_, ..], _) => {
                 let whole = |(prompt, (_, completion)): (&Vec<u32>, &(usize, &Completion))| {
                     [prompt.as_slice(), &completion.ids].concat()
                 };
                 let sequences: Vec<Vec<u32>> = asked.iter().zip(rows).map(whole).collect();
                 let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-                Ok(reward::scores(model, &slices).into_iter().map(f64::from).collect())
+                Ok(reward::mean_scores(reward_models, &slices))
             }
-            (None, Some(gold)) => {
+            ([], Some(gold)) => {
                 let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
                 diagnose::gold_scores(&**gold, &prepared.tokenizer, &asked, &completions)
             }
-            (None, None) => Err(LmError::Config("ppo: no reward is given".to_owned())),
+            ([], None) => Err(LmError::Config("ppo: no reward is given".to_owned())),
         }
     };
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
@@ -1060,7 +1167,8 @@ fn run_ppo(
         }
         tokens += (metrics.get("completions/mean_length").unwrap_or(0.0) * ppo.batch_size as f64).round() as u64;
         show(Shown::Step(at, ppo.iterations, &metrics, tokens));
-        let mut line: Map<String, Value> = metrics.means().map(|(name, mean)| (name.to_string(), json!(mean))).collect();
+        let mut line: Map<String, Value> =
+            metrics.means().map(|(name, mean)| (name.to_string(), json!(mean))).collect();
         line.insert("num_tokens".to_owned(), json!(tokens));
         log.write(at, line)?;
         if due(config.train.eval_every, at) || at == ppo.iterations {
@@ -1145,15 +1253,36 @@ fn conclude(
         model,
         run_dir: folder.path.clone(),
     };
-    let text = serde_json::to_string_pretty(&summary).expect("a summary always serialises") + "\n";
-    let path = folder.path.join("summary.json");
-    write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
-        path,
-        action: "write the summary",
-        source,
-    })?;
+    summary.save()?;
     Ok(LmOutcome::Finished(Box::new(summary)))
 }
+
+impl LmSummary {
+    /// The summary of a run folder; `None` where the run is not finished.
+    ///
+    /// # Errors
+    /// When the file is there, but not one that a run wrote.
+    pub fn load(run: &Path) -> Result<Option<Self>, LmError> {
+        let path = run.join(SUMMARY);
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let summary = serde_json::from_str(&text);
+        summary.map(Some).map_err(|error| LmError::Config(format!("{}: {error}", path.display())))
+    }
+
+    /// Writes it to its run folder.
+    pub(super) fn save(&self) -> Result<(), LmError> {
+        let text = serde_json::to_string_pretty(self).expect("a summary always serialises") + "\n";
+        let path = self.run_dir.join(SUMMARY);
+        Ok(write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+            path,
+            action: "write the summary",
+            source,
+        })?)
+    }
+}
+
+/// What `--json` printed.
+const SUMMARY: &str = "summary.json";
 
 /// As many prompts as wanted: each once, or several times where there are fewer.
 fn prompts_for(all: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
