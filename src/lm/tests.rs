@@ -20,7 +20,7 @@ use super::ppo::PpoConfig;
 use super::reward::{RewardLoss, RewardModel, mean_scores, pair_scores, positions, probabilities, scores};
 use super::run::{
     DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig, Shown,
-    StageKind, resume, train,
+    StageKind, member_folder, resume, train,
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
@@ -367,7 +367,7 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     assert_eq!((&resumed.weights_sha256, &resumed.eval), (&unbroken.weights_sha256, &unbroken.eval));
     assert_eq!((resumed.steps, resumed.tokens), (12, unbroken.tokens));
 
-    let member = |run: &str, member: usize| ensemble::member_folder(&folder.join(run), member);
+    let member = |run: &str, member: usize| member_folder(&folder.join(run), member);
     let metrics = |path: &Path| std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
     let weights = |path: &Path| LmSummary::load(path).unwrap().unwrap().weights_sha256;
     for i in 0..2 {
