@@ -206,7 +206,7 @@ const TINY: &[&str] = &[
     "--set",
     "train.batch_size=8",
     "--set",
-    "pretrain.context=128",
+    "pretrain.context=512",
 ];
 
 /// Writes rows that every stage can read, made of the embedded world's reviews.
@@ -251,7 +251,7 @@ fn language_models_are_trained_asked_and_scored() {
     let base = json(folder.path(), &[TINY, &["--out", "base"]].concat());
     assert_eq!((&base["stage"], &base["steps"]), (&Value::from("pretrain"), &Value::from(4)));
     let packed = json(folder.path(), &[TINY, &["--packing", "--out", "packed"]].concat());
-    assert_eq!(packed["tokens"], 4 * 8 * 128, "every example is a full block");
+    assert_eq!(packed["tokens"], 4 * 8 * 512, "every example is a full block");
 
     let loop_ = ["--model", "base/model", "--data", "rows.jsonl", "--steps", "4", "--batch-size", "4", "--lr", "1e-3"];
     let more = ["--set", "train.save_every=2", "--set", "train.log_every=3"];
