@@ -77,7 +77,7 @@ struct LayerArgs {
     /// TOML file laid over the defaults, e.g. the config.toml of another run
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Set any value of the configuration, e.g. --set train.optimizer.schedule=cosine
+    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

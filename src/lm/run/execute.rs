@@ -22,6 +22,7 @@ use crate::lm::train::{Metrics, Stage, Trainee, evaluate, step};
 use crate::run::archive::Archive;
 use crate::run::{Clock, Folder, RunError};
 
+/// Takes all steps that are left, from the newest checkpoint if there is one.
 pub(super) fn execute(
     config: &LmConfig,
     folder: &Folder,
