@@ -3,9 +3,12 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
 
-use common::{SMALL, contents, json, pairwise, refused, stderr, train};
-use serde_json::Value;
+use common::{SMALL, command, contents, json, pairwise, refused, stderr, train};
+use serde_json::{Value, json as object};
 
 /// Arguments that cannot be right, with a word that the message must have.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -186,4 +189,177 @@ fn environments_are_listed() {
     assert_eq!(ids.len(), 11);
     let text = pairwise(folder.path(), &["envs"]);
     assert!(ids.iter().all(|id| String::from_utf8_lossy(&text.stdout).contains(id)), "{}", stderr(&text));
+}
+
+/// A language model of 30,000 parameters after four steps: what every stage needs in about a second.
+const TINY: &[&str] = &[
+    "lm",
+    "pretrain",
+    "--size",
+    "30k",
+    "--texts",
+    "200",
+    "--vocab-size",
+    "300",
+    "--steps",
+    "4",
+    "--set",
+    "train.batch_size=8",
+    "--set",
+    "pretrain.context=512",
+];
+
+/// Writes rows that every stage can read, made of the embedded world's reviews.
+fn write_rows(folder: &Path) {
+    json_lines(folder, &["lm", "reviews", "--count", "40", "--prompt-words", "4", "--out", "reviews.jsonl"]);
+    let text = fs::read_to_string(folder.join("reviews.jsonl")).expect("written");
+    let reviews: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let row = |(i, pair): (usize, &[Value])| {
+        let [one, other] = [&pair[0]["completion"], &pair[1]["completion"]];
+        let whole = format!("{}{}", pair[0]["prompt"].as_str().expect("a text"), one.as_str().expect("a text"));
+        object!({
+            "prompt": pair[0]["prompt"], "completion": one, "label": i % 2 == 0, "chosen": one, "rejected": other,
+            "text": whole,
+        })
+    };
+    let rows: Vec<Value> = reviews.chunks_exact(2).enumerate().map(row).collect();
+    let lines = |of: &dyn Fn(&Value) -> Value| rows.iter().map(|row| format!("{}\n", of(row))).collect::<String>();
+    fs::write(folder.join("rows.jsonl"), lines(&Value::clone)).expect("writable");
+    // Classifiers have labels of their own.
+    let labelled = |row: &Value| object!({"text": row["text"], "label": u8::from(row["label"] == true)});
+    fs::write(folder.join("texts.jsonl"), lines(&labelled)).expect("writable");
+}
+
+/// Runs a command that must succeed, and returns what it printed.
+fn json_lines(folder: &Path, arguments: &[&str]) -> String {
+    let output = pairwise(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The objects of a file of JSON lines.
+fn objects(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("written");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn language_models_are_trained_asked_and_scored() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| folder.path().join(name);
+    write_rows(folder.path());
+    let base = json(folder.path(), &[TINY, &["--out", "base"]].concat());
+    assert_eq!((&base["stage"], &base["steps"]), (&Value::from("pretrain"), &Value::from(4)));
+    let packed = json(folder.path(), &[TINY, &["--packing", "--out", "packed"]].concat());
+    assert_eq!(packed["tokens"], 4 * 8 * 512, "every example is a full block");
+
+    let loop_ = ["--model", "base/model", "--data", "rows.jsonl", "--steps", "4", "--batch-size", "4", "--lr", "1e-3"];
+    let more = ["--set", "train.save_every=2", "--set", "train.log_every=3"];
+    for (stage, own) in [
+        ("sft", &[][..]),
+        ("reward", &["--members", "2", "--set", "eval_share=0.2"]),
+        ("dpo", &["--loss", "ipo", "--beta", "0.2", "--gold", "reviews:sentiment", "--set", "eval_samples=2"]),
+        ("kto", &["--lora", "2"]),
+    ] {
+        let summary = json(folder.path(), &[&["lm", stage, "--out", stage], &loop_[..], &more, own].concat());
+        let steps = if stage == "reward" { 8 } else { 4 };
+        assert_eq!((&summary["stage"], &summary["steps"]), (&Value::from(stage), &Value::from(steps)));
+        assert_eq!(summary["weights_sha256"].as_str().map(str::len), Some(64), "{stage}");
+        let on_disk: Value =
+            serde_json::from_str(&fs::read_to_string(at(stage).join("summary.json")).expect("written")).expect("JSON");
+        assert_eq!(on_disk, summary, "{stage}: summary.json is what --json printed");
+    }
+    let ppo = ["--iterations", "2", "--batch-size", "4", "--max-new-tokens", "6", "--set", "eval_samples=2"];
+    for (name, reward) in [("gold", ["--gold", "reviews:sentiment"]), ("learned", ["--reward-model", "reward"])] {
+        let arguments = ["lm", "ppo", "--out", name, "--model", "base/model", "--data", "rows.jsonl"];
+        let summary = json(folder.path(), &[&arguments[..], &ppo, &reward].concat());
+        assert_eq!(summary["steps"], 2, "{name}");
+    }
+
+    // A kill after the first checkpoint: the summary and what came later are not there yet.
+    let whole = json(folder.path(), &["lm", "resume", "dpo"]);
+    for lost in ["summary.json", "checkpoints/step-00000004.safetensors"] {
+        fs::remove_file(at("dpo").join(lost)).expect("it was finished");
+    }
+    let metrics = fs::read(at("dpo/metrics.jsonl")).expect("written");
+    let resumed = json(folder.path(), &["lm", "resume", "dpo"]);
+    assert_eq!((&resumed["weights_sha256"], &resumed["eval"]), (&whole["weights_sha256"], &whole["eval"]));
+    assert_eq!(fs::read(at("dpo/metrics.jsonl")).expect("written"), metrics);
+
+    let draw = ["--prompt", "I bought", "--max-new-tokens", "5", "--count", "2"];
+    let sampled =
+        json(folder.path(), &[&["lm", "sample", "--model", "kto/model", "--out", "s.jsonl"], &draw[..]].concat());
+    assert_eq!((&sampled["completions"], objects(&at("s.jsonl")).len()), (&Value::from(2), 2));
+    let score = |model: &str| {
+        let arguments = ["lm", "score", "--data", "rows.jsonl", "--out", "scores.jsonl", "--model", model];
+        assert_eq!(json(folder.path(), &arguments)["rows"], 20);
+        objects(&at("scores.jsonl"))
+    };
+    assert!(score("base/model").iter().all(|row| row["logprob"].as_f64().is_some_and(|value| value < 0.0)));
+    let of_one = score("reward/member-1/model");
+    for (row, one) in score("reward").iter().zip(of_one) {
+        let scores: Vec<f64> = row["scores"].as_array().expect("two").iter().filter_map(Value::as_f64).collect();
+        let mean = row["score"].as_f64().expect("a number");
+        assert!(scores.len() == 2 && (scores[0] + scores[1] - 2.0 * mean).abs() < 1e-9 && one["score"] == scores[1]);
+    }
+
+    let query = ["lm", "query", "--model", "reward", "--data", "rows.jsonl", "--count", "5", "--out"];
+    let chosen = json(folder.path(), &[&query[..], &["first.jsonl"]].concat());
+    assert_eq!([&chosen["chosen"], &chosen["candidates"], &chosen["members"]], [5, 20, 2]);
+    json(folder.path(), &[&query[..], &["second.jsonl", "--sampler", "k-center", "--asked", "first.jsonl"]].concat());
+    let disagreements: Vec<f64> =
+        objects(&at("first.jsonl")).iter().filter_map(|row| row["disagreement"].as_f64()).collect();
+    assert!(disagreements.len() == 5 && disagreements.is_sorted_by(|a, b| a >= b), "{disagreements:?}");
+    // Nothing is as far from what was asked as what was not.
+    let texts = |name: &str| objects(&at(name)).iter().map(|row| row["text"].clone()).collect::<Vec<_>>();
+    assert!(texts("second.jsonl").iter().all(|text| !texts("first.jsonl").contains(text)));
+
+    let mut chat = command(folder.path(), &["lm", "chat", "--model", "sft/model", "--max-new-tokens", "4"]);
+    let mut chat = chat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the binary is there");
+    chat.stdin.take().expect("piped").write_all(b"Hello\nAnd then?\n").expect("it reads");
+    let output = chat.wait_with_output().expect("it ends with its input");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.starts_with("model: ")).count(), 2);
+
+    let gold = ["lm", "gold", "train", "--data", "texts.jsonl", "--test", "texts.jsonl", "--out", "gold.json"];
+    let trained = json(folder.path(), &gold);
+    assert!(trained["test_accuracy"].as_f64().is_some_and(|share| share > 0.5), "{trained}");
+    let scored = json(folder.path(), &["lm", "gold", "score", "--gold", "logistic:gold.json", "--data", "rows.jsonl"]);
+    assert_eq!(scored["rows"], 20);
+}
+
+/// Arguments of `lm` that cannot be right, with words that the message must have.
+const REFUSED_LM: &[(&[&str], &str)] = &[
+    (&["sft", "--data", "rows.jsonl"], "model: none is given (--model FOLDER)"),
+    (&["sft", "--data", "rows.jsonl", "--model", "absent"], "absent: there is no such folder"),
+    (&["sft", "--data", "torn.jsonl", "--model", "base/model"], "torn.jsonl: line 2: field 'completion' is missing"),
+    (&["dpo", "--data", "rows.jsonl", "--model", "base/model", "--beta", "0"], "dpo.loss.beta = 0: must be positive"),
+    (&["reward", "--data", "rows.jsonl", "--model", "base/model", "--members", "0"], "reward.members = 0: must be"),
+    (&["reward", "--data", "rows.jsonl", "--model", "base/model", "--set", "reward.member=1"], "reward.member = 1"),
+    (&["pretrain", "--size", "2k"], "--size 2k: must be 30k, 100k"),
+    (&["pretrain", "--set", "pretrain.hiden=3"], "hiden"),
+    (&["ppo", "--data", "rows.jsonl", "--model", "base/model"], "ppo: no reward is given"),
+    (
+        &["ppo", "--data", "rows.jsonl", "--model", "base/model", "--reward-model", "base/model"],
+        "base/model: is a model that writes, not a reward model",
+    ),
+    (&["query", "--model", "base", "--data", "rows.jsonl"], "base: is a run of another stage"),
+    (&["query", "--model", "base/model", "--data", "rows.jsonl", "--sampler", "disagrement"], "use uniform, disagree"),
+    (&["score", "--model", "base/model", "--data", "absent.jsonl"], "absent.jsonl: cannot read"),
+    (&["gold", "score", "--gold", "nonsense", "--data", "rows.jsonl"], "nonsense"),
+    (&["resume", "absent"], "config.toml"),
+];
+
+#[test]
+fn impossible_requests_to_language_models_are_refused_and_nothing_is_written() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_rows(folder.path());
+    json(folder.path(), &[TINY, &["--out", "base"]].concat());
+    fs::write(folder.path().join("torn.jsonl"), "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"c\"}\n")
+        .expect("writable");
+    let before = contents(folder.path());
+    for (arguments, expected) in REFUSED_LM {
+        let message = refused(folder.path(), &[&["lm"], *arguments].concat());
+        assert!(message.contains(expected), "{arguments:?} should mention '{expected}': {message}");
+        assert_eq!(contents(folder.path()), before, "{arguments:?} changed something");
+    }
 }

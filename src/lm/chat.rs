@@ -149,6 +149,17 @@ impl ChatTemplate {
         Self::new(&source, tokenizer.special(), now)
     }
 
+    /// The template that was chosen, or else the tokenizer's default one; `None` where it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::choose`].
+    pub fn wanted(tokenizer: &Tokenizer, choice: Option<&str>) -> Result<Option<Self>, ChatError> {
+        match (choice, tokenizer.chat_template(None)) {
+            (None, None) => Ok(None),
+            _ => Ok(Some(Self::choose(tokenizer, choice, None)?)),
+        }
+    }
+
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak. It holds
     /// all special tokens there should be: encode it without adding any.
     ///

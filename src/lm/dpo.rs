@@ -146,6 +146,6 @@ fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> (Batch, Targets) {
     (batch, targets)
 }
 
-fn pair_tokens(pair: &EncodedPair) -> usize {
+pub(super) fn pair_tokens(pair: &EncodedPair) -> usize {
     pair.chosen.ids.len() + pair.rejected.ids.len() - pair.chosen.prompt_len
 }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 pub mod diagnose;
 pub mod dpo;
+pub mod ensemble;
 pub mod folder;
 pub mod frontier;
 pub mod gold;

@@ -376,18 +376,14 @@ pub fn iterate<E: Error + 'static>(
 
     // Epochs of minibatches: a clipped step of the policy, and one of the value function.
     let policy_loss = PolicyLoss {
-        episodes: &episodes,
         old_log_probs: &old_log_probs,
         advantages: &advantages,
         temperature: sampling.temperature,
         clip_range: config.clip_range,
     };
-    let value_loss = ValueLoss {
-        episodes: &episodes,
-        old_values: &old_values,
-        returns: &returns,
-        clip_range: config.value_clip_range,
-    };
+    let policy_loss = OnEpisodes { episodes: &episodes, loss: policy_loss };
+    let value_loss = ValueLoss { old_values: &old_values, returns: &returns, clip_range: config.value_clip_range };
+    let value_loss = OnEpisodes { episodes: &episodes, loss: value_loss };
     let (mut of_policy, mut of_value) = (Metrics::default(), Metrics::default());
     let mut order: Vec<usize> = (0..completions.len()).collect();
     let total = config.total_steps();
@@ -421,11 +417,12 @@ pub fn iterate<E: Error + 'static>(
     add("episode", (first + completions.len()) as f64);
     for (of, prefix) in [(&of_policy, ["policy/grad_norm", "lr"]), (&of_value, ["value/grad_norm", "value/lr"])] {
         for (name, mean) in of.means() {
-            match name {
-                "grad_norm" => add(prefix[0], mean),
-                "learning_rate" => add(prefix[1], mean),
-                _ => add(name, mean),
-            }
+            let name = match name.as_ref() {
+                "grad_norm" => prefix[0].into(),
+                "learning_rate" => prefix[1].into(),
+                _ => name.clone(),
+            };
+            metrics.add(name, mean, 1.0);
         }
     }
 
@@ -567,13 +564,6 @@ impl Episodes {
     }
 }
 
-impl PackedEpisodes {
-    /// Where each of the targets is in a list over all tokens.
-    fn tokens<'a>(&'a self, all: &'a Episodes) -> impl Iterator<Item = usize> + 'a {
-        self.episodes.iter().flat_map(|&episode| all.tokens[episode].clone())
-    }
-}
-
 /// Values of the states that the targets are actions in.
 ///
 /// # Shapes
@@ -586,7 +576,6 @@ fn values(model: &Decoder, hidden: Tensor<2>, targets: &Targets) -> Tensor<2> {
 
 /// The clipped surrogate objective (Schulman et al. 2017, arXiv 1707.06347, eq. 7), a mean over tokens.
 struct PolicyLoss<'a> {
-    episodes: &'a Episodes,
     old_log_probs: &'a [f32],
     advantages: &'a [f64],
     temperature: f64,
@@ -595,10 +584,28 @@ struct PolicyLoss<'a> {
 
 /// Squared errors of values, clipped, a mean over tokens.
 struct ValueLoss<'a> {
-    episodes: &'a Episodes,
     old_values: &'a [f32],
     returns: &'a [f64],
     clip_range: f64,
+}
+
+/// One of the two losses, on the tokens of episodes.
+struct OnEpisodes<'a, L> {
+    episodes: &'a Episodes,
+    loss: L,
+}
+
+/// A loss of a model's numbers for tokens.
+trait TokenLoss: Sync {
+    /// What these episodes add; see [`Stage::loss`]. `tokens` are the places of the targets in lists over all tokens.
+    fn part(
+        &self,
+        model: &Decoder,
+        hidden: Tensor<2>,
+        targets: &Targets,
+        tokens: &mut dyn Iterator<Item = usize>,
+        whole: Whole,
+    ) -> Part;
 }
 
 /// A clipped loss at a point.
@@ -632,7 +639,7 @@ fn value_error(value: f64, old_value: f64, target: f64, clip_range: f64) -> Clip
     }
 }
 
-impl Stage for PolicyLoss<'_> {
+impl<L: TokenLoss> Stage for OnEpisodes<'_, L> {
     type Packed = PackedEpisodes;
 
     fn len(&self) -> usize {
@@ -652,11 +659,25 @@ impl Stage for PolicyLoss<'_> {
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part {
-        let (log_probs, about) = model.log_probs(hidden, &packed.targets, self.temperature);
+        let mut tokens = packed.episodes.iter().flat_map(|&episode| self.episodes.tokens[episode].clone());
+        self.loss.part(model, hidden, &packed.targets, &mut tokens, whole)
+    }
+}
+
+impl TokenLoss for PolicyLoss<'_> {
+    fn part(
+        &self,
+        model: &Decoder,
+        hidden: Tensor<2>,
+        targets: &Targets,
+        tokens: &mut dyn Iterator<Item = usize>,
+        whole: Whole,
+    ) -> Part {
+        let (log_probs, about) = model.log_probs(hidden, targets, self.temperature);
         let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(packed.targets.ids.len());
+        let mut slopes = Vec::with_capacity(targets.ids.len());
         let found = to_host(log_probs.clone());
-        for ((i, &log_prob), entropy) in packed.tokens(self.episodes).zip(&found).zip(to_host(about)) {
+        for ((i, &log_prob), entropy) in tokens.zip(&found).zip(to_host(about)) {
             let (log_prob, old) = (f64::from(log_prob), f64::from(self.old_log_probs[i]));
             let Clipped { loss, slope, clipped } = surrogate(log_prob, old, self.advantages[i], self.clip_range);
             slopes.push((slope / whole.weight) as f32);
@@ -673,30 +694,19 @@ impl Stage for PolicyLoss<'_> {
     }
 }
 
-impl Stage for ValueLoss<'_> {
-    type Packed = PackedEpisodes;
-
-    fn len(&self) -> usize {
-        self.episodes.sequences.len()
-    }
-
-    fn tokens(&self, episode: usize) -> usize {
-        self.episodes.computed(episode)
-    }
-
-    fn weight(&self, episode: usize) -> f64 {
-        self.episodes.tokens[episode].len() as f64
-    }
-
-    fn pack(&self, episodes: &[usize]) -> (Batch, PackedEpisodes) {
-        self.episodes.pack(episodes)
-    }
-
-    fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part {
-        let values = values(model, hidden, &packed.targets);
+impl TokenLoss for ValueLoss<'_> {
+    fn part(
+        &self,
+        model: &Decoder,
+        hidden: Tensor<2>,
+        targets: &Targets,
+        tokens: &mut dyn Iterator<Item = usize>,
+        whole: Whole,
+    ) -> Part {
+        let values = values(model, hidden, targets);
         let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(packed.targets.ids.len());
-        for (i, value) in packed.tokens(self.episodes).zip(to_host(values.clone())) {
+        let mut slopes = Vec::with_capacity(targets.ids.len());
+        for (i, value) in tokens.zip(to_host(values.clone())) {
             let Clipped { loss, slope, clipped } =
                 value_error(value.into(), self.old_values[i].into(), self.returns[i], self.clip_range);
             slopes.push((slope / whole.weight) as f32);

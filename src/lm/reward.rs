@@ -2,18 +2,18 @@
 //! of the shared core (Bradley-Terry; Ouyang et al. 2022, arXiv 2203.02155, eq. 1).
 
 use burn::tensor::Tensor;
-use serde::{Deserialize, Serialize};
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::batch::Batch;
 use super::data::EncodedPair;
+use super::dpo::pair_tokens;
 use super::model::Decoder;
-use super::train::{Metrics, Part, Stage, Whole};
+use super::train::{Metrics, Part, Stage, Whole, cut};
 use crate::nn::{constant, to_host};
 use crate::preference::Likelihood;
 
 /// Hyper-parameters of a reward model's loss.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RewardLoss {
     /// How a difference of scores becomes the probability of an answer. A row's own margin takes the place of this
     /// one's.
@@ -51,6 +51,144 @@ pub fn scores(model: &Decoder, sequences: &[&[u32]]) -> Vec<f32> {
     to_host(model.scores(model.hidden(&batch, None), last).narrow(1, 0, 1))
 }
 
+/// The same of an ensemble: means over its members.
+///
+/// # Shapes
+/// - returns `[sequences.len()]`
+#[must_use]
+pub fn mean_scores(members: &[Decoder], sequences: &[&[u32]]) -> Vec<f64> {
+    let mut sums = vec![0.0; sequences.len()];
+    for member in members {
+        sums.iter_mut().zip(scores(member, sequences)).for_each(|(sum, score)| *sum += f64::from(score));
+    }
+    sums.into_iter().map(|sum| sum / members.len() as f64).collect()
+}
+
+/// Scores of both sides of every pair. They do not depend on the number of threads.
+///
+/// # Shapes
+/// - returns `[pairs.len()]`, each of chosen and rejected
+#[must_use]
+pub fn pair_scores(model: &Decoder, pairs: &[EncodedPair], part_tokens: usize) -> Vec<[f64; 2]> {
+    let of = |hidden: Tensor<2>, last: Vec<u32>| to_host(model.scores(hidden, last).narrow(1, 0, 1));
+    let scores: Vec<f32> = of_pairs(model, pairs, part_tokens, &of).concat();
+    scores.chunks_exact(2).map(|both| [both[0], both[1]].map(f64::from)).collect()
+}
+
+/// Every member's P[chosen is preferred to rejected] of every pair: what
+/// [`disagreement`](crate::preference::query::disagreement) and the samplers go by.
+///
+/// # Shapes
+/// - returns `[members.len(), pairs.len()]`
+#[must_use]
+pub fn probabilities(
+    members: &[Decoder],
+    pairs: &[EncodedPair],
+    likelihood: &Likelihood,
+    part_tokens: usize,
+) -> Vec<f64> {
+    let of_member = |member: &Decoder| {
+        let scores = pair_scores(member, pairs, part_tokens);
+        scores.into_iter().map(move |[chosen, rejected]| likelihood.probability(chosen - rejected))
+    };
+    members.iter().flat_map(of_member).collect()
+}
+
+/// Where pairs are, for k-center: the last hidden state of the side that scores higher minus that of the other, means
+/// over the members.
+///
+/// A difference of scores is linear in the difference of hidden states, so two pairs at the same place are the same
+/// question to every score head; both sides one after the other would also part questions by their prompts, which score
+/// alike on both sides. Going from the lower to the higher score keeps a pair where it is when its sides are swapped.
+///
+/// # Shapes
+/// - returns `[pairs.len()][hidden]`
+#[must_use]
+pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize) -> Vec<Vec<f32>> {
+    let mut sums: Vec<(f64, Vec<f32>)> = Vec::new();
+    for member in members {
+        let of = |hidden: Tensor<2>, last: Vec<u32>| {
+            let scores = to_host(member.scores(hidden.clone(), last.clone()).narrow(1, 0, 1));
+            let width = member.config.hidden;
+            let hidden = to_host(hidden);
+            let row = |at: u32| &hidden[at as usize * width..][..width];
+            let differences = last.chunks_exact(2).zip(scores.chunks_exact(2)).map(|(rows, scores)| {
+                let difference = row(rows[0]).iter().zip(row(rows[1])).map(|(chosen, rejected)| chosen - rejected);
+                (f64::from(scores[0] - scores[1]), difference.collect::<Vec<f32>>())
+            });
+            differences.collect::<Vec<_>>()
+        };
+        let found = of_pairs(member, pairs, part_tokens, &of).concat();
+        if sums.is_empty() {
+            sums = found;
+            continue;
+        }
+        for ((margin, sum), (own_margin, own)) in sums.iter_mut().zip(found) {
+            *margin += own_margin;
+            sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+        }
+    }
+    let count = members.len() as f32;
+    let oriented = |(margin, sum): (f64, Vec<f32>)| {
+        let scale = if margin < 0.0 { -1.0 / count } else { 1.0 / count };
+        sum.into_iter().map(|value| value * scale).collect()
+    };
+    sums.into_iter().map(oriented).collect()
+}
+
+/// What a function makes of parts of the pairs: of the hidden states, and of the last rows of chosen and rejected in
+/// turn.
+fn of_pairs<T: Send>(
+    model: &Decoder,
+    pairs: &[EncodedPair],
+    part_tokens: usize,
+    of: &(dyn Fn(Tensor<2>, Vec<u32>) -> T + Sync),
+) -> Vec<T> {
+    let all: Vec<usize> = (0..pairs.len()).collect();
+    let of_part = |part: &Vec<usize>| {
+        let (batch, last) = pack(part.iter().map(|&pair| &pairs[pair]));
+        of(model.hidden(&batch, None), last)
+    };
+    cut(|pair| pair_tokens(&pairs[pair]), &all, part_tokens).par_iter().map(of_part).collect()
+}
+
+fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> (Batch, Vec<u32>) {
+    let mut batch = Batch::default();
+    let mut last = Vec::new();
+    for EncodedPair { chosen, rejected, .. } in pairs {
+        let rows = batch.push_sharing(&[&chosen.ids, &rejected.ids]);
+        last.extend(rows.iter().map(|rows| last_row(rows)));
+    }
+    (batch, last)
+}
+
+impl RewardModel {
+    /// What is logged of these pairs where the two sides of each score this much, and the slopes of the loss with
+    /// respect to the scores.
+    #[must_use]
+    pub fn measure(&self, pairs: &[usize], scores: &[[f64; 2]]) -> (Metrics, Vec<[f64; 2]>) {
+        let RewardLoss { likelihood, centering } = self.loss;
+        let mut metrics = Metrics::default();
+        let mut slopes = Vec::with_capacity(pairs.len());
+        for (&pair, &[chosen, rejected]) in pairs.iter().zip(scores) {
+            let EncodedPair { margin, target, .. } = &self.pairs[pair];
+            let likelihood = Likelihood { margin: margin.unwrap_or(likelihood.margin), ..likelihood };
+            let target = target.unwrap_or(1.0);
+            let (difference, sum) = (chosen - rejected, chosen + rejected);
+            let loss = likelihood.loss(difference, target) + centering * sum * sum;
+            let slope = likelihood.slope(difference, target);
+            slopes.push([slope, -slope].map(|slope| slope + 2.0 * centering * sum));
+            metrics.answer(likelihood.probability(difference), target);
+            let mut add = |name, value| metrics.add(name, value, 1.0);
+            add("loss", loss);
+            add("accuracy", if difference > 0.0 { 1.0 } else { 0.0 });
+            add("margin", difference);
+            add("mean_reward", 0.5 * sum);
+        }
+        (metrics, slopes)
+    }
+}
+
 impl Stage for RewardModel {
     /// Pairs, and the last rows of chosen and rejected in turn.
     type Packed = (Vec<usize>, Vec<u32>);
@@ -60,8 +198,7 @@ impl Stage for RewardModel {
     }
 
     fn tokens(&self, pair: usize) -> usize {
-        let EncodedPair { chosen, rejected, .. } = &self.pairs[pair];
-        chosen.ids.len() + rejected.ids.len() - chosen.prompt_len
+        pair_tokens(&self.pairs[pair])
     }
 
     fn weight(&self, _pair: usize) -> f64 {
@@ -69,38 +206,16 @@ impl Stage for RewardModel {
     }
 
     fn pack(&self, pairs: &[usize]) -> (Batch, Self::Packed) {
-        let mut batch = Batch::default();
-        let mut last = Vec::with_capacity(2 * pairs.len());
-        for &pair in pairs {
-            let EncodedPair { chosen, rejected, .. } = &self.pairs[pair];
-            let rows = batch.push_sharing(&[&chosen.ids, &rejected.ids]);
-            last.extend(rows.iter().map(|rows| last_row(rows)));
-        }
+        let (batch, last) = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
         (batch, (pairs.to_vec(), last))
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, (pairs, last): &Self::Packed, whole: Whole) -> Part {
         let scores = model.scores(hidden, last.clone()).narrow(1, 0, 1);
-        let values = to_host(scores.clone());
-        let RewardLoss { likelihood, centering } = self.loss;
-        let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(values.len());
-        for (&pair, both) in pairs.iter().zip(values.chunks_exact(2)) {
-            let EncodedPair { margin, target, .. } = &self.pairs[pair];
-            let likelihood = Likelihood { margin: margin.unwrap_or(likelihood.margin), ..likelihood };
-            let target = target.unwrap_or(1.0);
-            let [chosen, rejected] = [f64::from(both[0]), f64::from(both[1])];
-            let (difference, sum) = (chosen - rejected, chosen + rejected);
-            let loss = likelihood.loss(difference, target) + centering * sum * sum;
-            let slope = likelihood.slope(difference, target);
-            slopes.extend([slope, -slope].map(|slope| ((slope + 2.0 * centering * sum) / whole.weight) as f32));
-            metrics.answer(likelihood.probability(difference), target);
-            let mut add = |name, value| metrics.add(name, value, 1.0);
-            add("loss", loss);
-            add("accuracy", if difference > 0.0 { 1.0 } else { 0.0 });
-            add("margin", difference);
-            add("mean_reward", 0.5 * sum);
-        }
+        let values: Vec<[f64; 2]> =
+            to_host(scores.clone()).chunks_exact(2).map(|both| [both[0], both[1]].map(f64::from)).collect();
+        let (metrics, slopes) = self.measure(pairs, &values);
+        let slopes: Vec<f32> = slopes.as_flattened().iter().map(|slope| (slope / whole.weight) as f32).collect();
         let slopes: Tensor<2> = constant(&slopes, [slopes.len(), 1], &model.device());
         Part { objective: (scores * slopes).sum(), metrics }
     }

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::data::{Encoded, EncodedPair};
+use super::data::{CandidateRow, Encoded, EncodedPair, ReadConfig, encode_pairs, read_all};
 use super::dpo::{Dpo, Reference, log_probs};
+use super::ensemble;
 use super::folder::{read, with_scores};
 use super::kto::Kto;
 use super::lora::{Adapters, LoraConfig};
@@ -16,16 +17,17 @@ use super::loss::{KtoConfig, LossConfig, LossKind};
 use super::model::{Decoder, Precision};
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
-use super::reward::{RewardLoss, RewardModel, scores};
+use super::reward::{RewardLoss, RewardModel, mean_scores, pair_scores, positions, probabilities, scores};
 use super::run::{
-    DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, Shown, StageKind, resume,
-    train,
+    DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig, Shown,
+    StageKind, member_folder, resume, train,
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, evaluate, gradients, step, whole};
 use crate::nn::{constant, to_host};
-use crate::preference::Likelihood;
+use crate::preference::query::disagreement;
+use crate::preference::{Likelihood, Sampler};
 use crate::random::stream;
 
 fn data() -> Option<PathBuf> {
@@ -243,7 +245,8 @@ fn small_run(stage: StageKind, folder: &Path) -> LmConfig {
         part_tokens: 90,
         save_every: 2,
         eval_every: 3,
-        log_every: 1,
+        // Not where checkpoints are: a line may average steps from both sides of one.
+        log_every: 4,
         ..config.train
     };
     config.train.optimizer.learning_rate = 1e-3;
@@ -263,18 +266,8 @@ fn small_run(stage: StageKind, folder: &Path) -> LmConfig {
     config
 }
 
-fn finished(outcome: LmOutcome) -> LmSummary {
-    match outcome {
-        LmOutcome::Finished(summary) => *summary,
-        LmOutcome::Interrupted { step } => panic!("interrupted after step {step}"),
-    }
-}
-
-#[test]
-fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let device = Device::flex();
+/// Thirty rows that every stage can read.
+fn write_rows(folder: &Path) {
     let rows: Vec<String> = (0..30)
         .map(|i| {
             let [one, other] = [i, i + 100].map(|i| super::reviews::review(&mut stream(3, "review", i)).text);
@@ -287,6 +280,21 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
         })
         .collect();
     std::fs::write(folder.join("rows.jsonl"), rows.join("\n")).unwrap();
+}
+
+fn finished(outcome: LmOutcome) -> LmSummary {
+    match outcome {
+        LmOutcome::Finished(summary) => *summary,
+        LmOutcome::Interrupted { step } => panic!("interrupted after step {step}"),
+    }
+}
+
+#[test]
+fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let device = Device::flex();
+    write_rows(folder);
     let mut cases: Vec<(&str, LmConfig)> = [
         ("pretrain", StageKind::Pretrain),
         ("sft", StageKind::Sft),
@@ -329,6 +337,135 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
         let metrics = |path: &Path| std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
         assert_eq!(metrics(&path), metrics(&folder.join(name)), "{name}");
     }
+}
+
+/// Members are trained one after another, so the third step of the second is the ninth of all.
+#[test]
+fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (device, never) = (Device::flex(), AtomicBool::new(false));
+    write_rows(folder);
+    let base = small_run(StageKind::Pretrain, folder);
+    let _ = finished(train(&base, &folder.join("pretrain"), &device, &never, &|_| ()).unwrap());
+    let mut config = small_run(StageKind::Reward, folder);
+    config.reward = Some(RewardRunConfig { members: 2, ..RewardRunConfig::default() });
+    let unbroken = finished(train(&config, &folder.join("unbroken"), &device, &never, &|_| ()).unwrap());
+    let path = folder.join("broken");
+    let stop = AtomicBool::new(false);
+    let outcome = train(&config, &path, &device, &stop, &|shown| {
+        if matches!(shown, Shown::Step(9, 12, ..)) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(outcome.unwrap(), LmOutcome::Interrupted { step: 9 });
+    let error = ensemble::read(&path, &device).unwrap_err().to_string();
+    assert!(error.contains("is not finished; go on with: pairwise lm resume"), "{error}");
+    let newest = path.join("member-1/checkpoints/step-00000003.safetensors");
+    std::fs::write(&newest, &std::fs::read(&newest).unwrap()[..50]).unwrap();
+    let resumed = finished(resume(&path, &device, &never, &|_| ()).unwrap());
+    assert_eq!((&resumed.weights_sha256, &resumed.eval), (&unbroken.weights_sha256, &unbroken.eval));
+    assert_eq!((resumed.steps, resumed.tokens), (12, unbroken.tokens));
+
+    let member = |run: &str, member: usize| member_folder(&folder.join(run), member);
+    let metrics = |path: &Path| std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
+    let weights = |path: &Path| LmSummary::load(path).unwrap().unwrap().weights_sha256;
+    for i in 0..2 {
+        assert_eq!(metrics(&member("broken", i)), metrics(&member("unbroken", i)), "member {i}");
+    }
+    assert_ne!(weights(&member("broken", 0)), weights(&member("broken", 1)));
+    config.reward = Some(RewardRunConfig { member: Some(1), ..config.reward.unwrap() });
+    let alone = finished(train(&config, &folder.join("alone"), &device, &never, &|_| ()).unwrap());
+    assert_eq!(alone.weights_sha256, weights(&member("broken", 1)));
+
+    // The ensemble's figures are those of the mean of its members on what none of them saw.
+    let models = ensemble::read(&path, &device).unwrap();
+    let row = r#"{"prompt": "I bought", "completions": [" a good one.", " a bad one.", " one."]}"#;
+    std::fs::write(folder.join("candidates.jsonl"), row).unwrap();
+    let (rows, _) = read_all::<CandidateRow>(&[folder.join("candidates.jsonl")], &ReadConfig::default()).unwrap();
+    let conventions = config.conventions.within(256);
+    let (pairs, _) = encode_pairs(&rows[0].candidates, &models.tokenizer, None, &conventions).unwrap();
+    let all = probabilities(&models.members, &pairs, &models.likelihood, 1000);
+    let expected = disagreement(&all, 2);
+    let chosen = ensemble::choose(&models, &pairs, &[], Sampler::Disagreement, 2, 1000, &mut stream(0, "query", 0));
+    let most = expected.iter().copied().fold(0.0, f64::max);
+    assert!(chosen.len() == 2 && chosen[0].disagreement == most && most > 0.0, "{chosen:?}");
+    assert_eq!(chosen[1].disagreement, expected[chosen[1].candidate]);
+    assert_eq!(chosen[0].probabilities, [all[chosen[0].candidate], all[3 + chosen[0].candidate]]);
+    for name in ["eval_accuracy", "eval_accuracy_low", "eval_disagreement", "eval_accuracy/member-1"] {
+        assert!(resumed.eval[name].as_f64().is_some_and(|value| (0.0..=1.0).contains(&value)), "{name}");
+    }
+}
+
+#[test]
+fn members_disagree_as_their_heads_do_and_where_the_data_say_nothing() {
+    let (model, pairs) = made_up();
+    let likelihood = RewardLoss::default().likelihood;
+    let scorer = with_scores(&model, 1, 4);
+    let mut opposite = scorer.clone();
+    let head = scorer.layout.head;
+    opposite.parameters[head] = -opposite.parameters[head].clone();
+    // A member with the opposite head gives the opposite answer: the variance is (p - ½)².
+    let members = [scorer.clone(), opposite];
+    let all = probabilities(&members, &pairs, &likelihood, 60);
+    let (first, second) = all.split_at(pairs.len());
+    let found = disagreement(&all, 2);
+    for (i, p) in first.iter().enumerate() {
+        assert!((second[i] - (1.0 - p)).abs() < 1e-6 && (found[i] - (p - 0.5).powi(2)).abs() < 1e-6, "{i}: {p}");
+    }
+    assert!(found.iter().any(|&variance| variance > 1e-6));
+    let mut one = pairs[0].chosen.ids.clone();
+    one.truncate(9);
+    let [own, mean] = [&members[..1], &members].map(|members| mean_scores(members, &[&one])[0]);
+    assert!(own != 0.0 && mean.abs() < 1e-6, "{own} {mean}");
+
+    // A place has the score's difference along the head, and stays when the sides are swapped.
+    let swap = |pair: &EncodedPair| EncodedPair {
+        chosen: pair.rejected.clone(),
+        rejected: pair.chosen.clone(),
+        ..pair.clone()
+    };
+    let swapped: Vec<EncodedPair> = pairs.iter().map(swap).collect();
+    let [places, of_swapped] = [&pairs, &swapped].map(|pairs| positions(&members[..1], pairs, 60));
+    let weights = to_host(scorer.parameters[head].clone());
+    for ((place, other), [chosen, rejected]) in places.iter().zip(&of_swapped).zip(pair_scores(&scorer, &pairs, 1000)) {
+        let along: f64 = place.iter().zip(&weights).map(|(x, w)| f64::from(x * w)).sum();
+        assert!((along - (chosen - rejected).abs()).abs() < 1e-5, "{along} {chosen} {rejected}");
+        assert!(place.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+
+    // Three members that saw the first half of the pairs disagree about the other half.
+    let (seen, unseen) = pairs.split_at(12);
+    let fit = |member: u64| {
+        let stage = RewardModel { pairs: seen.to_vec(), loss: RewardLoss::default() };
+        let mut config = TrainConfig { batch_size: 4, ..as_traced() };
+        config.optimizer.learning_rate = 5e-3;
+        let model = with_scores(&model, 1, member);
+        let mut trainee = Trainee { model, optimizer: Optimizer::default(), step: 0 };
+        for k in 0..60 {
+            let examples = config.examples(member, k, seen.len());
+            let _ = step(&mut trainee, &stage, &config, &examples, 60, member);
+        }
+        trainee.model
+    };
+    let members: Vec<Decoder> = (0..3).map(fit).collect();
+    let mean = |pairs: &[EncodedPair]| {
+        let all = disagreement(&probabilities(&members, pairs, &likelihood, 1000), 3);
+        all.iter().sum::<f64>() / all.len() as f64
+    };
+    let (known, unknown) = (mean(seen), mean(unseen));
+    assert!(unknown > 5.0 * known && unknown > 0.02, "seen {known}, unseen {unknown}");
+}
+
+#[test]
+fn packed_examples_are_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = small_run(StageKind::Pretrain, folder.path());
+    let packing = PretrainConfig { packing: true, context: 32, ..config.pretrain.unwrap() };
+    config.pretrain = Some(packing);
+    let never = AtomicBool::new(false);
+    let run = finished(train(&config, &folder.path().join("run"), &Device::flex(), &never, &|_| ()).unwrap());
+    assert_eq!(run.tokens, 6 * 4 * 32, "six steps of four blocks of the model's context");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! a time, and their gradients are added in order. What is computed depends on the configuration and never on the
 //! number of threads. Losses are normalised over the whole batch, so cutting it otherwise changes only rounding.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
@@ -18,6 +19,7 @@ use super::optim::{Optimizer, OptimizerConfig};
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
+use crate::run::archive::{Archive, ArchiveError};
 
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,7 +97,7 @@ pub struct Part {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     /// Weighted sum and weight of each.
-    sums: BTreeMap<&'static str, [f64; 2]>,
+    sums: BTreeMap<Cow<'static, str>, [f64; 2]>,
     /// Probability that the chosen completion is preferred, as predicted and as given.
     answers: Vec<[f64; 2]>,
 }
@@ -132,8 +134,8 @@ impl Default for TrainConfig {
 
 impl Metrics {
     /// Adds a value that counts `weight` in the mean.
-    pub fn add(&mut self, name: &'static str, value: f64, weight: f64) {
-        let [sum, total] = self.sums.entry(name).or_default();
+    pub fn add(&mut self, name: impl Into<Cow<'static, str>>, value: f64, weight: f64) {
+        let [sum, total] = self.sums.entry(name.into()).or_default();
         *sum += value * weight;
         *total += weight;
     }
@@ -165,8 +167,29 @@ impl Metrics {
     }
 
     /// All means.
-    pub fn means(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
-        self.sums.iter().map(|(&name, [sum, total])| (name, sum / total))
+    pub fn means(&self) -> impl Iterator<Item = (&Cow<'static, str>, f64)> {
+        self.sums.iter().map(|(name, [sum, total])| (name, sum / total))
+    }
+
+    /// Puts the sums into a checkpoint, their names behind a prefix.
+    pub fn save(&self, archive: &mut Archive, prefix: &str) {
+        let names: Vec<&str> = self.sums.keys().map(AsRef::as_ref).collect();
+        let sums: Vec<f64> = self.sums.values().flatten().copied().collect();
+        archive.put(&format!("{prefix}names"), &names);
+        archive.put_f64(format!("{prefix}sums"), &[names.len(), 2], &sums);
+        archive.put_f64(format!("{prefix}answers"), &[self.answers.len(), 2], self.answers.as_flattened());
+    }
+
+    /// Takes them out again.
+    ///
+    /// # Errors
+    /// When an entry is missing or of another kind.
+    pub fn load(archive: &Archive, prefix: &str) -> Result<Self, ArchiveError> {
+        let twos = |name: &str| -> Result<Vec<[f64; 2]>, ArchiveError> {
+            Ok(archive.f64_any(&format!("{prefix}{name}"))?.chunks_exact(2).map(|two| [two[0], two[1]]).collect())
+        };
+        let names: Vec<String> = archive.get(&format!("{prefix}names"))?;
+        Ok(Self { sums: names.into_iter().map(Cow::Owned).zip(twos("sums")?).collect(), answers: twos("answers")? })
     }
 }
 
@@ -174,7 +197,7 @@ impl AddAssign<&Metrics> for Metrics {
     fn add_assign(&mut self, other: &Self) {
         self.answers.extend_from_slice(&other.answers);
         for (name, [sum, total]) in &other.sums {
-            let mine = self.sums.entry(name).or_default();
+            let mine = self.sums.entry(name.clone()).or_default();
             mine[0] += sum;
             mine[1] += total;
         }

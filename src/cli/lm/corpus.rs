@@ -1,0 +1,194 @@
+//! `lm tokenizer`, `gold`, `reviews`: what texts need before and after a model.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Failure, print_json, print_line, write};
+use crate::lm::data::{self, CompletionRow, Content, Document, ReadConfig};
+use crate::lm::gold::{GoldError, Scored, logistic, open};
+use crate::lm::reviews::{prefix, review};
+use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
+use crate::random::stream;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenizerCommand {
+    /// Train byte-level BPE on texts
+    Train {
+        /// Texts: rows {"text"}, plain text, or `reviews`
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        data: Vec<PathBuf>,
+        /// Tokens
+        #[arg(long, value_name = "N", default_value_t = 4096)]
+        vocab_size: usize,
+        /// Folder for its files
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Texts of the embedded world
+        #[arg(long, value_name = "N", default_value_t = 20_000)]
+        texts: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GoldCommand {
+    /// Train a logistic regression on word n-grams from labelled texts
+    Train {
+        /// Rows {"text", "label"}, or IMDB's files *.pos.jsonl.gz and *.neg.jsonl.gz
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        data: Vec<PathBuf>,
+        /// Labelled texts to measure the accuracy on
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        test: Vec<PathBuf>,
+        /// File for the classifier
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Leave out the first row of files *.pos.jsonl[.gz], as in a common copy of IMDB, where it is no review
+        #[arg(long)]
+        skip_first: bool,
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Score rows {"prompt", "completion"}
+    Score {
+        /// The gold reward
+        #[arg(long, value_name = "SPEC")]
+        gold: String,
+        /// Rows
+        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        data: Vec<PathBuf>,
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReviewsArgs {
+    /// Texts
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    count: usize,
+    /// Cut each after this many words into prompt and completion
+    #[arg(long, value_name = "N")]
+    prompt_words: Option<usize>,
+    /// Seed
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// File for the rows [default: the screen]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn tokenizer(command: &TokenizerCommand) -> Result<(), Failure> {
+    let TokenizerCommand::Train { data: files, vocab_size, out, texts } = command;
+    let config = TokenizerConfig { vocab_size: *vocab_size, begin: true, ..TokenizerConfig::default() };
+    let texts: Vec<String> = if files == &[PathBuf::from("reviews")] {
+        (0..*texts as u64).map(|i| review(&mut stream(0, "review", i)).text).collect()
+    } else {
+        let (documents, _) = data::read_all::<Document>(files, &ReadConfig::default())?;
+        documents.into_iter().map(|document| document.text).collect()
+    };
+    let characters: usize = texts.iter().map(String::len).sum();
+    let tokenizer = Tokenizer::train(texts.iter().cloned(), &config)?;
+    std::fs::create_dir_all(out)?;
+    tokenizer.save(out)?;
+    let mut tokens = 0;
+    for text in texts.iter().take(1000) {
+        tokens += tokenizer.encode(text, false)?.len();
+    }
+    let some: usize = texts.iter().take(1000).map(String::len).sum();
+    print_line(&format!(
+        "{} tokens from {} texts ({characters} bytes), {:.2} bytes a token, in {}",
+        tokenizer.vocab_size(),
+        texts.len(),
+        some as f64 / tokens.max(1) as f64,
+        out.display()
+    ));
+    Ok(())
+}
+
+pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
+    match command {
+        GoldCommand::Train { data, test, out, skip_first, json } => {
+            let all = |files: &[PathBuf]| -> Result<Vec<(String, bool)>, Failure> {
+                let mut rows = Vec::new();
+                for file in files {
+                    // IMDB as it is passed on: the first row of each file of good reviews is none.
+                    let of_imdb = file.to_string_lossy().contains(".pos.jsonl");
+                    let skipped: &[usize] = if *skip_first && of_imdb { &[1] } else { &[] };
+                    for row in logistic::read_labelled(file, skipped)? {
+                        rows.push(row?);
+                    }
+                }
+                Ok(rows)
+            };
+            let rows = all(data)?;
+            let count = rows.len();
+            let model = logistic::train(rows.into_iter().map(Ok::<_, GoldError>), &logistic::TrainConfig::default())?;
+            model.save(out)?;
+            let mut result = json!({"rows": count, "train_accuracy": model.model().training_accuracy, "out": out});
+            print_line(&format!(
+                "trained on {count} texts, accuracy there {:.2} %",
+                100.0 * model.model().training_accuracy
+            ));
+            if !test.is_empty() {
+                let rows = all(test)?;
+                let right = rows.iter().filter(|(text, label)| (model.probability(text) > 0.5) == *label).count();
+                let accuracy = right as f64 / rows.len().max(1) as f64;
+                print_line(&format!("accuracy on {} test texts {:.2} %", rows.len(), 100.0 * accuracy));
+                result["test_accuracy"] = json!(accuracy);
+                result["test_rows"] = json!(rows.len());
+            }
+            if *json {
+                print_json(&result);
+            }
+            Ok(())
+        }
+        GoldCommand::Score { gold: spec, data: files, json } => {
+            let gold = open(spec)?;
+            let (rows, _) = data::read_all::<CompletionRow>(files, &ReadConfig::default())?;
+            let text = |content: &Content| match content {
+                Content::Text(text) => text.clone(),
+                Content::Chat(messages) => {
+                    messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")
+                }
+            };
+            let texts: Vec<(String, String)> =
+                rows.iter().map(|row| (text(&row.prompt), text(&row.completion))).collect();
+            let scored: Vec<Scored<'_>> =
+                texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
+            let scores = gold.scores(&scored)?;
+            scores.iter().for_each(|score| print_line(&json!({"score": score}).to_string()));
+            if *json {
+                let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+                print_json(&json!({"rows": scores.len(), "mean": mean, "gold": spec}));
+            }
+            Ok(())
+        }
+    }
+}
+
+pub(super) fn reviews(args: &ReviewsArgs) -> Result<(), Failure> {
+    let mut lines = String::new();
+    for i in 0..args.count as u64 {
+        let review = review(&mut stream(args.seed, "review", i));
+        let mut row = match args.prompt_words {
+            None => json!({"text": review.text}),
+            Some(words) => {
+                let (prompt, completion) = prefix(&review.text, words);
+                json!({"prompt": prompt, "completion": completion})
+            }
+        };
+        row["attributes"] = serde_json::to_value(review.attributes)?;
+        lines += &format!("{row}\n");
+    }
+    match &args.out {
+        Some(path) => write(path, &lines),
+        None => {
+            lines.lines().for_each(print_line);
+            Ok(())
+        }
+    }
+}

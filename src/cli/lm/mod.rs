@@ -1,0 +1,119 @@
+//! `lm …`: language models.
+
+mod corpus;
+mod frontier;
+mod generate;
+mod progress;
+mod score;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use toml::Table;
+
+use super::train::Threads;
+use super::{Failure, print_json, print_line};
+use crate::lm::run::StageKind;
+use crate::run::archive::write_atomically;
+use crate::run::config::{read_layer, set_layer};
+
+/// Arguments of `lm`.
+#[derive(Debug, Args)]
+pub(crate) struct LmArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a fresh model on texts
+    Pretrain(train::PretrainArgs),
+    /// Fine-tune a model on completions: rows {"prompt", "completion"}
+    Sft(train::TrainArgs),
+    /// Fit a reward model to comparisons: rows {"prompt", "chosen", "rejected"}
+    Reward(train::RewardArgs),
+    /// Train a policy directly on comparisons (DPO and its family)
+    Dpo(train::DpoArgs),
+    /// Train a policy on good and bad completions: rows {"prompt", "completion", "label"}
+    Kto(train::TrainArgs),
+    /// Train a policy with PPO on a reward model or a gold reward: rows {"prompt"}
+    Ppo(train::PpoArgs),
+    /// Go on with an interrupted run from its newest checkpoint
+    Resume(train::ResumeArgs),
+    /// Let a model complete prompts
+    Sample(generate::SampleArgs),
+    /// Log-probabilities of completions under a model
+    Score(score::ScoreArgs),
+    /// Choose which comparisons to ask for next, by where the members of a reward ensemble disagree
+    Query(score::QueryArgs),
+    /// Talk to a model
+    Chat(generate::ChatArgs),
+    /// Train a tokenizer
+    #[command(subcommand)]
+    Tokenizer(corpus::TokenizerCommand),
+    /// Gold rewards: train a classifier, or score texts
+    #[command(subcommand)]
+    Gold(corpus::GoldCommand),
+    /// Measure the frontier of gold reward against divergence for DPO, PPO and others: a table, JSON and a figure
+    Frontier(frontier::FrontierArgs),
+    /// Write texts of the embedded world
+    Reviews(corpus::ReviewsArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct SharedArgs {
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What lies over a configuration's defaults.
+#[derive(Debug, Args)]
+struct LayerArgs {
+    /// TOML file laid over the defaults, e.g. the config.toml of another run
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
+    match &args.command {
+        Command::Pretrain(args) => train::pretrain(args),
+        Command::Sft(args) => train::train(StageKind::Sft, args, Table::new()),
+        Command::Reward(args) => train::reward(args),
+        Command::Dpo(args) => train::dpo(args),
+        Command::Kto(args) => train::train(StageKind::Kto, args, Table::new()),
+        Command::Ppo(args) => train::ppo(args),
+        Command::Resume(args) => train::resume(args),
+        Command::Sample(args) => generate::sample(args),
+        Command::Score(args) => score::score(args),
+        Command::Query(args) => score::query(args),
+        Command::Chat(args) => generate::chat(args),
+        Command::Tokenizer(command) => corpus::tokenizer(command),
+        Command::Gold(command) => corpus::gold(command),
+        Command::Frontier(args) => frontier::frontier(args),
+        Command::Reviews(args) => corpus::reviews(args),
+    }
+}
+
+impl LayerArgs {
+    /// The layers, the last one on top.
+    fn read(&self) -> Result<Vec<Table>, Failure> {
+        let file = self.config.iter().map(|path| read_layer(path));
+        Ok(file.chain(self.set.iter().map(|assignment| set_layer(assignment))).collect::<Result<_, _>>()?)
+    }
+}
+
+fn whole(name: &str, value: usize) -> Result<toml::Value, Failure> {
+    i64::try_from(value).map(toml::Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,211 @@
+//! `lm score`, `query`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Failure, SharedArgs, print_json, print_line, write};
+use crate::device::{self, DeviceChoice};
+use crate::lm::chat::ChatTemplate;
+use crate::lm::config::Output;
+use crate::lm::data::{
+    self, CandidateRow, CompletionRow, Conventions, EncodedPair, Eos, PreferenceRow, ReadConfig, Truncation,
+};
+use crate::lm::ensemble::{self, Query, RewardModels};
+use crate::lm::folder;
+use crate::lm::reward;
+use crate::lm::run::{LmConfig, tokenizer_of};
+use crate::lm::score::token_log_probs;
+use crate::preference::Sampler;
+use crate::random::stream;
+
+#[derive(Debug, Args)]
+pub(super) struct ScoreArgs {
+    /// Folder of the model, or of the run of a reward model or an ensemble, which gives the mean over its members
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Rows {"prompt", "completion"}
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Append the token that ends a text to every completion, as training does
+    #[arg(long)]
+    eos: bool,
+    /// Write every token's log-probability, too
+    #[arg(long)]
+    per_token: bool,
+    /// A chat template by name or file, for rows that are chats
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// Write rows {"logprob", "tokens", …} there instead of on the screen
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QueryArgs {
+    /// Folder of an ensemble's run (`lm reward --members 3` makes one), or of a reward model
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Candidates: rows {"prompt", "completions"}, of which every two are one, or {"prompt", "chosen", "rejected"},
+    /// whose order means nothing
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// Rows that were asked about before, which k-center keeps away from
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    asked: Vec<PathBuf>,
+    /// Comparisons to choose
+    #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
+    count: usize,
+    /// How they are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
+    #[arg(long, value_name = "NAME", default_value_t = Sampler::Disagreement)]
+    sampler: Sampler,
+    /// Seed of every draw
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// A chat template by name or file, for rows that are chats [default: as the reward model was trained]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// Leave bad rows out instead of stopping at the first
+    #[arg(long)]
+    skip_bad_rows: bool,
+    /// Write the chosen rows there instead of on the screen, each with "disagreement", "entropy" and "probabilities"
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+/// Tokens that scoring computes together.
+const PART_TOKENS: usize = 2048;
+
+pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
+    args.shared.threads.apply()?;
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let is_run = args.model.join("config.toml").is_file();
+    let loaded = if is_run { None } else { Some(folder::read(&args.model, &device)?) };
+    let (policy, members, tokenizer, remarks) = match loaded {
+        Some(loaded) if loaded.decoder.config.output == Output::Tokens => {
+            let tokenizer = tokenizer_of(&loaded)?;
+            (Some(loaded.decoder), Vec::new(), tokenizer, loaded.remarks)
+        }
+        _ => {
+            let RewardModels { members, tokenizer, remarks, .. } = ensemble::read(&args.model, &device)?;
+            (None, members, tokenizer, remarks)
+        }
+    };
+    remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    let context = policy.iter().chain(&members).map(|model| model.config.context).min().unwrap_or(0);
+    let (rows, _) = data::read_all::<CompletionRow>(&args.data, &ReadConfig::default())?;
+    let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref())?;
+    let conventions = Conventions {
+        eos: if args.eos { Eos::AppendText } else { Eos::None },
+        truncation: Truncation::Error,
+        max_length: context,
+        max_prompt_length: context.saturating_sub(1),
+        ..Conventions::default()
+    };
+    let (encoded, _) = data::encode_completions(&rows, &tokenizer, template.as_ref(), &conventions)?;
+    let examples: Vec<_> = encoded.into_iter().map(|row| row.encoded).collect();
+    let mut lines = String::new();
+    let (mut total, mut count) = (0.0, 0);
+    if let Some(model) = policy {
+        for (example, values) in examples.iter().zip(token_log_probs(&model, &examples, PART_TOKENS, &|_| ())) {
+            let sum: f64 = values.iter().map(|&value| f64::from(value)).sum();
+            (total, count) = (total + sum, count + values.len());
+            let mut row = json!({"logprob": sum, "tokens": values.len()});
+            if args.per_token {
+                row["ids"] = json!(example.completion());
+                row["token_logprobs"] = json!(values);
+            }
+            lines += &format!("{row}\n");
+        }
+    } else {
+        for example in &examples {
+            let of_member = |member| f64::from(reward::scores(member, &[&example.ids])[0]);
+            let scores: Vec<f64> = members.iter().map(of_member).collect();
+            let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+            (total, count) = (total + mean, count + 1);
+            let mut row = json!({"score": mean, "tokens": example.ids.len()});
+            if scores.len() > 1 {
+                row["scores"] = json!(scores);
+            }
+            lines += &format!("{row}\n");
+        }
+    }
+    match &args.out {
+        Some(path) => write(path, &lines)?,
+        None => lines.lines().for_each(print_line),
+    }
+    if args.shared.json {
+        let mean = total / count.max(1) as f64;
+        print_json(&json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out}));
+    }
+    Ok(())
+}
+
+pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
+    args.shared.threads.apply()?;
+    if args.count == 0 {
+        return Err(Failure::usage("--count 0: must be 1 or more"));
+    }
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let models = ensemble::read(&args.model, &device)?;
+    models.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    let of_several = matches!(args.sampler, Sampler::Disagreement | Sampler::KCenterDisagreement | Sampler::Mixture);
+    if of_several && models.members.len() == 1 {
+        return Err(Failure::usage(format!(
+            "--sampler {}: a single reward model never disagrees; train several with `lm reward --members 3`, or use \
+             --sampler entropy",
+            args.sampler
+        )));
+    }
+    let config = models.config.as_ref();
+    let template =
+        ChatTemplate::wanted(&models.tokenizer, args.chat_template.as_deref().or(config.and_then(LmConfig::template)))?;
+    let conventions = config.map(|config| config.conventions.clone()).unwrap_or_default();
+    let context = models.members.iter().map(|member| member.config.context).min().unwrap_or(0);
+    let conventions = conventions.within(context);
+    let read = ReadConfig { skip_bad_rows: args.skip_bad_rows, ..ReadConfig::default() };
+    let encoded = |files: &[PathBuf]| -> Result<(Vec<CandidateRow>, Vec<EncodedPair>), Failure> {
+        let (rows, skipped) = data::read_all::<CandidateRow>(files, &read)?;
+        let candidates: Vec<PreferenceRow> = rows.iter().flat_map(|row| row.candidates.iter().cloned()).collect();
+        let (pairs, report) = data::encode_pairs(&candidates, &models.tokenizer, template.as_ref(), &conventions)?;
+        for (count, what) in [(skipped.count, "bad rows are left out"), (report.dropped.count, "pairs are too long")] {
+            if count > 0 {
+                eprintln!("note: {count} {what}");
+            }
+        }
+        Ok((rows, pairs))
+    };
+    let (rows, candidates) = encoded(&args.data)?;
+    let asked = if args.asked.is_empty() { Vec::new() } else { encoded(&args.asked)?.1 };
+    let mut rng = stream(args.seed, "query", 0);
+    let chosen = ensemble::choose(&models, &candidates, &asked, args.sampler, args.count, PART_TOKENS, &mut rng);
+    // Which row each candidate is of, and its number there.
+    let places: Vec<(usize, usize)> =
+        rows.iter().enumerate().flat_map(|(i, row)| (0..row.candidates.len()).map(move |own| (i, own))).collect();
+    let mut lines = String::new();
+    for Query { candidate, disagreement, entropy, probabilities } in &chosen {
+        let (row, own) = places[candidates[*candidate].row];
+        let mut object = rows[row].only(own);
+        let numbers = [json!(disagreement), json!(entropy), json!(probabilities)];
+        object.extend(["disagreement", "entropy", "probabilities"].map(str::to_owned).into_iter().zip(numbers));
+        lines += &format!("{}\n", Value::Object(object));
+    }
+    match &args.out {
+        Some(path) => write(path, &lines)?,
+        None => lines.lines().for_each(print_line),
+    }
+    let mean = chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len().max(1) as f64;
+    eprintln!("{} of {} candidates, mean disagreement {mean:.4}", chosen.len(), candidates.len());
+    if args.shared.json {
+        print_json(&json!({
+            "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),
+            "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed, "out": args.out,
+        }));
+    }
+    Ok(())
+}

@@ -1,0 +1,379 @@
+//! `lm pretrain`, `sft`, `reward`, `dpo`, `kto`, `ppo`, `resume`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use toml::Table;
+
+use super::progress::Progress;
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use crate::cli::train::on_interrupt;
+use crate::device::{self, DeviceChoice};
+use crate::engine::free_folder;
+use crate::lm::lora::LoraConfig;
+use crate::lm::loss::LossKind;
+use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
+
+/// What every training command takes.
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Learning rate
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// Passes over the rows
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    epochs: Option<f64>,
+    /// Steps, instead of passes
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Rows a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Train low-rank adapters of this rank on all linear layers; more with --set lora.…
+    #[arg(long, value_name = "RANK")]
+    lora: Option<usize>,
+    /// Judge sampled completions with this gold reward at evaluations
+    #[arg(long, value_name = "SPEC")]
+    gold: Option<String>,
+    /// Leave bad rows out instead of stopping at the first
+    #[arg(long)]
+    skip_bad_rows: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// A model and what it learns from.
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// Folder of the model to begin with (Hugging Face's layout), or of an adapter; of a policy it is the reference, too
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// Rows to learn from, or prompts to complete: JSONL, JSONL.gz, or folders of these
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// The same for evaluation [default: 5 % of the data]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    eval_data: Vec<PathBuf>,
+}
+
+/// What pre-training and training take.
+#[derive(Debug, Args)]
+struct CommonArgs {
+    /// Seed of every random draw
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Where tensors live: auto, cpu, cuda or cuda:N
+    #[arg(long)]
+    device: Option<DeviceChoice>,
+    /// Run folder; made new [default: runs/STAGE-sSEED]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RewardArgs {
+    /// Reward models in an ensemble, each on its own bootstrap of the rows [default: 1, which sees all rows]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    members: Option<usize>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DpoArgs {
+    /// sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
+    #[arg(long)]
+    loss: Option<String>,
+    /// Strength of the pull to the reference policy
+    #[arg(long, allow_negative_numbers = true)]
+    beta: Option<f64>,
+    /// Share of the labels taken to be flipped: with sigmoid this is cDPO
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    label_smoothing: Option<f64>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PpoArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Folder of a reward model or of an ensemble's run (`lm reward` makes them) that judges completions
+    #[arg(long, value_name = "DIR")]
+    reward_model: Option<PathBuf>,
+    /// Gold reward; without a reward model this is what is trained on
+    #[arg(long, value_name = "SPEC")]
+    gold: Option<String>,
+    /// Iterations
+    #[arg(long, value_name = "N")]
+    iterations: Option<usize>,
+    /// Completions of an iteration
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Learning rate of the policy
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
+    lr: Option<f64>,
+    /// What a nat of divergence from the reference costs
+    #[arg(long, value_name = "BETA", allow_negative_numbers = true)]
+    kl_coefficient: Option<f64>,
+    /// Divergence of a completion, nats, that the coefficient is adapted to
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
+    target_kl: Option<f64>,
+    /// Most tokens of a completion
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PretrainArgs {
+    /// `reviews` for the embedded world, or files with rows {"text"} or plain text
+    #[arg(long, value_name = "FILE", num_args = 1.., default_value = "reviews")]
+    corpus: Vec<PathBuf>,
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024)
+    #[arg(long, default_value = "1m")]
+    size: String,
+    /// Texts of the embedded world
+    #[arg(long, value_name = "N")]
+    texts: Option<usize>,
+    /// Tokens of the tokenizer that is trained on the texts
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<usize>,
+    /// Steps, instead of one pass over the texts
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Fill every example with texts one after another, EOS after each, as GPT-2's pre-training
+    #[arg(long)]
+    packing: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    /// Run folder
+    run: PathBuf,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+pub(super) fn pretrain(args: &PretrainArgs) -> Result<(), Failure> {
+    let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
+    let &(_, hidden, layers, heads) = SIZES.iter().find(|(name, ..)| *name == args.size).ok_or_else(|| {
+        Failure::usage(format!(
+            "--size {}: must be {}; other sizes with --set pretrain.hidden=…",
+            args.size,
+            names.join(", ")
+        ))
+    })?;
+    let mut own = Table::new();
+    for (name, value) in [("hidden", hidden), ("layers", layers), ("heads", heads)] {
+        own.insert(name.to_owned(), whole(name, value)?);
+    }
+    for (name, value) in [("texts", args.texts), ("vocabulary", args.vocab_size)] {
+        if let Some(value) = value {
+            own.insert(name.to_owned(), whole(name, value)?);
+        }
+    }
+    if args.packing {
+        own.insert("packing".to_owned(), true.into());
+    }
+    let mut flags = Table::from_iter([("pretrain".to_owned(), own.into()), ("data".to_owned(), paths(&args.corpus)?)]);
+    if let Some(steps) = args.steps {
+        flags.insert("train".to_owned(), Table::from_iter([("steps".to_owned(), whole("--steps", steps)?)]).into());
+    }
+    start(StageKind::Pretrain, &args.common, flags)
+}
+
+pub(super) fn reward(args: &RewardArgs) -> Result<(), Failure> {
+    let mut own = Table::new();
+    if let Some(members) = args.members {
+        own.insert("members".to_owned(), whole("--members", members)?);
+    }
+    train(StageKind::Reward, &args.train, Table::from_iter([("reward".to_owned(), own.into())]))
+}
+
+pub(super) fn dpo(args: &DpoArgs) -> Result<(), Failure> {
+    let mut loss = Table::new();
+    if let Some(name) = &args.loss {
+        let kind: LossKind = name.parse()?;
+        loss.insert("kind".to_owned(), kind.to_string().into());
+        if !kind.has_reference() {
+            // Nothing to compute that nobody asks for.
+            let own = Table::from_iter([("reference".to_owned(), "none".into()), ("loss".to_owned(), loss.into())]);
+            return train(StageKind::Dpo, &args.train, with_numbers(own, args));
+        }
+    }
+    let own = Table::from_iter([("loss".to_owned(), loss.into())]);
+    train(StageKind::Dpo, &args.train, with_numbers(own, args))
+}
+
+fn with_numbers(mut own: Table, args: &DpoArgs) -> Table {
+    if let Some(toml::Value::Table(loss)) = own.get_mut("loss") {
+        for (name, value) in [("beta", args.beta), ("label_smoothing", args.label_smoothing)] {
+            if let Some(value) = value {
+                loss.insert(name.to_owned(), value.into());
+            }
+        }
+    }
+    Table::from_iter([("dpo".to_owned(), own.into())])
+}
+
+pub(super) fn ppo(args: &PpoArgs) -> Result<(), Failure> {
+    let mut flags = Table::new();
+    args.source.set(&mut flags)?;
+    flags.insert("eval_samples".to_owned(), 256.into());
+    if let Some(gold) = &args.gold {
+        flags.insert("gold".to_owned(), gold.as_str().into());
+    }
+    let mut algorithm = Table::new();
+    for (name, value) in [("iterations", args.iterations), ("batch_size", args.batch_size)] {
+        if let Some(value) = value {
+            algorithm.insert(name.to_owned(), whole(name, value)?);
+        }
+    }
+    for (name, value) in [("kl_coefficient", args.kl_coefficient), ("target_kl", args.target_kl)] {
+        if let Some(value) = value {
+            algorithm.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(rate) = args.lr {
+        algorithm.insert("optimizer".to_owned(), Table::from_iter([("learning_rate".to_owned(), rate.into())]).into());
+    }
+    if let Some(tokens) = args.max_new_tokens {
+        let tokens = whole("--max-new-tokens", tokens)?;
+        flags.insert("eval_tokens".to_owned(), tokens.clone());
+        algorithm.insert("sampling".to_owned(), Table::from_iter([("max_new_tokens".to_owned(), tokens)]).into());
+    }
+    let mut own = Table::from_iter([("algorithm".to_owned(), algorithm.into())]);
+    if let Some(model) = &args.reward_model {
+        own.insert("reward_model".to_owned(), path(model)?);
+    }
+    flags.insert("ppo".to_owned(), own.into());
+    start(StageKind::Ppo, &args.common, flags)
+}
+
+pub(super) fn train(stage: StageKind, args: &TrainArgs, mut flags: Table) -> Result<(), Failure> {
+    args.source.set(&mut flags)?;
+    let mut loop_ = Table::new();
+    if let Some(epochs) = args.epochs {
+        loop_.insert("epochs".to_owned(), epochs.into());
+    }
+    for (name, value) in [("steps", args.steps), ("batch_size", args.batch_size)] {
+        if let Some(value) = value {
+            loop_.insert(name.to_owned(), whole(name, value)?);
+        }
+    }
+    if let Some(rate) = args.lr {
+        loop_.insert("optimizer".to_owned(), Table::from_iter([("learning_rate".to_owned(), rate.into())]).into());
+    }
+    flags.insert("train".to_owned(), loop_.into());
+    if let Some(rank) = args.lora {
+        let mut lora = Table::try_from(LoraConfig::default())?;
+        lora.insert("rank".to_owned(), whole("--lora", rank)?);
+        lora.insert("alpha".to_owned(), (2.0 * rank as f64).into());
+        flags.insert("lora".to_owned(), lora.into());
+    }
+    if let Some(gold) = &args.gold {
+        flags.insert("gold".to_owned(), gold.as_str().into());
+        flags.insert("eval_samples".to_owned(), 256.into());
+    }
+    if args.skip_bad_rows {
+        flags.insert("read".to_owned(), Table::from_iter([("skip_bad_rows".to_owned(), true.into())]).into());
+    }
+    start(stage, &args.common, flags)
+}
+
+impl SourceArgs {
+    fn set(&self, flags: &mut Table) -> Result<(), Failure> {
+        if let Some(model) = &self.model {
+            flags.insert("model".to_owned(), path(model)?);
+        }
+        for (name, files) in [("data", &self.data), ("eval_data", &self.eval_data)] {
+            if !files.is_empty() {
+                flags.insert(name.to_owned(), paths(files)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lays file, assignments and flags over the stage's defaults, and trains.
+fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Failure> {
+    if let Some(seed) = args.seed {
+        flags.insert("seed".to_owned(), whole("--seed", usize::try_from(seed).unwrap_or(usize::MAX))?);
+    }
+    if let Some(device) = args.device {
+        flags.insert("device".to_owned(), device.to_string().into());
+    }
+    let mut layers = args.layers.read()?;
+    layers.push(flags);
+    let config = LmConfig::resolve(stage, &layers)?;
+    args.shared.threads.apply()?;
+    let device = device::pick(config.device)?;
+    let name = toml::Value::try_from(stage).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let path = args.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), &format!("{name}-s{}", config.seed)));
+    let stop = on_interrupt()?;
+    let progress = Progress::new();
+    let outcome = run::train(&config, &path, &device, &stop, &|shown| progress.show(&shown))?;
+    progress.finish();
+    conclude(outcome, &path, args.shared.json)
+}
+
+pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
+    let config = run::read_config(&args.run)?;
+    if let Some(summary) = LmSummary::load(&args.run)? {
+        print_line(&format!("{} is finished already", args.run.display()));
+        return conclude(LmOutcome::Finished(Box::new(summary)), &args.run, args.shared.json);
+    }
+    args.shared.threads.apply()?;
+    let device = device::pick(config.device)?;
+    let stop = on_interrupt()?;
+    let progress = Progress::new();
+    let outcome = run::resume(&args.run, &device, &stop, &|shown| progress.show(&shown))?;
+    progress.finish();
+    conclude(outcome, &args.run, args.shared.json)
+}
+
+fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> {
+    match outcome {
+        LmOutcome::Interrupted { step } => {
+            Err(Failure::interrupted(format!("after step {step}; go on with: pairwise lm resume {}", path.display())))
+        }
+        LmOutcome::Finished(summary) => {
+            for (name, value) in &summary.eval {
+                print_line(&format!("{name:<28} {:.4}", value.as_f64().unwrap_or(f64::NAN)));
+            }
+            let rate = summary.tokens as f64 / summary.wall_seconds.max(1e-9);
+            print_line(&format!("parameters trained           {}", summary.trained_parameters));
+            print_line(&format!(
+                "time                         {:.1} s, {:.1} CPU s, {rate:.0} tokens/s",
+                summary.wall_seconds, summary.cpu_seconds
+            ));
+            print_line(&format!("weights                      {}", summary.weights_sha256));
+            print_line(&format!("model                        {}", summary.model.display()));
+            if json {
+                print_json(&summary);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A path in a configuration: whole, so that the run can be resumed from anywhere.
+fn path(path: &Path) -> Result<toml::Value, Failure> {
+    let whole = if path.exists() { std::path::absolute(path)? } else { path.to_owned() };
+    let text = whole.to_str().ok_or_else(|| Failure::usage(format!("{}: is not UTF-8", path.display())))?;
+    Ok(text.into())
+}
+
+fn paths(all: &[PathBuf]) -> Result<toml::Value, Failure> {
+    Ok(toml::Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
+}

@@ -1,0 +1,113 @@
+//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3): members that differ by their score
+//! heads' first weights, the order of their examples and the comparisons they see, so that they agree where comparisons
+//! have settled the question, and disagree where to ask next (§2.2.4).
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::config::Output;
+use super::data::EncodedPair;
+use super::folder;
+use super::model::Decoder;
+use super::reward::{RewardLoss, positions, probabilities};
+use super::run::{LmConfig, LmError, member_folder, read_config, tokenizer_of};
+use super::tokenizer::Tokenizer;
+use crate::preference::query::{disagreement, entropy, select};
+use crate::preference::{Likelihood, Sampler};
+use crate::random::Rng;
+
+/// Reward models that read the same tokens: the members of an ensemble, or a single one.
+#[derive(Debug, Clone)]
+pub struct RewardModels {
+    /// The models, adapters merged.
+    pub members: Vec<Decoder>,
+    /// Their tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How differences of their scores become probabilities.
+    pub likelihood: Likelihood,
+    /// The run they come from, where its folder was given.
+    pub config: Option<LmConfig>,
+    /// What the user should know of their folders.
+    pub remarks: Vec<String>,
+}
+
+/// A candidate that was chosen to be asked about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Query {
+    /// Number of the candidate.
+    pub candidate: usize,
+    /// Variance over members of P[first is preferred].
+    pub disagreement: f64,
+    /// Mean over members of the entropy of their prediction, nats.
+    pub entropy: f64,
+    /// P[first is preferred] of each member; first is the one called chosen.
+    pub probabilities: Vec<f64>,
+}
+
+/// Reads reward models: the folder of a run (of one, or of an ensemble), or that of a model.
+///
+/// # Errors
+/// [`LmError`]: a run of something else, one that is not finished, a model that does not score.
+pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
+    let config = path.join("config.toml").is_file().then(|| read_config(path)).transpose()?;
+    let wrong = |problem: String| Err(LmError::Config(format!("{}: {problem}", path.display())));
+    let folders = match config.as_ref().map(|config| config.reward) {
+        None => vec![path.to_owned()],
+        Some(None) => {
+            return wrong("is a run of another stage, not of a reward model (`lm reward` makes one)".to_owned());
+        }
+        Some(Some(reward)) if reward.is_ensemble() => {
+            (0..reward.members).map(|member| member_folder(path, member).join("model")).collect()
+        }
+        Some(Some(_)) => vec![path.join("model")],
+    };
+    if config.is_some() && folders.iter().any(|folder| !folder.is_dir()) {
+        return wrong(format!("is not finished; go on with: pairwise lm resume {}", path.display()));
+    }
+    let (mut members, mut remarks, mut tokenizer) = (Vec::new(), Vec::new(), None);
+    for folder in folders {
+        let loaded = folder::read(&folder, device)?;
+        if loaded.decoder.config.output == Output::Tokens {
+            return wrong("is a model that writes, not a reward model (`lm reward` makes one)".to_owned());
+        }
+        let own = tokenizer_of(&loaded)?;
+        if tokenizer.get_or_insert_with(|| own.clone()).fingerprint() != own.fingerprint() {
+            return wrong(format!("{} has another tokenizer than the first member", folder.display()));
+        }
+        members.push(folder::merged(&loaded.decoder));
+        remarks.extend(loaded.remarks);
+    }
+    let tokenizer = tokenizer.expect("an ensemble has a member, as its configuration was checked");
+    let likelihood = config.as_ref().and_then(|config| config.reward).map(|reward| reward.likelihood);
+    let likelihood = likelihood.unwrap_or(RewardLoss::default().likelihood);
+    Ok(RewardModels { members, tokenizer, likelihood, config, remarks })
+}
+
+/// Chooses `count` candidates to ask about, in the order in which to ask: see [`select`]. Which side of a candidate is
+/// called chosen means nothing. `asked` are those of before, which k-center keeps away from.
+#[must_use]
+pub fn choose(
+    models: &RewardModels,
+    candidates: &[EncodedPair],
+    asked: &[EncodedPair],
+    sampler: Sampler,
+    count: usize,
+    part_tokens: usize,
+    rng: &mut Rng,
+) -> Vec<Query> {
+    let RewardModels { members, likelihood, .. } = models;
+    let all = probabilities(members, candidates, likelihood, part_tokens);
+    let by_place = matches!(sampler, Sampler::KCenter | Sampler::KCenterDisagreement | Sampler::KCenterEntropy);
+    let places = |pairs| if by_place { positions(members, pairs, part_tokens) } else { Vec::new() };
+    let chosen = select(&sampler, count, &all, members.len(), &places(candidates), &places(asked), rng);
+    let (disagreements, entropies) = (disagreement(&all, members.len()), entropy(&all, members.len()));
+    let query = |candidate: usize| Query {
+        candidate,
+        disagreement: disagreements[candidate],
+        entropy: entropies[candidate],
+        probabilities: all.iter().skip(candidate).step_by(candidates.len()).copied().collect(),
+    };
+    chosen.into_iter().map(query).collect()
+}

@@ -1,0 +1,138 @@
+//! What a run leaves on disk while it goes on: checkpoints and metrics.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::{LmError, Shown};
+use crate::lm::optim::Optimizer;
+use crate::lm::train::Trainee;
+use crate::nn::{constant, to_host};
+use crate::run::archive::{Archive, write_atomically};
+use crate::run::tensorboard::EventFile;
+use crate::run::{Clock, RunError};
+
+/// The run's metrics, as lines and as events.
+pub(super) struct Log {
+    path: PathBuf,
+    events: EventFile,
+}
+
+/// Checkpoints that are kept: the newest, and the one before in case it is torn.
+const KEPT: usize = 2;
+
+/// Writes a checkpoint, and removes the oldest.
+pub(super) fn write_checkpoint(
+    run: &Path,
+    mut archive: Archive,
+    step: usize,
+    clock: &Clock,
+    tokens: u64,
+) -> Result<(), LmError> {
+    archive.put("step", &step);
+    archive.put("tokens", &tokens);
+    archive.put("wall_seconds", &clock.wall());
+    archive.put("cpu_seconds", &clock.cpu());
+    let folder = run.join("checkpoints");
+    archive.save(&folder.join(format!("step-{step:08}.safetensors")))?;
+    for old in checkpoints(run).into_iter().rev().skip(KEPT) {
+        // A checkpoint that cannot be removed harms nothing.
+        let _ = fs::remove_file(old);
+    }
+    Ok(())
+}
+
+/// Puts a model in training into a checkpoint, its names behind a prefix.
+pub(super) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+    let names = trainee.model.trained_names();
+    for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
+        archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
+    }
+    for (name, moments) in names.iter().zip(&trainee.optimizer.moments) {
+        for (i, tensor) in moments.iter().enumerate() {
+            archive.put_f32(format!("{prefix}optimizer.{i}.{name}"), &tensor.dims(), &to_host(tensor.clone()));
+        }
+    }
+    archive.put(&format!("{prefix}optimizer_steps"), &trainee.optimizer.steps);
+    archive.put(&format!("{prefix}trainee_step"), &trainee.step);
+}
+
+/// Takes it out again.
+pub(super) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
+    let device = trainee.model.device();
+    let names = trainee.model.trained_names();
+    let mut moments = Vec::with_capacity(names.len());
+    for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
+        let shape = tensor.dims();
+        *tensor = constant(&archive.f32(&format!("{prefix}{name}"), &shape)?, shape, &device);
+        let moment = |i: usize| -> Result<_, LmError> {
+            let name = format!("{prefix}optimizer.{i}.{name}");
+            let values = archive.f32_any(&name)?;
+            // The optimiser's own shapes: as the parameter, or its rows, its columns, or nothing.
+            let shapes = [shape, [shape[0], 1], [1, shape[1]], [1, 1]];
+            let fits = shapes.into_iter().find(|shape| archive.f32(&name, shape).is_ok()).unwrap_or(shape);
+            Ok(constant(&values, fits, &device))
+        };
+        moments.push([moment(0)?, moment(1)?]);
+    }
+    trainee.optimizer = Optimizer { steps: archive.get(&format!("{prefix}optimizer_steps"))?, moments };
+    trainee.step = archive.get(&format!("{prefix}trainee_step"))?;
+    Ok(())
+}
+
+pub(super) fn newest_checkpoint(run: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<Archive>, LmError> {
+    for path in checkpoints(run).into_iter().rev() {
+        match Archive::load(&path) {
+            Ok(archive) => return Ok(Some(archive)),
+            Err(error) => show(Shown::Note(&format!("{error}; trying the one before it"))),
+        }
+    }
+    Ok(None)
+}
+
+/// Checkpoints, oldest first.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return Vec::new() };
+    let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    all.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    all.sort();
+    all
+}
+
+impl Log {
+    /// Opens both; lines of steps that will be taken again, and a torn last one, are taken out.
+    pub(super) fn open(run: &Path, step: usize) -> Result<Self, LmError> {
+        let path = run.join("metrics.jsonl");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let parsed = text.lines().map_while(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
+        let at = |line: &Map<String, Value>| line.get("step").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        let kept: Vec<Map<String, Value>> = parsed.take_while(|line| at(line) <= step as u64).collect();
+        let mut events = EventFile::create(&run.join("tb"), &[])?;
+        let mut lines = String::new();
+        for line in &kept {
+            events.append_scalars(at(line), &scalars(line))?;
+            lines += &(serde_json::to_string(line).expect("a JSON object always serialises") + "\n");
+        }
+        write_atomically(&path, lines.as_bytes()).map_err(|source| RunError::Io {
+            path: path.clone(),
+            action: "write metrics",
+            source,
+        })?;
+        Ok(Self { path, events })
+    }
+
+    pub(super) fn write(&mut self, step: usize, values: Map<String, Value>) -> Result<(), LmError> {
+        let mut line = Map::from_iter([("step".to_owned(), json!(step))]);
+        line.extend(values);
+        let text = serde_json::to_string(&line).expect("a JSON object always serialises") + "\n";
+        let append = || OpenOptions::new().append(true).open(&self.path)?.write_all(text.as_bytes());
+        append().map_err(|source| RunError::Io { path: self.path.clone(), action: "write metrics", source })?;
+        Ok(self.events.append_scalars(step as u64, &scalars(&line))?)
+    }
+}
+
+fn scalars(line: &Map<String, Value>) -> Vec<(String, f64)> {
+    line.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}

@@ -1,0 +1,406 @@
+//! The configuration of a training run: the stage's defaults ← `--config` file ← `--set` and flags.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::LmError;
+use crate::device::DeviceChoice;
+use crate::lm::data::{Conventions, ReadConfig};
+use crate::lm::lora::LoraConfig;
+use crate::lm::loss::{KtoConfig, LossConfig};
+use crate::lm::optim::Schedule;
+use crate::lm::ppo::PpoConfig;
+use crate::lm::reward::RewardLoss;
+use crate::lm::sft::Normalization;
+use crate::lm::train::TrainConfig;
+use crate::preference::Likelihood;
+use crate::run::RunError;
+use crate::run::config::merge;
+
+/// What is trained for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageKind {
+    /// A fresh model on texts.
+    Pretrain,
+    /// A model on completions.
+    Sft,
+    /// A reward model on comparisons.
+    Reward,
+    /// A policy on comparisons.
+    Dpo,
+    /// A policy on good and bad completions.
+    Kto,
+    /// A policy on a reward of its own completions.
+    Ppo,
+}
+
+/// A resolved configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LmConfig {
+    /// What is trained for.
+    pub stage: StageKind,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Where tensors live.
+    pub device: DeviceChoice,
+    /// Folder of the model to begin with; empty in pre-training, which makes one.
+    pub model: PathBuf,
+    /// Files or folders with rows, or `reviews` for the embedded world.
+    pub data: Vec<PathBuf>,
+    /// The same for evaluation; without, `eval_share` of the data.
+    pub eval_data: Vec<PathBuf>,
+    /// Share of the rows that is kept for evaluation, where there are no files for it.
+    pub eval_share: f64,
+    /// A chat template by name or file, for rows that are chats.
+    pub chat_template: String,
+    /// Gold reward that completions are judged with at evaluations; empty for none.
+    pub gold: String,
+    /// Completions that are sampled at evaluations, for the divergence from the reference and the gold reward.
+    pub eval_samples: usize,
+    /// Most tokens of these.
+    pub eval_tokens: usize,
+    /// How files are read.
+    pub read: ReadConfig,
+    /// How rows become tokens.
+    pub conventions: Conventions,
+    /// The loop.
+    pub train: TrainConfig,
+    /// Adapters; without, all weights are trained.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lora: Option<LoraConfig>,
+    /// Pre-training's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pretrain: Option<PretrainConfig>,
+    /// Fine-tuning's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sft: Option<SftConfig>,
+    /// The reward model's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reward: Option<RewardRunConfig>,
+    /// DPO's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dpo: Option<DpoConfig>,
+    /// KTO's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kto: Option<KtoConfig>,
+    /// PPO's own. Its numbers of iterations, batches and rates take the place of `train`'s.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ppo: Option<PpoRunConfig>,
+}
+
+/// A fresh model and its texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PretrainConfig {
+    /// Its size.
+    pub hidden: usize,
+    /// Its blocks.
+    pub layers: usize,
+    /// Its heads.
+    pub heads: usize,
+    /// Its longest sequence, tokens; longer texts are cut into several.
+    pub context: usize,
+    /// Tokens of the tokenizer that is trained on the texts.
+    pub vocabulary: usize,
+    /// Folder of a tokenizer to use instead.
+    pub tokenizer: PathBuf,
+    /// Texts of the embedded world.
+    pub texts: usize,
+    /// Fill every example with `context` tokens of texts one after another, as GPT-2's pre-training; otherwise an
+    /// example is a text, or a part of a long one.
+    pub packing: bool,
+}
+
+/// Fine-tuning's own hyper-parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftConfig {
+    /// What the loss is divided by.
+    pub normalization: Normalization,
+}
+
+/// The reward model's own hyper-parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardRunConfig {
+    /// How a difference of scores becomes the probability of an answer.
+    pub likelihood: Likelihood,
+    /// Weight that keeps scores around zero; see [`RewardLoss`].
+    pub centering: f64,
+    /// Reward models in the ensemble; 1 for one without. (Christiano et al. 2017, §2.2.3: 3. Each is a whole language
+    /// model here, so an ensemble is there where it is asked for.)
+    pub members: usize,
+    /// Train each member of an ensemble on its own bootstrap of the comparisons: as many, drawn with replacement
+    /// (§2.2.3).
+    pub bootstrap: bool,
+    /// The member of the ensemble that this run trains, from 0; without, all of them, one after another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<usize>,
+}
+
+/// DPO's own hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DpoConfig {
+    /// The loss.
+    pub loss: LossConfig,
+    /// What the policy is compared with.
+    pub reference: ReferenceKind,
+    /// Folder of the reference; empty for the model to begin with.
+    pub reference_model: PathBuf,
+}
+
+/// PPO's own hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct PpoRunConfig {
+    /// Folder of a reward model, or of the run of an ensemble, that judges completions; empty for the gold reward.
+    pub reward_model: PathBuf,
+    /// The algorithm's.
+    pub algorithm: PpoConfig,
+}
+
+/// How the reference policy is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReferenceKind {
+    /// Once for every pair, before training; the answers are kept in the run folder.
+    Precomputed,
+    /// For each batch.
+    Model,
+    /// Never: losses without a reference, or `reference_free`.
+    None,
+}
+
+/// Sizes that `--size` names: parameters, hidden size, layers, heads, with a vocabulary of 1,024 tokens.
+pub const SIZES: [(&str, usize, usize, usize); 6] = [
+    ("30k", 16, 3, 2),
+    ("100k", 40, 3, 4),
+    ("300k", 72, 4, 6),
+    ("1m", 128, 4, 4),
+    ("3m", 208, 5, 8),
+    ("10m", 320, 8, 10),
+];
+
+/// Most reward models of an ensemble, as with clips.
+const MOST_MEMBERS: usize = 64;
+
+impl LmConfig {
+    /// The defaults of a stage.
+    #[must_use]
+    pub fn new(stage: StageKind) -> Self {
+        let mut train = TrainConfig::default();
+        match stage {
+            StageKind::Pretrain => {
+                // nanoGPT's, at the larger rate that smaller models take.
+                train.optimizer.learning_rate = 3e-3;
+                train.optimizer.schedule = Schedule::Cosine;
+                train.optimizer.warmup = 0.02;
+                train.optimizer.beta2 = 0.95;
+                train.optimizer.weight_decay = 0.1;
+                train.batch_size = 64;
+            }
+            // TRL's rates of full fine-tuning are for models a thousand times as large.
+            StageKind::Sft => train.optimizer.learning_rate = 2e-5,
+            StageKind::Reward => train.optimizer.learning_rate = 1e-4,
+            StageKind::Dpo | StageKind::Kto | StageKind::Ppo => train.optimizer.learning_rate = 1e-6,
+        }
+        Self {
+            stage,
+            seed: 0,
+            device: DeviceChoice::Auto,
+            model: PathBuf::new(),
+            data: Vec::new(),
+            eval_data: Vec::new(),
+            eval_share: 0.05,
+            chat_template: String::new(),
+            gold: String::new(),
+            eval_samples: 0,
+            eval_tokens: 64,
+            read: ReadConfig::default(),
+            conventions: Conventions::default(),
+            train,
+            lora: None,
+            pretrain: (stage == StageKind::Pretrain).then(PretrainConfig::default),
+            sft: (stage == StageKind::Sft).then(SftConfig::default),
+            reward: (stage == StageKind::Reward).then(RewardRunConfig::default),
+            dpo: (stage == StageKind::Dpo).then(DpoConfig::default),
+            kto: (stage == StageKind::Kto).then(KtoConfig::default),
+            ppo: (stage == StageKind::Ppo).then(PpoRunConfig::default),
+        }
+    }
+
+    /// A stage's defaults with layers of values over them, the last one on top.
+    ///
+    /// # Errors
+    /// [`LmError::Config`], naming a value that is unknown or of the wrong kind.
+    pub fn resolve(stage: StageKind, layers: &[Table]) -> Result<Self, LmError> {
+        let mut table = Table::try_from(Self::new(stage)).expect("a configuration always serialises");
+        for layer in layers {
+            merge(&mut table, layer.clone());
+        }
+        let resolved: Self = serde_path_to_error::deserialize(table)
+            .map_err(|error| LmError::Config(format!("{}: {}", error.path(), error.inner().message())))?;
+        if resolved.stage != stage {
+            let problem = format!("the configuration is for the stage {:?}, not {stage:?}", resolved.stage);
+            return Err(LmError::Config(problem.to_lowercase()));
+        }
+        resolved.validate()?;
+        Ok(resolved)
+    }
+
+    /// Whether this is a run of several members.
+    pub(super) fn is_ensemble(&self) -> bool {
+        self.reward.is_some_and(|reward| reward.is_ensemble())
+    }
+
+    /// The chat template that is asked for.
+    #[must_use]
+    pub fn template(&self) -> Option<&str> {
+        (!self.chat_template.is_empty()).then_some(self.chat_template.as_str())
+    }
+
+    /// As `config.toml`.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration always serialises")
+    }
+
+    /// Checks what can be checked before anything is read.
+    ///
+    /// # Errors
+    /// [`LmError::Config`], naming the first value out of range and what would be right.
+    pub fn validate(&self) -> Result<(), LmError> {
+        let wrong = |problem: String| Err(LmError::Config(problem));
+        self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
+        self.conventions.validate()?;
+        if self.data.is_empty() {
+            return wrong("data: no file is given (--data FILE …, or --corpus reviews)".to_owned());
+        }
+        if !(0.0..1.0).contains(&self.eval_share) {
+            return wrong(format!("eval_share = {}: must be at least 0 and below 1", self.eval_share));
+        }
+        if self.stage != StageKind::Pretrain && self.model.as_os_str().is_empty() {
+            return wrong("model: none is given (--model FOLDER)".to_owned());
+        }
+        if let Some(lora) = &self.lora {
+            let positive = lora.rank > 0 && lora.alpha > 0.0 && lora.alpha.is_finite();
+            if !positive || !(0.0..1.0).contains(&lora.dropout) {
+                return wrong(
+                    "lora: rank must be 1 or more, alpha positive, dropout at least 0 and below 1".to_owned(),
+                );
+            }
+        }
+        if let Some(DpoConfig { loss, reference, .. }) = &self.dpo {
+            loss.validate().map_err(|error| LmError::Config(format!("dpo.loss.{error}")))?;
+            let needed = loss.kind.has_reference() && !loss.reference_free;
+            if needed && *reference == ReferenceKind::None {
+                return wrong(format!(
+                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use simpo or orpo",
+                    loss.kind
+                ));
+            }
+        }
+        if let Some(RewardRunConfig { likelihood, centering, members, member, .. }) = self.reward {
+            likelihood.validate().map_err(|error| LmError::Config(format!("reward.likelihood.{error}")))?;
+            if !(centering >= 0.0 && centering.is_finite()) {
+                return wrong(format!("reward.centering = {centering}: must be at least 0"));
+            }
+            if !(1..=MOST_MEMBERS).contains(&members) {
+                return wrong(format!("reward.members = {members}: must be between 1 and {MOST_MEMBERS}"));
+            }
+            if let Some(member) = member.filter(|&member| member >= members) {
+                return wrong(format!("reward.member = {member}: must be below reward.members, {members}"));
+            }
+        }
+        if let Some(kto) = &self.kto
+            && !(kto.beta > 0.0 && kto.desirable_weight >= 0.0 && kto.undesirable_weight >= 0.0)
+        {
+            return wrong("kto: beta must be positive, and both weights at least 0".to_owned());
+        }
+        if let Some(PpoRunConfig { reward_model, algorithm }) = &self.ppo {
+            algorithm.validate().map_err(|problem| LmError::Config(format!("ppo.algorithm.{problem}")))?;
+            if reward_model.as_os_str().is_empty() && self.gold.is_empty() {
+                return wrong("ppo: no reward is given (--reward-model FOLDER, or --gold SPEC)".to_owned());
+            }
+        }
+        if let Some(pretrain) = &self.pretrain {
+            let PretrainConfig { hidden, layers, heads, context, vocabulary, texts, .. } = *pretrain;
+            let sizes = [hidden, layers, heads, vocabulary, texts];
+            if sizes.contains(&0) || context < 8 || !hidden.is_multiple_of(2 * heads.max(1)) {
+                return wrong(
+                    "pretrain: hidden must be a multiple of twice the heads, the context 8 or more, and the other sizes 1 or more"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl RewardRunConfig {
+    /// Whether this is a run of several members.
+    #[must_use]
+    pub fn is_ensemble(&self) -> bool {
+        self.members > 1 && self.member.is_none()
+    }
+
+    /// The loss of each reward model.
+    #[must_use]
+    pub fn loss(&self) -> RewardLoss {
+        RewardLoss { likelihood: self.likelihood, centering: self.centering }
+    }
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            hidden: 128,
+            layers: 4,
+            heads: 8,
+            context: 256,
+            vocabulary: 1024,
+            tokenizer: PathBuf::new(),
+            texts: 100_000,
+            packing: false,
+        }
+    }
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self { normalization: Normalization::TokenMean }
+    }
+}
+
+impl Default for RewardRunConfig {
+    fn default() -> Self {
+        let RewardLoss { likelihood, centering } = RewardLoss::default();
+        Self { likelihood, centering, members: 1, bootstrap: true, member: None }
+    }
+}
+
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self { loss: LossConfig::default(), reference: ReferenceKind::Precomputed, reference_model: PathBuf::new() }
+    }
+}
+
+/// The configuration of a run folder.
+///
+/// # Errors
+/// When it is missing, torn, or that of another kind of run.
+pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
+    let file = path.join("config.toml");
+    let text = fs::read_to_string(&file).map_err(|source| RunError::Io {
+        path: file.clone(),
+        action: "read the configuration",
+        source,
+    })?;
+    toml::from_str(&text).map_err(|error| LmError::Config(format!("{}: {}", file.display(), error.message())))
+}

@@ -1,0 +1,141 @@
+//! A run of an ensemble of reward models: a run folder for each member, one after another.
+//!
+//! ```text
+//! runs/<name>/
+//!   config.toml      resolved configuration
+//!   member-0/ …      a run folder for each member
+//!   summary.json     what --json printed: of the mean over members, and of each
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::config::{LmConfig, RewardRunConfig, StageKind};
+use super::execute::evaluated;
+use super::prepare::{Work, prepare};
+use super::{LmError, LmOutcome, LmSummary, Shown, hex};
+use crate::lm::ensemble::{RewardModels, read};
+use crate::lm::reward::pair_scores;
+use crate::preference::query::disagreement;
+use crate::run::Folder;
+
+/// Folder of a member's run.
+#[must_use]
+pub fn member_folder(run: &Path, member: usize) -> PathBuf {
+    run.join(format!("member-{member}"))
+}
+
+/// Trains the members that are not finished, one after another, and measures the ensemble.
+///
+/// # Errors
+/// [`LmError`].
+pub(super) fn train(
+    config: &LmConfig,
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<LmOutcome, LmError> {
+    let count = config.reward.map_or(1, |reward| reward.members);
+    let mut summaries: Vec<LmSummary> = Vec::with_capacity(count);
+    for member in 0..count {
+        let folder = member_folder(path, member);
+        if let Some(summary) = LmSummary::load(&folder)? {
+            summaries.push(summary);
+            continue;
+        }
+        let (steps, tokens) = totals(&summaries);
+        if stop.load(Ordering::Relaxed) && member > 0 {
+            return Ok(LmOutcome::Interrupted { step: steps });
+        }
+        show(Shown::Note(&format!("member {} of {count}", member + 1)));
+        // Steps and tokens are counted over all members.
+        let of_member = |shown: Shown<'_>| match shown {
+            Shown::Step(step, total, metrics, own) => {
+                show(Shown::Step(member * total + step, count * total, metrics, tokens + own));
+            }
+            other => show(other),
+        };
+        let outcome = match folder.join("config.toml").is_file() {
+            true => super::resume(&folder, device, stop, &of_member)?,
+            false => {
+                // What a kill leaves before there is a configuration: empty folders.
+                for name in ["checkpoints", "figures", ""] {
+                    let _ = fs::remove_dir(folder.join(name));
+                }
+                super::train(&of_one(config, member), &folder, device, stop, &of_member)?
+            }
+        };
+        match outcome {
+            LmOutcome::Finished(summary) => summaries.push(*summary),
+            LmOutcome::Interrupted { step } => return Ok(LmOutcome::Interrupted { step: steps + step }),
+        }
+    }
+    let summary = summarise(config, path, device, &summaries)?;
+    summary.save()?;
+    Ok(LmOutcome::Finished(Box::new(summary)))
+}
+
+/// The configuration of a member's run.
+fn of_one(config: &LmConfig, member: usize) -> LmConfig {
+    let reward = config.reward.map(|reward| RewardRunConfig { member: Some(member), ..reward });
+    LmConfig { reward, ..config.clone() }
+}
+
+/// Steps taken and tokens gone over.
+fn totals(summaries: &[LmSummary]) -> (usize, u64) {
+    summaries.iter().fold((0, 0), |(steps, tokens), summary| (steps + summary.steps, tokens + summary.tokens))
+}
+
+/// What the ensemble does on the held-out comparisons: measures of the mean of the members' scores under the names of a
+/// single model's, each member's accuracy, and how much they disagree on average.
+fn summarise(config: &LmConfig, path: &Path, device: &Device, summaries: &[LmSummary]) -> Result<LmSummary, LmError> {
+    let mut eval = Map::new();
+    // Remarks on the rows were shown by every member.
+    let prepared = prepare(&of_one(config, 0), &Folder::open(&member_folder(path, 0))?, device, &|_| ())?;
+    if let Work::Comparisons(_, Some(held_out)) = prepared.work {
+        let RewardModels { members, likelihood, .. } = read(path, device)?;
+        let part_tokens = config.train.part_tokens;
+        let count = members.len() as f64;
+        let mut means = vec![[0.0; 2]; held_out.pairs.len()];
+        let mut all = Vec::with_capacity(members.len() * means.len());
+        for member in &members {
+            let scores = pair_scores(member, &held_out.pairs, part_tokens);
+            all.extend(scores.iter().map(|[chosen, rejected]| likelihood.probability(chosen - rejected)));
+            for (mean, score) in means.as_flattened_mut().iter_mut().zip(scores.as_flattened()) {
+                *mean += score / count;
+            }
+        }
+        let pairs: Vec<usize> = (0..means.len()).collect();
+        eval = evaluated(&held_out.measure(&pairs, &means).0);
+        let disagreements = disagreement(&all, members.len());
+        let mean = disagreements.iter().sum::<f64>() / disagreements.len() as f64;
+        eval.insert("eval_disagreement".to_owned(), json!(mean));
+        for (member, summary) in summaries.iter().enumerate() {
+            let own = summary.eval.get("eval_accuracy").cloned().unwrap_or(Value::Null);
+            eval.insert(format!("eval_accuracy/member-{member}"), own);
+        }
+    }
+    let mut hash = Sha256::new();
+    summaries.iter().for_each(|summary| hash.update(&summary.weights_sha256));
+    let (steps, tokens) = totals(summaries);
+    Ok(LmSummary {
+        stage: StageKind::Reward,
+        seed: config.seed,
+        steps,
+        trained_parameters: summaries.iter().map(|summary| summary.trained_parameters).sum(),
+        eval,
+        sampled: None,
+        tokens,
+        wall_seconds: summaries.iter().map(|summary| summary.wall_seconds).sum(),
+        cpu_seconds: summaries.iter().map(|summary| summary.cpu_seconds).sum(),
+        weights_sha256: hex(&hash.finalize()),
+        model: path.to_owned(),
+        run_dir: path.to_owned(),
+    })
+}

@@ -1,0 +1,251 @@
+//! A training run of a language model and its folder.
+//!
+//! ```text
+//! runs/<name>/
+//!   config.toml      resolved configuration
+//!   metrics.jsonl    one object for each logged step, under TRL's names; evaluations begin with eval_
+//!   tb/              the same as TensorBoard events
+//!   reference.safetensors  the reference policy's log-probabilities, asked for once
+//!   checkpoints/     step-000120.safetensors: everything needed to go on exactly
+//!   model/           the trained model as a Hugging Face folder
+//!   summary.json     what --json printed
+//! ```
+
+mod checkpoint;
+mod config;
+mod ensemble;
+mod execute;
+mod prepare;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+pub use self::config::{
+    DpoConfig, LmConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig, SIZES, SftConfig, StageKind,
+    read_config,
+};
+pub use self::ensemble::member_folder;
+use super::chat::ChatError;
+use super::data::DataError;
+use super::diagnose::Sampled;
+use super::folder::{FolderError, Loaded};
+use super::gold::GoldError;
+use super::model::Decoder;
+use super::tokenizer::{Tokenizer, TokenizerError};
+use super::train::Metrics;
+use crate::nn::to_host;
+use crate::run::archive::{ArchiveError, write_atomically};
+use crate::run::{Folder, RunError};
+
+/// What a run says when it ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LmSummary {
+    /// What was trained for.
+    pub stage: StageKind,
+    /// Seed.
+    pub seed: u64,
+    /// Steps taken.
+    pub steps: usize,
+    /// Parameters of the model; with adapters, of these.
+    pub trained_parameters: usize,
+    /// The last evaluation, by name.
+    pub eval: Map<String, Value>,
+    /// Completions of held-out prompts, if any were sampled.
+    pub sampled: Option<Sampled>,
+    /// Tokens that training went over.
+    pub tokens: u64,
+    /// Wall-clock seconds, summed over interruptions.
+    pub wall_seconds: f64,
+    /// CPU seconds of the process, likewise.
+    pub cpu_seconds: f64,
+    /// SHA-256 of what was trained.
+    pub weights_sha256: String,
+    /// Folder of the trained model.
+    pub model: PathBuf,
+    /// Run folder.
+    pub run_dir: PathBuf,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LmOutcome {
+    /// With all steps.
+    Finished(Box<LmSummary>),
+    /// It was asked to stop, and wrote a checkpoint.
+    Interrupted {
+        /// Steps taken.
+        step: usize,
+    },
+}
+
+/// What is shown while a run goes on.
+#[derive(Debug, Clone)]
+pub enum Shown<'a> {
+    /// A remark for the user.
+    Note(&'a str),
+    /// Something before training: what, how much is done, of how much.
+    Preparing(&'a str, usize, usize),
+    /// A step: its number from 1, of how many, what was measured, tokens so far.
+    Step(usize, usize, &'a Metrics, u64),
+    /// An evaluation.
+    Evaluation(&'a Map<String, Value>),
+}
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+pub enum LmError {
+    /// The run folder.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A model's folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A chat template.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// A tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A gold reward.
+    #[error(transparent)]
+    Gold(#[from] GoldError),
+    /// A value out of range, or values that do not go together.
+    #[error("{0}")]
+    Config(String),
+    /// Training went astray.
+    #[error(
+        "step {step}: the loss is {loss}: training has diverged; the last checkpoint is kept. Try a smaller learning rate"
+    )]
+    Diverged {
+        /// Which step.
+        step: usize,
+        /// Its loss.
+        loss: f64,
+    },
+}
+
+/// Trains in a new folder.
+///
+/// # Errors
+/// [`LmError`].
+pub fn train(
+    config: &LmConfig,
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<LmOutcome, LmError> {
+    config.validate()?;
+    let folder = Folder::create_with(path, &config.to_toml())?;
+    if config.is_ensemble() {
+        let outcome = ensemble::train(config, path, device, stop, show);
+        if outcome.is_err() && !member_folder(path, 0).exists() {
+            // The first member could not begin, so nor could the ensemble.
+            let _ = fs::remove_dir_all(path);
+        }
+        return outcome;
+    }
+    match prepare::prepare(config, &folder, device, show) {
+        Ok(prepared) => execute::execute(config, &folder, &prepared, None, stop, show),
+        Err(error) => {
+            // A run that could not begin leaves no folder that the next try would trip over.
+            let _ = fs::remove_dir_all(path);
+            Err(error)
+        }
+    }
+}
+
+/// Goes on with an interrupted run from its newest checkpoint.
+///
+/// # Errors
+/// [`LmError`].
+pub fn resume(
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<LmOutcome, LmError> {
+    let folder = Folder::open(path)?;
+    let config = read_config(path)?;
+    if config.is_ensemble() {
+        return ensemble::train(&config, path, device, stop, show);
+    }
+    let prepared = prepare::prepare(&config, &folder, device, show)?;
+    let checkpoint = checkpoint::newest_checkpoint(path, show)?;
+    execute::execute(&config, &folder, &prepared, checkpoint, stop, show)
+}
+
+/// A model's tokenizer, checked against its vocabulary.
+///
+/// # Errors
+/// When there is none, or it belongs to another model.
+pub fn tokenizer_of(loaded: &Loaded) -> Result<Tokenizer, LmError> {
+    let tokenizer = Tokenizer::load(&loaded.base)?;
+    tokenizer.check_fits(loaded.decoder.config.vocabulary)?;
+    Ok(tokenizer)
+}
+
+/// Tokens that end a model's texts: its configuration's, and the tokenizer's.
+#[must_use]
+pub fn eos_of(model: &Decoder, tokenizer: &Tokenizer) -> Vec<u32> {
+    let own = model.config.eos.iter().copied();
+    own.chain(tokenizer.special().eos.as_ref().map(|token| token.id)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// SHA-256 of what is trained.
+#[must_use]
+pub fn weights_sha256(model: &Decoder) -> String {
+    let mut model = model.clone();
+    let mut hash = Sha256::new();
+    for tensor in model.trained_mut() {
+        for value in to_host(tensor.clone()) {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    hex(&hash.finalize())
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl LmSummary {
+    /// The summary of a run folder; `None` where the run is not finished.
+    ///
+    /// # Errors
+    /// When the file is there, but not one that a run wrote.
+    pub fn load(run: &Path) -> Result<Option<Self>, LmError> {
+        let path = run.join(SUMMARY);
+        let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+        let summary = serde_json::from_str(&text);
+        summary.map(Some).map_err(|error| LmError::Config(format!("{}: {error}", path.display())))
+    }
+
+    /// Writes it to its run folder.
+    fn save(&self) -> Result<(), LmError> {
+        let text = serde_json::to_string_pretty(self).expect("a summary always serialises") + "\n";
+        let path = self.run_dir.join(SUMMARY);
+        Ok(write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+            path,
+            action: "write the summary",
+            source,
+        })?)
+    }
+}
+
+/// What `--json` printed.
+const SUMMARY: &str = "summary.json";
