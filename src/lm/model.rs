@@ -4,6 +4,7 @@
 //! checkpoint they are made of. Linear layers that read the same input are one: queries, keys and values, gate and up.
 
 use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use burn::tensor::{Device, FloatDType, Gradients, Tensor};
@@ -434,6 +435,18 @@ impl Decoder {
         match &self.adapters {
             None => output,
             Some(adapters) => adapters.add(at.weight, x, output, dropout),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("unknown precision '{text}': use f32 or bf16")),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use toml::Table;
+use toml::{Table, Value};
 
 use super::progress::Progress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
@@ -12,6 +12,7 @@ use crate::device::{self, DeviceChoice};
 use crate::engine::free_folder;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::LossKind;
+use crate::lm::model::Precision;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
 
 /// What every training command takes.
@@ -67,6 +68,9 @@ struct CommonArgs {
     /// Where tensors live: auto, cpu, cuda or cuda:N
     #[arg(long)]
     device: Option<DeviceChoice>,
+    /// What products are computed in: f32, or bf16 for GPUs
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Run folder; made new [default: runs/STAGE-sSEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -216,7 +220,7 @@ pub(super) fn dpo(args: &DpoArgs) -> Result<(), Failure> {
 }
 
 fn with_numbers(mut own: Table, args: &DpoArgs) -> Table {
-    if let Some(toml::Value::Table(loss)) = own.get_mut("loss") {
+    if let Some(Value::Table(loss)) = own.get_mut("loss") {
         for (name, value) in [("beta", args.beta), ("label_smoothing", args.label_smoothing)] {
             if let Some(value) = value {
                 loss.insert(name.to_owned(), value.into());
@@ -313,12 +317,15 @@ fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Fa
     if let Some(device) = args.device {
         flags.insert("device".to_owned(), device.to_string().into());
     }
+    if let Some(precision) = args.precision {
+        flags.insert("precision".to_owned(), Value::try_from(precision).expect("a word is a value"));
+    }
     let mut layers = args.layers.read()?;
     layers.push(flags);
     let config = LmConfig::resolve(stage, &layers)?;
     args.shared.threads.apply()?;
     let device = device::pick(config.device)?;
-    let name = toml::Value::try_from(stage).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let name = Value::try_from(stage).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
     let path = args.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), &format!("{name}-s{}", config.seed)));
     let stop = on_interrupt()?;
     let progress = Progress::new();
@@ -368,12 +375,12 @@ fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> 
 }
 
 /// A path in a configuration: whole, so that the run can be resumed from anywhere.
-fn path(path: &Path) -> Result<toml::Value, Failure> {
+fn path(path: &Path) -> Result<Value, Failure> {
     let whole = if path.exists() { std::path::absolute(path)? } else { path.to_owned() };
     let text = whole.to_str().ok_or_else(|| Failure::usage(format!("{}: is not UTF-8", path.display())))?;
     Ok(text.into())
 }
 
-fn paths(all: &[PathBuf]) -> Result<toml::Value, Failure> {
-    Ok(toml::Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
+fn paths(all: &[PathBuf]) -> Result<Value, Failure> {
+    Ok(Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
 }

@@ -11,6 +11,7 @@ use crate::device::DeviceChoice;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LossConfig};
+use crate::lm::model::Precision;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reward::RewardLoss;
@@ -48,6 +49,9 @@ pub struct LmConfig {
     pub seed: u64,
     /// Where tensors live.
     pub device: DeviceChoice,
+    /// What products are computed in: `bf16` is for GPUs.
+    #[serde(default)]
+    pub precision: Precision,
     /// Folder of the model to begin with; empty in pre-training, which makes one.
     pub model: PathBuf,
     /// Files or folders with rows, or `reviews` for the embedded world.
@@ -214,6 +218,7 @@ impl LmConfig {
             stage,
             seed: 0,
             device: DeviceChoice::Auto,
+            precision: Precision::default(),
             model: PathBuf::new(),
             data: Vec::new(),
             eval_data: Vec::new(),

@@ -72,7 +72,7 @@ pub(super) fn prepare(
     loaded.remarks.iter().for_each(|remark| show(Shown::Note(remark)));
     let tokenizer = tokenizer_of(&loaded)?;
     let base = loaded.base.clone();
-    let mut start = loaded.decoder;
+    let mut start = Decoder { precision: config.precision, ..loaded.decoder };
     let seed = training_seed(config);
     let member = config.reward.and_then(|reward| reward.member);
     if config.stage == StageKind::Reward {
@@ -150,7 +150,10 @@ pub(super) fn prepare(
                 let DpoConfig { loss, reference: kind, reference_model } = config.dpo.clone().unwrap_or_default();
                 let other = match reference_model.as_os_str().is_empty() {
                     true => None,
-                    false => Some(folder::read(&reference_model, device)?.decoder),
+                    false => {
+                        let read = folder::read(&reference_model, device)?.decoder;
+                        Some(Decoder { precision: config.precision, ..read })
+                    }
                 };
                 let reference = other.as_ref().unwrap_or(&reference);
                 let references = match kind {
@@ -207,7 +210,8 @@ pub(super) fn prepare(
                         let problem = format!("{}: has another tokenizer than the policy", reward_model.display());
                         return Err(LmError::Config(problem));
                     }
-                    found.members
+                    let members = found.members.into_iter();
+                    members.map(|member| Decoder { precision: config.precision, ..member }).collect()
                 }
             };
             // The value function begins as the (first) reward model, which knows what is good (Stiennon et al. 2020);
@@ -278,7 +282,7 @@ fn prepare_pretraining(
     model.bos = tokenizer.special().bos.as_ref().map(|token| token.id);
     let kind = if pretrain.packing { "blocks" } else { "texts" };
     show(Shown::Note(&format!("a model of {} parameters, {} {kind}", model.parameters(), examples.len())));
-    let start = Decoder::new(model, config.seed, device);
+    let start = Decoder { precision: config.precision, ..Decoder::new(model, config.seed, device) };
     let held_out = held_out(config, examples.len());
     let eval = examples.split_off(examples.len() - held_out);
     let stage = |examples| Sft { examples, normalization: Normalization::TokenMean };
