@@ -76,6 +76,8 @@ pub struct FrontierConfig {
     pub learning_rate: f64,
     /// Learning rate of the reward model.
     pub reward_learning_rate: f64,
+    /// Comparisons a step of the reward model.
+    pub reward_batch_size: usize,
     /// Passes of the reward model over the comparisons.
     pub reward_epochs: f64,
     /// β of DPO and cDPO, τ of IPO.
@@ -211,7 +213,9 @@ impl Default for FrontierConfig {
             steps: 120,
             measurements: 6,
             learning_rate: 1e-4,
-            reward_learning_rate: 3e-4,
+            // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
+            reward_learning_rate: 1e-3,
+            reward_batch_size: 16,
             reward_epochs: 2.0,
             betas: vec![0.05, 0.1, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
@@ -267,6 +271,7 @@ impl FrontierConfig {
             ("eval_prompts", self.eval_prompts),
             ("max_new_tokens", self.max_new_tokens),
             ("batch_size", self.batch_size),
+            ("reward_batch_size", self.reward_batch_size),
             ("steps", self.steps),
             ("measurements", self.measurements),
             ("seeds", self.seeds.len()),
@@ -517,7 +522,7 @@ fn reward_model(config: &FrontierConfig, start: &Decoder, pairs: &[EncodedPair],
     let train = TrainConfig {
         steps: 0,
         epochs: config.reward_epochs,
-        batch_size: config.batch_size,
+        batch_size: config.reward_batch_size,
         part_tokens: PART_TOKENS,
         optimizer: optimizer(config.reward_learning_rate, Schedule::Linear),
         ..TrainConfig::default()
