@@ -21,6 +21,8 @@ pub mod run;
 pub mod sample;
 pub mod score;
 pub mod sft;
+pub mod shelf;
+pub mod teach;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;

@@ -1187,7 +1187,7 @@ fn write_checkpoint(run: &Path, mut archive: Archive, step: usize, clock: &Clock
 }
 
 /// Puts a model in training into a checkpoint, its names behind a prefix.
-fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+pub(super) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     let names = trainee.model.trained_names();
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
         archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
@@ -1202,7 +1202,7 @@ fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
 }
 
 /// Takes it out again.
-fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
+pub(super) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
     let mut moments = Vec::with_capacity(names.len());
@@ -1225,7 +1225,7 @@ fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), Lm
 }
 
 /// Checkpoints, oldest first.
-fn checkpoints(run: &Path) -> Vec<PathBuf> {
+pub(super) fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return Vec::new() };
     let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     all.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
@@ -1233,7 +1233,7 @@ fn checkpoints(run: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn newest_checkpoint(run: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<Archive>, LmError> {
+pub(super) fn newest_checkpoint(run: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<Archive>, LmError> {
     for path in checkpoints(run).into_iter().rev() {
         match Archive::load(&path) {
             Ok(archive) => return Ok(Some(archive)),
