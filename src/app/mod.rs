@@ -457,7 +457,7 @@ impl App {
 
     fn rail(&mut self, ui: &mut Ui, theme: &Theme, actions: &mut Vec<Action>) {
         let frame = egui::Frame::new().fill(theme.panel).inner_margin(8);
-        Side::left("rail").resizable(false).exact_size(92.0).frame(frame).show(ui, |ui| {
+        Side::left("rail").resizable(false).exact_size(100.0).frame(frame).show(ui, |ui| {
             ui.add_space(4.0);
             ui.label(RichText::new("Pairwise").strong());
             ui.add_space(12.0);
@@ -473,7 +473,7 @@ impl App {
                 (Panel::Runs, "Runs", true, "Past runs: open, compare, export, delete"),
             ];
             for (panel, name, enabled, hint) in panels {
-                let button = egui::Button::selectable(self.panel == panel, name).min_size(egui::vec2(76.0, 32.0));
+                let button = egui::Button::selectable(self.panel == panel, name).min_size(egui::vec2(84.0, 32.0));
                 let response = ui.add_enabled(enabled, button).on_hover_text(hint);
                 let missing = if open { "A simulated teacher answers in this run" } else { "Open a run first" };
                 if response.on_disabled_hover_text(missing).clicked() {

@@ -113,9 +113,11 @@ pub struct View {
     pub given: usize,
     /// The newest comparison of the start with the present policy.
     pub comparison: Option<Arc<Comparison>>,
+    /// What is to be known of the model and the prompts.
+    pub remarks: Arc<Vec<String>>,
     /// What was saved last.
     pub saved: Option<Arc<TeachSummary>>,
-    /// What the user should know, newest last.
+    /// What went wrong without ending the session, newest last.
     pub messages: Vec<String>,
     /// Messages so far; only the newest are kept.
     pub told: usize,
@@ -393,6 +395,7 @@ fn teach(begin: Begin, path: &Path, shared: &Shared) -> Result<(), LmError> {
     let labels = Arc::new(answers(&events).iter().map(given).collect());
     shared.show(|view| {
         view.labels = labels;
+        view.remarks = Arc::new(session.material.remarks.clone());
         view.reports = Arc::new(session.reports.clone());
     });
     let show = |session: &Session, _: Doing| {
@@ -485,10 +488,10 @@ fn go_on(session: &mut Session, shared: &Shared) -> Result<(), LmError> {
     loop {
         match next(session, shared) {
             Next::Stop => return Ok(()),
-            Next::Save => {
-                let summary = session.save()?;
-                shared.show(|view| view.saved = Some(Arc::new(summary)));
-            }
+            Next::Save => match session.save() {
+                Ok(summary) => shared.show(|view| view.saved = Some(Arc::new(summary))),
+                Err(error) => shared.tell(format!("the model was not saved: {error}; the session goes on")),
+            },
             Next::Compare(text, draw) => {
                 compare(session, &text, draw, shared);
                 compared = Some((text, draw));

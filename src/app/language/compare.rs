@@ -208,8 +208,7 @@ fn header(ui: &mut Ui, session: &Session) {
     ui.horizontal(|ui| {
         ui.heading("Which completion is better?");
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            let count = session.view.labels.len();
-            ui.label(format!("{count} {}", if count == 1 { "answer" } else { "answers" }))
+            ui.label(format!("{} answered", session.view.labels.len()))
                 .on_hover_text("Questions answered or skipped in this session");
             ui.weak(phase(&session.view.phase));
         });

@@ -28,6 +28,10 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, requests:
     ScrollArea::vertical().id_salt("aside").auto_shrink(false).show(ui, |ui| {
         table(ui, theme, "language-numbers", &numbers(session));
         last_answer(ui, theme, session);
+        for remark in session.view.remarks.iter() {
+            ui.add_space(4.0);
+            ui.add(Text::new(RichText::new(remark).small().color(theme.weak_text)).wrap());
+        }
         let reports = &session.view.reports;
         if reports.len() < 2 {
             ui.add_space(8.0);
@@ -256,9 +260,7 @@ pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut u
             // There are fewer colours than methods.
             let style = if i < theme.curves.len() { LineStyle::Solid } else { LineStyle::dashed_loose() };
             plot.line(Line::new(series.name.as_str(), PlotPoints::from(line)).color(color).width(2.0).style(style));
-            plot.points(
-                Points::new(series.name.as_str(), PlotPoints::from(dots)).color(color.gamma_multiply(0.6)).radius(1.8),
-            );
+            plot.points(Points::new(series.name.as_str(), PlotPoints::from(dots)).color(color).radius(2.0));
         }
         if let Some(path) = path {
             let name =
@@ -266,7 +268,7 @@ pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut u
             let last = path.last().copied().unwrap_or_default();
             plot.line(Line::new(name.as_str(), PlotPoints::from(path.clone())).color(theme.text).width(2.5));
             plot.points(Points::new(name.as_str(), PlotPoints::from(path)).color(theme.text).radius(3.0));
-            plot.points(Points::new(name.as_str(), PlotPoints::from(vec![last])).color(theme.accent).radius(6.0));
+            plot.points(Points::new("", PlotPoints::from(vec![last])).color(theme.accent).radius(6.0));
         }
     });
 }

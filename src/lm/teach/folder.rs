@@ -136,7 +136,6 @@ impl Session {
     ) -> Result<(Self, Ledger, Vec<Event>), LmError> {
         let path = &folder.path;
         let material = Material::read(&read_config(path)?, device)?;
-        material.remarks.iter().for_each(|remark| warn(remark.clone()));
         let (ledger, events, torn) = Ledger::open(&folder.ledger()).map_err(RunError::from)?;
         torn.iter().for_each(|torn| warn(torn.to_string()));
         let read = |name: &str, torn: Option<usize>| {
@@ -293,7 +292,9 @@ impl Session {
         archive.put("cpu_seconds", &self.clock.cpu());
         // By update, because an update in which all was skipped takes no step.
         let name = format!("update-{:08}.safetensors", self.lesson.updates);
-        archive.save(&self.folder.path.join("checkpoints").join(name))?;
+        let folder = self.folder.path.join("checkpoints");
+        fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
+        archive.save(&folder.join(name))?;
         self.saved = Some(now);
         for old in checkpoints(&self.folder.path).into_iter().rev().skip(KEPT) {
             // A checkpoint that cannot be removed harms nothing.

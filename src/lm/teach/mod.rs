@@ -10,8 +10,6 @@
 //! what became of the model: [`folder::Session::catch_up`] repeats it to the bit.
 
 pub mod folder;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -219,7 +217,7 @@ impl Default for TeachConfig {
             sampler: Sampler::Uniform,
             answers_per_update: 8,
             loss: LossConfig::default(),
-            learning_rate: 1e-4,
+            learning_rate: 3e-5,
             batch_size: 16,
             steps_per_update: 8,
             part_tokens: 1024,
