@@ -173,16 +173,17 @@ fn a_simulated_rater_moves_the_gold_reward_of_held_out_prompts_its_way() {
 
 #[test]
 fn what_does_not_fit_is_named() {
+    type Change<'a> = &'a dyn Fn(&mut TeachConfig);
     let folder = tempfile::tempdir().unwrap();
     let base = model(folder.path(), 60);
-    let refused = |change: &dyn Fn(&mut TeachConfig)| {
+    let refused = |change: Change<'_>| {
         let mut config = lesson(&base);
         change(&mut config);
         Material::read(&config, &Device::flex()).err().unwrap().to_string()
     };
     let file = folder.path().join("prompts.txt");
     std::fs::write(&file, "\n\n").unwrap();
-    let cases: [(&dyn Fn(&mut TeachConfig), &str); 6] = [
+    let cases: [(Change<'_>, &str); 6] = [
         (&|config| config.sampler = Sampler::Disagreement, "sampler = disagreement: needs an ensemble"),
         (&|config| config.max_new_tokens = 96, "below the model's context, 96 tokens"),
         (&|config| config.steps_per_update = 0, "steps_per_update = 0"),

@@ -272,7 +272,8 @@ fn written(
     completion: &str,
     below: &str,
 ) {
-    let mut inner = ui.new_child(UiBuilder::new().max_rect(rect.shrink(12.0)).id_salt(id));
+    let layout = egui::Layout::top_down(egui::Align::Min);
+    let mut inner = ui.new_child(UiBuilder::new().max_rect(rect.shrink(12.0)).layout(layout).id_salt(id));
     // Only the wheel and the bar: a click anywhere is an answer.
     let source = ScrollSource { drag: DragScroll::Never, ..ScrollSource::ALL };
     ScrollArea::vertical().auto_shrink(false).scroll_source(source).show(&mut inner, |ui| {
@@ -329,7 +330,7 @@ fn until_it_learns(ui: &mut Ui, theme: &Theme, session: &Session) {
     };
     ui.add_space(2.0);
     let bar = ProgressBar::new(share.min(1.0)).desired_height(16.0).fill(theme.accent.gamma_multiply(0.45));
-    ui.add(bar.text(RichText::new(text).small()))
+    ui.add(bar.text(RichText::new(text).small().color(theme.text)))
         .on_hover_text("You can go on answering while it learns; those answers count the next time");
     ui.add_space(2.0);
 }
@@ -349,7 +350,7 @@ fn changes(ui: &mut Ui, theme: &Theme, session: &mut Session, room: f32, request
             "A text of yours, completed by the model as it was at the start and as it is now, with the same random \
              draws. It is completed anew after every update",
         );
-        let width = (ui.available_width() - 190.0).max(80.0);
+        let width = (ui.available_width() - 158.0).max(80.0);
         let edit =
             TextEdit::singleline(&mut compare.text).hint_text("Write the beginning of a text").desired_width(width);
         let edit = ui.add(edit).labelled_by(name.id);

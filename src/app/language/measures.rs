@@ -16,7 +16,7 @@ use crate::preference::statistics::wilson_interval;
 const WINDOW: usize = 4;
 
 /// Height of a small curve, points.
-const CURVE: f32 = 92.0;
+const CURVE: f32 = 84.0;
 
 /// Gold reward of the embedded world's frontier.
 const GOLD: &str = "reviews:sentiment";
@@ -44,10 +44,10 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, requests:
         let gold = over(&|i| Some(reports[i].sampled.gold?.mean));
         if !gold.is_empty() {
             let hint = "Gold reward of completions of held-out prompts, over answers; the model never sees it";
-            small(ui, theme, "Gold reward", hint, gold, 0);
+            small(ui, theme, "Gold reward", hint, gold, 0, &[]);
         }
         let hint = "Mean of log π − log π_ref over whole completions of held-out prompts, nats, over answers";
-        small(ui, theme, "Divergence from the start, nats", hint, over(&|i| Some(reports[i].sampled.kl.mean)), 1);
+        small(ui, theme, "Divergence from the start, nats", hint, over(&|i| Some(reports[i].sampled.kl.mean)), 1, &[]);
         let agreement = over(&|i| {
             let [decided, agreed] = ahead(&reports[(i + 1).saturating_sub(WINDOW)..=i]);
             (decided > 0).then(|| 100.0 * agreed as f64 / decided as f64)
@@ -55,7 +55,7 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, requests:
         if !agreement.is_empty() {
             let hint = "Share of your answers that the model expected before it learned from them, over the last four \
                         updates, in per cent; half is chance";
-            small(ui, theme, "Agreement, one step ahead, %", hint, agreement, 2);
+            small(ui, theme, "Agreement, one step ahead, %", hint, agreement, 2, &[0.0, 100.0]);
         }
     });
 }
@@ -127,11 +127,12 @@ fn numbers(session: &Session) -> Vec<(&'static str, String, &'static str)> {
     let sampled = &last.sampled;
     let hint = "How far it has moved: mean of log π − log π_ref over whole completions of held-out prompts, with its \
                 standard error";
-    rows.push(("divergence", format!("{:.2} ± {:.2} nats", sampled.kl.mean, sampled.kl.error), hint));
+    rows.push(("divergence", format!("{} ± {:.2} nats", signed(sampled.kl.mean), sampled.kl.error), hint));
     if let (Some(now), Some(before)) = (sampled.gold, first.sampled.gold) {
-        let hint = "Gold reward of completions of held-out prompts, with its standard error. The model never sees it";
-        rows.push(("gold reward", format!("{:.2} ± {:.2}", now.mean, now.error), hint));
-        rows.push(("at the start", format!("{:.2} ± {:.2}", before.mean, before.error), "Gold reward of the start"));
+        let hint = "Gold reward of completions of held-out prompts, with its standard error, now and at the \
+                    start. The model never sees it";
+        let value = format!("{} ± {:.2}, was {}", signed(now.mean), now.error, signed(before.mean));
+        rows.push(("gold reward", value, hint));
     }
     let hint = "Mean length of completions of held-out prompts, now and at the start";
     let length = format!("{:.0} tokens, was {:.0}", sampled.length.mean, first.sampled.length.mean);
@@ -144,6 +145,11 @@ fn numbers(session: &Session) -> Vec<(&'static str, String, &'static str)> {
         ));
     }
     rows
+}
+
+/// Two decimals, without the minus of a rounded zero.
+fn signed(value: f64) -> String {
+    format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
 /// What became of the last answer; shown only after it, so as not to lead.
@@ -173,13 +179,13 @@ fn ahead(reports: &[Report]) -> [usize; 2] {
     reports.iter().fold([0, 0], |sum, report| [sum[0] + report.ahead[0], sum[1] + report.ahead[1]])
 }
 
-fn small(ui: &mut Ui, theme: &Theme, name: &str, hint: &str, points: Vec<[f64; 2]>, color: usize) {
+fn small(ui: &mut Ui, theme: &Theme, name: &str, hint: &str, points: Vec<[f64; 2]>, color: usize, bounds: &[f64]) {
     ui.add_space(8.0);
     ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
     let (low, high) = points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p[1]), h.max(p[1])));
-    let mut plot = curves::empty(theme, name, CURVE).include_x(0.0);
+    let mut plot = bounds.iter().fold(curves::empty(theme, name, CURVE).include_x(0.0), |plot, y| plot.include_y(*y));
     // A plot of one value, or of equal ones, has no height of its own.
-    if high - low <= 1e-6 * high.abs().max(1.0) {
+    if bounds.is_empty() && high - low <= 1e-6 * high.abs().max(1.0) {
         plot = plot.include_y(low - 0.5).include_y(high + 0.5);
     }
     plot.show(ui, |plot| {

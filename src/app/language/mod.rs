@@ -244,7 +244,7 @@ fn short(path: &Path) -> String {
 
 /// Rows of a table of names and values.
 fn table(ui: &mut Ui, theme: &Theme, id: &str, rows: &[(&str, String, &str)]) {
-    egui::Grid::new(id).num_columns(2).spacing([14.0, 6.0]).show(ui, |ui| {
+    egui::Grid::new(id).num_columns(2).spacing([14.0, 4.0]).min_row_height(20.0).show(ui, |ui| {
         for (name, value, hint) in rows {
             ui.label(RichText::new(*name).color(theme.weak_text)).on_hover_text(*hint);
             ui.label(RichText::new(value).strong()).on_hover_text(*hint);

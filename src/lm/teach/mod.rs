@@ -217,7 +217,7 @@ impl Default for TeachConfig {
             sampler: Sampler::Uniform,
             answers_per_update: 8,
             loss: LossConfig::default(),
-            learning_rate: 3e-5,
+            learning_rate: 5e-5,
             batch_size: 16,
             steps_per_update: 8,
             part_tokens: 1024,
