@@ -249,7 +249,8 @@ impl Choose {
         }
         let gold = TeachConfig::new(Path::new(""), &prompts).gold;
         let config = TeachConfig { prompts, gold, ..self.config.clone() };
-        let folder = |model: &Path| free_folder(runs, &format!("taught-{}", short(model)));
+        let folder =
+            |model: &Path| free_folder(runs, &format!("taught-{}", short(model).trim_start_matches("taught-")));
         let found = |model: &Path| {
             let config = TeachConfig { model: model.to_owned(), ..config.clone() };
             (Begin::New(Box::new(config)), folder(model))
