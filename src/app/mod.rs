@@ -5,6 +5,7 @@
 
 mod curves;
 mod history;
+mod language;
 mod reward;
 mod runs;
 mod stage;
@@ -24,7 +25,9 @@ use serde::{Deserialize, Serialize};
 
 use self::stage::Stage;
 use self::theme::Theme;
+use crate::engine::language::Begin;
 use crate::engine::{Command, Engine, Past, Phase, View, free_folder};
+use crate::lm::teach::folder::is_session;
 use crate::preference::Label;
 use crate::run::config::{Config, Rater};
 use crate::run::export::{self, Export};
@@ -60,6 +63,7 @@ pub struct App {
     session: Option<Session>,
     start: start::Start,
     runs: runs::Runs,
+    language: language::Language,
     /// What went wrong last or was done, until it is dismissed.
     message: Option<Message>,
     /// What takes longer than a frame.
@@ -127,6 +131,8 @@ pub enum Panel {
     History,
     /// The learned reward.
     Reward,
+    /// Which of two completions of a language model is better?
+    Language,
     /// Past runs.
     Runs,
 }
@@ -200,6 +206,8 @@ enum Action {
     },
     /// Delete a run's folder.
     Delete(PathBuf),
+    /// Something for the Language panel.
+    Language(language::Request),
     /// Tell that something went wrong.
     Tell(String),
 }
@@ -267,6 +275,7 @@ impl App {
             session: None,
             start: start::Start::default(),
             runs: runs::Runs::default(),
+            language: language::Language::default(),
             message: None,
             jobs: Vec::new(),
             closing: Vec::new(),
@@ -294,6 +303,12 @@ impl App {
     }
 
     fn open(&mut self, ctx: &egui::Context, path: &Path) {
+        if is_session(path) {
+            let request = language::Request::Begin(Begin::Open, path.to_owned());
+            self.act(ctx, Action::Language(request));
+            self.panel = Panel::Language;
+            return;
+        }
         // A run that is still being ended has to be, before it can go on.
         for (closing, thread) in std::mem::take(&mut self.closing) {
             if closing == path {
@@ -405,6 +420,11 @@ impl App {
                 past::delete(&path).map_err(|e| e.to_string())?;
                 Ok(format!("Deleted {}", path.display()))
             }),
+            Action::Language(request) => {
+                if let Err(reason) = self.language.act(ctx, request) {
+                    self.message = Some(Message::Failed(reason));
+                }
+            }
             Action::Tell(message) => self.message = Some(Message::Failed(message)),
         }
     }
@@ -426,6 +446,7 @@ impl App {
     /// Ends the run with a checkpoint, and waits for that and for all other work.
     fn end(&mut self) {
         self.leave();
+        self.language.end();
         for (_, thread) in self.closing.drain(..) {
             thread.join().ok();
         }
@@ -436,7 +457,7 @@ impl App {
 
     fn rail(&mut self, ui: &mut Ui, theme: &Theme, actions: &mut Vec<Action>) {
         let frame = egui::Frame::new().fill(theme.panel).inner_margin(8);
-        Side::left("rail").resizable(false).exact_size(92.0).frame(frame).show(ui, |ui| {
+        Side::left("rail").resizable(false).exact_size(100.0).frame(frame).show(ui, |ui| {
             ui.add_space(4.0);
             ui.label(RichText::new("Pairwise").strong());
             ui.add_space(12.0);
@@ -448,10 +469,11 @@ impl App {
                 (Panel::Teach, "Teach", person, "Say which of two clips is better"),
                 (Panel::History, "History", open, "All answers: see, change or take back"),
                 (Panel::Reward, "Reward", open, "What the learned reward looks like"),
+                (Panel::Language, "Language", true, "Say which of two completions of a language model is better"),
                 (Panel::Runs, "Runs", true, "Past runs: open, compare, export, delete"),
             ];
             for (panel, name, enabled, hint) in panels {
-                let button = egui::Button::selectable(self.panel == panel, name).min_size(egui::vec2(76.0, 32.0));
+                let button = egui::Button::selectable(self.panel == panel, name).min_size(egui::vec2(84.0, 32.0));
                 let response = ui.add_enabled(enabled, button).on_hover_text(hint);
                 let missing = if open { "A simulated teacher answers in this run" } else { "Open a run first" };
                 if response.on_disabled_hover_text(missing).clicked() {
@@ -510,6 +532,9 @@ impl eframe::App for App {
         for job in self.jobs.extract_if(.., |job| job.is_finished()) {
             self.message = Some(job.join().unwrap_or_else(|_| Message::Failed("that ended by a defect".to_owned())));
         }
+        if let Some(message) = self.language.news() {
+            self.message = Some(message);
+        }
         if let Some(session) = &mut self.session {
             session.view = session.engine.view();
             if let Some(past) = session.engine.past(session.past.iterations) {
@@ -544,6 +569,7 @@ impl eframe::App for App {
                 let open = open.map(|engine| engine.folder.path.as_path());
                 self.runs.show(ui, theme, &self.options.runs, open, &mut actions);
             }
+            (Panel::Language, _) => self.language.show(ui, theme, &self.options.runs, &mut actions),
             (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),
             (Panel::History, Some(session)) => history::show(ui, theme, session, &mut actions),
             (Panel::Reward, Some(session)) => reward::show(ui, theme, session, &mut actions),

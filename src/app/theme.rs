@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use egui::{Color32, CornerRadius, FontFamily, FontId, Stroke, TextStyle, Theme as Mode, Visuals};
+use egui::{Color32, CornerRadius, FontDefinitions, FontFamily, FontId, Stroke, TextStyle, Theme as Mode, Visuals};
 use pairwise_envs::Ink;
 use serde::{Deserialize, Deserializer};
 
@@ -124,6 +124,10 @@ impl Theme {
 
 /// Makes both modes known to egui.
 pub(crate) fn install(ctx: &egui::Context) {
+    // The keys' arrows, and what a language model may write, are not all in the font of the text.
+    let mut fonts = FontDefinitions::default();
+    fonts.families.entry(FontFamily::Proportional).or_default().push("Hack".to_owned());
+    ctx.set_fonts(fonts);
     for mode in [Mode::Light, Mode::Dark] {
         let theme = Theme::of(mode);
         ctx.style_mut_of(mode, |style| {

@@ -8,13 +8,14 @@ use clap::{Args, ValueEnum};
 use super::Failure;
 use crate::app::{self, Options};
 use crate::engine::free_folder;
+use crate::lm::teach::folder::is_session;
 use crate::run::Folder;
 use crate::run::config::Config;
 
 /// Arguments of `app`.
 #[derive(Debug, Args)]
 pub(crate) struct AppArgs {
-    /// Open this run folder, and go on with it
+    /// Open this folder of a run or of a teaching session, and go on with it
     #[arg(long, value_name = "DIR", conflicts_with_all = ["env", "teach"])]
     run: Option<PathBuf>,
     /// Start a run on this environment at once; `pairwise envs` lists them
@@ -65,7 +66,7 @@ enum Theme {
 pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
     let after = Duration::try_from_secs_f32(args.after)
         .map_err(|_| Failure::usage(format!("--after {}: must be a number of seconds, 0 or more", args.after)))?;
-    if let Some(run) = &args.run {
+    if let Some(run) = args.run.as_ref().filter(|run| !is_session(run)) {
         Folder::open(run)?.config()?;
     }
     let start = args.env.as_deref().map(|env| -> Result<(Config, PathBuf), Failure> {

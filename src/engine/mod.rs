@@ -13,6 +13,8 @@
 //! **Architecture invariant:** commands go through a bounded channel, and everything that comes back is a snapshot in a
 //! slot: a slow window costs neither memory nor speed. Nothing here draws.
 
+mod book;
+pub mod language;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -21,9 +23,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use self::book::Book;
 use crate::drlhp::Report;
-use crate::preference::ledger::{Answer, Ledger};
-use crate::preference::{Event, Label, Repeat, SegmentId, Why};
+use crate::preference::ledger::Ledger;
+use crate::preference::{Label, Repeat, Why};
 use crate::run::config::Config;
 use crate::run::{Folder, RunError, Summary};
 
@@ -258,9 +261,6 @@ pub const PAST: usize = 2000;
 /// Messages kept.
 const MESSAGES: usize = 20;
 
-/// Name of the person in the ledger.
-const PERSON: &str = "person";
-
 impl Engine {
     /// Starts a new run. `wake` is called when there is something new to show.
     ///
@@ -388,14 +388,7 @@ struct Shared {
 /// What lies between clerk and worker.
 #[derive(Default)]
 struct Desk {
-    /// `None` until the folder is read, and for runs of a simulated teacher.
-    ledger: Option<Ledger>,
-    /// Exchange in which what is said now takes effect.
-    session: u64,
-    /// Questions that may be answered.
-    open: BTreeMap<u64, Asked>,
-    /// What was said and is not handed over yet.
-    given: Vec<Event>,
+    book: Book,
     paused: bool,
     /// Iterations to take although paused.
     steps: usize,
@@ -404,15 +397,6 @@ struct Desk {
     speed_limit: Option<f64>,
     episode: bool,
     slice: Option<SliceRequest>,
-}
-
-/// A question as the ledger describes it.
-struct Asked {
-    step: u64,
-    first: SegmentId,
-    second: SegmentId,
-    why: Option<Why>,
-    repeat: Option<Repeat>,
 }
 
 impl Default for Shared {
@@ -483,52 +467,19 @@ fn clerk(commands: &Receiver<Command>, shared: &Shared) {
     }
 }
 
-/// Writes an answer down, and only then lets it count.
 fn answer(shared: &Shared, query: u64, label: Label, seconds: f64) -> Result<(), String> {
-    let mut desk = lock(&shared.desk);
-    let Desk { ledger, session, open, given, .. } = &mut *desk;
-    let ledger = ledger.as_mut().ok_or("this run takes no answers at the moment")?;
-    let asked = open.get(&query).ok_or_else(|| format!("question {query} is not open (any more)"))?;
-    let event = Event::Answer(Answer {
-        query,
-        step: asked.step,
-        session: *session,
-        first: asked.first.clone(),
-        second: asked.second.clone(),
-        label,
-        rater: PERSON.to_owned(),
-        why: asked.why,
-        repeat: asked.repeat,
-        seconds: Some(seconds),
-    });
-    ledger.append(&event).map_err(|e| format!("the answer was not taken: {e}"))?;
-    let repeat = open.remove(&query).and_then(|asked| asked.repeat);
-    given.push(event);
-    drop(desk);
+    let given = lock(&shared.desk).book.answer(query, label, seconds)?;
     shared.show(|view| {
         view.questions.retain(|pair| pair.query != query);
-        Arc::make_mut(&mut view.labels).insert(query, Given { label, seconds: Some(seconds), repeat });
-        view.progress.resolved += usize::from(repeat.is_none());
+        Arc::make_mut(&mut view.labels).insert(query, given);
+        view.progress.resolved += usize::from(given.repeat.is_none());
     });
     Ok(())
 }
 
-/// Writes down that an answer was taken back (`None`) or changed.
 fn amend(shared: &Shared, query: u64, label: Option<Label>) -> Result<(), String> {
-    let mut desk = lock(&shared.desk);
-    let Desk { ledger, session, given, .. } = &mut *desk;
-    let ledger = ledger.as_mut().ok_or("the answers of this run cannot be changed at the moment; branch it instead")?;
-    if !lock(&shared.view).labels.contains_key(&query) {
-        return Err(format!("question {query} has no answer yet"));
-    }
-    let session = *session;
-    let event = match label {
-        Some(label) => Event::Relabel { query, label, session },
-        None => Event::Undo { query, session },
-    };
-    ledger.append(&event).map_err(|e| format!("the change was not taken: {e}"))?;
-    given.push(event);
-    drop(desk);
+    let answered = lock(&shared.view).labels.contains_key(&query);
+    lock(&shared.desk).book.amend(query, label, answered)?;
     shared.show(|view| {
         if let Some(given) = Arc::make_mut(&mut view.labels).get_mut(&query) {
             given.label = label.unwrap_or(Label::Skip);

@@ -5,7 +5,8 @@ use std::f64::consts::{PI, TAU};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::{Asked, Clip, Desk, Episode, Given, Pair, Phase, Shared, Slice, SliceRequest, lock};
+use super::book::{Asked, query_of};
+use super::{Clip, Desk, Episode, Given, Pair, Phase, Shared, Slice, SliceRequest, lock};
 use rand::RngExt as _;
 
 use crate::device;
@@ -29,9 +30,7 @@ pub(super) fn work(folder: &Folder, shared: &Shared) {
         Err(error) => Phase::Failed(error.to_string()),
     };
     // From here on nobody collects answers.
-    let mut desk = lock(&shared.desk);
-    (desk.ledger, desk.open) = (None, BTreeMap::new());
-    drop(desk);
+    lock(&shared.desk).book.close();
     shared.show(|view| {
         view.phase = phase;
         view.questions.clear();
@@ -110,22 +109,22 @@ impl Host for Worker<'_> {
         {
             let mut desk = lock(&self.shared.desk);
             if let Some(ledger) = self.person_ledger.take() {
-                desk.ledger = Some(ledger);
+                desk.book.ledger = Some(ledger);
             }
-            desk.session = now;
+            desk.book.session = now;
         }
         self.show(run, if waits { Phase::Waiting } else { Phase::Training });
         let take = |desk: &mut Desk| {
             // What is said from here on takes effect in the exchange after this one.
-            desk.session = now + 1;
-            std::mem::take(&mut desk.given)
+            desk.book.session = now + 1;
+            std::mem::take(&mut desk.book.given)
         };
         // A pause was kept after the last iteration already; only waiting takes time here.
         if !waits {
             let mut desk = lock(&self.shared.desk);
             return Ok((!desk.stop).then(|| take(&mut desk)));
         }
-        let events = self.pause(run, |desk| !desk.given.is_empty(), take);
+        let events = self.pause(run, |desk| !desk.book.given.is_empty(), take);
         self.shared.show(|view| view.phase = Phase::Training);
         Ok(events)
     }
@@ -219,13 +218,13 @@ impl<'a> Worker<'a> {
         let live = self.person_ledger.is_none() && run.config.preferences.rater == Rater::Person;
         // Questions that were answered since, but not handed over, are closed already.
         let mut desk = lock(&self.shared.desk);
-        let closed: Vec<u64> = desk.given.iter().map(query_of).collect();
+        let closed: Vec<u64> = desk.book.given.iter().map(query_of).collect();
         let open: Vec<&Compared> = run.pending.iter().filter(|q| live && !closed.contains(&q.query)).collect();
         let asked = |q: &&Compared| {
             let (first, second) = (q.first.id(), q.second.id());
             (q.query, Asked { step: q.step as u64, first, second, why: q.why, repeat: q.repeat })
         };
-        desk.open = open.iter().map(asked).collect();
+        desk.book.open = open.iter().map(asked).collect();
         let questions = open.iter().filter_map(|q| of(q)).collect();
         self.shared.show(|view| {
             view.phase = phase;
@@ -259,13 +258,6 @@ impl<'a> Worker<'a> {
             Ok(slice) => self.shared.show(|view| view.slice = Some(Arc::new(slice))),
             Err(reason) => self.shared.tell(reason),
         }
-    }
-}
-
-fn query_of(event: &Event) -> u64 {
-    match event {
-        Event::Answer(answer) => answer.query,
-        Event::Undo { query, .. } | Event::Relabel { query, .. } => *query,
     }
 }
 

@@ -862,7 +862,12 @@ fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f6
 }
 
 /// The mean over seeds, with its interval; nothing where a seed has no policy within the budget.
-fn over_seeds(config: &FrontierConfig, points: &[Point], method: Method, budget: f64) -> Option<(f64, [f64; 2])> {
+pub(super) fn over_seeds(
+    config: &FrontierConfig,
+    points: &[Point],
+    method: Method,
+    budget: f64,
+) -> Option<(f64, [f64; 2])> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
     let values = values?;
@@ -898,7 +903,7 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
 }
 
 /// The figure's right end, nats.
-const LARGEST_KL: f64 = 15.0;
+pub const LARGEST_KL: f64 = 15.0;
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmError> {
     let text = serde_json::to_string_pretty(value).expect("plain structs always serialise") + "\n";

@@ -22,6 +22,8 @@ pub mod run;
 pub mod sample;
 pub mod score;
 pub mod sft;
+pub mod shelf;
+pub mod teach;
 #[cfg(test)]
 mod tests;
 pub mod tokenizer;

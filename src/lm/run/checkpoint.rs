@@ -45,7 +45,7 @@ pub(super) fn write_checkpoint(
 }
 
 /// Puts a model in training into a checkpoint, its names behind a prefix.
-pub(super) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+pub(in crate::lm) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     let names = trainee.model.trained_names();
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
         archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
@@ -60,7 +60,7 @@ pub(super) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
 }
 
 /// Takes it out again.
-pub(super) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
+pub(in crate::lm) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
     let mut moments = Vec::with_capacity(names.len());
@@ -82,7 +82,10 @@ pub(super) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Re
     Ok(())
 }
 
-pub(super) fn newest_checkpoint(run: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<Archive>, LmError> {
+pub(in crate::lm) fn newest_checkpoint(
+    run: &Path,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<Archive>, LmError> {
     for path in checkpoints(run).into_iter().rev() {
         match Archive::load(&path) {
             Ok(archive) => return Ok(Some(archive)),
@@ -93,7 +96,7 @@ pub(super) fn newest_checkpoint(run: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -
 }
 
 /// Checkpoints, oldest first.
-fn checkpoints(run: &Path) -> Vec<PathBuf> {
+pub(in crate::lm) fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return Vec::new() };
     let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     all.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));

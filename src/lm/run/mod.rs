@@ -11,7 +11,7 @@
 //!   summary.json     what --json printed
 //! ```
 
-mod checkpoint;
+pub(super) mod checkpoint;
 mod config;
 mod ensemble;
 mod execute;

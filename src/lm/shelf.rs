@@ -1,0 +1,169 @@
+//! What language models a folder of runs holds: models to begin with, teaching sessions, and frontiers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::config::{ModelConfig, Output};
+use super::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
+use super::run::{self, StageKind};
+use super::teach::folder::{read_config, reports};
+use super::teach::{Report, TeachConfig};
+use crate::run::figure::{Series, SeriesPoint};
+
+/// Everything that was found, the newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Shelf {
+    /// Models that write, with a tokenizer.
+    pub models: Vec<Model>,
+    /// Pre-training that was stopped before its end.
+    pub unfinished: Vec<PathBuf>,
+    /// Teaching sessions.
+    pub sessions: Vec<PastSession>,
+    /// Frontiers.
+    pub frontiers: Vec<Arc<Curves>>,
+}
+
+/// A model's folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// The folder.
+    pub path: PathBuf,
+    /// Its name below the folder of runs.
+    pub name: String,
+    /// Parameters.
+    pub parameters: usize,
+    changed: SystemTime,
+}
+
+/// A teaching session at a glance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PastSession {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its name below the folder of runs.
+    pub name: String,
+    /// What it was started with.
+    pub config: TeachConfig,
+    /// Its last report, if there is one.
+    pub last: Option<Report>,
+    changed: SystemTime,
+}
+
+/// A frontier, ready to be drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curves {
+    /// Its name below the folder of runs.
+    pub name: String,
+    /// What its models were trained on, and how large they are.
+    pub corpus: String,
+    /// Size of its models.
+    pub size: String,
+    /// Number of seeds.
+    pub seeds: usize,
+    /// For each method the best gold reward within a divergence (nats), mean over seeds with its 95 % bootstrap
+    /// interval, and a dot for each policy measured.
+    pub series: Vec<Series>,
+    path: PathBuf,
+    changed: SystemTime,
+}
+
+/// Levels of folders that are looked into: a run, and what a frontier keeps in its own.
+const DEPTH: usize = 2;
+
+/// Points of a frontier's curve: one every quarter of a nat.
+const PLACES: u32 = 60;
+
+/// Looks through a folder of runs. Frontiers that are unchanged since `known` are taken from there. What cannot be read
+/// is left out.
+#[must_use]
+pub fn look(runs: &Path, known: &Shelf) -> Shelf {
+    let mut shelf = Shelf::default();
+    visit(runs, runs, DEPTH, known, &mut shelf);
+    shelf.models.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
+    shelf.sessions.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
+    shelf.frontiers.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
+    shelf.unfinished.sort();
+    shelf
+}
+
+/// Parameters of a model that can be taught: one that writes, with a tokenizer beside it.
+///
+/// # Errors
+/// Why it cannot, in words for the user.
+pub fn parameters(folder: &Path) -> Result<usize, String> {
+    // Adapters stand on another folder's model; their size is not worth following the trail for.
+    if folder.join("adapter_config.json").is_file() {
+        return Ok(0);
+    }
+    let (config, _) = ModelConfig::read(&folder.join("config.json")).map_err(|error| error.to_string())?;
+    if config.output != Output::Tokens {
+        return Err(format!("{}: is a model that scores, not one that writes", folder.display()));
+    }
+    match folder.join("tokenizer.json").is_file() {
+        true => Ok(config.parameters()),
+        false => Err(format!("{}: has no tokenizer.json", folder.display())),
+    }
+}
+
+fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Shelf) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+        let name = path.strip_prefix(runs).unwrap_or(&path).display().to_string();
+        let model = path.join("model");
+        if let Some(changed) = changed(&model.join("config.json"))
+            && let Ok(parameters) = parameters(&model)
+        {
+            shelf.models.push(Model { path: model.clone(), name: name.clone(), parameters, changed });
+        } else if path.join("config.toml").is_file()
+            && run::read_config(&path).is_ok_and(|config| config.stage == StageKind::Pretrain)
+        {
+            shelf.unfinished.push(path.clone());
+        }
+        if let Some(changed) = changed(&path.join("labels.jsonl"))
+            && let Ok(config) = read_config(&path)
+        {
+            let last = reports(&path).pop();
+            shelf.sessions.push(PastSession { path: path.clone(), name: name.clone(), config, last, changed });
+        }
+        if let Some(changed) = changed(&path.join("frontier.json")) {
+            let known = known.frontiers.iter().find(|curves| curves.path == path && curves.changed == changed);
+            let curves = known.cloned().or_else(|| curves(&path, name, changed).map(Arc::new));
+            shelf.frontiers.extend(curves);
+        }
+        if depth > 1 {
+            visit(runs, &path, depth - 1, known, shelf);
+        }
+    }
+}
+
+fn changed(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn curves(path: &Path, name: String, changed: SystemTime) -> Option<Curves> {
+    let text = fs::read_to_string(path.join("frontier.json")).ok()?;
+    let Frontier { config, points, .. } = serde_json::from_str(&text).ok()?;
+    let series = |&method: &Method| {
+        let own = || points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
+        let last = own().map(|point| point.kl.mean).fold(0.0, f64::max);
+        let step = LARGEST_KL / f64::from(PLACES);
+        let places = (1..=PLACES).map(|i| f64::from(i) * step).filter(|x| *x <= last + step);
+        let point = |x: f64| {
+            let (y, interval) = over_seeds(&config, &points, method, x)?;
+            Some(SeriesPoint { x, y, interval: Some(interval) })
+        };
+        let dots = own().map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
+        Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
+    };
+    Some(Curves {
+        series: config.methods.iter().map(series).collect(),
+        seeds: config.seeds.len(),
+        corpus: config.corpus.clone(),
+        size: config.size.clone(),
+        name,
+        path: path.to_owned(),
+        changed,
+    })
+}

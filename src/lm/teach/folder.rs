@@ -1,0 +1,336 @@
+//! The folder of a teaching session.
+//!
+//! ```text
+//! runs/<name>/
+//!   config.toml        resolved configuration
+//!   labels.jsonl       the ledger
+//!   completions.jsonl  what every question showed
+//!   metrics.jsonl      one report for each update
+//!   checkpoints/       update-00000012.safetensors: the policy and its optimiser
+//!   model/             the policy as a Hugging Face folder
+//!   summary.json       where the session stands
+//! ```
+//!
+//! The ledger, the configuration and the model to begin with are the truth; everything else follows from them and is
+//! there to be quick, or to be read. Where it is torn or missing, it is made again.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Doing, Lesson, Material, Question, Report, TeachConfig, ask, begin, due, update};
+use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
+use crate::lm::run::{LmError, weights_sha256};
+use crate::preference::Event;
+use crate::preference::Label;
+use crate::preference::ledger::{Ledger, answers};
+use crate::run::archive::{Archive, write_atomically};
+use crate::run::{Clock, Folder, RunError};
+
+/// A session and its folder.
+pub struct Session {
+    /// The folder.
+    pub folder: Folder,
+    /// What stays the same.
+    pub material: Material,
+    /// What changes.
+    pub lesson: Lesson,
+    /// One for the start, and one for each update.
+    pub reports: Vec<Report>,
+    clock: Clock,
+    /// Optimiser steps and updates of what was saved last.
+    saved: Option<(usize, usize)>,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TeachSummary {
+    /// Seed.
+    pub seed: u64,
+    /// Questions answered or skipped that have taken effect.
+    pub answered: usize,
+    /// Answers that are trained on.
+    pub used: usize,
+    /// Updates made.
+    pub updates: usize,
+    /// Optimiser steps taken.
+    pub steps: usize,
+    /// Of the start.
+    pub start: Report,
+    /// Of the policy.
+    pub end: Report,
+    /// Wall-clock seconds, summed over interruptions.
+    pub wall_seconds: f64,
+    /// CPU seconds of the process, likewise.
+    pub cpu_seconds: f64,
+    /// SHA-256 of what is trained.
+    pub weights_sha256: String,
+    /// Folder of the policy.
+    pub model: PathBuf,
+    /// The session's folder.
+    pub run_dir: PathBuf,
+}
+
+/// Makes the folder of a new session.
+///
+/// # Errors
+/// When the configuration cannot be used, or something is there already.
+pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
+    config.validate()?;
+    let folder = Folder::create_with(path, &config.to_toml())?;
+    Ledger::create(&folder.ledger()).map_err(RunError::from)?;
+    Ok(folder)
+}
+
+/// The configuration of a session's folder.
+///
+/// # Errors
+/// When it is missing, torn, or that of another kind of run.
+pub fn read_config(path: &Path) -> Result<TeachConfig, LmError> {
+    let file = path.join(CONFIG);
+    let text = fs::read_to_string(&file).map_err(|source| io(&file, "read the configuration", source))?;
+    toml::from_str(&text).map_err(|error| LmError::Config(format!("{}: {}", file.display(), error.message())))
+}
+
+/// Whether a folder is that of a session.
+#[must_use]
+pub fn is_session(path: &Path) -> bool {
+    path.join(LEDGER).is_file() && read_config(path).is_ok()
+}
+
+/// The questions that a session's folder holds; a torn last line is left out.
+#[must_use]
+pub fn questions(path: &Path) -> Vec<Question> {
+    lines(&path.join(QUESTIONS)).0
+}
+
+/// The reports that a session's folder holds; a torn last line is left out.
+#[must_use]
+pub fn reports(path: &Path) -> Vec<Report> {
+    lines(&path.join(METRICS)).0
+}
+
+const CONFIG: &str = "config.toml";
+const LEDGER: &str = "labels.jsonl";
+const QUESTIONS: &str = "completions.jsonl";
+const METRICS: &str = "metrics.jsonl";
+
+/// Checkpoints that are kept: the newest, and the one before in case it is torn.
+const KEPT: usize = 2;
+
+impl Session {
+    /// Reads a session as it was at its newest checkpoint, or at its start, with its ledger and all events in it:
+    /// [`Session::catch_up`] is next. `warn` is told what was found damaged and is made again.
+    ///
+    /// # Errors
+    /// When the model, the prompts, the configuration or the ledger cannot be used.
+    pub fn open(
+        folder: &Folder,
+        device: &Device,
+        warn: &(dyn Fn(String) + Sync),
+    ) -> Result<(Self, Ledger, Vec<Event>), LmError> {
+        let path = &folder.path;
+        let material = Material::read(&read_config(path)?, device)?;
+        let (ledger, events, torn) = Ledger::open(&folder.ledger()).map_err(RunError::from)?;
+        torn.iter().for_each(|torn| warn(torn.to_string()));
+        let read = |name: &str, torn: Option<usize>| {
+            if let Some(line) = torn {
+                warn(format!("{}: line {line}: torn, made again", path.join(name).display()));
+            }
+        };
+        let (mut questions, torn) = lines::<Question>(&path.join(QUESTIONS));
+        read(QUESTIONS, torn);
+        let (mut reports, torn) = lines::<Report>(&path.join(METRICS));
+        read(METRICS, torn);
+        let mut lesson = Lesson::new(&material);
+        let mut clock = Clock::start(0.0, 0.0);
+        let show = |shown: crate::lm::run::Shown<'_>| {
+            if let crate::lm::run::Shown::Note(note) = shown {
+                warn(note.to_owned());
+            }
+        };
+        let mut saved = None;
+        if let Some(archive) = newest_checkpoint(path, &show)? {
+            let asked: usize = archive.get("questions")?;
+            let updates: usize = archive.get("updates")?;
+            if questions.len() >= asked && reports.len() > updates {
+                take(&archive, "", &mut lesson.trainee)?;
+                lesson.updates = updates;
+                lesson.drawn = archive.get("drawn")?;
+                questions.truncate(asked);
+                reports.truncate(updates + 1);
+                lesson.questions = std::mem::take(&mut questions).into_iter().map(Arc::new).collect();
+                let effective: Vec<Event> =
+                    events.iter().filter(|event| event.session() < updates as u64).cloned().collect();
+                lesson.labels = answers(&effective).iter().map(|answer| (answer.query, answer.label)).collect();
+                clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
+                saved = Some((lesson.trainee.step, updates));
+            } else {
+                warn(format!("{}: lines are missing, so the session is repeated from its start", path.display()));
+            }
+        }
+        if saved.is_none() {
+            reports = vec![begin(&material)?];
+        }
+        write_lines(&path.join(QUESTIONS), lesson.questions.iter().map(AsRef::as_ref))?;
+        write_lines(&path.join(METRICS), reports.iter())?;
+        Ok((Self { folder: folder.clone(), material, lesson, reports, clock, saved }, ledger, events))
+    }
+
+    /// Repeats what the ledger says. Returns what takes effect in the next update and is not enough for it yet; `None`
+    /// where it was stopped. New questions are asked after it.
+    ///
+    /// # Errors
+    /// Those of [`ask`] and [`update`], and of the file system.
+    pub fn catch_up(
+        &mut self,
+        events: &[Event],
+        stop: &AtomicBool,
+        show: &dyn Fn(&Self, Doing),
+    ) -> Result<Option<Vec<Event>>, LmError> {
+        loop {
+            show(self, Doing::Writing);
+            if self.ask(stop)?.is_none() {
+                return Ok(None);
+            }
+            let now = self.lesson.updates as u64;
+            let present: Vec<Event> = events.iter().filter(|event| event.session() == now).cloned().collect();
+            let later = events.iter().any(|event| event.session() > now);
+            if !later && !due(&self.lesson, &self.material, &present) {
+                return Ok(Some(present));
+            }
+            if !self.update(&present, stop, show)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Asks new questions until enough are open, and writes them down; `None` where it was stopped.
+    ///
+    /// # Errors
+    /// Those of [`ask`], and of the file system.
+    pub fn ask(&mut self, stop: &AtomicBool) -> Result<Option<Vec<Arc<Question>>>, LmError> {
+        let asked = ask(&mut self.lesson, &self.material, stop)?;
+        append(&self.folder.path.join(QUESTIONS), asked.iter().flatten().map(AsRef::as_ref))?;
+        Ok(asked)
+    }
+
+    /// Lets events take effect, and writes down what that did; false where it was stopped.
+    ///
+    /// # Errors
+    /// Those of [`update`], and of the file system.
+    pub fn update(
+        &mut self,
+        events: &[Event],
+        stop: &AtomicBool,
+        show: &dyn Fn(&Self, Doing),
+    ) -> Result<bool, LmError> {
+        // What is shown beside is the session before the update.
+        let mut lesson = self.lesson.clone();
+        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing))?;
+        let Some(report) = report else { return Ok(false) };
+        self.lesson = lesson;
+        append(&self.folder.path.join(METRICS), [&report].into_iter())?;
+        self.reports.push(report);
+        let every = self.material.config.checkpoint_every;
+        if every > 0 && self.lesson.updates.is_multiple_of(every) {
+            self.checkpoint()?;
+        }
+        Ok(true)
+    }
+
+    /// Writes a checkpoint, the model and a summary, unless they are as they should be already.
+    ///
+    /// # Errors
+    /// Those of the file system; what was saved before is kept.
+    pub fn save(&mut self) -> Result<TeachSummary, LmError> {
+        let model = self.folder.path.join("model");
+        self.checkpoint()?;
+        crate::lm::folder::write(&self.lesson.trainee.model, Some(&self.material.base), &model)?;
+        self.material.tokenizer.save(&model)?;
+        let [Some(start), Some(end)] = [self.reports.first(), self.reports.last()].map(|report| report.cloned()) else {
+            unreachable!("a session begins with a report of its start");
+        };
+        let summary = TeachSummary {
+            seed: self.material.config.seed,
+            answered: self.lesson.labels.len(),
+            used: self.lesson.labels.values().filter(|label| **label != Label::Skip).count(),
+            updates: self.lesson.updates,
+            steps: self.lesson.trainee.step,
+            start,
+            end,
+            wall_seconds: self.clock.wall(),
+            cpu_seconds: self.clock.cpu(),
+            weights_sha256: weights_sha256(&self.lesson.trainee.model),
+            model,
+            run_dir: self.folder.path.clone(),
+        };
+        let text = serde_json::to_string_pretty(&summary).expect("a summary always serialises") + "\n";
+        let path = self.folder.path.join("summary.json");
+        write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the summary", source))?;
+        Ok(summary)
+    }
+
+    /// Writes a checkpoint, where something was learned since the last one.
+    fn checkpoint(&mut self) -> Result<(), LmError> {
+        let now = (self.lesson.trainee.step, self.lesson.updates);
+        // Before the first step there is nothing to keep: the start is quick to come by.
+        if now.0 == 0 || self.saved == Some(now) {
+            return Ok(());
+        }
+        let mut archive = Archive::default();
+        put(&mut archive, "", &mut self.lesson.trainee);
+        archive.put("updates", &self.lesson.updates);
+        archive.put("drawn", &self.lesson.drawn);
+        archive.put("questions", &self.lesson.questions.len());
+        archive.put("wall_seconds", &self.clock.wall());
+        archive.put("cpu_seconds", &self.clock.cpu());
+        // By update, because an update in which all was skipped takes no step.
+        let name = format!("update-{:08}.safetensors", self.lesson.updates);
+        let folder = self.folder.path.join("checkpoints");
+        fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
+        archive.save(&folder.join(name))?;
+        self.saved = Some(now);
+        for old in checkpoints(&self.folder.path).into_iter().rev().skip(KEPT) {
+            // A checkpoint that cannot be removed harms nothing.
+            fs::remove_file(old).ok();
+        }
+        Ok(())
+    }
+}
+
+/// The good lines of a file, and the number of the first that is not, if one is; what follows it is left out too.
+fn lines<T: DeserializeOwned>(path: &Path) -> (Vec<T>, Option<usize>) {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut all = Vec::new();
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        match line.strip_suffix('\n').and_then(|line| serde_json::from_str(line).ok()) {
+            Some(value) => all.push(value),
+            None => return (all, Some(i + 1)),
+        }
+    }
+    (all, None)
+}
+
+fn write_lines<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
+    write_atomically(path, text(values).as_bytes()).map_err(|source| io(path, "write", source))
+}
+
+fn append<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
+    let write = || OpenOptions::new().append(true).open(path)?.write_all(text(values).as_bytes());
+    write().map_err(|source| io(path, "append to", source))
+}
+
+fn text<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
+    values.map(|value| serde_json::to_string(value).expect("plain structs always serialise") + "\n").collect()
+}
+
+fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
+    RunError::Io { path: path.to_owned(), action, source }.into()
+}
