@@ -98,6 +98,7 @@ pub struct ImdbLayer {
     size: &'static str,
     vocabulary: usize,
     context: usize,
+    max_new_tokens: usize,
     seeds: [u64; 1],
 }
 
@@ -201,30 +202,32 @@ impl Default for FrontierConfig {
             size: "1m".to_owned(),
             vocabulary: 1024,
             context: 128,
-            texts: 60_000,
+            texts: 30_000,
             pretrain_epochs: 1.0,
             seeds: vec![0, 1, 2],
             methods: Method::ALL.to_vec(),
             prompts: 2048,
             completions: 4,
             eval_prompts: 512,
-            max_new_tokens: 64,
+            max_new_tokens: 32,
             batch_size: 64,
-            steps: 120,
-            measurements: 6,
+            steps: 140,
+            measurements: 4,
             learning_rate: 1e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
             reward_learning_rate: 1e-3,
             reward_batch_size: 16,
             reward_epochs: 2.0,
+            // The paper's (§C.2), and its targets.
             betas: vec![0.05, 0.1, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
-            ppo_iterations: 60,
+            ppo_iterations: 24,
             ppo: PpoConfig {
                 optimizer: optimizer(1e-4, Schedule::Constant),
-                value_learning_rate: 3e-4,
-                // A sixth of a run's episodes or so: β has to find its place within a run.
-                kl_horizon: 500.0,
+                value_learning_rate: 1e-3,
+                epochs: 2,
+                // β has to find its place within a run: it can grow twentyfold in one.
+                kl_horizon: 100.0,
                 ..PpoConfig::default()
             },
             best_of: vec![2, 4, 8, 16, 32],
@@ -236,7 +239,7 @@ impl FrontierConfig {
     /// What is different for IMDB: longer texts of more words, a larger model, one seed.
     #[must_use]
     pub fn imdb_layer() -> ImdbLayer {
-        ImdbLayer { size: "3m", vocabulary: 4096, context: 256, seeds: [0] }
+        ImdbLayer { size: "3m", vocabulary: 4096, context: 256, max_new_tokens: 64, seeds: [0] }
     }
 
     /// Runs of a seed: method and setting.
@@ -470,8 +473,17 @@ fn world(
             }
         }
     }
+    if pairs.is_empty() {
+        return Err(LmError::Config(format!(
+            "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: the model is \
+             too young for its corpus (raise texts, pretrain_epochs, or max_new_tokens), or there are too few prompts"
+        )));
+    }
     // The last prompts are for no method to learn from: they say how good the reward model is.
-    let held_out = pairs.split_off(pairs.partition_point(|pair| pair.row < prompts.len() - prompts.len() / HELD_OUT));
+    let first_held_out = prompts.len() - prompts.len() / HELD_OUT;
+    // One pair at least is to learn from.
+    let learned = pairs.partition_point(|pair| pair.row < first_held_out).max(1);
+    let held_out = pairs.split_off(learned);
     let reference = dpo::log_probs(&start, &pairs, PART_TOKENS, &|_| ());
 
     let mut reward_accuracy = None;
@@ -485,13 +497,15 @@ fn world(
                 let scores = super::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
                 scores[0] > scores[1]
             };
-            let accuracy = held_out.iter().filter(agree).count() as f64 / held_out.len() as f64;
-            show(Shown::Note(&format!(
-                "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
-                100.0 * accuracy,
-                held_out.len()
-            )));
-            reward_accuracy = Some(accuracy);
+            if !held_out.is_empty() {
+                let accuracy = held_out.iter().filter(agree).count() as f64 / held_out.len() as f64;
+                show(Shown::Note(&format!(
+                    "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
+                    100.0 * accuracy,
+                    held_out.len()
+                )));
+                reward_accuracy = Some(accuracy);
+            }
             Some(model)
         }
     };
@@ -922,11 +936,17 @@ fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
     use std::sync::atomic::AtomicBool;
 
     use burn::tensor::Device;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
 
     use super::{BUDGETS, Estimate, FrontierConfig, Method, Point, frontier, shares_of_best, within};
+    use crate::lm::reviews;
+    use crate::random::stream;
 
     #[test]
     fn the_best_of_n_is_the_mean_over_all_choices() {
@@ -965,14 +985,33 @@ mod tests {
         assert_eq!(within(&points, Method::Dpo, 4, 2.0), None);
     }
 
+    /// Reviews in the files of the IMDB corpus: its gold reward, a regression, judges whatever an untrained model writes.
+    fn reviews_as_imdb(folder: &Path) -> String {
+        for (part, first) in [("train", 0), ("test", 1000)] {
+            let mut texts = [String::new(), String::new()];
+            for i in first..first + 150 {
+                let review = reviews::review(&mut stream(0, "review", i));
+                let row = serde_json::json!({ "text": review.text }).to_string() + "\n";
+                texts[usize::from(review.attributes.sentiment > 0.0)].push_str(&row);
+            }
+            for (side, text) in ["neg", "pos"].iter().zip(&texts) {
+                let mut file = GzEncoder::new(Vec::new(), Compression::fast());
+                file.write_all(text.as_bytes()).unwrap();
+                std::fs::write(folder.join(format!("{part}.{side}.jsonl.gz")), file.finish().unwrap()).unwrap();
+            }
+        }
+        format!("imdb:{}", folder.display())
+    }
+
     /// Everything once, small: what it measures stays measured, and its parts are the same whenever they are made.
     #[test]
     fn a_frontier_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().unwrap();
         let config = FrontierConfig {
+            corpus: reviews_as_imdb(folder.path()),
             size: "30k".to_owned(),
             vocabulary: 300,
             context: 48,
-            texts: 150,
             seeds: vec![0, 1],
             prompts: 16,
             completions: 2,
@@ -987,7 +1026,6 @@ mod tests {
             best_of: vec![2, 4],
             ..FrontierConfig::default()
         };
-        let folder = tempfile::tempdir().unwrap();
         let device = Device::flex();
         let run = |name: &str| {
             frontier(&config, &folder.path().join(name), &device, &AtomicBool::new(false), &|_| ()).unwrap().unwrap()
@@ -1012,5 +1050,22 @@ mod tests {
         let other = FrontierConfig { steps: 3, ..config.clone() };
         let error = frontier(&other, &folder.path().join("whole"), &device, &AtomicBool::new(false), &|_| ());
         assert!(error.unwrap_err().to_string().contains("holds another frontier"));
+    }
+
+    #[test]
+    fn a_model_that_never_judges_is_refused_with_a_reason() {
+        let config = FrontierConfig {
+            size: "30k".to_owned(),
+            vocabulary: 300,
+            texts: 50,
+            seeds: vec![7],
+            prompts: 16,
+            eval_prompts: 4,
+            max_new_tokens: 2,
+            ..FrontierConfig::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let error = frontier(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with("seed 7: no two completions of a prompt differ"), "{error}");
     }
 }
