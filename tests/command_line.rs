@@ -253,6 +253,17 @@ fn language_models_are_trained_asked_and_scored() {
     let packed = json(folder.path(), &[TINY, &["--packing", "--out", "packed"]].concat());
     assert_eq!(packed["tokens"], 4 * 8 * 512, "every example is a full block");
 
+    // What the options do not say comes from the file, and over it from --set.
+    fs::write(at("size.toml"), "[pretrain]\nhidden = 24\nlayers = 2\nheads = 2\nvocabulary = 300\ntexts = 40\n")
+        .expect("written");
+    let wide =
+        ["lm", "pretrain", "--config", "size.toml", "--set", "pretrain.layers=1", "--steps", "1", "--out", "wide"];
+    json(folder.path(), &wide);
+    let written = fs::read_to_string(at("wide/config.toml")).expect("written");
+    for line in ["hidden = 24", "layers = 1", "heads = 2", "texts = 40"] {
+        assert!(written.lines().any(|found| found == line), "{line}");
+    }
+
     let loop_ = ["--model", "base/model", "--data", "rows.jsonl", "--steps", "4", "--batch-size", "4", "--lr", "1e-3"];
     let more = ["--set", "train.save_every=2", "--set", "train.log_every=3"];
     for (stage, own) in [

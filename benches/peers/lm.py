@@ -38,13 +38,11 @@ def run(command):
         return {**json.loads(output.read().strip().splitlines()[-1]), "peak_mib": usage.ru_maxrss / 1024}
 
 
-def make_model(program, folder, size):
+def make_model(program, folder, size, parameters):
     sizes = [f"--set=pretrain.{name}={value}" for name, value in size.items()]
-    # --size would win over --set for what it names, so the sizes stand in a file.
-    config = folder.with_suffix(".toml")
-    config.write_text("[pretrain]\n" + "".join(f"{name} = {value}\n" for name, value in size.items()))
-    run([program, "lm", "pretrain", "--size", "1m", "--texts", 3000, "--steps", 2, "--config", config, *sizes,
-         "--out", folder, "--json"])
+    made = run([program, "lm", "pretrain", "--texts", 3000, "--steps", 2, *sizes, "--out", folder, "--json"])
+    if not 0.9 * parameters < made["trained_parameters"] < 1.1 * parameters:
+        sys.exit(f"the model has {made['trained_parameters']} parameters instead of {parameters:.0f}")
     return folder / "model"
 
 
@@ -91,7 +89,7 @@ def main():
         temporary = Path(temporary)
         print(f"{'task':34} {'Pairwise':>12} {'peer':>12} {'ratio':>7}   spread")
         for name, size in SIZES.items():
-            model = make_model(program, temporary / name, size)
+            model = make_model(program, temporary / name, size, 1e6 * float(name[:-1]))
             data = temporary / f"{name}.jsonl"
             make_rows(program, data, 256 if name == "0.9M" else 48)
             prompt = json.loads(data.read_text().splitlines()[0])["prompt"]

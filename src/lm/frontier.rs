@@ -212,22 +212,23 @@ impl Default for FrontierConfig {
             max_new_tokens: 32,
             batch_size: 64,
             steps: 140,
-            measurements: 4,
-            learning_rate: 1e-4,
+            measurements: 5,
+            learning_rate: 2e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
             reward_learning_rate: 1e-3,
             reward_batch_size: 16,
             reward_epochs: 2.0,
-            // The paper's (§C.2), and its targets.
-            betas: vec![0.05, 0.1, 1.0, 5.0],
+            // Over the paper's range (§C.2), and its targets.
+            betas: vec![0.05, 0.3, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
             ppo_iterations: 24,
             ppo: PpoConfig {
                 optimizer: optimizer(1e-4, Schedule::Constant),
                 value_learning_rate: 1e-3,
                 epochs: 2,
-                // β has to find its place within a run: it can grow twentyfold in one.
-                kl_horizon: 100.0,
+                // A reward model's scores differ by some units, and β has to find its place within some iterations.
+                kl_coefficient: 0.2,
+                kl_horizon: 32.0,
                 ..PpoConfig::default()
             },
             best_of: vec![2, 4, 8, 16, 32],

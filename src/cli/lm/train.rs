@@ -138,12 +138,12 @@ pub(super) struct PpoArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct PretrainArgs {
-    /// `reviews` for the embedded world, or files with rows {"text"} or plain text
-    #[arg(long, value_name = "FILE", num_args = 1.., default_value = "reviews")]
+    /// `reviews` for the embedded world, or files with rows {"text"} or plain text [default: reviews]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     corpus: Vec<PathBuf>,
-    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024)
-    #[arg(long, default_value = "1m")]
-    size: String,
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024) [default: 1m]
+    #[arg(long)]
+    size: Option<String>,
     /// Texts of the embedded world
     #[arg(long, value_name = "N")]
     texts: Option<usize>,
@@ -169,17 +169,17 @@ pub(super) struct ResumeArgs {
 }
 
 pub(super) fn pretrain(args: &PretrainArgs) -> Result<(), Failure> {
-    let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
-    let &(_, hidden, layers, heads) = SIZES.iter().find(|(name, ..)| *name == args.size).ok_or_else(|| {
-        Failure::usage(format!(
-            "--size {}: must be {}; other sizes with --set pretrain.hidden=…",
-            args.size,
-            names.join(", ")
-        ))
-    })?;
+    // What is not said here may be said by --config or --set.
     let mut own = Table::new();
-    for (name, value) in [("hidden", hidden), ("layers", layers), ("heads", heads)] {
-        own.insert(name.to_owned(), whole(name, value)?);
+    if let Some(size) = &args.size {
+        let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
+        let &(_, hidden, layers, heads) = SIZES.iter().find(|(name, ..)| name == size).ok_or_else(|| {
+            let names = names.join(", ");
+            Failure::usage(format!("--size {size}: must be {names}; other sizes with --set pretrain.hidden=…"))
+        })?;
+        for (name, value) in [("hidden", hidden), ("layers", layers), ("heads", heads)] {
+            own.insert(name.to_owned(), whole(name, value)?);
+        }
     }
     for (name, value) in [("texts", args.texts), ("vocabulary", args.vocab_size)] {
         if let Some(value) = value {
@@ -189,7 +189,10 @@ pub(super) fn pretrain(args: &PretrainArgs) -> Result<(), Failure> {
     if args.packing {
         own.insert("packing".to_owned(), true.into());
     }
-    let mut flags = Table::from_iter([("pretrain".to_owned(), own.into()), ("data".to_owned(), paths(&args.corpus)?)]);
+    let mut flags = Table::from_iter([("pretrain".to_owned(), own.into())]);
+    if !args.corpus.is_empty() {
+        flags.insert("data".to_owned(), paths(&args.corpus)?);
+    }
     if let Some(steps) = args.steps {
         flags.insert("train".to_owned(), Table::from_iter([("steps".to_owned(), whole("--steps", steps)?)]).into());
     }

@@ -220,7 +220,7 @@ impl LmConfig {
             device: DeviceChoice::Auto,
             precision: Precision::default(),
             model: PathBuf::new(),
-            data: Vec::new(),
+            data: if stage == StageKind::Pretrain { vec!["reviews".into()] } else { Vec::new() },
             eval_data: Vec::new(),
             eval_share: 0.05,
             chat_template: String::new(),
@@ -367,7 +367,7 @@ impl Default for PretrainConfig {
         Self {
             hidden: 128,
             layers: 4,
-            heads: 8,
+            heads: 4,
             context: 256,
             vocabulary: 1024,
             tokenizer: PathBuf::new(),
