@@ -428,6 +428,30 @@ mod tests {
         Decoder::new(config, 3, &Device::flex())
     }
 
+    /// Over several blocks of kept keys, with a window that begins within one, shared keys, and heads that fill no vector.
+    #[test]
+    fn greedy_tokens_are_the_likeliest_of_the_model_that_is_trained() {
+        use crate::lm::config::{ModelConfig, SmallLlama};
+        for (window, keys, hidden) in [(None, 4, 48), (Some(7), 4, 48), (Some(40), 2, 80), (None, 1, 24)] {
+            let size = SmallLlama { vocabulary: 30, hidden, layers: 2, heads: 4, context: 90 };
+            let mut config = ModelConfig::small_llama(size);
+            (config.window, config.heads.keys, config.initializer_range) = (window, keys, 0.4);
+            let model = Decoder::new(config, 3, &Device::flex());
+            let prompts = [vec![3, 1, 4], vec![7], vec![2; 36]];
+            let found = generate(&model, &prompts, &greedy(50), &[], 0, &|_, _| true);
+            let (mut batch, mut targets) = (Batch::default(), Targets::default());
+            for (prompt, completion) in prompts.iter().zip(&found) {
+                assert_eq!(completion.ids.len(), 50);
+                let sequence = [prompt.as_slice(), &completion.ids].concat();
+                let rows: Vec<usize> = batch.push(&sequence).collect();
+                targets.push(&sequence, &rows, prompt.len());
+            }
+            let (_, about) = model.log_probs(model.hidden(&batch, None), &targets, 1.0);
+            let likeliest = &to_host(about)[targets.ids.len()..];
+            assert!(likeliest.iter().all(|&is| is == 1.0), "window {window:?}, {keys} keys: {likeliest:?}");
+        }
+    }
+
     #[test]
     fn what_is_written_depends_neither_on_threads_nor_on_the_others() {
         let model = small();
