@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::batch::{Batch, Targets};
-use super::data::EncodedPair;
+use super::data::{Encoded, EncodedPair};
 use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
 use super::train::{Metrics, Part, Stage, Whole, cut};
@@ -47,20 +47,33 @@ pub fn log_probs(
     let all: Vec<usize> = (0..pairs.len()).collect();
     let parts = cut(|pair| pair_tokens(&pairs[pair]), &all, part_tokens);
     let of_part = |part: &Vec<usize>| {
-        let (batch, targets) = pack(part.iter().map(|&pair| &pairs[pair]));
+        let Completions { batch, targets, sides, .. } = pack(part.iter().map(|&pair| &pairs[pair]));
         let sums = targets.sums(&to_host(model.log_probs(model.hidden(&batch, None), &targets, 1.0).0));
         done(part.len());
-        sums.chunks_exact(2).map(|both| [both[0], both[1]]).collect::<Vec<_>>()
+        sides.into_iter().map(|both| both.map(|i| sums[i])).collect::<Vec<_>>()
     };
     parts.par_iter().flat_map(of_part).collect()
 }
 
-/// Which pairs a part holds, and the tokens to be predicted: chosen and rejected in turn.
+/// Which pairs a part holds, and their completions.
 #[derive(Debug)]
 pub struct PackedPairs {
     pairs: Vec<usize>,
-    targets: Targets,
-    batch: Batch,
+    completions: Completions,
+}
+
+/// The completions of some pairs, each of them once: of all comparisons of a prompt's K completions, which are
+/// K (K − 1)/2, only these K are computed (Ouyang et al. 2022, arXiv 2203.02155, §3.5).
+#[derive(Debug, Default)]
+pub(super) struct Completions {
+    /// Sequences; those that follow the same prompt share it.
+    pub(super) batch: Batch,
+    /// Every completion's tokens, to be predicted.
+    pub(super) targets: Targets,
+    /// Row of every completion's last token.
+    pub(super) last: Vec<u32>,
+    /// Which completions a pair is of: chosen and rejected.
+    pub(super) sides: Vec<[usize; 2]>,
 }
 
 impl Stage for Dpo {
@@ -79,36 +92,42 @@ impl Stage for Dpo {
     }
 
     fn pack(&self, pairs: &[usize]) -> (Batch, PackedPairs) {
-        let (batch, targets) = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
-        (batch.clone(), PackedPairs { pairs: pairs.to_vec(), targets, batch })
+        let completions = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
+        (completions.batch.clone(), PackedPairs { pairs: pairs.to_vec(), completions })
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedPairs, whole: Whole) -> Part {
-        let PackedPairs { pairs, targets, batch } = packed;
+        let PackedPairs { pairs, completions: Completions { batch, targets, sides, .. } } = packed;
         let (log_probs, about) = model.log_probs(hidden, targets, 1.0);
         let policy = targets.sums(&to_host(log_probs.clone()));
-        let reference: Vec<f64> = match &self.reference {
-            Reference::None => vec![0.0; policy.len()],
-            Reference::LogProbs(all) => pairs.iter().flat_map(|&pair| all[pair]).collect(),
+        // Those of a model are of the completions, those from before of the pairs.
+        let of_completions = match &self.reference {
             Reference::Model(model) => {
                 targets.sums(&to_host(model.log_probs(model.hidden(batch, None), targets, 1.0).0))
             }
+            Reference::None | Reference::LogProbs(_) => Vec::new(),
         };
         let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(policy.len());
-        for i in 0..pairs.len() {
+        let mut slopes = vec![0.0; policy.len()];
+        for (&number, &[chosen, rejected]) in pairs.iter().zip(sides) {
             let length = |i: usize| targets.examples[i].len() as f64;
-            let pair = PairLogProbs {
-                chosen: policy[2 * i],
-                rejected: policy[2 * i + 1],
-                reference_chosen: reference[2 * i],
-                reference_rejected: reference[2 * i + 1],
-                chosen_length: length(2 * i),
-                rejected_length: length(2 * i + 1),
+            let [reference_chosen, reference_rejected] = match &self.reference {
+                Reference::None => [0.0; 2],
+                Reference::LogProbs(all) => all[number],
+                Reference::Model(_) => [chosen, rejected].map(|i| of_completions[i]),
             };
-            let target = self.pairs[pairs[i]].target.unwrap_or(1.0);
+            let pair = PairLogProbs {
+                chosen: policy[chosen],
+                rejected: policy[rejected],
+                reference_chosen,
+                reference_rejected,
+                chosen_length: length(chosen),
+                rejected_length: length(rejected),
+            };
+            let target = self.pairs[number].target.unwrap_or(1.0);
             let value = self.loss.expected(&pair, target);
-            slopes.extend([value.of_chosen / whole.weight, value.of_rejected / whole.weight]);
+            slopes[chosen] += value.of_chosen / whole.weight;
+            slopes[rejected] += value.of_rejected / whole.weight;
             let [chosen, rejected] = self.loss.rewards(&pair);
             metrics.answer(sigmoid(chosen - rejected), target);
             let mut add = |name, value| metrics.add(name, value, 1.0);
@@ -134,18 +153,43 @@ impl Stage for Dpo {
     }
 }
 
-/// Both completions, with what they share once.
-fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> (Batch, Targets) {
-    let (mut batch, mut targets) = (Batch::default(), Targets::default());
+/// The completions of these pairs, in the order in which their prompts and then they themselves first appear.
+pub(super) fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> Completions {
+    // Of every prompt: its completions, and where the pairs' sides are found.
+    let mut prompts: Vec<(&[u32], Vec<&Encoded>)> = Vec::new();
+    let mut places = Vec::new();
     for EncodedPair { chosen, rejected, .. } in pairs {
-        let rows = batch.push_sharing(&[&chosen.ids, &rejected.ids]);
-        for (side, rows) in [chosen, rejected].into_iter().zip(rows) {
-            targets.push(&side.ids, &rows, side.prompt_len);
+        let prompt = chosen.prompt();
+        let at = prompts.iter().position(|(other, _)| *other == prompt).unwrap_or_else(|| {
+            prompts.push((prompt, Vec::new()));
+            prompts.len() - 1
+        });
+        let known = &mut prompts[at].1;
+        let mut place = |side: &'a Encoded| {
+            known.iter().position(|other| *other == side).unwrap_or_else(|| {
+                known.push(side);
+                known.len() - 1
+            })
+        };
+        places.push((at, [place(chosen), place(rejected)]));
+    }
+    let mut found = Completions::default();
+    let mut first = Vec::with_capacity(prompts.len());
+    for (_, completions) in &prompts {
+        first.push(found.last.len());
+        let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
+        let rows = found.batch.push_sharing(&ids);
+        for (completion, rows) in completions.iter().zip(&rows) {
+            found.targets.push(&completion.ids, rows, completion.prompt_len);
+            let last = rows.last().expect("an encoded completion has a token");
+            found.last.push(u32::try_from(*last).expect("a batch has fewer than 2³² rows"));
         }
     }
-    (batch, targets)
+    found.sides = places.into_iter().map(|(at, sides)| sides.map(|side| first[at] + side)).collect();
+    found
 }
 
+/// Tokens of a pair on its own: those of a prompt that it shares with other pairs count for each of them.
 pub(super) fn pair_tokens(pair: &EncodedPair) -> usize {
     pair.chosen.ids.len() + pair.rejected.ids.len() - pair.chosen.prompt_len
 }

@@ -9,6 +9,7 @@
 //! with more points gains nothing from the best of more noise.
 
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -66,7 +67,7 @@ pub struct FrontierConfig {
     pub eval_prompts: usize,
     /// Most tokens of a completion.
     pub max_new_tokens: usize,
-    /// Comparisons a step, for methods that learn from these.
+    /// Prompts a step, with all their comparisons, for methods that learn from these.
     pub batch_size: usize,
     /// Steps of such a run.
     pub steps: usize,
@@ -76,7 +77,7 @@ pub struct FrontierConfig {
     pub learning_rate: f64,
     /// Learning rate of the reward model.
     pub reward_learning_rate: f64,
-    /// Comparisons a step of the reward model.
+    /// Prompts a step of the reward model.
     pub reward_batch_size: usize,
     /// Passes of the reward model over the comparisons.
     pub reward_epochs: f64,
@@ -210,13 +211,13 @@ impl Default for FrontierConfig {
             completions: 4,
             eval_prompts: 512,
             max_new_tokens: 32,
-            batch_size: 64,
-            steps: 140,
+            batch_size: 16,
+            steps: 200,
             measurements: 5,
             learning_rate: 2e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
             reward_learning_rate: 1e-3,
-            reward_batch_size: 16,
+            reward_batch_size: 4,
             reward_epochs: 2.0,
             // Over the paper's range (§C.2), and its targets.
             betas: vec![0.05, 0.3, 1.0, 5.0],
@@ -323,6 +324,8 @@ struct World {
     /// Held-out prompts.
     eval_prompts: Vec<Vec<u32>>,
     pairs: Vec<EncodedPair>,
+    /// The pairs of each prompt.
+    groups: Vec<Range<usize>>,
     reference: Vec<[f64; 2]>,
     reward_model: Option<Decoder>,
     reward_accuracy: Option<f64>,
@@ -485,7 +488,8 @@ fn world(
     // One pair at least is to learn from.
     let learned = pairs.partition_point(|pair| pair.row < first_held_out).max(1);
     let held_out = pairs.split_off(learned);
-    let reference = dpo::log_probs(&start, &pairs, PART_TOKENS, &|_| ());
+    let reference = dpo::log_probs(&start, &pairs, PAIR_PART_TOKENS, &|_| ());
+    let groups = by_prompt(&pairs);
 
     let mut reward_accuracy = None;
     let learned = config.methods.iter().any(|method| matches!(method, Method::Ppo | Method::BestOfN));
@@ -493,7 +497,7 @@ fn world(
         false => None,
         true => {
             show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
-            let model = reward_model(config, &start, &pairs, seed);
+            let model = reward_model(config, &start, &pairs, &groups, seed);
             let agree = |pair: &&EncodedPair| {
                 let scores = super::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
                 scores[0] > scores[1]
@@ -519,6 +523,7 @@ fn world(
         prompts,
         eval_prompts,
         pairs,
+        groups,
         reference,
         reward_model,
         reward_accuracy,
@@ -531,21 +536,48 @@ const HELD_OUT: usize = 16;
 /// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.
 const PART_TOKENS: usize = 1024;
 
-/// A reward model fitted to all comparisons once.
-fn reward_model(config: &FrontierConfig, start: &Decoder, pairs: &[EncodedPair], seed: u64) -> Decoder {
+/// The same where comparisons are cut into parts: a completion counts for every comparison that it is in, and is computed
+/// once.
+const PAIR_PART_TOKENS: usize = 3 * PART_TOKENS;
+
+/// Which pairs are of the same prompt.
+fn by_prompt(pairs: &[EncodedPair]) -> Vec<Range<usize>> {
+    let groups = pairs.chunk_by(|a, b| a.row == b.row);
+    let range = |end: &mut usize, group: &[EncodedPair]| {
+        let start = *end;
+        *end += group.len();
+        Some(start..*end)
+    };
+    groups.scan(0, range).collect()
+}
+
+/// The comparisons of a step: all those of some prompts, so that what they share is computed once (Ouyang et al. 2022,
+/// arXiv 2203.02155, §3.5).
+fn comparisons(train: &TrainConfig, groups: &[Range<usize>], seed: u64, step: usize) -> Vec<usize> {
+    train.examples(seed, step, groups.len()).into_iter().flat_map(|group| groups[group].clone()).collect()
+}
+
+/// A reward model fitted to the comparisons.
+fn reward_model(
+    config: &FrontierConfig,
+    start: &Decoder,
+    pairs: &[EncodedPair],
+    groups: &[Range<usize>],
+    seed: u64,
+) -> Decoder {
     let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
     let train = TrainConfig {
         steps: 0,
         epochs: config.reward_epochs,
         batch_size: config.reward_batch_size,
-        part_tokens: PART_TOKENS,
+        part_tokens: PAIR_PART_TOKENS,
         optimizer: optimizer(config.reward_learning_rate, Schedule::Linear),
         ..TrainConfig::default()
     };
-    let total = train.total_steps(stage.len());
+    let total = train.total_steps(groups.len());
     let mut trainee = Trainee { model: with_scores(start, 1, seed), optimizer: Optimizer::default(), step: 0 };
     for _ in 0..total {
-        let examples = train.examples(seed, trainee.step, stage.len());
+        let examples = comparisons(&train, groups, seed, trainee.step);
         let _ = step(&mut trainee, &stage, &train, &examples, total, seed);
     }
     trainee.model
@@ -693,7 +725,7 @@ fn learn<S: Stage>(
     let train = TrainConfig {
         steps: config.steps,
         batch_size: config.batch_size,
-        part_tokens: PART_TOKENS,
+        part_tokens: PAIR_PART_TOKENS,
         optimizer: optimizer(config.learning_rate, Schedule::Constant),
         ..TrainConfig::default()
     };
@@ -704,7 +736,7 @@ fn learn<S: Stage>(
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let examples = train.examples(world.seed, trainee.step, stage.len());
+            let examples = comparisons(&train, &world.groups, world.seed, trainee.step);
             let _ = step(&mut trainee, stage, &train, &examples, config.steps, world.seed);
         }
         points.push(measure(config, world, &trainee.model, method, setting, at)?);

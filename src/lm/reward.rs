@@ -6,7 +6,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::batch::Batch;
 use super::data::EncodedPair;
-use super::dpo::pair_tokens;
+use super::dpo::{Completions, pack, pair_tokens};
 use super::model::Decoder;
 use super::train::{Metrics, Part, Stage, Whole, cut};
 use crate::nn::{constant, to_host};
@@ -47,7 +47,11 @@ impl Default for RewardLoss {
 #[must_use]
 pub fn scores(model: &Decoder, sequences: &[&[u32]]) -> Vec<f32> {
     let mut batch = Batch::default();
-    let last = sequences.iter().map(|ids| last_row(&batch.push(ids).collect::<Vec<_>>())).collect();
+    let last_row = |ids: &&[u32]| {
+        let end = batch.push(ids).end;
+        u32::try_from(end.saturating_sub(1)).expect("a batch has fewer than 2³² rows")
+    };
+    let last = sequences.iter().map(last_row).collect();
     to_host(model.scores(model.hidden(&batch, None), last).narrow(1, 0, 1))
 }
 
@@ -70,9 +74,11 @@ pub fn mean_scores(members: &[Decoder], sequences: &[&[u32]]) -> Vec<f64> {
 /// - returns `[pairs.len()]`, each of chosen and rejected
 #[must_use]
 pub fn pair_scores(model: &Decoder, pairs: &[EncodedPair], part_tokens: usize) -> Vec<[f64; 2]> {
-    let of = |hidden: Tensor<2>, last: Vec<u32>| to_host(model.scores(hidden, last).narrow(1, 0, 1));
-    let scores: Vec<f32> = of_pairs(model, pairs, part_tokens, &of).concat();
-    scores.chunks_exact(2).map(|both| [both[0], both[1]].map(f64::from)).collect()
+    let of = |hidden: Tensor<2>, Completions { last, sides, .. }: Completions| {
+        let scores = to_host(model.scores(hidden, last).narrow(1, 0, 1));
+        sides.into_iter().map(|both| both.map(|i| f64::from(scores[i]))).collect::<Vec<_>>()
+    };
+    of_pairs(model, pairs, part_tokens, &of).concat()
 }
 
 /// Every member's P[chosen is preferred to rejected] of every pair: what
@@ -107,14 +113,14 @@ pub fn probabilities(
 pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize) -> Vec<Vec<f32>> {
     let mut sums: Vec<(f64, Vec<f32>)> = Vec::new();
     for member in members {
-        let of = |hidden: Tensor<2>, last: Vec<u32>| {
+        let of = |hidden: Tensor<2>, Completions { last, sides, .. }: Completions| {
             let scores = to_host(member.scores(hidden.clone(), last.clone()).narrow(1, 0, 1));
             let width = member.config.hidden;
             let hidden = to_host(hidden);
-            let row = |at: u32| &hidden[at as usize * width..][..width];
-            let differences = last.chunks_exact(2).zip(scores.chunks_exact(2)).map(|(rows, scores)| {
-                let difference = row(rows[0]).iter().zip(row(rows[1])).map(|(chosen, rejected)| chosen - rejected);
-                (f64::from(scores[0] - scores[1]), difference.collect::<Vec<f32>>())
+            let row = |i: usize| &hidden[last[i] as usize * width..][..width];
+            let differences = sides.into_iter().map(|[chosen, rejected]| {
+                let difference = row(chosen).iter().zip(row(rejected)).map(|(chosen, rejected)| chosen - rejected);
+                (f64::from(scores[chosen] - scores[rejected]), difference.collect::<Vec<f32>>())
             });
             differences.collect::<Vec<_>>()
         };
@@ -136,30 +142,19 @@ pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize)
     sums.into_iter().map(oriented).collect()
 }
 
-/// What a function makes of parts of the pairs: of the hidden states, and of the last rows of chosen and rejected in
-/// turn.
+/// What a function makes of parts of the pairs: of the hidden states, and of the completions.
 fn of_pairs<T: Send>(
     model: &Decoder,
     pairs: &[EncodedPair],
     part_tokens: usize,
-    of: &(dyn Fn(Tensor<2>, Vec<u32>) -> T + Sync),
+    of: &(dyn Fn(Tensor<2>, Completions) -> T + Sync),
 ) -> Vec<T> {
     let all: Vec<usize> = (0..pairs.len()).collect();
     let of_part = |part: &Vec<usize>| {
-        let (batch, last) = pack(part.iter().map(|&pair| &pairs[pair]));
-        of(model.hidden(&batch, None), last)
+        let completions = pack(part.iter().map(|&pair| &pairs[pair]));
+        of(model.hidden(&completions.batch, None), completions)
     };
     cut(|pair| pair_tokens(&pairs[pair]), &all, part_tokens).par_iter().map(of_part).collect()
-}
-
-fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> (Batch, Vec<u32>) {
-    let mut batch = Batch::default();
-    let mut last = Vec::new();
-    for EncodedPair { chosen, rejected, .. } in pairs {
-        let rows = batch.push_sharing(&[&chosen.ids, &rejected.ids]);
-        last.extend(rows.iter().map(|rows| last_row(rows)));
-    }
-    (batch, last)
 }
 
 impl RewardModel {
@@ -190,8 +185,8 @@ impl RewardModel {
 }
 
 impl Stage for RewardModel {
-    /// Pairs, and the last rows of chosen and rejected in turn.
-    type Packed = (Vec<usize>, Vec<u32>);
+    /// Pairs, the last rows of their completions, and which of these each pair is of.
+    type Packed = (Vec<usize>, Vec<u32>, Vec<[usize; 2]>);
 
     fn len(&self) -> usize {
         self.pairs.len()
@@ -206,22 +201,21 @@ impl Stage for RewardModel {
     }
 
     fn pack(&self, pairs: &[usize]) -> (Batch, Self::Packed) {
-        let (batch, last) = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
-        (batch, (pairs.to_vec(), last))
+        let Completions { batch, last, sides, .. } = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
+        (batch, (pairs.to_vec(), last, sides))
     }
 
-    fn loss(&self, model: &Decoder, hidden: Tensor<2>, (pairs, last): &Self::Packed, whole: Whole) -> Part {
+    fn loss(&self, model: &Decoder, hidden: Tensor<2>, (pairs, last, sides): &Self::Packed, whole: Whole) -> Part {
         let scores = model.scores(hidden, last.clone()).narrow(1, 0, 1);
-        let values: Vec<[f64; 2]> =
-            to_host(scores.clone()).chunks_exact(2).map(|both| [both[0], both[1]].map(f64::from)).collect();
-        let (metrics, slopes) = self.measure(pairs, &values);
-        let slopes: Vec<f32> = slopes.as_flattened().iter().map(|slope| (slope / whole.weight) as f32).collect();
+        let values = to_host(scores.clone());
+        let of_sides: Vec<[f64; 2]> = sides.iter().map(|both| both.map(|i| f64::from(values[i]))).collect();
+        let (metrics, of_pairs) = self.measure(pairs, &of_sides);
+        let mut slopes = vec![0.0; values.len()];
+        for (side, slope) in sides.as_flattened().iter().zip(of_pairs.as_flattened()) {
+            slopes[*side] += slope / whole.weight;
+        }
+        let slopes: Vec<f32> = slopes.into_iter().map(|slope| slope as f32).collect();
         let slopes: Tensor<2> = constant(&slopes, [slopes.len(), 1], &model.device());
         Part { objective: (scores * slopes).sum(), metrics }
     }
-}
-
-fn last_row(rows: &[usize]) -> u32 {
-    let last = rows.last().expect("an encoded completion has a token");
-    u32::try_from(*last).expect("a batch has fewer than 2³² rows")
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
 use super::data::{CandidateRow, Encoded, EncodedPair, ReadConfig, encode_pairs, read_all};
@@ -24,7 +24,7 @@ use super::run::{
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
-use super::train::{Stage, TrainConfig, Trainee, evaluate, gradients, step, whole};
+use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, evaluate, gradients, step, whole};
 use crate::nn::{constant, to_host};
 use crate::preference::query::disagreement;
 use crate::preference::{Likelihood, Sampler};
@@ -577,6 +577,62 @@ fn every_stage_goes_down_the_slope_of_its_loss() {
     let found = swapped.baseline(&other, &(0..chosen.len()).collect::<Vec<_>>(), 1000);
     let opposite: Vec<f64> = ratios.iter().map(|ratio| -ratio).collect();
     assert!((found - KtoConfig::baseline(&opposite)).abs() < 1e-5 && found + expected > 0.0);
+}
+
+/// All comparisons of four completions: computed once they teach what they teach one by one.
+#[test]
+fn a_completion_in_several_comparisons_is_computed_once() {
+    let (model, made_up) = made_up();
+    let prompt = made_up[0].chosen.prompt();
+    let side = |i: usize| Encoded { ids: [prompt, made_up[i].chosen.completion()].concat(), prompt_len: prompt.len() };
+    let mut pairs = Vec::new();
+    for (i, j) in [(0, 1), (2, 0), (0, 3), (1, 2), (3, 1), (2, 3)] {
+        pairs.push(EncodedPair { row: 0, chosen: side(i), rejected: side(j), margin: None, target: Some(0.9) });
+        // Another prompt between them takes nothing from them.
+        pairs.push(made_up[10 + i].clone());
+    }
+    let lengths = [0, 1, 2, 3].map(|i| made_up[i].chosen.completion().len()).iter().sum::<usize>();
+    let alone: usize =
+        made_up[10..14].iter().map(|pair| pair.chosen.ids.len() + pair.rejected.completion().len()).sum();
+    let packed = super::dpo::pack(pairs.iter());
+    assert_eq!(packed.targets.examples.len(), 4 + 2 * 4);
+    assert!(packed.batch.len() <= prompt.len() + lengths + alone, "{}", packed.batch.len());
+
+    let (other, _) = made_up_with(2);
+    let reference = log_probs(&other, &pairs, 1, &|_| ());
+    let together = log_probs(&other, &pairs, 10_000, &|_| ());
+    for (one, all) in reference.as_flattened().iter().zip(together.as_flattened()) {
+        assert!((one - all).abs() < 1e-4, "{all}, expected {one}");
+    }
+    let all: Vec<usize> = (0..pairs.len()).collect();
+    let same = |name: &str, model: &Decoder, stage: &dyn Fn(&[usize], Whole) -> (Vec<Option<Tensor<2>>>, Metrics)| {
+        let whole = Whole { weight: all.len() as f64, baseline: 0.0 };
+        let (found, metrics) = stage(&all, whole);
+        let mut expected = vec![0.0; model.parameters.iter().map(|tensor| tensor.shape().num_elements()).sum()];
+        let mut of_parts = Metrics::default();
+        for pair in &all {
+            let (gradients, metrics) = stage(&[*pair], whole);
+            of_parts += &metrics;
+            let gradients = gradients.into_iter().flat_map(|gradient| to_host(gradient.unwrap()));
+            expected.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum += gradient);
+        }
+        let found: Vec<f32> = found.into_iter().flat_map(|gradient| to_host(gradient.unwrap())).collect();
+        assert_eq!(found.len(), expected.len());
+        let largest = expected.iter().fold(0.0, |largest: f32, gradient| largest.max(gradient.abs()));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-4 * largest, "{name}: {found}, expected {expected}");
+        }
+        let [found, expected] = [&metrics, &of_parts].map(|metrics| metrics.get("loss").unwrap());
+        assert!((found - expected).abs() < 1e-5 * expected, "{name}: {found}, expected {expected}");
+    };
+    for reference in [Reference::LogProbs(reference), Reference::Model(Box::new(other))] {
+        let dpo = Dpo { pairs: pairs.clone(), loss: LossConfig::default(), reference };
+        same("dpo", &model, &|pairs, whole| gradients(&model, &dpo, pairs, whole, false, &mut stream(0, "none", 0)));
+    }
+    let (scorer, reward) = (with_scores(&model, 1, 4), RewardModel { pairs, loss: RewardLoss::default() });
+    same("reward", &scorer, &|pairs, whole| {
+        gradients(&scorer, &reward, pairs, whole, false, &mut stream(0, "none", 0))
+    });
 }
 
 #[test]
