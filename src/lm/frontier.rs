@@ -212,9 +212,9 @@ impl Default for FrontierConfig {
             eval_prompts: 512,
             max_new_tokens: 32,
             batch_size: 16,
-            steps: 200,
+            steps: 220,
             measurements: 5,
-            learning_rate: 2e-4,
+            learning_rate: 2.5e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
             reward_learning_rate: 1e-3,
             reward_batch_size: 4,
@@ -889,7 +889,7 @@ fn halves(kl: &[f64], gold: &[f64]) -> [[f64; 2]; 2] {
 /// Steps at which a run is measured: close together at first, where policies move fastest.
 fn moments(steps: usize, count: usize) -> Vec<usize> {
     let mut all: Vec<usize> =
-        (1..=count).map(|i| ((steps as f64) * (i as f64 / count as f64).powi(2)).round().max(1.0) as usize).collect();
+        (1..=count).map(|i| ((steps as f64) * (i as f64 / count as f64).powf(1.5)).round().max(1.0) as usize).collect();
     all.dedup();
     all
 }
