@@ -6,7 +6,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::batch::{Batch, Targets};
 use super::data::{Encoded, EncodedPair};
-use super::loss::{LossConfig, PairLogProbs};
+use super::loss::{LossConfig, PairLogProbs, Value};
 use super::model::Decoder;
 use super::train::{Metrics, Part, Stage, Whole, cut};
 use crate::nn::to_host;
@@ -76,6 +76,14 @@ pub(super) struct Completions {
     pub(super) sides: Vec<[usize; 2]>,
 }
 
+impl PackedPairs {
+    /// Some of these pairs, by their numbers.
+    pub(super) fn of(all: &[EncodedPair], pairs: &[usize]) -> (Batch, Self) {
+        let completions = pack(pairs.iter().map(|&pair| &all[pair]));
+        (completions.batch.clone(), Self { pairs: pairs.to_vec(), completions })
+    }
+}
+
 impl Stage for Dpo {
     type Packed = PackedPairs;
 
@@ -92,65 +100,90 @@ impl Stage for Dpo {
     }
 
     fn pack(&self, pairs: &[usize]) -> (Batch, PackedPairs) {
-        let completions = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
-        (completions.batch.clone(), PackedPairs { pairs: pairs.to_vec(), completions })
+        PackedPairs::of(&self.pairs, pairs)
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedPairs, whole: Whole) -> Part {
-        let PackedPairs { pairs, completions: Completions { batch, targets, sides, .. } } = packed;
-        let (log_probs, about) = model.log_probs(hidden, targets, 1.0);
-        let policy = targets.sums(&to_host(log_probs.clone()));
-        // Those of a model are of the completions, those from before of the pairs.
-        let of_completions = match &self.reference {
-            Reference::Model(model) => {
-                targets.sums(&to_host(model.log_probs(model.hidden(batch, None), targets, 1.0).0))
-            }
-            Reference::None | Reference::LogProbs(_) => Vec::new(),
-        };
-        let mut metrics = Metrics::default();
-        let mut slopes = vec![0.0; policy.len()];
-        for (&number, &[chosen, rejected]) in pairs.iter().zip(sides) {
-            let length = |i: usize| targets.examples[i].len() as f64;
-            let [reference_chosen, reference_rejected] = match &self.reference {
-                Reference::None => [0.0; 2],
-                Reference::LogProbs(all) => all[number],
-                Reference::Model(_) => [chosen, rejected].map(|i| of_completions[i]),
-            };
-            let pair = PairLogProbs {
-                chosen: policy[chosen],
-                rejected: policy[rejected],
-                reference_chosen,
-                reference_rejected,
-                chosen_length: length(chosen),
-                rejected_length: length(rejected),
-            };
+        let judge = |number: usize, pair: &PairLogProbs| {
             let target = self.pairs[number].target.unwrap_or(1.0);
-            let value = self.loss.expected(&pair, target);
-            slopes[chosen] += value.of_chosen / whole.weight;
-            slopes[rejected] += value.of_rejected / whole.weight;
-            let [chosen, rejected] = self.loss.rewards(&pair);
-            metrics.answer(sigmoid(chosen - rejected), target);
-            let mut add = |name, value| metrics.add(name, value, 1.0);
-            add("loss", value.loss);
-            add("rewards/chosen", chosen);
-            add("rewards/rejected", rejected);
-            add("rewards/margins", chosen - rejected);
-            add("rewards/accuracies", if chosen > rejected { 1.0 } else { 0.0 });
-            add("logps/chosen", pair.chosen);
-            add("logps/rejected", pair.rejected);
-            if !matches!(self.reference, Reference::None) {
-                // How far the chosen completion has become likelier, or not: it often has not.
-                add("logps/chosen_displacement", pair.chosen - pair.reference_chosen);
-            }
-            add("completions/mean_length", 0.5 * (pair.chosen_length + pair.rejected_length));
-        }
-        let entropy = &to_host(about)[..targets.ids.len()];
-        let sum: f64 = entropy.iter().map(|&value| f64::from(value)).sum();
-        metrics.add("entropy", sum / entropy.len().max(1) as f64, entropy.len() as f64);
-        // Each completion's log-probability times the loss's slope with respect to it: the same gradient as the loss's.
-        let slopes = targets.spread(&slopes, &model.device());
-        Part { objective: (log_probs * slopes).sum(), metrics }
+            let rewards = self.loss.rewards(pair);
+            Judged { value: self.loss.expected(pair, target), rewards, logit: rewards[0] - rewards[1], target }
+        };
+        part(model, hidden, packed, &self.reference, whole, &judge)
     }
+}
+
+/// A pair's loss, and what is logged of it.
+#[derive(Debug)]
+pub(super) struct Judged {
+    /// The loss.
+    pub(super) value: Value,
+    /// Implicit rewards of chosen and rejected.
+    pub(super) rewards: [f64; 2],
+    /// Log-odds that the chosen one is preferred.
+    pub(super) logit: f64,
+    /// How likely it was preferred.
+    pub(super) target: f64,
+}
+
+/// What pairs add to a loss of their log-probabilities; `judge` is given the pair's number.
+pub(super) fn part(
+    model: &Decoder,
+    hidden: Tensor<2>,
+    packed: &PackedPairs,
+    reference: &Reference,
+    whole: Whole,
+    judge: &dyn Fn(usize, &PairLogProbs) -> Judged,
+) -> Part {
+    let PackedPairs { pairs, completions: Completions { batch, targets, sides, .. } } = packed;
+    let (log_probs, about) = model.log_probs(hidden, targets, 1.0);
+    let policy = targets.sums(&to_host(log_probs.clone()));
+    // Those of a model are of the completions, those from before of the pairs.
+    let of_completions = match reference {
+        Reference::Model(model) => targets.sums(&to_host(model.log_probs(model.hidden(batch, None), targets, 1.0).0)),
+        Reference::None | Reference::LogProbs(_) => Vec::new(),
+    };
+    let mut metrics = Metrics::default();
+    let mut slopes = vec![0.0; policy.len()];
+    for (&number, &[chosen, rejected]) in pairs.iter().zip(sides) {
+        let length = |i: usize| targets.examples[i].len() as f64;
+        let [reference_chosen, reference_rejected] = match reference {
+            Reference::None => [0.0; 2],
+            Reference::LogProbs(all) => all[number],
+            Reference::Model(_) => [chosen, rejected].map(|i| of_completions[i]),
+        };
+        let pair = PairLogProbs {
+            chosen: policy[chosen],
+            rejected: policy[rejected],
+            reference_chosen,
+            reference_rejected,
+            chosen_length: length(chosen),
+            rejected_length: length(rejected),
+        };
+        let Judged { value, rewards: [reward_chosen, reward_rejected], logit, target } = judge(number, &pair);
+        slopes[chosen] += value.of_chosen / whole.weight;
+        slopes[rejected] += value.of_rejected / whole.weight;
+        metrics.answer(sigmoid(logit), target);
+        let mut add = |name, value| metrics.add(name, value, 1.0);
+        add("loss", value.loss);
+        add("rewards/chosen", reward_chosen);
+        add("rewards/rejected", reward_rejected);
+        add("rewards/margins", reward_chosen - reward_rejected);
+        add("rewards/accuracies", if reward_chosen > reward_rejected { 1.0 } else { 0.0 });
+        add("logps/chosen", pair.chosen);
+        add("logps/rejected", pair.rejected);
+        if !matches!(reference, Reference::None) {
+            // How far the chosen completion has become likelier, or not: it often has not.
+            add("logps/chosen_displacement", pair.chosen - pair.reference_chosen);
+        }
+        add("completions/mean_length", 0.5 * (pair.chosen_length + pair.rejected_length));
+    }
+    let entropy = &to_host(about)[..targets.ids.len()];
+    let sum: f64 = entropy.iter().map(|&value| f64::from(value)).sum();
+    metrics.add("entropy", sum / entropy.len().max(1) as f64, entropy.len() as f64);
+    // Each completion's log-probability times the loss's slope with respect to it: the same gradient as the loss's.
+    let slopes = targets.spread(&slopes, &model.device());
+    Part { objective: (log_probs * slopes).sum(), metrics }
 }
 
 /// The completions of these pairs, in the order in which their prompts and then they themselves first appear.

@@ -172,11 +172,11 @@ pub fn with_scores(decoder: &Decoder, count: usize, seed: u64) -> Decoder {
     Decoder { config, layout: Arc::new(layout), parameters, ..decoder.clone() }
 }
 
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 const GENERATION: &str = "generation_config.json";
-const ADAPTER_CONFIG: &str = "adapter_config.json";
-const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+pub(super) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(super) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of modules.
 const ADAPTER_PREFIX: &str = "base_model.model.";
 
@@ -556,12 +556,12 @@ fn write_tensors(path: &Path, tensors: &BTreeMap<String, PieceView<'_>>) -> Resu
     synced.and_then(|()| std::fs::rename(&temporary, path)).map_err(|error| io(path, error))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), FolderError> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), FolderError> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value can be written") + "\n";
     write_atomically(path, text.as_bytes()).map_err(|error| io(path, error))
 }
 
-fn read_json(path: &Path) -> Result<Map<String, Value>, FolderError> {
+pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>, FolderError> {
     let text = std::fs::read_to_string(path).map_err(|error| io(path, error))?;
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
@@ -577,11 +577,11 @@ fn remove_if_there(path: &Path) -> Result<(), FolderError> {
     }
 }
 
-fn io(file: &Path, error: std::io::Error) -> FolderError {
+pub(super) fn io(file: &Path, error: std::io::Error) -> FolderError {
     FolderError::Io { file: file.to_owned(), error }
 }
 
-fn content(file: &Path, problem: &str) -> FolderError {
+pub(super) fn content(file: &Path, problem: &str) -> FolderError {
     FolderError::Content { file: file.to_owned(), problem: problem.to_owned() }
 }
 

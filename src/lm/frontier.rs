@@ -10,33 +10,32 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-use super::data::{Encoded, EncodedPair};
+use super::data::EncodedPair;
 use super::diagnose::{self, Estimate};
 use super::dpo::{self, Dpo, Reference};
-use super::folder::{self, with_scores};
-use super::gold::{self, Gold, logistic};
+use super::folder::with_scores;
+use super::gold::{self, Gold};
 use super::loss::{LossConfig, LossKind};
 use super::model::Decoder;
-use super::optim::{Optimizer, OptimizerConfig, Schedule};
+use super::optim::{Optimizer, Schedule};
 use super::ppo::{Ppo, PpoConfig, iterate};
-use super::reviews;
-use super::reward::{RewardLoss, RewardModel};
-use super::run::{self, LmConfig, LmError, LmOutcome, PretrainConfig, SIZES, Shown, StageKind, eos_of};
+use super::run::{LmError, SIZES, Shown};
 use super::sample::{Completion, SampleConfig, generate};
 use super::sft::{Normalization, Sft};
-use super::tokenizer::Tokenizer;
 use super::train::{Stage, TrainConfig, Trainee, step};
+use super::world::{
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, io, optimizer,
+    read_json, reward_model, same_config, write_json,
+};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
-use crate::run::RunError;
-use crate::run::archive::write_atomically;
 use crate::run::figure::{self, Series, SeriesPoint};
 
 /// What is run.
@@ -211,7 +210,7 @@ impl Default for FrontierConfig {
             completions: 4,
             eval_prompts: 512,
             max_new_tokens: 32,
-            batch_size: 16,
+            batch_size: 12,
             steps: 220,
             measurements: 5,
             learning_rate: 2.5e-4,
@@ -242,6 +241,29 @@ impl FrontierConfig {
     #[must_use]
     pub fn imdb_layer() -> ImdbLayer {
         ImdbLayer { size: "3m", vocabulary: 4096, context: 256, max_new_tokens: 64, seeds: [0] }
+    }
+
+    fn beginning(&self) -> BeginConfig<'_> {
+        BeginConfig {
+            corpus: &self.corpus,
+            size: &self.size,
+            vocabulary: self.vocabulary,
+            context: self.context,
+            texts: self.texts,
+            pretrain_epochs: self.pretrain_epochs,
+            prompts: self.prompts,
+            completions: self.completions,
+            eval_prompts: self.eval_prompts,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    fn reward_fit(&self) -> RewardFit {
+        RewardFit {
+            learning_rate: self.reward_learning_rate,
+            batch_size: self.reward_batch_size,
+            epochs: self.reward_epochs,
+        }
     }
 
     /// Runs of a seed: method and setting.
@@ -314,15 +336,8 @@ impl FrontierConfig {
 
 /// What all runs of a seed share.
 struct World {
-    seed: u64,
-    start: Decoder,
-    tokenizer: Tokenizer,
-    eos: Vec<u32>,
+    begun: Beginning,
     gold: Box<dyn Gold>,
-    /// Prompts of the comparisons.
-    prompts: Vec<Vec<u32>>,
-    /// Held-out prompts.
-    eval_prompts: Vec<Vec<u32>>,
     pairs: Vec<EncodedPair>,
     /// The pairs of each prompt.
     groups: Vec<Range<usize>>,
@@ -352,7 +367,7 @@ pub fn frontier(
     config.validate()?;
     let points = folder.join("points");
     fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
-    same_config(config, folder)?;
+    same_config(config, "frontier", folder)?;
     let runs = config.runs();
     let total = runs.len() * config.seeds.len();
     let finished = AtomicUsize::new(0);
@@ -366,7 +381,7 @@ pub fn frontier(
         finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
         if !missing.is_empty() || !start_file.exists() {
             let Some(world) = world(config, seed, folder, device, stop, show)? else { return Ok(None) };
-            let gold = measure(config, &world, &world.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
+            let gold = measure(config, &world, &world.begun.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
             write_json(&start_file, &Start { gold, reward_accuracy: world.reward_accuracy })?;
             let run = |one: &(Method, f64)| -> Result<(), LmError> {
                 let Some(found) = measured(config, &world, *one, stop)? else { return Ok(()) };
@@ -400,22 +415,6 @@ pub fn frontier(
     Ok(Some(frontier))
 }
 
-/// A folder belongs to one configuration.
-fn same_config(config: &FrontierConfig, folder: &Path) -> Result<(), LmError> {
-    let path = folder.join("config.toml");
-    let text = toml::to_string(config).expect("a configuration always serialises");
-    match fs::read_to_string(&path) {
-        Ok(found) if found == text => Ok(()),
-        Ok(_) => Err(LmError::Config(format!(
-            "{}: holds another frontier: choose another --out, or give the same configuration to go on",
-            path.display()
-        ))),
-        Err(_) => {
-            write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the configuration", source))
-        }
-    }
-}
-
 // --------------------------------------------------------------------------------------------------------- the world
 
 fn world(
@@ -426,57 +425,17 @@ fn world(
     stop: &AtomicBool,
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<World>, LmError> {
-    // The model that all begin with.
-    let base = folder.join(format!("base-{seed}"));
-    let corpus = Corpus::open(config, folder, show)?;
-    if !base.join("summary.json").exists() {
-        let pretraining = corpus.pretraining(config, seed);
-        let outcome = match base.join("config.toml").exists() {
-            true => run::resume(&base, device, stop, show)?,
-            false => run::train(&pretraining, &base, device, stop, show)?,
-        };
-        if matches!(outcome, LmOutcome::Interrupted { .. }) {
-            return Ok(None);
-        }
-    }
-    let loaded = folder::read(&base.join("model"), device)?;
-    let tokenizer = run::tokenizer_of(&loaded)?;
-    let start = loaded.decoder;
-    let eos = eos_of(&start, &tokenizer);
-
+    let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
     // Comparisons: the model's own completions, judged by the gold reward.
-    show(Shown::Note(&format!("seed {seed}: {} prompts with {} completions each", config.prompts, config.completions)));
-    let prompts = corpus.prompts(config, &tokenizer, seed, "prompt", config.prompts)?;
-    let eval_prompts = corpus.prompts(config, &tokenizer, seed, "eval-prompt", config.eval_prompts)?;
-    let repeated: Vec<Vec<u32>> =
-        prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), config.completions)).collect();
-    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed, ..SampleConfig::default() };
-    let completions = generate(&start, &repeated, &sampling, &eos, 1 << 32, &|_, _| true);
-    let scores = diagnose::gold_scores(&*corpus.gold, &tokenizer, &repeated, &completions)?;
-    let mut pairs = Vec::new();
-    for (row, prompt) in prompts.iter().enumerate() {
-        let range = row * config.completions..(row + 1) * config.completions;
-        for i in range.clone() {
-            for j in i + 1..range.end {
-                // Ties say nothing about which is better.
-                if scores[i] == scores[j] || completions[i].ids == completions[j].ids {
-                    continue;
-                }
-                let (better, worse) = if scores[i] > scores[j] { (i, j) } else { (j, i) };
-                let side = |i: usize| Encoded {
-                    ids: [prompt.as_slice(), &completions[i].ids].concat(),
-                    prompt_len: prompt.len(),
-                };
-                pairs.push(EncodedPair {
-                    row,
-                    chosen: side(better),
-                    rejected: side(worse),
-                    margin: None,
-                    target: None,
-                });
-            }
-        }
-    }
+    let gold = gold::open(&begun.gold)?;
+    let scores = diagnose::gold_scores(&*gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
+    // Ties say nothing about which is better.
+    let decided = begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
+    let pair = |(row, [i, j]): (usize, [usize; 2])| {
+        let (better, worse) = if scores[i] > scores[j] { (i, j) } else { (j, i) };
+        EncodedPair { row, chosen: begun.encoded(better), rejected: begun.encoded(worse), margin: None, target: None }
+    };
+    let mut pairs: Vec<EncodedPair> = decided.map(pair).collect();
     if pairs.is_empty() {
         return Err(LmError::Config(format!(
             "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: the model is \
@@ -484,11 +443,11 @@ fn world(
         )));
     }
     // The last prompts are for no method to learn from: they say how good the reward model is.
-    let first_held_out = prompts.len() - prompts.len() / HELD_OUT;
+    let first_held_out = begun.prompts.len() - begun.prompts.len() / HELD_OUT;
     // One pair at least is to learn from.
     let learned = pairs.partition_point(|pair| pair.row < first_held_out).max(1);
     let held_out = pairs.split_off(learned);
-    let reference = dpo::log_probs(&start, &pairs, PAIR_PART_TOKENS, &|_| ());
+    let reference = dpo::log_probs(&begun.start, &pairs, PAIR_PART_TOKENS, &|_| ());
     let groups = by_prompt(&pairs);
 
     let mut reward_accuracy = None;
@@ -497,7 +456,7 @@ fn world(
         false => None,
         true => {
             show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
-            let model = reward_model(config, &start, &pairs, &groups, seed);
+            let model = reward_model(config.reward_fit(), &begun.start, &pairs, &groups, seed);
             let agree = |pair: &&EncodedPair| {
                 let scores = super::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
                 scores[0] > scores[1]
@@ -514,171 +473,11 @@ fn world(
             Some(model)
         }
     };
-    Ok(Some(World {
-        seed,
-        start,
-        tokenizer,
-        eos,
-        gold: corpus.gold,
-        prompts,
-        eval_prompts,
-        pairs,
-        groups,
-        reference,
-        reward_model,
-        reward_accuracy,
-    }))
+    Ok(Some(World { begun, gold, pairs, groups, reference, reward_model, reward_accuracy }))
 }
 
 /// One prompt in so many is for no method to learn from.
 const HELD_OUT: usize = 16;
-
-/// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.
-const PART_TOKENS: usize = 1024;
-
-/// The same where comparisons are cut into parts: a completion counts for every comparison that it is in, and is computed
-/// once.
-const PAIR_PART_TOKENS: usize = 3 * PART_TOKENS;
-
-/// Which pairs are of the same prompt.
-fn by_prompt(pairs: &[EncodedPair]) -> Vec<Range<usize>> {
-    let groups = pairs.chunk_by(|a, b| a.row == b.row);
-    let range = |end: &mut usize, group: &[EncodedPair]| {
-        let start = *end;
-        *end += group.len();
-        Some(start..*end)
-    };
-    groups.scan(0, range).collect()
-}
-
-/// The comparisons of a step: all those of some prompts, so that what they share is computed once (Ouyang et al. 2022,
-/// arXiv 2203.02155, §3.5).
-fn comparisons(train: &TrainConfig, groups: &[Range<usize>], seed: u64, step: usize) -> Vec<usize> {
-    train.examples(seed, step, groups.len()).into_iter().flat_map(|group| groups[group].clone()).collect()
-}
-
-/// A reward model fitted to the comparisons.
-fn reward_model(
-    config: &FrontierConfig,
-    start: &Decoder,
-    pairs: &[EncodedPair],
-    groups: &[Range<usize>],
-    seed: u64,
-) -> Decoder {
-    let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
-    let train = TrainConfig {
-        steps: 0,
-        epochs: config.reward_epochs,
-        batch_size: config.reward_batch_size,
-        part_tokens: PAIR_PART_TOKENS,
-        optimizer: optimizer(config.reward_learning_rate, Schedule::Linear),
-        ..TrainConfig::default()
-    };
-    let total = train.total_steps(groups.len());
-    let mut trainee = Trainee { model: with_scores(start, 1, seed), optimizer: Optimizer::default(), step: 0 };
-    for _ in 0..total {
-        let examples = comparisons(&train, groups, seed, trainee.step);
-        let _ = step(&mut trainee, &stage, &train, &examples, total, seed);
-    }
-    trainee.model
-}
-
-fn optimizer(learning_rate: f64, schedule: Schedule) -> OptimizerConfig {
-    OptimizerConfig { learning_rate, schedule, warmup: 0.1, ..OptimizerConfig::default() }
-}
-
-/// Texts, prompts, and what is good.
-struct Corpus {
-    gold: Box<dyn Gold>,
-    /// Texts of IMDB for pre-training, and for prompts; none for the embedded world.
-    files: Option<(Vec<PathBuf>, Vec<String>)>,
-}
-
-impl Corpus {
-    fn open(config: &FrontierConfig, folder: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Self, LmError> {
-        if config.corpus == "reviews" {
-            return Ok(Self { gold: gold::open("reviews:sentiment")?, files: None });
-        }
-        let Some(imdb) = config.corpus.strip_prefix("imdb:").map(PathBuf::from) else {
-            let problem = format!("corpus = \"{}\": must be reviews, or imdb:DIR", config.corpus);
-            return Err(LmError::Config(problem));
-        };
-        let file = |part: &str, side: &str| imdb.join(format!("{part}.{side}.jsonl.gz"));
-        let train = vec![file("train", "pos"), file("train", "neg")];
-        let classifier = folder.join("sentiment.json");
-        if !classifier.exists() {
-            show(Shown::Note("training the gold classifier on the labelled training reviews"));
-            let mut rows = Vec::new();
-            for file in &train {
-                // The first row of each file of good reviews is none.
-                let skipped: &[usize] = if file.ends_with("train.pos.jsonl.gz") { &[1] } else { &[] };
-                for row in logistic::read_labelled(file, skipped)? {
-                    rows.push(row?);
-                }
-            }
-            let rows = rows.into_iter().map(Ok::<_, gold::GoldError>);
-            logistic::train(rows, &logistic::TrainConfig::default())?.save(&classifier)?;
-        }
-        let mut texts = Vec::new();
-        for side in ["pos", "neg"] {
-            for row in logistic::read_labelled(&file("test", side), if side == "pos" { &[1] } else { &[] })? {
-                texts.push(row?.0);
-            }
-        }
-        let gold = gold::open(&format!("logistic:{}", classifier.display()))?;
-        Ok(Self { gold, files: Some((train, texts)) })
-    }
-
-    fn pretraining(&self, config: &FrontierConfig, seed: u64) -> LmConfig {
-        let mut run = LmConfig::new(StageKind::Pretrain);
-        let size = SIZES.iter().find(|(name, ..)| *name == config.size).expect("the configuration was validated");
-        let (_, hidden, layers, heads) = *size;
-        run.seed = seed;
-        run.pretrain = Some(PretrainConfig {
-            hidden,
-            layers,
-            heads,
-            context: config.context,
-            vocabulary: config.vocabulary,
-            texts: config.texts,
-            ..PretrainConfig::default()
-        });
-        run.data = match &self.files {
-            None => vec!["reviews".into()],
-            Some((files, _)) => files.clone(),
-        };
-        run.eval_share = 0.01;
-        run.train.epochs = config.pretrain_epochs;
-        run.train.save_every = 200;
-        run
-    }
-
-    /// Beginnings of texts, two to eight words long, as token ids.
-    fn prompts(
-        &self,
-        config: &FrontierConfig,
-        tokenizer: &Tokenizer,
-        seed: u64,
-        name: &str,
-        count: usize,
-    ) -> Result<Vec<Vec<u32>>, LmError> {
-        use rand::RngExt as _;
-        let room = config.context.saturating_sub(config.max_new_tokens).max(1);
-        let one = |i: u64| -> Result<Vec<u32>, LmError> {
-            let mut rng = stream(seed, name, i);
-            let words = rng.random_range(2..=8);
-            let text = match &self.files {
-                None => reviews::review(&mut rng).text,
-                Some((_, texts)) => texts[rng.random_range(0..texts.len())].clone(),
-            };
-            let (prompt, _) = reviews::prefix(&text, words);
-            let mut ids = tokenizer.encode(prompt, true)?;
-            ids.truncate(room);
-            Ok(ids)
-        };
-        (0..count as u64).map(one).collect()
-    }
-}
 
 // ------------------------------------------------------------------------------------------------------------ the runs
 
@@ -729,15 +528,15 @@ fn learn<S: Stage>(
         optimizer: optimizer(config.learning_rate, Schedule::Constant),
         ..TrainConfig::default()
     };
-    let mut trainee = Trainee { model: world.start.clone(), optimizer: Optimizer::default(), step: 0 };
+    let mut trainee = Trainee { model: world.begun.start.clone(), optimizer: Optimizer::default(), step: 0 };
     let mut points = Vec::new();
     for at in moments(config.steps, config.measurements) {
         while trainee.step < at {
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let examples = comparisons(&train, &world.groups, world.seed, trainee.step);
-            let _ = step(&mut trainee, stage, &train, &examples, config.steps, world.seed);
+            let examples = comparisons(&train, &world.groups, world.begun.seed, trainee.step);
+            let _ = step(&mut trainee, stage, &train, &examples, config.steps, world.begun.seed);
         }
         points.push(measure(config, world, &trainee.model, method, setting, at)?);
     }
@@ -757,22 +556,23 @@ fn ppo(
     ppo.target_kl = Some(target);
     ppo.sampling.max_new_tokens = config.max_new_tokens;
     ppo.part_tokens = PART_TOKENS;
-    let value = world.reward_model.clone().unwrap_or_else(|| with_scores(&world.start, 1, world.seed));
-    let mut state = Ppo::new(world.start.clone(), value, &ppo);
+    let value = world.reward_model.clone().unwrap_or_else(|| with_scores(&world.begun.start, 1, world.begun.seed));
+    let mut state = Ppo::new(world.begun.start.clone(), value, &ppo);
     let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
         match (method, &world.reward_model) {
             (Method::Ppo, Some(model)) => {
                 let sequences: Vec<Vec<u32>> = rows
                     .iter()
-                    .map(|(prompt, completion)| [world.prompts[*prompt].as_slice(), &completion.ids].concat())
+                    .map(|(prompt, completion)| [world.begun.prompts[*prompt].as_slice(), &completion.ids].concat())
                     .collect();
                 let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
                 Ok(super::reward::scores(model, &slices).into_iter().map(f64::from).collect())
             }
             _ => {
-                let prompts: Vec<Vec<u32>> = rows.iter().map(|(prompt, _)| world.prompts[*prompt].clone()).collect();
+                let prompts: Vec<Vec<u32>> =
+                    rows.iter().map(|(prompt, _)| world.begun.prompts[*prompt].clone()).collect();
                 let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
-                diagnose::gold_scores(&*world.gold, &world.tokenizer, &prompts, &completions)
+                diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &prompts, &completions)
             }
         }
     };
@@ -782,8 +582,16 @@ fn ppo(
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            iterate(&mut state, &world.start, &world.prompts, &world.eos, &ppo, world.seed, &reward)
-                .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+            iterate(
+                &mut state,
+                &world.begun.start,
+                &world.begun.prompts,
+                &world.begun.eos,
+                &ppo,
+                world.begun.seed,
+                &reward,
+            )
+            .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
         }
         points.push(measure(config, world, &state.policy.model, method, target, at)?);
     }
@@ -797,10 +605,11 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
     let most = config.best_of.iter().copied().max().unwrap_or(0);
     // As many completions in all as four measurements of another method.
     let count = (4 * config.eval_prompts / most.max(1)).clamp(1, config.eval_prompts);
-    let prompts = &world.eval_prompts[..count];
+    let prompts = &world.begun.eval_prompts[..count];
     let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
-    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.seed, ..SampleConfig::default() };
-    let completions = generate(&world.start, &repeated, &sampling, &world.eos, 2 << 32, &|_, _| true);
+    let sampling =
+        SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.begun.seed, ..SampleConfig::default() };
+    let completions = generate(&world.begun.start, &repeated, &sampling, &world.begun.eos, 2 << 32, &|_, _| true);
     let sequences: Vec<Vec<u32>> = repeated
         .iter()
         .zip(&completions)
@@ -811,7 +620,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
         let slices: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
         scores.extend(super::reward::scores(model, &slices));
     }
-    let gold = diagnose::gold_scores(&*world.gold, &world.tokenizer, &repeated, &completions)?;
+    let gold = diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &repeated, &completions)?;
     let point = |&n: &usize| {
         // Of each prompt: the gold reward and the length expected of the best.
         let mut expected = [Vec::with_capacity(count), Vec::with_capacity(count)];
@@ -830,7 +639,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
         Point {
             method: Method::BestOfN,
             setting: n,
-            seed: world.seed,
+            seed: world.begun.seed,
             step: 0,
             kl: Estimate { mean: kl, error: 0.0 },
             halves: halves(&vec![kl; gold.len()], &gold),
@@ -861,11 +670,11 @@ fn measure(
     setting: f64,
     step: usize,
 ) -> Result<Point, LmError> {
-    let World { seed, start, tokenizer, eos, eval_prompts, .. } = world;
+    let World { begun: Beginning { seed, start, tokenizer, eos, eval_prompts, .. }, gold, .. } = world;
     let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: *seed, ..SampleConfig::default() };
     let completions = generate(model, eval_prompts, &sampling, eos, 3 << 32, &|_, _| true);
     let (kl, _) = diagnose::divergences(model, start, eval_prompts, &completions, PART_TOKENS);
-    let gold = diagnose::gold_scores(&*world.gold, tokenizer, eval_prompts, &completions)?;
+    let gold = diagnose::gold_scores(&**gold, tokenizer, eval_prompts, &completions)?;
     let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
     Ok(Point {
         method,
@@ -951,21 +760,6 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
 
 /// The figure's right end, nats.
 pub const LARGEST_KL: f64 = 15.0;
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmError> {
-    let text = serde_json::to_string_pretty(value).expect("plain structs always serialise") + "\n";
-    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {
-    let text = fs::read_to_string(path).map_err(|source| io(path, "read", source))?;
-    serde_json::from_str(&text)
-        .map_err(|error| LmError::Config(format!("{}: {error}: remove it, and it is measured again", path.display())))
-}
-
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
-    RunError::Io { path: path.to_owned(), action, source }.into()
-}
 
 #[cfg(test)]
 mod tests {

@@ -104,6 +104,40 @@ pub struct Value {
     pub of_rejected: f64,
 }
 
+impl PairLogProbs {
+    /// The same pair with the other one preferred.
+    #[must_use]
+    pub fn swapped(&self) -> Self {
+        Self {
+            chosen: self.rejected,
+            rejected: self.chosen,
+            reference_chosen: self.reference_rejected,
+            reference_rejected: self.reference_chosen,
+            chosen_length: self.rejected_length,
+            rejected_length: self.chosen_length,
+        }
+    }
+
+    /// u = log π − log π_ref of the two completions.
+    #[must_use]
+    pub fn log_ratios(&self) -> [f64; 2] {
+        [self.chosen - self.reference_chosen, self.rejected - self.reference_rejected]
+    }
+}
+
+impl Value {
+    /// The mean of this, with probability `target`, and of the loss of the swapped pair.
+    #[must_use]
+    pub fn mixed(&self, swapped: &Self, target: f64) -> Self {
+        let mix = |one: f64, other: f64| target * one + (1.0 - target) * other;
+        Self {
+            loss: mix(self.loss, swapped.loss),
+            of_chosen: mix(self.of_chosen, swapped.of_rejected),
+            of_rejected: mix(self.of_rejected, swapped.of_chosen),
+        }
+    }
+}
+
 /// Numbers that a loss cannot be used with.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{field} = {found}: must be {expected}")]
@@ -324,20 +358,8 @@ impl LossConfig {
         if target == 1.0 {
             return value;
         }
-        let swapped = self.value(&PairLogProbs {
-            chosen: pair.rejected,
-            rejected: pair.chosen,
-            reference_chosen: pair.reference_rejected,
-            reference_rejected: pair.reference_chosen,
-            chosen_length: pair.rejected_length,
-            rejected_length: pair.chosen_length,
-        });
-        let mix = |one: f64, other: f64| target * one + (1.0 - target) * other;
-        Value {
-            loss: mix(value.loss, swapped.loss),
-            of_chosen: mix(value.of_chosen, swapped.of_rejected),
-            of_rejected: mix(value.of_rejected, swapped.of_chosen),
-        }
+        let swapped = self.value(&pair.swapped());
+        value.mixed(&swapped, target)
     }
 
     /// Implicit rewards β·u of the two completions (arXiv 2305.18290, eq. 5, up to a term of the prompt).
@@ -350,13 +372,13 @@ impl LossConfig {
     fn log_ratios(&self, pair: &PairLogProbs) -> [f64; 2] {
         match self.reference_free || !self.kind.has_reference() {
             true => [pair.chosen, pair.rejected],
-            false => [pair.chosen - pair.reference_chosen, pair.rejected - pair.reference_rejected],
+            false => pair.log_ratios(),
         }
     }
 }
 
 /// The likelihood of the shared core that DPO maximises: without errors, margins or ties.
-const BRADLEY_TERRY: Likelihood = Likelihood { temperature: 1.0, error_rate: 0.0, margin: 0.0, tie: 0.0 };
+pub(super) const BRADLEY_TERRY: Likelihood = Likelihood { temperature: 1.0, error_rate: 0.0, margin: 0.0, tie: 0.0 };
 
 /// Hyper-parameters of KTO (Ethayarajh et al. 2024, arXiv 2402.01306).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -145,10 +145,121 @@ pub fn generate(
     first: u64,
     goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
 ) -> Vec<Completion> {
-    let writer = Writer::new(model);
-    let of_group =
-        |(group, prompts): (usize, &[Vec<u32>])| writer.write(prompts, config, eos, first, group * GROUP, goes_on);
+    let writers = [Writer::new(model)];
+    let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
+        let written = write(&writers, &[1.0], prompts, config, eos, first, group * GROUP, goes_on);
+        written.into_iter().map(|(completion, _)| completion)
+    };
     prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
+}
+
+/// The same of several models that write together: tokens are drawn from softmax(Σ w_i logits_i), which is what a policy
+/// trained on the weighted reward would do if each was trained with the same pull to one reference (Shi et al. 2024,
+/// arXiv 2406.18853, for the reverse KL divergence). With each completion comes its log-probability, nats, by the
+/// mixture at temperature 1 and without limits.
+///
+/// # Panics
+/// When a prompt is empty or fills a context, or the models have different vocabularies.
+#[must_use]
+pub fn generate_mixed(
+    models: &[(&Decoder, f64)],
+    prompts: &[Vec<u32>],
+    config: &SampleConfig,
+    eos: &[u32],
+    first: u64,
+) -> Vec<(Completion, f64)> {
+    let (models, weights): (Vec<&Decoder>, Vec<f64>) = models.iter().copied().unzip();
+    let writers: Vec<Writer> = models.into_iter().map(Writer::new).collect();
+    let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
+        write(&writers, &weights, prompts, config, eos, first, group * GROUP, &|_, _| true)
+    };
+    prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
+}
+
+/// Writes one group, with log-probabilities where several models write.
+fn write(
+    writers: &[Writer],
+    weights: &[f64],
+    prompts: &[Vec<u32>],
+    config: &SampleConfig,
+    eos: &[u32],
+    first: u64,
+    offset: usize,
+    goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
+) -> Vec<(Completion, f64)> {
+    let of_first = &writers[0].model.config;
+    let vocabulary = of_first.vocabulary;
+    assert!(
+        writers.iter().all(|writer| writer.model.config.vocabulary == vocabulary),
+        "models that write together have one vocabulary"
+    );
+    let context = writers.iter().map(|writer| writer.model.config.context).min().unwrap_or(of_first.context);
+    assert!(prompts.iter().all(|prompt| prompt.len() < context), "a prompt leaves room for a completion");
+    // Of each model, for each layer, all sequences.
+    let cache = |writer: &Writer| vec![Kept::default(); writer.model.config.layers * prompts.len()];
+    let mut caches: Vec<Vec<Kept>> = writers.iter().map(cache).collect();
+    let slot = |index: usize| Slot {
+        index,
+        ids: Vec::new(),
+        place: 0,
+        log_prob: 0.0,
+        rng: stream(config.seed, "sample", first + (offset + index) as u64),
+    };
+    let mut slots: Vec<Slot> = (0..prompts.len()).map(slot).collect();
+    let mut finished: Vec<Option<(Completion, f64)>> = vec![None; prompts.len()];
+    let mut buffers = Buffers::default();
+    let (mut logits, mut own) = (Vec::new(), Vec::new());
+    // All prompts first, then one token of each sequence at a time.
+    let mut next: Vec<Vec<u32>> = prompts.to_vec();
+    while !slots.is_empty() {
+        for (i, (writer, cache)) in writers.iter().zip(&mut caches).enumerate() {
+            if i == 0 {
+                writer.advance(&slots, &next, cache, prompts.len(), &mut buffers, &mut logits);
+                if writers.len() > 1 {
+                    logits.iter_mut().for_each(|logit| *logit *= weights[0] as f32);
+                }
+            } else {
+                writer.advance(&slots, &next, cache, prompts.len(), &mut buffers, &mut own);
+                logits.iter_mut().zip(&own).for_each(|(sum, own)| *sum += weights[i] as f32 * own);
+            }
+        }
+        slots.iter_mut().zip(&next).for_each(|(slot, ids)| slot.place += ids.len());
+        next.clear();
+        let mut kept = Vec::with_capacity(slots.len());
+        for (mut slot, logits) in slots.into_iter().zip(logits.chunks_exact(vocabulary)) {
+            let id = config.draw(logits, &mut slot.rng);
+            if writers.len() > 1 {
+                slot.log_prob += log_prob(logits, id);
+            }
+            slot.ids.push(id);
+            let finish = if eos.contains(&id) {
+                Some(Finish::Eos)
+            } else if !goes_on(offset + slot.index, &slot.ids) {
+                Some(Finish::Stop)
+            } else if slot.ids.len() >= config.max_new_tokens || slot.place + 1 >= context {
+                Some(Finish::Length)
+            } else {
+                None
+            };
+            match finish {
+                Some(finish) => {
+                    finished[slot.index] = Some((Completion { ids: slot.ids, finish }, slot.log_prob));
+                }
+                None => {
+                    next.push(vec![id]);
+                    kept.push(slot);
+                }
+            }
+        }
+        slots = kept;
+    }
+    finished.into_iter().map(|completion| completion.expect("every sequence was written to its end")).collect()
+}
+
+fn log_prob(logits: &[f32], id: u32) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - largest).exp()).sum();
+    f64::from(logits[id as usize]) - largest - sum.ln()
 }
 
 /// A model's parameters on the host.
@@ -167,6 +278,8 @@ struct Slot {
     ids: Vec<u32>,
     /// Tokens in the cache.
     place: usize,
+    /// Of the completion by the mixture, where several models write.
+    log_prob: f64,
     rng: Rng,
 }
 
@@ -193,68 +306,13 @@ impl Writer {
         Self { model, parameters, rotation }
     }
 
-    /// Writes one group.
-    fn write(
-        &self,
-        prompts: &[Vec<u32>],
-        config: &SampleConfig,
-        eos: &[u32],
-        first: u64,
-        offset: usize,
-        goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
-    ) -> Vec<Completion> {
-        let model = &self.model.config;
-        // For each layer, all sequences.
-        let mut cache = vec![Kept::default(); model.layers * prompts.len()];
-        assert!(prompts.iter().all(|prompt| prompt.len() < model.context), "a prompt leaves room for a completion");
-        let slot = |index: usize| Slot {
-            index,
-            ids: Vec::new(),
-            place: 0,
-            rng: stream(config.seed, "sample", first + (offset + index) as u64),
-        };
-        let mut slots: Vec<Slot> = (0..prompts.len()).map(slot).collect();
-        let mut finished: Vec<Option<Completion>> = vec![None; prompts.len()];
-        let mut buffers = Buffers::default();
-        let mut logits = Vec::new();
-        // All prompts first, then one token of each sequence at a time.
-        let mut next: Vec<Vec<u32>> = prompts.to_vec();
-        while !slots.is_empty() {
-            self.advance(&mut slots, &next, &mut cache, prompts.len(), &mut buffers, &mut logits);
-            next.clear();
-            let mut kept = Vec::with_capacity(slots.len());
-            for (mut slot, logits) in slots.into_iter().zip(logits.chunks_exact(model.vocabulary)) {
-                let id = config.draw(logits, &mut slot.rng);
-                slot.ids.push(id);
-                let finish = if eos.contains(&id) {
-                    Some(Finish::Eos)
-                } else if !goes_on(offset + slot.index, &slot.ids) {
-                    Some(Finish::Stop)
-                } else if slot.ids.len() >= config.max_new_tokens || slot.place + 1 >= model.context {
-                    Some(Finish::Length)
-                } else {
-                    None
-                };
-                match finish {
-                    Some(finish) => finished[slot.index] = Some(Completion { ids: slot.ids, finish }),
-                    None => {
-                        next.push(vec![id]);
-                        kept.push(slot);
-                    }
-                }
-            }
-            slots = kept;
-        }
-        finished.into_iter().map(|completion| completion.expect("every sequence was written to its end")).collect()
-    }
-
     /// Reads the next tokens of every sequence, and computes the logits after each one's last.
     ///
     /// # Shapes
     /// - `logits`: becomes `[slots.len(), vocabulary]`
     fn advance(
         &self,
-        slots: &mut [Slot],
+        slots: &[Slot],
         next: &[Vec<u32>],
         cache: &mut [Kept],
         sequences: usize,
@@ -334,9 +392,8 @@ impl Writer {
         // Only what comes after a sequence's last token is asked for.
         let mut last = Vec::with_capacity(slots.len() * hidden);
         let mut end = 0;
-        for (slot, ids) in slots.iter_mut().zip(next) {
+        for ids in next {
             end += ids.len();
-            slot.place += ids.len();
             last.extend_from_slice(&x[(end - 1) * hidden..end * hidden]);
         }
         let mut final_hidden = vec![0.0; last.len()];
@@ -374,7 +431,7 @@ mod tests {
     use burn::tensor::Device;
     use serde_json::Value;
 
-    use super::{Finish, SampleConfig, generate};
+    use super::{Finish, SampleConfig, generate, generate_mixed};
     use crate::lm::batch::{Batch, Targets};
     use crate::lm::folder::read;
     use crate::lm::model::Decoder;
@@ -514,5 +571,51 @@ mod tests {
         assert_eq!(kept(SampleConfig { top_p: 0.4, ..plain.clone() }), [0]);
         assert_eq!(kept(SampleConfig { min_p: 0.4, ..plain.clone() }), [0, 1]);
         assert_eq!(kept(SampleConfig { temperature: 0.0, ..plain }), [0]);
+    }
+
+    /// A mixture of a model with itself is the model; of two it is between them, and its log-probabilities are those of
+    /// the mixed logits.
+    #[test]
+    fn models_that_write_together_write_from_the_mixed_logits() {
+        use crate::lm::config::{ModelConfig, SmallLlama};
+        let size = SmallLlama { vocabulary: 30, hidden: 16, layers: 2, heads: 2, context: 40 };
+        let model = |seed| {
+            let mut model = Decoder::new(ModelConfig::small_llama(size), seed, &Device::flex());
+            // Fresh models find all tokens about equally likely.
+            model.parameters.iter_mut().for_each(|tensor| *tensor = tensor.clone() * 4.0);
+            model
+        };
+        let (a, b) = (model(1), model(2));
+        let prompts: Vec<Vec<u32>> = (0..40).map(|i| vec![i % 30, 3, 7]).collect();
+        let config = SampleConfig { max_new_tokens: 20, seed: 5, ..SampleConfig::default() };
+        let alone = generate(&a, &prompts, &config, &[0], 0, &|_, _| true);
+        let halves = generate_mixed(&[(&a, 0.5), (&a, 0.5)], &prompts, &config, &[0], 0);
+        assert!(halves.iter().zip(&alone).filter(|((half, _), one)| half.ids == one.ids).count() >= 39);
+        let all = generate_mixed(&[(&a, 1.0), (&b, 0.0)], &prompts, &config, &[0], 0);
+        assert!(all.iter().zip(&alone).all(|((mixed, _), one)| mixed == one));
+
+        let mixed = generate_mixed(&[(&a, 0.3), (&b, 0.7)], &prompts[..5], &config, &[0], 0);
+        assert!(mixed.iter().zip(&alone).any(|((mixed, _), one)| mixed != one));
+        for ((completion, found), prompt) in mixed.iter().zip(&prompts) {
+            let ids = [prompt.as_slice(), &completion.ids].concat();
+            // Every token of the vocabulary after every prefix, from which the mixture follows.
+            let mut expected = 0.0;
+            for end in prompt.len()..ids.len() {
+                let of = |model: &Decoder| -> Vec<f64> {
+                    let (mut batch, mut targets) = (Batch::default(), Targets::default());
+                    for token in 0..30 {
+                        let sequence = [&ids[..end], &[token]].concat();
+                        let rows: Vec<usize> = batch.push(&sequence).collect();
+                        targets.push(&sequence, &rows, end);
+                    }
+                    let found = to_host(model.log_probs(model.hidden(&batch, None), &targets, 1.0).0);
+                    found.into_iter().map(f64::from).collect()
+                };
+                let sums: Vec<f64> = of(&a).iter().zip(of(&b)).map(|(a, b)| 0.3 * a + 0.7 * b).collect();
+                let total: f64 = sums.iter().map(|sum| sum.exp()).sum();
+                expected += sums[ids[end] as usize] - total.ln();
+            }
+            assert!((found - expected).abs() < 1e-3, "{found}, expected {expected}");
+        }
     }
 }

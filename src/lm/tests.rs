@@ -24,13 +24,13 @@ use super::run::{
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
-use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, evaluate, gradients, step, whole};
+use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, cut, evaluate, gradients, step, whole};
 use crate::nn::{constant, to_host};
 use crate::preference::query::disagreement;
 use crate::preference::{Likelihood, Sampler};
 use crate::random::stream;
 
-fn data() -> Option<PathBuf> {
+pub(super) fn data() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if !folder.is_dir() {
         eprintln!("skipped: {} is not there", folder.display());
@@ -39,11 +39,11 @@ fn data() -> Option<PathBuf> {
     Some(folder)
 }
 
-fn json(path: &Path) -> Value {
+pub(super) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn pairs(data: &Path) -> Vec<EncodedPair> {
+pub(super) fn pairs(data: &Path) -> Vec<EncodedPair> {
     let ids = |value: &Value| -> Vec<u32> {
         value.as_array().unwrap().iter().map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
     };
@@ -57,12 +57,12 @@ fn pairs(data: &Path) -> Vec<EncodedPair> {
     text.lines().enumerate().map(pair).collect()
 }
 
-fn model(data: &Path, name: &str) -> Decoder {
+pub(super) fn model(data: &Path, name: &str) -> Decoder {
     read(&data.join("hf").join(name), &Device::flex()).unwrap().decoder
 }
 
 /// As the traces were made: AdamW without decay, 1e-3, constant, no clipping.
-fn as_traced() -> TrainConfig {
+pub(super) fn as_traced() -> TrainConfig {
     let optimizer = OptimizerConfig {
         learning_rate: 1e-3,
         schedule: Schedule::Constant,
@@ -73,7 +73,14 @@ fn as_traced() -> TrainConfig {
 }
 
 /// Trains on pairs 0 to 7, 8 to 15, … and compares every named number of every step.
-fn follow<S: Stage>(stage: &S, model: Decoder, trace: &Value, steps: usize, names: &[&str], tolerance: f64) -> Decoder {
+pub(super) fn follow<S: Stage>(
+    stage: &S,
+    model: Decoder,
+    trace: &Value,
+    steps: usize,
+    names: &[&str],
+    tolerance: f64,
+) -> Decoder {
     let mut trainee = Trainee { model, optimizer: Optimizer::default(), step: 0 };
     let config = as_traced();
     for (k, expected) in trace["steps"].as_array().unwrap().iter().take(steps).enumerate() {
@@ -185,7 +192,7 @@ fn a_reward_model_gives_the_scores_of_transformers() {
 }
 
 /// A small model and made-up pairs, for what needs no other program.
-fn made_up() -> (Decoder, Vec<EncodedPair>) {
+pub(super) fn made_up() -> (Decoder, Vec<EncodedPair>) {
     made_up_with(1)
 }
 
@@ -206,7 +213,7 @@ fn made_up_with(seed: u64) -> (Decoder, Vec<EncodedPair>) {
     (model, (0..24).map(pair).collect())
 }
 
-fn trained<S: Stage>(model: &Decoder, stage: &S, config: &TrainConfig) -> Vec<Vec<f32>> {
+pub(super) fn trained<S: Stage>(model: &Decoder, stage: &S, config: &TrainConfig) -> Vec<Vec<f32>> {
     let mut trainee = Trainee { model: model.clone(), optimizer: Optimizer::default(), step: 0 };
     for k in 0..3 {
         let examples = config.examples(7, k, stage.len());
@@ -633,6 +640,27 @@ fn a_completion_in_several_comparisons_is_computed_once() {
     same("reward", &scorer, &|pairs, whole| {
         gradients(&scorer, &reward, pairs, whole, false, &mut stream(0, "none", 0))
     });
+}
+
+#[test]
+fn parts_of_a_batch_are_of_about_the_same_size() {
+    let lengths = |i: usize| 20 + (i * 37) % 60;
+    let all: Vec<usize> = (0..64).collect();
+    let total: usize = all.iter().map(|&i| lengths(i)).sum();
+    for tokens in [100, 300, 1000, 2000, 10_000] {
+        let parts = cut(lengths, &all, tokens);
+        assert_eq!(parts.concat(), all);
+        assert!(parts.len() <= 2 || parts.len().is_multiple_of(4), "{tokens}: {} parts", parts.len());
+        assert!(parts.len() >= total.div_ceil(tokens));
+        for part in &parts {
+            let size: usize = part.iter().map(|&i| lengths(i)).sum();
+            // Half an example at either end.
+            assert!(size.abs_diff(total / parts.len()) <= 80, "{tokens}: {size} of {total} in {}", parts.len());
+        }
+    }
+    // Examples that are longer than a part, and none at all.
+    assert_eq!(cut(|_| 50, &[3, 1, 2], 10), [vec![3], vec![1], vec![2]]);
+    assert!(cut(|_| 50, &[], 10).is_empty());
 }
 
 #[test]

@@ -308,23 +308,25 @@ pub(super) fn whole<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], pa
     }
 }
 
-/// Cuts a batch into parts of at most `tokens` tokens (an example alone may have more), of about equal size.
+/// Cuts a batch into parts of about equal size, of some `tokens` tokens or fewer (half an example more where it does not
+/// come out even). More than two parts are a multiple of four, so that two and four threads have as much to do each.
 pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let total: usize = examples.iter().map(|&example| lengths(example)).sum();
-    let count = total.div_ceil(tokens).max(1);
-    let share = total.div_ceil(count);
-    let mut parts = vec![Vec::new()];
-    let mut filled = 0;
+    let count = match total.div_ceil(tokens) {
+        0 => 1,
+        few @ 1..=2 => few,
+        many => many.next_multiple_of(4),
+    };
+    let mut parts = vec![Vec::new(); count];
+    let mut before = 0;
     for &example in examples {
-        let last = parts.last_mut().expect("there is a part from the start on");
-        if filled > 0 && filled + lengths(example) > share.max(1) && !last.is_empty() {
-            parts.push(vec![example]);
-            filled = lengths(example);
-        } else {
-            last.push(example);
-            filled += lengths(example);
-        }
+        // An example is in the part that its middle falls into.
+        let length = lengths(example);
+        let middle = before + length / 2;
+        parts[(middle * count / total.max(1)).min(count - 1)].push(example);
+        before += length;
     }
+    parts.retain(|part| !part.is_empty());
     parts
 }
 

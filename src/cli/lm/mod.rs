@@ -3,6 +3,7 @@
 mod corpus;
 mod frontier;
 mod generate;
+mod merge;
 mod progress;
 mod score;
 mod train;
@@ -57,6 +58,8 @@ enum Command {
     Gold(corpus::GoldCommand),
     /// Measure the frontier of gold reward against divergence for DPO, PPO and others: a table, JSON and a figure
     Frontier(frontier::FrontierArgs),
+    /// Merge models, or adapters of one base, by their weights: linear, SLERP, task arithmetic, TIES, DARE
+    Merge(merge::MergeArgs),
     /// Write texts of the embedded world
     Reviews(corpus::ReviewsArgs),
 }
@@ -98,6 +101,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Tokenizer(command) => corpus::tokenizer(command),
         Command::Gold(command) => corpus::gold(command),
         Command::Frontier(args) => frontier::frontier(args),
+        Command::Merge(args) => merge::merge(args),
         Command::Reviews(args) => corpus::reviews(args),
     }
 }

@@ -1,0 +1,1114 @@
+//! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's adapters.
+//!
+//! Whole models are never held: of each tensor the models' values are read from their files, merged, and written, so that
+//! memory is that of the largest tensor, once for every model and a few times more.
+//!
+//! An adapter's update is ΔW = s·B·A. Its soup is Σ λ_i s_i B_i A_i, which is a low-rank product again:
+//! `B = [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B one by one is something else: it has the products of one
+//! model's A with another's B.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::{bf16, f16};
+use nalgebra::DMatrix;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::folder::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FolderError, INDEX, WEIGHTS, content, io, read_json, write_json};
+use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::soup::{MergeConfig, MergeError, Method, merge};
+
+/// How adapters are merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterMerge {
+    /// Exactly, as a product of the sum of the ranks. Linear methods only.
+    Concatenated,
+    /// The best approximation of this rank to the merged update (Eckart & Young 1936).
+    Rank(usize),
+    /// A and B averaged one by one, an approximation: what is widely done. Linear only.
+    Averaged,
+}
+
+/// What merging did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MergeReport {
+    /// Tensors that were written.
+    pub tensors: usize,
+    /// Values in them.
+    pub parameters: usize,
+    /// Bytes that were read.
+    pub bytes_read: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Cosine of the models' weights with the first one's (of task vectors' methods with the base's), least of all.
+    pub least_cosine: Option<f64>,
+    /// Of adapters: ‖merged − exact‖ / ‖exact‖ over all modules, Frobenius norms.
+    pub relative_error: Option<f64>,
+}
+
+/// What stops merging.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeFolderError {
+    /// The method's numbers.
+    #[error(transparent)]
+    Numbers(#[from] MergeError),
+    /// A folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Models that do not go together.
+    #[error("{0}")]
+    Apart(String),
+    /// It was asked to stop; nothing of the new model is left.
+    #[error("interrupted: nothing was written")]
+    Interrupted,
+}
+
+/// Models whose weights have a cosine below this were not fine-tuned from one initialisation: independent ones have
+/// about 0, fine-tuned ones above 0.9.
+pub const LEAST_COSINE: f64 = 0.5;
+
+/// Values of each matrix that the cosine is taken over: enough to tell 0 from 0.5 many times over.
+const SAMPLED: usize = 1 << 16;
+
+/// Merges whole models into a new folder, `show` is told of every tensor: how many are done, of how many.
+///
+/// The first model gives the folder's other files, the precision and the division into files.
+///
+/// # Errors
+/// [`MergeFolderError`]; a folder that was begun is removed.
+pub fn merge_models(
+    config: &MergeConfig,
+    base: Option<&Path>,
+    models: &[PathBuf],
+    out: &Path,
+    unrelated: bool,
+    stop: &AtomicBool,
+    show: &(dyn Fn(usize, usize) + Sync),
+) -> Result<MergeReport, MergeFolderError> {
+    config.validate(models.len(), base.is_some())?;
+    // What is read, with the origin of task vectors last.
+    let folders: Vec<&Path> = models.iter().map(PathBuf::as_path).chain(base).collect();
+    let mut read = folders.iter().map(|folder| Checkpoint::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    same_shapes(&read)?;
+    same_settings(&folders)?;
+    same_tokenizers(&folders)?;
+    // To the base if it takes part, else to the first.
+    let origin = if config.method.needs_base() { read.len() - 1 } else { 0 };
+    let least_cosine = least_cosine(&mut read, origin)?;
+    if let Some((cosine, other)) = least_cosine
+        && cosine < LEAST_COSINE
+        && !unrelated
+    {
+        return Err(MergeFolderError::Apart(format!(
+            "{} and {} were not fine-tuned from one initialisation: the cosine of their weights is {cosine:.3}, where independent \
+             models have about 0 and fine-tuned ones above 0.9. Between such models a mix is mostly noise; --unrelated mixes them nevertheless",
+            folders[origin].display(),
+            folders[other].display()
+        )));
+    }
+    let new = NewFolder::make(out)?;
+    copy_files(folders[0], out)?;
+    let mut report = MergeReport {
+        tensors: 0,
+        parameters: 0,
+        bytes_read: 0,
+        bytes_written: 0,
+        least_cosine: least_cosine.map(|(cosine, _)| cosine),
+        relative_error: None,
+    };
+    let total = read[0].index.len();
+    let shards: Vec<(String, Metadata)> =
+        read[0].files.iter().map(|file| (file.name.clone(), file.metadata.clone())).collect();
+    for (name, metadata) in &shards {
+        let path = out.join(name);
+        let file = File::create(&path).map_err(|error| io(&path, error))?;
+        let mut writer = BufWriter::new(file);
+        let wrong = |error| io(&path, error);
+        report.bytes_written += write_header(&mut writer, metadata).map_err(wrong)?;
+        for tensor in metadata.offset_keys() {
+            if stop.load(Ordering::Relaxed) {
+                return Err(MergeFolderError::Interrupted);
+            }
+            let dtype = metadata.info(&tensor).map_or(Dtype::F32, |info| info.dtype);
+            let values = read.iter_mut().map(|one| one.read(&tensor)).collect::<Result<Vec<_>, _>>()?;
+            let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+            let (models, base) = slices.split_at(models.len());
+            let merged = merge(config, &tensor, base.first().copied(), models);
+            report.bytes_written += write_values(&mut writer, dtype, &merged).map_err(wrong)?;
+            report.tensors += 1;
+            report.parameters += merged.len();
+            show(report.tensors, total);
+        }
+        let synced = writer.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+        synced.map_err(|error| io(&path, error))?;
+    }
+    report.bytes_read = read.iter().map(|one| one.bytes_read).sum();
+    new.keep();
+    Ok(report)
+}
+
+/// Merges adapters of one base into a new folder.
+///
+/// # Errors
+/// [`MergeFolderError`]; a folder that was begun is removed.
+pub fn merge_adapters(
+    config: &MergeConfig,
+    how: AdapterMerge,
+    models: &[PathBuf],
+    out: &Path,
+) -> Result<MergeReport, MergeFolderError> {
+    // An adapter's update is a task vector: its base is nought.
+    config.validate(models.len(), true)?;
+    let adapters = models.iter().map(|folder| Adapter::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let first = &adapters[0];
+    for (adapter, folder) in adapters.iter().zip(models) {
+        if adapter.base != first.base {
+            return Err(MergeFolderError::Apart(format!(
+                "{}: is an adapter of {}, but {} is one of {}: adapters can be merged where they have one base",
+                folder.display(),
+                adapter.base,
+                models[0].display(),
+                first.base
+            )));
+        }
+        if how == AdapterMerge::Averaged && adapter.rank != first.rank {
+            return Err(MergeFolderError::Apart(format!(
+                "{}: has the rank {}, but {} the rank {}: A and B can be averaged where ranks are the same; merge exactly, or to a rank",
+                folder.display(),
+                adapter.rank,
+                models[0].display(),
+                first.rank
+            )));
+        }
+    }
+    let linear = matches!(config.method, Method::Linear | Method::TaskArithmetic);
+    if !linear && !matches!(how, AdapterMerge::Rank(_)) {
+        return Err(MergeFolderError::Apart(format!(
+            "{} of adapters is no product of their ranks: give the rank to come back to (--rank)",
+            config.method.name()
+        )));
+    }
+    // What each update counts, where the method is linear.
+    let sum: f64 = config.weights.iter().sum();
+    let normalizes = config.normalize.unwrap_or(config.method == Method::Linear);
+    let scale = if config.method == Method::TaskArithmetic { config.lambda } else { 1.0 };
+    let shares: Vec<f64> =
+        config.weights.iter().map(|weight| weight * scale / if normalizes { sum } else { 1.0 }).collect();
+
+    let names: BTreeSet<&String> = adapters.iter().flat_map(|adapter| adapter.modules.keys()).collect();
+    let mut rank = 0;
+    let mut products: Vec<(&String, Product)> = Vec::new();
+    let (mut error, mut whole) = (0.0, 0.0);
+    for name in names {
+        let parts: Vec<Option<&Product>> = adapters.iter().map(|adapter| adapter.modules.get(name)).collect();
+        let shape = parts.iter().flatten().map(|product| product.shape()).collect::<BTreeSet<_>>();
+        if shape.len() != 1 {
+            let shapes: Vec<String> = shape.iter().map(|(out, inputs)| format!("{out} × {inputs}")).collect();
+            return Err(MergeFolderError::Apart(format!("{name}: the updates have shapes {}", shapes.join(" and "))));
+        }
+        let exact = match linear {
+            true => concatenated(&parts, &shares),
+            false => merged_update(config, name, &parts),
+        };
+        let kept = match how {
+            AdapterMerge::Concatenated => exact.clone(),
+            AdapterMerge::Averaged => averaged(&parts, &shares),
+            AdapterMerge::Rank(rank) => truncated(&exact, rank),
+        };
+        error += difference(&kept, &exact).norm_squared();
+        whole += exact.norm_squared();
+        rank = rank.max(kept.a.nrows());
+        products.push((name, kept));
+    }
+    let new = NewFolder::make(out)?;
+    let report = write_adapter(first, &products, rank, out)?;
+    copy_tokenizer(&models[0], out)?;
+    new.keep();
+    let relative = if whole > 0.0 { (error / whole).sqrt() } else { 0.0 };
+    Ok(MergeReport {
+        bytes_read: adapters.iter().map(|adapter| adapter.bytes).sum(),
+        relative_error: Some(relative),
+        ..report
+    })
+}
+
+/// Whether a folder is that of an adapter.
+#[must_use]
+pub fn is_adapter(folder: &Path) -> bool {
+    folder.join(ADAPTER_CONFIG).is_file()
+}
+
+// ------------------------------------------------------------------------------------------------------- whole models
+
+/// The files of a model, opened: tensors are read one at a time.
+struct Checkpoint {
+    files: Vec<Shard>,
+    /// Which file a tensor is in.
+    index: BTreeMap<String, usize>,
+    bytes_read: u64,
+}
+
+/// One safetensors file.
+struct Shard {
+    name: String,
+    path: PathBuf,
+    file: File,
+    metadata: Metadata,
+    /// Where the values begin.
+    start: u64,
+}
+
+impl Checkpoint {
+    fn open(folder: &Path) -> Result<Self, FolderError> {
+        let index = folder.join(INDEX);
+        let names: BTreeSet<String> = if index.is_file() {
+            let map = read_json(&index)?;
+            let map = map.get("weight_map").and_then(Value::as_object);
+            let map =
+                map.ok_or_else(|| content(&index, "field 'weight_map' is missing: must name each tensor's file"))?;
+            map.values().filter_map(Value::as_str).map(str::to_owned).collect()
+        } else if folder.join(WEIGHTS).is_file() {
+            BTreeSet::from([WEIGHTS.to_owned()])
+        } else {
+            return Err(content(folder, "no model.safetensors and no model.safetensors.index.json here"));
+        };
+        Self::of_files(folder, names)
+    }
+
+    fn of_files(folder: &Path, names: BTreeSet<String>) -> Result<Self, FolderError> {
+        let files = names.into_iter().map(|name| Shard::open(folder, name)).collect::<Result<Vec<_>, _>>()?;
+        let tensors = files
+            .iter()
+            .enumerate()
+            .flat_map(|(i, file)| file.metadata.offset_keys().into_iter().map(move |name| (name, i)));
+        Ok(Self { index: tensors.collect(), files, bytes_read: 0 })
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.files[*self.index.get(name)?].metadata.info(name)
+    }
+
+    fn read(&mut self, name: &str) -> Result<Vec<f32>, FolderError> {
+        self.read_first(name, usize::MAX)
+    }
+
+    /// The first values of a tensor, as many as are wanted.
+    fn read_first(&mut self, name: &str, most: usize) -> Result<Vec<f32>, FolderError> {
+        let shard = &mut self.files[*self.index.get(name).expect("names are those of the index")];
+        let info = shard.metadata.info(name).expect("the index was made from the metadata");
+        let width = width(info.dtype).ok_or_else(|| {
+            let problem = format!("tensor '{name}' is of type {}: must be F32, F16, BF16 or F64", info.dtype);
+            content(&shard.path, &problem)
+        })?;
+        let count = ((info.data_offsets.1 - info.data_offsets.0) / width).min(most);
+        let dtype = info.dtype;
+        let at = shard.start + info.data_offsets.0 as u64;
+        shard.file.seek(SeekFrom::Start(at)).map_err(|error| io(&shard.path, error))?;
+        let mut values = Vec::with_capacity(count);
+        let mut bytes = vec![0; BUFFER];
+        while values.len() < count {
+            let wanted = ((count - values.len()) * width).min(BUFFER);
+            let part = &mut bytes[..wanted];
+            shard.file.read_exact(part).map_err(|error| io(&shard.path, error))?;
+            append(&mut values, dtype, part);
+        }
+        self.bytes_read += (count * width) as u64;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(at) => {
+                let problem =
+                    format!("tensor '{name}' has the value {} at index {at}: weights must be finite", values[at]);
+                Err(content(&shard.path, &problem))
+            }
+        }
+    }
+}
+
+/// Bytes that are read at once; a multiple of every type's width.
+const BUFFER: usize = 1 << 20;
+
+/// Longest header of a safetensors file, as the format's own reader has it, bytes.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+impl Shard {
+    fn open(folder: &Path, name: String) -> Result<Self, FolderError> {
+        let path = folder.join(&name);
+        let mut file = File::open(&path).map_err(|error| io(&path, error))?;
+        let length = file.metadata().map_err(|error| io(&path, error))?.len();
+        let broken = |reason: &dyn std::fmt::Display| {
+            content(&path, &format!("not a whole safetensors file ({reason}): was it copied to its end?"))
+        };
+        let mut eight = [0; 8];
+        file.read_exact(&mut eight).map_err(|error| broken(&error))?;
+        let header = u64::from_le_bytes(eight);
+        if header > LONGEST_HEADER.min(length) {
+            return Err(broken(&"its header is longer than the file"));
+        }
+        let mut text = vec![0; usize::try_from(header).expect("it is at most 10⁸")];
+        file.read_exact(&mut text).map_err(|error| broken(&error))?;
+        let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
+        let start = 8 + header;
+        if start + metadata.data_len() as u64 != length {
+            return Err(broken(&format!(
+                "it should have {} bytes and has {length}",
+                start + metadata.data_len() as u64
+            )));
+        }
+        Ok(Self { name, path, file, metadata, start })
+    }
+}
+
+fn width(dtype: Dtype) -> Option<usize> {
+    match dtype {
+        Dtype::F64 => Some(8),
+        Dtype::F32 => Some(4),
+        Dtype::F16 | Dtype::BF16 => Some(2),
+        _ => None,
+    }
+}
+
+fn append(values: &mut Vec<f32>, dtype: Dtype, bytes: &[u8]) {
+    let two = |two: &[u8]| <[u8; 2]>::try_from(two).expect("chunks have two bytes");
+    match dtype {
+        Dtype::F64 => values.extend(
+            bytes
+                .chunks_exact(8)
+                .map(|eight| f64::from_le_bytes(eight.try_into().expect("chunks have eight bytes")) as f32),
+        ),
+        Dtype::F16 => values.extend(bytes.chunks_exact(2).map(|bytes| f16::from_le_bytes(two(bytes)).to_f32())),
+        Dtype::BF16 => values.extend(bytes.chunks_exact(2).map(|bytes| bf16::from_le_bytes(two(bytes)).to_f32())),
+        _ => values.extend(
+            bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("chunks have four bytes"))),
+        ),
+    }
+}
+
+fn write_header(writer: &mut impl std::io::Write, metadata: &Metadata) -> std::io::Result<u64> {
+    let mut text = serde_json::to_vec(metadata)?;
+    // The values begin at a multiple of eight bytes.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    writer.write_all(&(text.len() as u64).to_le_bytes())?;
+    writer.write_all(&text)?;
+    Ok(8 + text.len() as u64)
+}
+
+fn write_values(writer: &mut impl std::io::Write, dtype: Dtype, values: &[f32]) -> std::io::Result<u64> {
+    let width = width(dtype).unwrap_or(4);
+    let mut bytes = Vec::with_capacity(BUFFER);
+    for part in values.chunks(BUFFER / 8) {
+        bytes.clear();
+        match dtype {
+            Dtype::F64 => part.iter().for_each(|value| bytes.extend(f64::from(*value).to_le_bytes())),
+            Dtype::F16 => part.iter().for_each(|value| bytes.extend(f16::from_f32(*value).to_le_bytes())),
+            Dtype::BF16 => part.iter().for_each(|value| bytes.extend(bf16::from_f32(*value).to_le_bytes())),
+            _ => part.iter().for_each(|value| bytes.extend(value.to_le_bytes())),
+        }
+        writer.write_all(&bytes)?;
+    }
+    Ok((values.len() * width) as u64)
+}
+
+fn same_shapes(read: &[Checkpoint]) -> Result<(), MergeFolderError> {
+    let apart = |problem: String| Err(MergeFolderError::Apart(problem));
+    let first = &read[0];
+    let place = |one: &Checkpoint| one.files[0].path.display().to_string();
+    for other in &read[1..] {
+        for name in first.index.keys() {
+            let (Some(own), found) = (first.info(name), other.info(name)) else { continue };
+            let Some(found) = found else {
+                return apart(format!("{}: tensor '{name}' is missing, which {} has", place(other), place(first)));
+            };
+            if own.shape != found.shape {
+                return apart(format!(
+                    "{}: tensor '{name}' has the shape {:?}, but in {} {:?}: only models of one architecture and size can be merged",
+                    place(other),
+                    found.shape,
+                    place(first),
+                    own.shape
+                ));
+            }
+        }
+        if let Some(name) = other.index.keys().find(|name| !first.index.contains_key(*name)) {
+            return apart(format!("{}: tensor '{name}' is missing, which {} has", place(first), place(other)));
+        }
+    }
+    Ok(())
+}
+
+/// Fields of `config.json` by which the same tensors make another model.
+const SETTINGS: [&str; 10] = [
+    "model_type",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "n_head",
+    "head_dim",
+    "rope_theta",
+    "rope_parameters",
+    "hidden_act",
+    "rms_norm_eps",
+    "layer_norm_epsilon",
+];
+
+fn same_settings(folders: &[&Path]) -> Result<(), MergeFolderError> {
+    let configs = folders.iter().map(|folder| read_json(&folder.join("config.json"))).collect::<Result<Vec<_>, _>>()?;
+    for (other, folder) in configs.iter().zip(folders).skip(1) {
+        for field in SETTINGS {
+            // The same may be said in several ways; what both say must agree.
+            if let (Some(own), Some(found)) = (configs[0].get(field), other.get(field))
+                && own != found
+            {
+                return Err(MergeFolderError::Apart(format!(
+                    "{}: {field} = {found}, but in {} {own}: these are other models",
+                    folder.join("config.json").display(),
+                    folders[0].display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_tokenizers(folders: &[&Path]) -> Result<(), MergeFolderError> {
+    let mut first: Option<(&Path, String)> = None;
+    for folder in folders.iter().filter(|folder| folder.join("tokenizer.json").is_file()) {
+        let own = Tokenizer::load(folder)?.fingerprint();
+        let (other, known) = first.get_or_insert_with(|| (folder, own.clone()));
+        if *known != own {
+            return Err(MergeFolderError::Apart(format!(
+                "{} and {} have different tokenizers: their embeddings stand for other tokens",
+                other.display(),
+                folder.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The least cosine of a model's weights with those of `origin`, over the first values of every matrix, and which model
+/// has it.
+fn least_cosine(read: &mut [Checkpoint], origin: usize) -> Result<Option<(f64, usize)>, FolderError> {
+    // Vectors are left out: normalisations begin as ones everywhere.
+    let matrices: Vec<String> = read[0]
+        .index
+        .keys()
+        .filter(|name| read[0].info(name).is_some_and(|info| info.shape.len() > 1))
+        .cloned()
+        .collect();
+    let mut sums = vec![[0.0; 3]; read.len()];
+    for name in &matrices {
+        let values = read.iter_mut().map(|one| one.read_first(name, SAMPLED)).collect::<Result<Vec<_>, _>>()?;
+        for (sums, own) in sums.iter_mut().zip(&values) {
+            for (a, b) in own.iter().zip(&values[origin]) {
+                let (a, b) = (f64::from(*a), f64::from(*b));
+                sums[0] += a * b;
+                sums[1] += a * a;
+                sums[2] += b * b;
+            }
+        }
+    }
+    let cosines = sums.iter().enumerate().filter(|(i, _)| *i != origin);
+    let cosines = cosines.map(|(i, [product, own, other])| (product / (own * other).sqrt(), i));
+    Ok(cosines.filter(|(cosine, _)| cosine.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0)))
+}
+
+/// A folder that is removed again unless it is kept.
+struct NewFolder<'a>(Option<&'a Path>);
+
+impl<'a> NewFolder<'a> {
+    fn make(path: &'a Path) -> Result<Self, FolderError> {
+        if path.exists() {
+            return Err(content(path, "is there already: choose another --out, or remove it"));
+        }
+        fs::create_dir_all(path).map_err(|error| io(path, error))?;
+        Ok(Self(Some(path)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for NewFolder<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Everything but weights, of which the new ones are written.
+fn copy_files(from: &Path, to: &Path) -> Result<(), FolderError> {
+    let skipped = |name: &str| {
+        let binary = [".safetensors", ".bin", ".pt", ".pth", ".gguf"].iter().any(|end| name.ends_with(end));
+        binary || name.starts_with('.')
+    };
+    copy_if(from, to, &|name| !skipped(name))
+}
+
+fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), FolderError> {
+    let own = ["vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"];
+    copy_if(from, to, &|name| name.starts_with("tokenizer") || name.starts_with("chat_template") || own.contains(&name))
+}
+
+fn copy_if(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<(), FolderError> {
+    let entries = fs::read_dir(from).map_err(|error| io(from, error))?;
+    for entry in entries {
+        let entry = entry.map_err(|error| io(from, error))?;
+        let name = entry.file_name();
+        if entry.path().is_file() && name.to_str().is_some_and(wanted) {
+            fs::copy(entry.path(), to.join(&name)).map_err(|error| io(&entry.path(), error))?;
+        }
+    }
+    Ok(())
+}
+
+// ----------------------------------------------------------------------------------------------------------- adapters
+
+/// An adapter's files.
+struct Adapter {
+    config: Map<String, Value>,
+    /// What its base is called.
+    base: String,
+    rank: usize,
+    /// Updates by the names of their modules; heads that were saved with them under their own.
+    modules: BTreeMap<String, Product>,
+    bytes: u64,
+}
+
+/// ΔW = B·A, with the scale in B.
+#[derive(Debug, Clone, PartialEq)]
+struct Product {
+    /// `[out, rank]`
+    b: DMatrix<f64>,
+    /// `[rank, in]`
+    a: DMatrix<f64>,
+}
+
+impl Product {
+    fn shape(&self) -> (usize, usize) {
+        (self.b.nrows(), self.a.ncols())
+    }
+
+    /// ‖ΔW‖² without ΔW: the trace of (BᵀB)(AAᵀ).
+    fn norm_squared(&self) -> f64 {
+        let (left, right) = (self.b.tr_mul(&self.b), &self.a * self.a.transpose());
+        left.component_mul(&right).sum().max(0.0)
+    }
+}
+
+impl Adapter {
+    fn open(folder: &Path) -> Result<Self, FolderError> {
+        let file = folder.join(ADAPTER_CONFIG);
+        let config = read_json(&file)?;
+        let wrong = |problem: String| content(&file, &problem);
+        if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+            let found = config.get("peft_type").unwrap_or(&Value::Null);
+            return Err(wrong(format!("peft_type = {found} is not supported: must be \"LORA\"")));
+        }
+        if config.get("use_dora").and_then(Value::as_bool) == Some(true) {
+            return Err(wrong("use_dora = true is not supported: its updates are no products of A and B".to_owned()));
+        }
+        for name in ["rank_pattern", "alpha_pattern"] {
+            if config.get(name).and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty()) {
+                return Err(wrong(format!("{name} is not supported: all modules must have one rank and one alpha")));
+            }
+        }
+        let number = |name: &str| {
+            let value = config.get(name).and_then(Value::as_f64).filter(|value| *value > 0.0);
+            value.ok_or_else(|| {
+                content(
+                    &file,
+                    &format!("{name} = {}: must be a positive number", config.get(name).unwrap_or(&Value::Null)),
+                )
+            })
+        };
+        let (rank, alpha) = (number("r")?, number("lora_alpha")?);
+        let rslora = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
+        let scale = alpha / if rslora { rank.sqrt() } else { rank };
+        let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned();
+
+        let mut weights = Checkpoint::of_files(folder, BTreeSet::from([ADAPTER_WEIGHTS.to_owned()]))?;
+        let names: Vec<String> = weights.index.keys().cloned().collect();
+        let path = folder.join(ADAPTER_WEIGHTS);
+        let mut modules = BTreeMap::new();
+        for name in &names {
+            if let Some(module) = name.strip_suffix(".lora_A.weight") {
+                let a = weights.matrix(name)?;
+                let other = format!("{module}.lora_B.weight");
+                if !names.contains(&other) {
+                    return Err(content(&path, &format!("tensor '{other}' is missing")));
+                }
+                let b = weights.matrix(&other)?;
+                if a.nrows() != b.ncols() {
+                    let problem = format!("{module}: A has {} rows, but B {} columns", a.nrows(), b.ncols());
+                    return Err(content(&path, &problem));
+                }
+                modules.insert(module.to_owned(), Product { b: b * scale, a });
+            } else if !name.ends_with(".lora_B.weight") {
+                let problem = format!(
+                    "tensor '{name}' is no part of a low-rank update: merge adapters that were saved without whole modules"
+                );
+                return Err(content(&path, &problem));
+            }
+        }
+        if modules.is_empty() {
+            return Err(content(&path, "has no low-rank update"));
+        }
+        Ok(Self { config, base, rank: rank as usize, modules, bytes: weights.bytes_read })
+    }
+}
+
+impl Checkpoint {
+    fn matrix(&mut self, name: &str) -> Result<DMatrix<f64>, FolderError> {
+        let shape = self.info(name).map(|info| info.shape.clone()).unwrap_or_default();
+        let path = self.files[0].path.clone();
+        let &[rows, columns] = shape.as_slice() else {
+            return Err(content(&path, &format!("tensor '{name}' has the shape {shape:?}: must have two sizes")));
+        };
+        let values = self.read(name)?;
+        Ok(DMatrix::from_row_iterator(rows, columns, values.into_iter().map(f64::from)))
+    }
+}
+
+/// Σ λ_i B_i A_i as one product.
+fn concatenated(parts: &[Option<&Product>], shares: &[f64]) -> Product {
+    let present: Vec<(&Product, f64)> =
+        parts.iter().zip(shares).filter_map(|(part, share)| Some(((*part)?, *share))).collect();
+    let (out, inputs) = present[0].0.shape();
+    let rank = present.iter().map(|(product, _)| product.a.nrows()).sum();
+    let (mut b, mut a) = (DMatrix::zeros(out, rank), DMatrix::zeros(rank, inputs));
+    let mut at = 0;
+    for (product, share) in present {
+        let own = product.a.nrows();
+        b.columns_mut(at, own).copy_from(&(&product.b * share));
+        a.rows_mut(at, own).copy_from(&product.a);
+        at += own;
+    }
+    Product { b, a }
+}
+
+/// (Σ λ_i B_i)(Σ λ_i A_i) / Σ λ_i: the scale is in B, as it is when PEFT's files are averaged name by name.
+fn averaged(parts: &[Option<&Product>], shares: &[f64]) -> Product {
+    let present: Vec<(&Product, f64)> =
+        parts.iter().zip(shares).filter_map(|(part, share)| Some(((*part)?, *share))).collect();
+    let first = present[0].0;
+    let (mut b, mut a) = (first.b.scale(0.0), first.a.scale(0.0));
+    for (product, share) in present {
+        b += &product.b * share;
+        a += &product.a * share;
+    }
+    Product { b, a }
+}
+
+/// A method that is not linear, on the updates themselves.
+fn merged_update(config: &MergeConfig, name: &str, parts: &[Option<&Product>]) -> Product {
+    let (out, inputs) = parts.iter().flatten().next().expect("the name is some adapter's").shape();
+    let update = |part: &Option<&Product>| -> Vec<f32> {
+        match part {
+            None => vec![0.0; out * inputs],
+            // Row by row, as tensors of checkpoints are.
+            Some(Product { b, a }) => (b * a).transpose().iter().map(|value| *value as f32).collect(),
+        }
+    };
+    let updates: Vec<Vec<f32>> = parts.iter().map(update).collect();
+    let slices: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
+    let merged = merge(config, name, Some(&vec![0.0; out * inputs]), &slices);
+    let whole = DMatrix::from_row_iterator(out, inputs, merged.into_iter().map(f64::from));
+    // As a product of the smaller rank.
+    match out <= inputs {
+        true => Product { b: DMatrix::identity(out, out), a: whole },
+        false => Product { b: whole, a: DMatrix::identity(inputs, inputs) },
+    }
+}
+
+/// The best approximation of a rank: singular values of B·A from those of the small matrix R_B R_Aᵀ, where B = Q_B R_B and
+/// Aᵀ = Q_A R_A. The values are shared between both factors by their roots.
+fn truncated(product: &Product, rank: usize) -> Product {
+    let (left, right) = (product.b.clone().qr(), product.a.transpose().qr());
+    let core = left.r() * right.r().transpose();
+    let svd = core.svd(true, true);
+    let (u, vt) = (svd.u.expect("it was asked for"), svd.v_t.expect("it was asked for"));
+    // The largest, in order: nalgebra sorts them.
+    let kept = rank.min(svd.singular_values.len());
+    let (out, inputs) = product.shape();
+    let (mut b, mut a) = (DMatrix::zeros(out, rank), DMatrix::zeros(rank, inputs));
+    let (wide, tall) = (left.q() * u, vt * right.q().transpose());
+    for i in 0..kept {
+        let root = svd.singular_values[i].max(0.0).sqrt();
+        b.set_column(i, &(wide.column(i) * root));
+        a.set_row(i, &(tall.row(i) * root));
+    }
+    Product { b, a }
+}
+
+/// One update minus another, as a product.
+fn difference(one: &Product, other: &Product) -> Product {
+    concatenated(&[Some(one), Some(other)], &[1.0, -1.0])
+}
+
+fn write_adapter(
+    first: &Adapter,
+    products: &[(&String, Product)],
+    rank: usize,
+    out: &Path,
+) -> Result<MergeReport, FolderError> {
+    let mut tensors: Vec<(String, TensorInfo)> = Vec::new();
+    let mut values: Vec<f32> = Vec::new();
+    for (name, Product { b, a }) in products {
+        // Modules that fewer adapters have are filled up with noughts, since PEFT has one rank.
+        let own = a.nrows();
+        let (mut wide, mut tall) = (DMatrix::zeros(b.nrows(), rank), DMatrix::zeros(rank, a.ncols()));
+        wide.columns_mut(0, own).copy_from(b);
+        tall.rows_mut(0, own).copy_from(a);
+        for (part, matrix) in [("A", &tall), ("B", &wide)] {
+            let start = values.len() * 4;
+            values.extend(matrix.transpose().iter().map(|value| *value as f32));
+            tensors.push((
+                format!("{name}.lora_{part}.weight"),
+                TensorInfo {
+                    dtype: Dtype::F32,
+                    shape: vec![matrix.nrows(), matrix.ncols()],
+                    data_offsets: (start, values.len() * 4),
+                },
+            ));
+        }
+    }
+    let count = tensors.len();
+    let path = out.join(ADAPTER_WEIGHTS);
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(about), tensors).expect("offsets were counted as the values were added");
+    let written = File::create(&path).and_then(|file| {
+        let mut writer = BufWriter::new(file);
+        let bytes = write_header(&mut writer, &metadata)? + write_values(&mut writer, Dtype::F32, &values)?;
+        writer.flush()?;
+        Ok(bytes)
+    });
+    let bytes_written = written.map_err(|error| io(&path, error))?;
+    let mut config = first.config.clone();
+    // The scale is in B.
+    for (field, value) in [("r", json!(rank)), ("lora_alpha", json!(rank)), ("use_rslora", json!(false))] {
+        config.insert(field.to_owned(), value);
+    }
+    let ends: BTreeSet<&str> = products.iter().filter_map(|(name, _)| name.rsplit('.').next()).collect();
+    config.insert("target_modules".to_owned(), json!(ends));
+    write_json(&out.join(ADAPTER_CONFIG), &Value::Object(config))?;
+    Ok(MergeReport {
+        tensors: count,
+        parameters: values.len(),
+        bytes_read: 0,
+        bytes_written,
+        least_cosine: None,
+        relative_error: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::AtomicBool;
+
+    use burn::tensor::{Device, Tensor};
+    use rand::RngExt as _;
+    use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+    use serde_json::Value;
+
+    use super::{AdapterMerge, MergeFolderError, MergeReport, merge_adapters, merge_models};
+    use crate::lm::config::{ModelConfig, SmallLlama};
+    use crate::lm::folder::{read, write};
+    use crate::lm::lora::{Adapters, LoraConfig};
+    use crate::lm::model::Decoder;
+    use crate::nn::{constant, to_host};
+    use crate::random::stream;
+    use crate::soup::{MergeConfig, Method};
+
+    const SIZE: SmallLlama = SmallLlama { vocabulary: 50, hidden: 16, layers: 2, heads: 2, context: 32 };
+
+    fn start() -> Decoder {
+        Decoder::new(ModelConfig::small_llama(SIZE), 3, &Device::flex())
+    }
+
+    /// The start with some noise, as fine-tuning would change it.
+    fn tuned(seed: u64) -> Decoder {
+        let mut model = start();
+        for (i, tensor) in model.parameters.iter_mut().enumerate() {
+            let mut rng = stream(seed, "noise", i as u64);
+            let noise: Vec<f32> =
+                (0..tensor.shape().num_elements()).map(|_| rng.random_range(-0.005..0.005_f32)).collect();
+            *tensor = tensor.clone() + constant(&noise, tensor.dims(), &Device::flex());
+        }
+        model
+    }
+
+    fn values(model: &Decoder) -> Vec<f32> {
+        model.parameters.iter().flat_map(|tensor| to_host(tensor.clone())).collect()
+    }
+
+    fn merged(
+        config: &MergeConfig,
+        base: Option<&Path>,
+        models: &[PathBuf],
+        out: &Path,
+    ) -> Result<MergeReport, MergeFolderError> {
+        merge_models(config, base, models, out, false, &AtomicBool::new(false), &|_, _| ())
+    }
+
+    fn soup(weights: &[f64]) -> MergeConfig {
+        MergeConfig { weights: weights.to_vec(), ..MergeConfig::default() }
+    }
+
+    #[test]
+    fn a_merged_folder_is_a_model_of_the_mixed_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let (a, b) = (tuned(1), tuned(2));
+        write(&start(), None, &place("base")).unwrap();
+        write(&a, None, &place("a")).unwrap();
+        write(&b, None, &place("b")).unwrap();
+        std::fs::write(place("a").join("README.md"), "mine").unwrap();
+        let models = [place("a"), place("b")];
+
+        let report = merged(&soup(&[0.3, 0.7]), None, &models, &place("soup")).unwrap();
+        assert_eq!(report.parameters, values(&a).len());
+        assert!(report.least_cosine.unwrap() > 0.9, "{report:?}");
+        let found = read(&place("soup"), &Device::flex()).unwrap();
+        assert_eq!(found.remarks, Vec::<String>::new());
+        for ((found, a), b) in values(&found.decoder).iter().zip(values(&a)).zip(values(&b)) {
+            let expected = 0.3 * f64::from(a) + 0.7 * f64::from(b);
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-7 * expected.abs().max(0.1),
+                "{found}, expected {expected}"
+            );
+        }
+        assert_eq!(std::fs::read_to_string(place("soup").join("README.md")).unwrap(), "mine");
+
+        // A task vector added in full is the model itself.
+        let config = MergeConfig { method: Method::TaskArithmetic, ..soup(&[1.0]) };
+        let _ = merged(&config, Some(&place("base")), &models[..1], &place("task")).unwrap();
+        for (found, expected) in values(&read(&place("task"), &Device::flex()).unwrap().decoder).iter().zip(values(&a))
+        {
+            assert!((found - expected).abs() < 1e-7);
+        }
+    }
+
+    /// Writes a model's tensors anew: in two files with an index, in another type.
+    fn in_two_files(from: &Path, to: &Path, dtype: Dtype) {
+        std::fs::create_dir_all(to).unwrap();
+        std::fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+        let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut names = tensors.names();
+        names.sort_unstable();
+        let converted: Vec<(String, Vec<usize>, Vec<u8>)> = names
+            .iter()
+            .map(|name| {
+                let view = tensors.tensor(name).unwrap();
+                let values = view.data().chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
+                let bytes = match dtype {
+                    Dtype::BF16 => values.flat_map(|value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+                    _ => values.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect(),
+                };
+                ((*name).to_owned(), view.shape().to_vec(), bytes)
+            })
+            .collect();
+        let mut index = serde_json::Map::new();
+        for (i, part) in converted.chunks(converted.len().div_ceil(2)).enumerate() {
+            let file = format!("model-0000{}-of-00002.safetensors", i + 1);
+            let views = part.iter().map(|(name, shape, bytes)| {
+                index.insert(name.clone(), Value::from(file.clone()));
+                (name.clone(), TensorView::new(dtype, shape.clone(), bytes).unwrap())
+            });
+            serialize_to_file(views.collect::<Vec<_>>(), None, &to.join(&file)).unwrap();
+        }
+        let index = serde_json::json!({ "metadata": {}, "weight_map": index });
+        std::fs::write(to.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+
+    #[test]
+    fn shards_and_half_precision_are_those_of_the_first_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let (a, b) = (tuned(1), tuned(2));
+        write(&a, None, &place("a")).unwrap();
+        write(&b, None, &place("b")).unwrap();
+        for (dtype, precision) in [(Dtype::BF16, 1.0 / 256.0), (Dtype::F16, 1.0 / 2048.0)] {
+            let (halved, out) = (place(&format!("{dtype}")), place(&format!("{dtype}-soup")));
+            in_two_files(&place("a"), &halved, dtype);
+            let _ = merged(&soup(&[0.5, 0.5]), None, &[halved, place("b")], &out).unwrap();
+            assert!(out.join("model-00002-of-00002.safetensors").is_file());
+            assert!(!out.join("model.safetensors").exists());
+            for ((found, a), b) in
+                values(&read(&out, &Device::flex()).unwrap().decoder).iter().zip(values(&a)).zip(values(&b))
+            {
+                let expected = 0.5 * (a + b);
+                // Once when the first was written, once now.
+                let allowed = precision * (a.abs() + expected.abs()) + 1e-6;
+                assert!((found - expected).abs() <= allowed, "{dtype}: {found}, expected {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn models_that_do_not_go_together_are_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        write(&tuned(1), None, &place("a")).unwrap();
+        write(&tuned(2), None, &place("b")).unwrap();
+        let stranger = Decoder::new(ModelConfig::small_llama(SIZE), 77, &Device::flex());
+        write(&stranger, None, &place("stranger")).unwrap();
+        let wide = Decoder::new(ModelConfig::small_llama(SmallLlama { vocabulary: 60, ..SIZE }), 3, &Device::flex());
+        write(&wide, None, &place("wide")).unwrap();
+        let deep = Decoder::new(ModelConfig::small_llama(SmallLlama { layers: 3, ..SIZE }), 3, &Device::flex());
+        write(&deep, None, &place("deep")).unwrap();
+        write(&tuned(2), None, &place("turned")).unwrap();
+        let config = place("turned").join("config.json");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, text.replace("10000.0", "500000.0")).unwrap();
+        write(&tuned(2), None, &place("short")).unwrap();
+        let weights = place("short").join("model.safetensors");
+        let bytes = std::fs::read(&weights).unwrap();
+        std::fs::write(&weights, &bytes[..bytes.len() - 1]).unwrap();
+        write(&tuned(2), None, &place("broken")).unwrap();
+        let mut bytes = std::fs::read(place("broken").join("model.safetensors")).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::INFINITY.to_le_bytes());
+        std::fs::write(place("broken").join("model.safetensors"), bytes).unwrap();
+
+        let out = place("out");
+        let two = soup(&[0.5, 0.5]);
+        for (other, expected) in [
+            ("stranger", "were not fine-tuned from one initialisation: the cosine of their weights is"),
+            ("wide", "has the shape [60, 16], but in"),
+            ("deep", "tensor 'model.layers.2.input_layernorm.weight' is missing, which"),
+            ("turned", "these are other models"),
+            ("short", "not a whole safetensors file (it should have"),
+            ("broken", "has the value inf at index"),
+            ("none", "no model.safetensors and no model.safetensors.index.json here"),
+        ] {
+            let error = merged(&two, None, &[place("a"), place(other)], &out).unwrap_err().to_string();
+            assert!(error.contains(expected), "{other}: {error}");
+            assert!(!out.exists(), "{other}");
+        }
+        let error = merged(&soup(&[1.0]), None, &[place("a"), place("b")], &out).unwrap_err().to_string();
+        assert_eq!(error, "weights: there are 1 for 2 models: must be one for each");
+        let error = merged(&two, None, &[place("a"), place("b")], &place("b")).unwrap_err().to_string();
+        assert!(error.contains("is there already"), "{error}");
+        let stopped =
+            merge_models(&two, None, &[place("a"), place("b")], &out, false, &AtomicBool::new(true), &|_, _| ());
+        assert!(matches!(stopped, Err(MergeFolderError::Interrupted)) && !out.exists());
+        // Asked for, strangers are merged.
+        let models = [place("a"), place("stranger")];
+        let merged = merge_models(&two, None, &models, &out, true, &AtomicBool::new(false), &|_, _| ());
+        assert!(merged.unwrap().least_cosine.unwrap().abs() < 0.3);
+    }
+
+    fn adapter(rank: usize, seed: u64, a_seed: u64, base: &Path, folder: &Path) -> Decoder {
+        let targets = vec!["q_proj".into(), "down_proj".into()];
+        let config = LoraConfig { rank, alpha: 4.0, targets, ..LoraConfig::default() };
+        let mut model = start();
+        let mut adapters = Adapters::new(config, &model.layout, a_seed, &Device::flex()).unwrap();
+        for (i, tensor) in adapters.parameters.iter_mut().enumerate().filter(|(i, _)| i % 2 == 1) {
+            let mut rng = stream(seed, "b", i as u64);
+            let values: Vec<f32> =
+                (0..tensor.shape().num_elements()).map(|_| rng.random_range(-0.1..0.1_f32)).collect();
+            *tensor = constant(&values, tensor.dims(), &Device::flex());
+        }
+        model.adapters = Some(adapters);
+        write(&model, Some(base), folder).unwrap();
+        model
+    }
+
+    fn updates(model: &Decoder) -> Vec<Tensor<2>> {
+        let adapters = model.adapters.as_ref().unwrap();
+        (0..adapters.modules.len()).map(|i| adapters.update(i)).collect()
+    }
+
+    #[test]
+    fn the_soup_of_adapters_is_that_of_their_updates() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        write(&start(), None, &place("base")).unwrap();
+        let a = adapter(3, 1, 1, &place("base"), &place("a"));
+        let b = adapter(2, 2, 2, &place("base"), &place("b"));
+        let models = [place("a"), place("b")];
+        let config = soup(&[0.25, 0.75]);
+        let expected: Vec<Tensor<2>> =
+            updates(&a).into_iter().zip(updates(&b)).map(|(a, b)| a * 0.25 + b * 0.75).collect();
+        let distance = |found: &Path| -> f64 {
+            let found = updates(&read(found, &Device::flex()).unwrap().decoder);
+            let norm = |tensor: &Tensor<2>| to_host(tensor.clone()).iter().map(|v| f64::from(v * v)).sum::<f64>();
+            let error: f64 = found.iter().zip(&expected).map(|(f, e)| norm(&(f.clone() - e.clone()))).sum();
+            (error / expected.iter().map(norm).sum::<f64>()).sqrt()
+        };
+        for (name, how) in [("exact", AdapterMerge::Concatenated), ("five", AdapterMerge::Rank(5))] {
+            let report = merge_adapters(&config, how, &models, &place(name)).unwrap();
+            assert!(report.relative_error.unwrap() < 1e-6 && distance(&place(name)) < 1e-6, "{name}: {report:?}");
+            let rank = read(&place(name), &Device::flex()).unwrap().decoder.adapters.unwrap().config.rank;
+            assert_eq!(rank, 5);
+        }
+        // A lower rank loses something, and as much as is said; the less the higher it is.
+        let mut last = 1.0;
+        for rank in 1..5 {
+            let name = format!("rank-{rank}");
+            let error = merge_adapters(&config, AdapterMerge::Rank(rank), &models, &place(&name))
+                .unwrap()
+                .relative_error
+                .unwrap();
+            assert!((error - distance(&place(&name))).abs() < 1e-5, "{rank}: {error}");
+            assert!(error < last && error > 0.01, "{rank}: {error}");
+            last = error;
+        }
+        // TIES of updates that all count is a sum where signs agree.
+        let ties = MergeConfig { method: Method::Ties, density: 1.0, ..soup(&[1.0]) };
+        let report = merge_adapters(&ties, AdapterMerge::Rank(3), &models[..1], &place("ties")).unwrap();
+        assert!(report.relative_error.unwrap() < 1e-5, "{report:?}");
+    }
+
+    /// `(Σ λB)(Σ λA)` is the soup where all A are the same, and far from it where they are not.
+    #[test]
+    fn averaging_the_factors_says_how_far_it_is_from_the_soup() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        write(&start(), None, &place("base")).unwrap();
+        for (name, seed, a_seed) in [("a", 1, 1), ("twin", 2, 1), ("stranger", 3, 9)] {
+            let _ = adapter(3, seed, a_seed, &place("base"), &place(name));
+        }
+        let error = |other: &str| {
+            let out = place(&format!("averaged-{other}"));
+            let models = [place("a"), place(other)];
+            merge_adapters(&soup(&[0.5, 0.5]), AdapterMerge::Averaged, &models, &out).unwrap().relative_error.unwrap()
+        };
+        assert!(error("twin") < 1e-6);
+        assert!(error("stranger") > 0.4, "{}", error("stranger"));
+    }
+
+    #[test]
+    fn adapters_that_do_not_go_together_are_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        write(&start(), None, &place("base")).unwrap();
+        write(&tuned(1), None, &place("other-base")).unwrap();
+        let _ = adapter(3, 1, 1, &place("base"), &place("a"));
+        let _ = adapter(2, 2, 2, &place("base"), &place("b"));
+        let _ = adapter(3, 2, 2, &place("other-base"), &place("c"));
+        let two = soup(&[0.5, 0.5]);
+        let ties = MergeConfig { method: Method::Ties, ..two.clone() };
+        let out = place("out");
+        for (config, how, other, expected) in [
+            (&two, AdapterMerge::Averaged, "b", "A and B can be averaged where ranks are the same"),
+            (&two, AdapterMerge::Concatenated, "c", "adapters can be merged where they have one base"),
+            (&ties, AdapterMerge::Concatenated, "b", "ties of adapters is no product of their ranks: give the rank"),
+        ] {
+            let error = merge_adapters(config, how, &[place("a"), place(other)], &out).unwrap_err().to_string();
+            assert!(error.contains(expected), "{other}: {error}");
+            assert!(!out.exists());
+        }
+    }
+}
