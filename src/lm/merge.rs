@@ -20,7 +20,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::folder::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FolderError, INDEX, WEIGHTS, content, io, read_json, write_json};
+use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::nn::{constant, to_host};
 use crate::soup::{MergeConfig, MergeError, Method, merge};
 
 /// How adapters are merged.
@@ -238,6 +240,23 @@ pub fn merge_adapters(
         relative_error: Some(relative),
         ..report
     })
+}
+
+/// The soup of models in memory, without adapters: Σ w_i θ_i.
+///
+/// # Panics
+/// When the models' shapes differ.
+#[must_use]
+pub fn mixed(models: &[&Decoder], weights: &[f64]) -> Decoder {
+    let first = models[0];
+    let config = MergeConfig { weights: weights.to_vec(), normalize: Some(false), ..MergeConfig::default() };
+    let parameter = |i: usize| {
+        let own: Vec<Vec<f32>> = models.iter().map(|model| to_host(model.parameters[i].clone())).collect();
+        let slices: Vec<&[f32]> = own.iter().map(Vec::as_slice).collect();
+        let mixed = merge(&config, &first.layout.tensors[i].name, None, &slices);
+        constant(&mixed, first.layout.tensors[i].shape, &first.device())
+    };
+    Decoder { parameters: (0..first.parameters.len()).map(parameter).collect(), adapters: None, ..first.clone() }
 }
 
 /// Whether a folder is that of an adapter.

@@ -8,6 +8,7 @@ pub mod diagnose;
 pub mod dpo;
 pub mod ensemble;
 pub mod folder;
+pub mod front;
 pub mod frontier;
 pub mod gold;
 pub mod kto;

@@ -19,8 +19,8 @@ use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
 use super::reward::{RewardLoss, RewardModel, mean_scores, pair_scores, positions, probabilities, scores};
 use super::run::{
-    DpoConfig, LmConfig, LmOutcome, LmSummary, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig, Shown,
-    StageKind, member_folder, resume, train,
+    DpoConfig, LmConfig, LmOutcome, LmSummary, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig,
+    ReferenceKind, RewardRunConfig, Shown, StageKind, member_folder, resume, train,
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
@@ -289,6 +289,21 @@ fn write_rows(folder: &Path) {
     std::fs::write(folder.join("rows.jsonl"), rows.join("\n")).unwrap();
 }
 
+/// MODPO on the rows of the folder, with another objective as margin.
+fn modpo(folder: &Path, weights: [f64; 2], reward: &str) -> LmConfig {
+    let objective = |name: &str, weight, reward: &str| ObjectiveConfig {
+        name: name.to_owned(),
+        weight,
+        data: Vec::new(),
+        reward: reward.to_owned(),
+        beta: 0.1,
+        reference: PathBuf::new(),
+    };
+    let objectives = vec![objective("rows", weights[0], ""), objective("other", weights[1], reward)];
+    let own = ModpoRunConfig { carrier: "rows".to_owned(), samples: 12, objectives, ..ModpoRunConfig::default() };
+    LmConfig { modpo: Some(own), ..small_run(StageKind::Modpo, folder) }
+}
+
 fn finished(outcome: LmOutcome) -> LmSummary {
     match outcome {
         LmOutcome::Finished(summary) => *summary,
@@ -316,6 +331,7 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
     adapted.train.optimizer.kind = OptimizerKind::Adafactor;
     adapted.dpo = Some(DpoConfig { reference: ReferenceKind::Model, ..DpoConfig::default() });
     cases.push(("adapted", adapted));
+    cases.push(("modpo", modpo(folder, [0.6, 0.4], "reviews:politeness")));
     let mut ppo = small_run(StageKind::Ppo, folder);
     let sampling = SampleConfig { max_new_tokens: 6, ..SampleConfig::default() };
     let algorithm =
@@ -347,6 +363,86 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
 }
 
 /// Members are trained one after another, so the third step of the second is the ninth of all.
+#[test]
+fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let device = Device::flex();
+    write_rows(folder);
+    let notes = std::sync::Mutex::new(Vec::new());
+    let run = |name: &str, config: &LmConfig| {
+        let show = |shown: Shown<'_>| {
+            if let Shown::Note(note) = shown {
+                notes.lock().unwrap().push(note.to_owned());
+            }
+        };
+        finished(train(config, &folder.join(name), &device, &AtomicBool::new(false), &show).unwrap())
+    };
+    let _ = run("pretrain", &small_run(StageKind::Pretrain, folder));
+    let dpo = run("dpo", &small_run(StageKind::Dpo, folder));
+    let other = format!("implicit:{}", dpo.model.display());
+    // All the weight on the preferences: DPO, and the other reward is not asked for.
+    let all = run("all", &modpo(folder, [1.0, 0.0], "implicit:nowhere"));
+    assert_eq!(all.weights_sha256, dpo.weights_sha256);
+    // None: the other objective's own policy.
+    let none = run("none", &modpo(folder, [0.0, 1.0], &other));
+    assert_eq!((none.weights_sha256, none.steps), (dpo.weights_sha256.clone(), 0));
+    // Between: rewards and reference are asked for once.
+    let half = run("half", &modpo(folder, [0.5, 0.5], &other));
+    assert!(half.weights_sha256 != dpo.weights_sha256 && half.eval.contains_key("eval_loss"));
+    let kept = |folder: &Path| std::fs::read_dir(folder.join("cache")).unwrap().count();
+    assert_eq!(kept(folder), 3, "the reference's log-probabilities, and one reward");
+    notes.lock().unwrap().clear();
+    let _ = run("less", &modpo(folder, [0.3, 0.7], &other));
+    assert!(notes.lock().unwrap().iter().any(|note| note.contains("rewards as kept in")), "{notes:?}");
+    assert_eq!(kept(folder), 3);
+    // What is kept is of no use to another reward.
+    let _ = run("polite", &modpo(folder, [0.3, 0.7], "reviews:politeness"));
+    assert_eq!(kept(folder), 4);
+
+    let error = |config: &LmConfig| {
+        let path = folder.join("refused");
+        let error = train(config, &path, &device, &AtomicBool::new(false), &|_| ()).unwrap_err().to_string();
+        assert!(!path.exists(), "{error}");
+        error
+    };
+    let with = |change: &dyn Fn(&mut ModpoRunConfig)| {
+        let mut config = modpo(folder, [0.5, 0.5], "reviews:politeness");
+        change(config.modpo.as_mut().unwrap());
+        error(&config)
+    };
+    let cases: [(&dyn Fn(&mut ModpoRunConfig), &str); 10] = [
+        (
+            &|own| own.objectives[1].weight = 0.6,
+            "modpo.objectives: the weights sum to 1.1: must sum to 1 (divide all of them, and beta, by it)",
+        ),
+        (&|own| own.objectives[1].weight = -0.5, "modpo.objectives.other: weight = -0.5: must be at least 0"),
+        (
+            &|own| own.objectives[1].reward.clear(),
+            "modpo.objectives.other: has a weight, but no reward to make a margin of",
+        ),
+        (&|own| own.carrier = "third".to_owned(), "modpo.carrier = \"third\": there are the objectives rows, other"),
+        (&|own| own.objectives.truncate(1), "modpo.objectives: must be two or more"),
+        (&|own| own.beta = 0.0, "modpo.beta = 0: must be positive"),
+        (
+            &|own| own.objectives[1].name = "rows".to_owned(),
+            "modpo.objectives: the name 'rows' is empty or there twice",
+        ),
+        (
+            &|own| own.objectives[1].reward = "regex:zzzz".to_owned(),
+            "have the same reward, so there is no scale to bring it to",
+        ),
+        (&|own| own.objectives[1].reward = "kindness".to_owned(), "gold reward 'kindness'"),
+        (&|own| own.objectives[1].reward = "implicit:nowhere".to_owned(), "nowhere: there is no such folder"),
+    ];
+    for (change, expected) in cases {
+        let found = with(change);
+        assert!(found.contains(expected), "{found}, expected {expected}");
+    }
+    let found = error(&modpo(folder, [0.0, 1.0], "reviews:politeness"));
+    assert!(found.contains("has the weight 0, so that its preferences say nothing"), "{found}");
+}
+
 #[test]
 fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone() {
     let folder = tempfile::tempdir().unwrap();

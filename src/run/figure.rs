@@ -166,7 +166,10 @@ where
     let font = |size: u32| (FONT, size * scale);
     let points = || series.iter().flat_map(|series| &series.points);
     let dots = || series.iter().flat_map(|series| &series.dots);
-    let last = points().map(|point| point.x).chain(dots().map(|dot| dot.0)).fold(1.0, f64::max);
+    let along_all = || points().map(|point| point.x).chain(dots().map(|dot| dot.0));
+    let last = along_all().fold(1.0, f64::max);
+    // Steps and divergences begin at 0; rewards may lie below.
+    let first = along_all().fold(0.0, f64::min);
     let heights = points().flat_map(|point| point.interval.unwrap_or([point.y; 2]));
     let range = padded(heights.chain(dots().map(|dot| dot.1)));
     root.fill(&WHITE)?;
@@ -175,7 +178,7 @@ where
         .margin(12 * scale)
         .x_label_area_size(40 * scale)
         .y_label_area_size(60 * scale)
-        .build_cartesian_2d(0.0..last, range.0..range.1)?;
+        .build_cartesian_2d(first..last, range.0..range.1)?;
     chart
         .configure_mesh()
         .x_desc(along)

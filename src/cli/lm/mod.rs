@@ -1,6 +1,7 @@
 //! `lm …`: language models.
 
 mod corpus;
+mod front;
 mod frontier;
 mod generate;
 mod merge;
@@ -36,6 +37,8 @@ enum Command {
     Reward(train::RewardArgs),
     /// Train a policy directly on comparisons (DPO and its family)
     Dpo(train::DpoArgs),
+    /// Train a policy for several objectives at once: on the comparisons of one, with the rewards of the others (MODPO)
+    Modpo(train::ModpoArgs),
     /// Train a policy on good and bad completions: rows {"prompt", "completion", "label"}
     Kto(train::TrainArgs),
     /// Train a policy with PPO on a reward model or a gold reward: rows {"prompt"}
@@ -58,6 +61,9 @@ enum Command {
     Gold(corpus::GoldCommand),
     /// Measure the frontier of gold reward against divergence for DPO, PPO and others: a table, JSON and a figure
     Frontier(frontier::FrontierArgs),
+    /// Weigh several objectives in all ways (MODPO, soups, MORLHF …): fronts, hypervolumes and costs as a table, JSON and
+    /// a figure
+    Front(front::FrontArgs),
     /// Merge models, or adapters of one base, by their weights: linear, SLERP, task arithmetic, TIES, DARE
     Merge(merge::MergeArgs),
     /// Write texts of the embedded world
@@ -91,6 +97,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Sft(args) => train::train(StageKind::Sft, args, Table::new()),
         Command::Reward(args) => train::reward(args),
         Command::Dpo(args) => train::dpo(args),
+        Command::Modpo(args) => train::modpo(args),
         Command::Kto(args) => train::train(StageKind::Kto, args, Table::new()),
         Command::Ppo(args) => train::ppo(args),
         Command::Resume(args) => train::resume(args),
@@ -101,6 +108,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Tokenizer(command) => corpus::tokenizer(command),
         Command::Gold(command) => corpus::gold(command),
         Command::Frontier(args) => frontier::frontier(args),
+        Command::Front(args) => front::front(args),
         Command::Merge(args) => merge::merge(args),
         Command::Reviews(args) => corpus::reviews(args),
     }

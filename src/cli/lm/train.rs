@@ -105,6 +105,28 @@ pub(super) struct DpoArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ModpoArgs {
+    /// An objective, once for each: name=N,weight=W with data=FILE (its preferences, to learn from) and reward=SPEC (what
+    /// it counts where another one is learned from: model:DIR, implicit:DIR or a gold reward). Weights sum to 1
+    #[arg(long, value_name = "FIELDS")]
+    objective: Vec<String>,
+    /// The objective whose preferences are learned from [default: the one of the largest weight]
+    #[arg(long, value_name = "NAME")]
+    carrier: Option<String>,
+    /// Strength of the pull to the reference policy
+    #[arg(long, allow_negative_numbers = true)]
+    beta: Option<f64>,
+    /// bounded, or paper (whose gradients grow with 1/weight)
+    #[arg(long, value_name = "NAME")]
+    form: Option<String>,
+    /// Leave margin rewards on their own scales
+    #[arg(long)]
+    no_standardize: bool,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PpoArgs {
     #[command(flatten)]
     source: SourceArgs,
@@ -231,6 +253,74 @@ fn with_numbers(mut own: Table, args: &DpoArgs) -> Table {
         }
     }
     Table::from_iter([("dpo".to_owned(), own.into())])
+}
+
+pub(super) fn modpo(args: &ModpoArgs) -> Result<(), Failure> {
+    let mut own = Table::new();
+    let objectives = args.objective.iter().map(|text| objective(text)).collect::<Result<Vec<_>, _>>()?;
+    if !objectives.is_empty() {
+        own.insert("objectives".to_owned(), Value::Array(objectives));
+    }
+    for (name, value) in [("carrier", &args.carrier), ("form", &args.form)] {
+        if let Some(value) = value {
+            own.insert(name.to_owned(), value.as_str().into());
+        }
+    }
+    if let Some(beta) = args.beta {
+        own.insert("beta".to_owned(), beta.into());
+    }
+    if args.no_standardize {
+        own.insert("standardize".to_owned(), false.into());
+    }
+    train(StageKind::Modpo, &args.train, Table::from_iter([("modpo".to_owned(), own.into())]))
+}
+
+/// `name=N,weight=W,data=FILE,reward=SPEC`. A reward is the rest: it may hold commas.
+fn objective(text: &str) -> Result<Value, Failure> {
+    let wrong = |problem: String| Failure::usage(format!("--objective {text}: {problem}"));
+    let mut table = Table::new();
+    let mut data = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (name, value) = rest.split_once('=').ok_or_else(|| wrong(format!("'{rest}' is not NAME=VALUE")))?;
+        let (value, after) = match name {
+            "reward" => (value, ""),
+            _ => value.split_once(',').unwrap_or((value, "")),
+        };
+        rest = after;
+        match name {
+            "name" => _ = table.insert(name.to_owned(), value.into()),
+            "weight" | "beta" => {
+                let number: f64 = value.parse().map_err(|_| wrong(format!("{name} = {value}: must be a number")))?;
+                table.insert(name.to_owned(), number.into());
+            }
+            "data" => data.push(path(Path::new(value))?),
+            "reference" => _ = table.insert(name.to_owned(), path(Path::new(value))?),
+            "reward" => {
+                let (kind, place) = value.split_once(':').unwrap_or((value, ""));
+                let whole = match kind {
+                    "model" | "implicit" => {
+                        let place = path(Path::new(place))?;
+                        format!("{kind}:{}", place.as_str().unwrap_or_default())
+                    }
+                    _ => value.to_owned(),
+                };
+                table.insert(name.to_owned(), whole.into());
+            }
+            other => {
+                return Err(wrong(format!(
+                    "unknown field '{other}': there are name, weight, data, reference, beta and reward"
+                )));
+            }
+        }
+    }
+    if !data.is_empty() {
+        table.insert("data".to_owned(), Value::Array(data));
+    }
+    if !table.contains_key("name") || !table.contains_key("weight") {
+        return Err(wrong("must have a name and a weight".to_owned()));
+    }
+    Ok(table.into())
 }
 
 pub(super) fn ppo(args: &PpoArgs) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LossConfig};
 use crate::lm::model::Precision;
+use crate::lm::modpo::{Form, ModpoLoss};
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reward::RewardLoss;
@@ -20,6 +21,7 @@ use crate::lm::train::TrainConfig;
 use crate::preference::Likelihood;
 use crate::run::RunError;
 use crate::run::config::merge;
+use crate::soup::SUM_TOLERANCE;
 
 /// What is trained for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub enum StageKind {
     Reward,
     /// A policy on comparisons.
     Dpo,
+    /// A policy on one objective's comparisons, with the rewards of others as margins.
+    Modpo,
     /// A policy on good and bad completions.
     Kto,
     /// A policy on a reward of its own completions.
@@ -89,6 +93,9 @@ pub struct LmConfig {
     /// DPO's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub dpo: Option<DpoConfig>,
+    /// MODPO's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub modpo: Option<ModpoRunConfig>,
     /// KTO's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub kto: Option<KtoConfig>,
@@ -159,6 +166,49 @@ pub struct DpoConfig {
     pub reference_model: PathBuf,
 }
 
+/// MODPO's own hyper-parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModpoRunConfig {
+    /// β: strength of the pull to the reference policy, which is the model to begin with.
+    pub beta: f64,
+    /// How the loss is scaled.
+    pub form: Form,
+    /// The objective whose preferences are learned from; empty for the one of the largest weight among those that have
+    /// preferences, which keeps 1/w_k small.
+    pub carrier: String,
+    /// Bring every margin reward to a standard deviation of 1 on samples of the reference, so that weights compare like
+    /// with like.
+    pub standardize: bool,
+    /// How many samples.
+    pub samples: usize,
+    /// All objectives.
+    pub objectives: Vec<ObjectiveConfig>,
+}
+
+/// An objective of MODPO.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectiveConfig {
+    /// What it is called.
+    pub name: String,
+    /// Its share in the collective reward; all of them sum to 1.
+    pub weight: f64,
+    /// Files with its preferences; without, it cannot carry the run, unless the run's own `data` are these.
+    #[serde(default)]
+    pub data: Vec<PathBuf>,
+    /// Its reward where another objective carries the run: `model:DIR` of a reward model or an ensemble's run,
+    /// `implicit:DIR` of a policy trained with DPO, or a gold reward.
+    #[serde(default)]
+    pub reward: String,
+    /// β that the policy of an implicit reward was trained with.
+    #[serde(default = "implicit_beta")]
+    pub beta: f64,
+    /// Folder of the reference that it was trained with; empty for the model to begin with.
+    #[serde(default)]
+    pub reference: PathBuf,
+}
+
 /// PPO's own hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -212,7 +262,7 @@ impl LmConfig {
             // TRL's rates of full fine-tuning are for models a thousand times as large.
             StageKind::Sft => train.optimizer.learning_rate = 2e-5,
             StageKind::Reward => train.optimizer.learning_rate = 1e-4,
-            StageKind::Dpo | StageKind::Kto | StageKind::Ppo => train.optimizer.learning_rate = 1e-6,
+            StageKind::Dpo | StageKind::Modpo | StageKind::Kto | StageKind::Ppo => train.optimizer.learning_rate = 1e-6,
         }
         Self {
             stage,
@@ -235,6 +285,7 @@ impl LmConfig {
             sft: (stage == StageKind::Sft).then(SftConfig::default),
             reward: (stage == StageKind::Reward).then(RewardRunConfig::default),
             dpo: (stage == StageKind::Dpo).then(DpoConfig::default),
+            modpo: (stage == StageKind::Modpo).then(ModpoRunConfig::default),
             kto: (stage == StageKind::Kto).then(KtoConfig::default),
             ppo: (stage == StageKind::Ppo).then(PpoRunConfig::default),
         }
@@ -284,7 +335,7 @@ impl LmConfig {
         let wrong = |problem: String| Err(LmError::Config(problem));
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
         self.conventions.validate()?;
-        if self.data.is_empty() {
+        if self.data.is_empty() && self.stage != StageKind::Modpo {
             return wrong("data: no file is given (--data FILE …, or --corpus reviews)".to_owned());
         }
         if !(0.0..1.0).contains(&self.eval_share) {
@@ -323,6 +374,9 @@ impl LmConfig {
                 return wrong(format!("reward.member = {member}: must be below reward.members, {members}"));
             }
         }
+        if let Some(modpo) = &self.modpo {
+            modpo.validate(!self.data.is_empty()).map_err(|problem| LmError::Config(format!("modpo.{problem}")))?;
+        }
         if let Some(kto) = &self.kto
             && !(kto.beta > 0.0 && kto.desirable_weight >= 0.0 && kto.undesirable_weight >= 0.0)
         {
@@ -345,6 +399,82 @@ impl LmConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl ModpoRunConfig {
+    /// The objective whose preferences are learned from.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] where the one that is asked for does not exist.
+    pub fn carrier(&self) -> Result<&ObjectiveConfig, LmError> {
+        let named = |name: &str| self.objectives.iter().find(|objective| objective.name == name);
+        let found = match self.carrier.as_str() {
+            // Of equal weights the first.
+            "" => self
+                .objectives
+                .iter()
+                .rev()
+                .filter(|objective| !objective.data.is_empty())
+                .max_by(|a, b| a.weight.total_cmp(&b.weight)),
+            name => named(name),
+        };
+        found.or_else(|| self.objectives.first().filter(|_| self.carrier.is_empty())).ok_or_else(|| {
+            let names: Vec<&str> = self.objectives.iter().map(|objective| objective.name.as_str()).collect();
+            LmError::Config(format!(
+                "modpo.carrier = \"{}\": there are the objectives {}",
+                self.carrier,
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// What is wrong; `has_data` says whether the run names preferences of its own.
+    fn validate(&self, has_data: bool) -> Result<(), String> {
+        let Self { beta, samples, objectives, .. } = self;
+        if !(*beta > 0.0 && beta.is_finite()) {
+            return Err(format!("beta = {beta}: must be positive"));
+        }
+        if *samples < 2 {
+            return Err(format!("samples = {samples}: must be 2 or more, to have a deviation"));
+        }
+        if objectives.len() < 2 {
+            return Err("objectives: must be two or more (--objective name=…,weight=…); one alone is DPO".to_owned());
+        }
+        for (i, objective) in objectives.iter().enumerate() {
+            let ObjectiveConfig { name, weight, beta, .. } = objective;
+            if name.is_empty() || objectives[..i].iter().any(|other| other.name == *name) {
+                return Err(format!("objectives: the name '{name}' is empty or there twice"));
+            }
+            if !(*weight >= 0.0 && weight.is_finite()) {
+                return Err(format!("objectives.{name}: weight = {weight}: must be at least 0"));
+            }
+            if !(*beta > 0.0 && beta.is_finite()) {
+                return Err(format!("objectives.{name}: beta = {beta}: must be positive"));
+            }
+        }
+        let sum: f64 = objectives.iter().map(|objective| objective.weight).sum();
+        if (sum - 1.0).abs() > SUM_TOLERANCE {
+            return Err(format!(
+                "objectives: the weights sum to {sum}: must sum to 1 (divide all of them, and beta, by it)"
+            ));
+        }
+        let carrier = self.carrier().map_err(|error| error.to_string().trim_start_matches("modpo.").to_owned())?;
+        if carrier.data.is_empty() && !has_data {
+            return Err(format!(
+                "objectives.{}: carries the run, but has no preferences to learn from: give data = [\"FILE\"]",
+                carrier.name
+            ));
+        }
+        let margin =
+            objectives.iter().find(|other| other.name != carrier.name && other.weight > 0.0 && other.reward.is_empty());
+        match margin {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "objectives.{}: has a weight, but no reward to make a margin of: give reward = \"model:DIR\", \"implicit:DIR\" or a gold reward",
+                other.name
+            )),
+        }
     }
 }
 
@@ -388,6 +518,18 @@ impl Default for RewardRunConfig {
         let RewardLoss { likelihood, centering } = RewardLoss::default();
         Self { likelihood, centering, members: 1, bootstrap: true, member: None }
     }
+}
+
+impl Default for ModpoRunConfig {
+    fn default() -> Self {
+        let ModpoLoss { beta, form, .. } = ModpoLoss::default();
+        Self { beta, form, carrier: String::new(), standardize: true, samples: 256, objectives: Vec::new() }
+    }
+}
+
+/// MODPO's own default.
+fn implicit_beta() -> f64 {
+    ModpoLoss::default().beta
 }
 
 impl Default for DpoConfig {

@@ -40,6 +40,11 @@ pub(super) fn execute(
         }
         Work::Policy(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
         Work::Single(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Several(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Done => {
+            let mut trainee = Trainee { model: prepared.start.clone(), optimizer: Optimizer::default(), step: 0 };
+            conclude(config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::start(0.0, 0.0))
+        }
         Work::Written(work) => run_ppo(config, folder, prepared, work, checkpoint, stop, show),
     }
 }

@@ -15,6 +15,7 @@ pub(super) mod checkpoint;
 mod config;
 mod ensemble;
 mod execute;
+mod margins;
 mod prepare;
 
 use std::collections::BTreeSet;
@@ -28,8 +29,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 pub use self::config::{
-    DpoConfig, LmConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig, SIZES, SftConfig, StageKind,
-    read_config,
+    DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
+    SIZES, SftConfig, StageKind, read_config,
 };
 pub use self::ensemble::member_folder;
 use super::chat::ChatError;

@@ -1,6 +1,7 @@
 //! What a run needs before its first step: the model to begin with, rows as tokens, the reference's log-probabilities.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +10,8 @@ use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{DpoConfig, LmConfig, PpoRunConfig, ReferenceKind, StageKind};
-use super::{LmError, Shown, hex, tokenizer_of};
+use super::margins::{self, Judging};
+use super::{LmError, Shown, eos_of, hex, tokenizer_of};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::{ModelConfig, Output, SmallLlama};
 use crate::lm::data::{self, CompletionRow, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow};
@@ -17,14 +19,14 @@ use crate::lm::dpo::{self, Dpo, Reference};
 use crate::lm::kto::Kto;
 use crate::lm::lora::Adapters;
 use crate::lm::model::Decoder;
+use crate::lm::modpo::{Modpo, ModpoLoss};
 use crate::lm::reward::RewardModel;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::lm::{ensemble, folder, reviews};
-use crate::nn::to_host;
 use crate::random::stream;
-use crate::run::Folder;
 use crate::run::archive::Archive;
+use crate::run::{Folder, RunError};
 
 /// Everything that a run needs beside its state.
 pub(super) struct Prepared {
@@ -47,8 +49,11 @@ pub(super) enum Work {
     Completions(Sft, Option<Sft>),
     Comparisons(RewardModel, Option<RewardModel>),
     Policy(Dpo, Option<Dpo>),
+    Several(Modpo, Option<Modpo>),
     Single(Kto, Option<Kto>),
     Written(Written),
+    /// Nothing: the model to begin with is what was wanted.
+    Done,
 }
 
 /// What PPO needs: prompts, a reward, and a value function to begin with.
@@ -164,13 +169,56 @@ pub(super) fn prepare(
                     }
                     ReferenceKind::Precomputed => {
                         let eval = eval.as_deref().unwrap_or_default();
-                        let cached = cached_log_probs(&folder.path, reference, &pairs, eval, &log_probs_of)?;
+                        let content = content_of(reference, &pairs, eval);
+                        let path = folder.path.join("reference.safetensors");
+                        let cached = cached_log_probs(&path, &content, reference, &pairs, eval, &log_probs_of)?;
                         (Reference::LogProbs(cached.0), Reference::LogProbs(cached.1))
                     }
                 };
                 let stage = |pairs, reference| Dpo { pairs, loss, reference };
                 (Work::Policy(stage(pairs, references.0), eval.map(|pairs| stage(pairs, references.1))), prompts)
             }
+        }
+        StageKind::Modpo => {
+            let modpo = config.modpo.clone().unwrap_or_default();
+            let carrier = modpo.carrier()?.clone();
+            let data = if carrier.data.is_empty() { config.data.clone() } else { carrier.data.clone() };
+            let (rows, eval) = rows::<PreferenceRow>(&LmConfig { data, ..config.clone() }, show)?;
+            let encode = |rows: &[PreferenceRow]| {
+                let (pairs, report) = data::encode_pairs(rows, &tokenizer, template.as_ref(), &conventions)?;
+                remark(&report, show);
+                Ok::<_, LmError>(pairs)
+            };
+            let (pairs, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
+            let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
+            if carrier.weight == 0.0 {
+                start = margins::policy_without_preferences(&modpo, &reference, device)?;
+                show(Shown::Note("the preferences have no weight: the policy is that of the other objective's reward"));
+                return Ok(Prepared { seed, tokenizer, start, base: None, work: Work::Done, prompts });
+            }
+            // What does not depend on the weights is kept beside the run, for all of them.
+            let cache = folder.path.parent().unwrap_or(&folder.path).join("cache");
+            let judging = Judging {
+                config: &modpo,
+                reference: &reference,
+                tokenizer: &tokenizer,
+                eos: &eos_of(&reference, &tokenizer),
+                seed: config.seed,
+                tokens: config.eval_tokens,
+                part_tokens,
+                cache: cache.clone(),
+                device,
+            };
+            let of_eval = eval.as_deref().unwrap_or_default();
+            let [margins, eval_margins] = margins::of_pairs(&judging, &pairs, of_eval, show)?;
+            let content = content_of(&reference, &pairs, of_eval);
+            let path = cache.join(format!("reference-{}.safetensors", &content[..16]));
+            let cached = cached_log_probs(&path, &content, &reference, &pairs, of_eval, &log_probs_of)?;
+            let loss = ModpoLoss { beta: modpo.beta, weight: carrier.weight, form: modpo.form };
+            let stage =
+                |pairs, margins, reference| Modpo { pairs, margins, reference: Reference::LogProbs(reference), loss };
+            let eval = eval.map(|pairs| stage(pairs, eval_margins, cached.1));
+            (Work::Several(stage(pairs, margins, cached.0), eval), prompts)
         }
         StageKind::Kto => {
             let (rows, eval) = rows::<CompletionRow>(config, show)?;
@@ -369,29 +417,29 @@ fn remark(report: &EncodeReport, show: &(dyn Fn(Shown<'_>) + Sync)) {
     note(dropped.count, &format!("were left out as too long: {}", dropped.first.first().map_or("", String::as_str)));
 }
 
-/// The reference's log-probabilities of the training and evaluation pairs: from the run folder where they were computed
-/// for the same model and tokens, else computed and written there.
+/// What a reference's log-probabilities depend on, as a hash: its weights and the tokens.
+fn content_of(reference: &Decoder, pairs: &[EncodedPair], eval: &[EncodedPair]) -> String {
+    let mut hash = Sha256::new();
+    margins::hash_model(&mut hash, reference);
+    for side in pairs.iter().chain(eval).flat_map(|pair| [&pair.chosen, &pair.rejected]) {
+        hash.update((side.prompt_len as u64).to_le_bytes());
+        margins::hash_ids(&mut hash, &side.ids);
+    }
+    hex(&hash.finalize())
+}
+
+/// The reference's log-probabilities of the training and evaluation pairs: from the file where they were computed for
+/// the same content, else computed and written there.
 #[expect(clippy::type_complexity, reason = "two lists of pairs, used once")]
 fn cached_log_probs(
-    run: &Path,
+    path: &Path,
+    content: &str,
     reference: &Decoder,
     pairs: &[EncodedPair],
     eval: &[EncodedPair],
     compute: &dyn Fn(&Decoder, &[EncodedPair], &str) -> Vec<[f64; 2]>,
 ) -> Result<(Vec<[f64; 2]>, Vec<[f64; 2]>), LmError> {
-    let mut hash = Sha256::new();
-    let mut whole = folder::merged(reference);
-    for tensor in whole.trained_mut() {
-        to_host(tensor.clone()).iter().for_each(|value| hash.update(value.to_le_bytes()));
-    }
-    for side in pairs.iter().chain(eval).flat_map(|pair| [&pair.chosen, &pair.rejected]) {
-        hash.update((side.prompt_len as u64).to_le_bytes());
-        side.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-        hash.update(u32::MAX.to_le_bytes());
-    }
-    let content = hex(&hash.finalize());
-    let path = run.join("reference.safetensors");
-    if let Ok(archive) = Archive::load(&path)
+    if let Ok(archive) = Archive::load(path)
         && archive.get::<String>("content").is_ok_and(|found| found == content)
     {
         let list = |name: &str| -> Result<Vec<[f64; 2]>, LmError> {
@@ -405,6 +453,13 @@ fn cached_log_probs(
         archive.put_f64(name, &[list.len(), 2], list.as_flattened());
     }
     archive.put("content", &content);
-    archive.save(&path)?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|source| RunError::Io {
+            path: folder.to_owned(),
+            action: "make the folder",
+            source,
+        })?;
+    }
+    archive.save(path)?;
     Ok(found)
 }

@@ -1,0 +1,155 @@
+//! `lm front`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+use toml::Table;
+
+use super::progress::Progress;
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use crate::cli::train::on_interrupt;
+use crate::device::{self, DeviceChoice};
+use crate::lm::front::{self as lm, FrontConfig, Fronts, Row};
+use crate::run::config::merge;
+
+#[derive(Debug, Args)]
+pub(super) struct FrontArgs {
+    /// `reviews`, or imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on
+    #[arg(long)]
+    corpus: Option<String>,
+    /// Objectives: gold rewards, such as sentiment,reviews:specificity
+    #[arg(long, value_name = "SPEC", value_delimiter = ',', num_args = 1..)]
+    objectives: Vec<String>,
+    /// modpo, dpo-soup, dpo-weighting, mod, morlhf, ppo-soup, best-of-n
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    methods: Vec<String>,
+    /// Seeds, each with a model and runs of its own
+    #[arg(long, value_name = "S", num_args = 1..)]
+    seeds: Vec<u64>,
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
+    #[arg(long)]
+    size: Option<String>,
+    /// Folder; what it holds already is not trained or measured again
+    #[arg(long, value_name = "DIR", default_value = "runs/front")]
+    out: PathBuf,
+    #[command(flatten)]
+    layers: LayerArgs,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
+    let config = config(args)?;
+    args.shared.threads.apply()?;
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let stop = on_interrupt()?;
+    let progress = Progress::new();
+    let started = Instant::now();
+    let found = lm::fronts(&config, &args.out, &device, &stop, &|shown| progress.show(&shown))?;
+    progress.finish();
+    let Some(found) = found else {
+        return Err(Failure::interrupted(format!(
+            "what is trained and measured is kept; go on with the same command and --out {}",
+            args.out.display()
+        )));
+    };
+    print(&found);
+    let seconds = started.elapsed().as_secs_f64();
+    print_line(&format!("{seconds:.0} s; table, points and models in {}", args.out.join("front.json").display()));
+    if args.shared.json {
+        print_json(&json!({
+            "objectives": config.objectives, "seeds": config.seeds, "starts": found.starts, "table": found.table,
+            "points": found.points.len(), "wall_seconds": seconds, "out": args.out,
+        }));
+    }
+    Ok(())
+}
+
+fn print(found: &Fronts) {
+    let Fronts { config, starts, table, .. } = found;
+    let seeds = starts.len() as f64;
+    for (i, objective) in config.objectives.iter().enumerate() {
+        let mean = starts.iter().map(|start| start.gold[i]).sum::<f64>() / seeds;
+        let deviation = starts.iter().map(|start| start.scales[i].deviation).sum::<f64>() / seeds;
+        print_line(&format!(
+            "objective {}: {objective}, {mean:.3} at the start, standard deviation {deviation:.3}",
+            i + 1
+        ));
+    }
+    print_line(
+        "rewards are in standard deviations above the start, which is the reference of hypervolumes; costs are of a seed",
+    );
+    print_line(&format!(
+        "{:<20} {:<24} {:<8} {:<14} {:<11} CPU s",
+        "method", "hypervolume", "IGD+", "non-dominated", "trainings"
+    ));
+    for row in table {
+        let Row { method, hypervolume, interval: [low, high], igd_plus, non_dominated: [own, all], .. } = row;
+        let volume = format!("{hypervolume:.3} [{low:.3}, {high:.3}]");
+        let beyond = igd_plus.map_or_else(|| "-".to_owned(), |beyond| format!("{beyond:.3}"));
+        print_line(&format!(
+            "{:<20} {volume:<24} {beyond:<8} {:<14} {:<11} {:.0}",
+            method.name(),
+            format!("{own} of {all}"),
+            row.trainings,
+            row.cpu_seconds
+        ));
+    }
+    for row in table.iter().filter(|row| !row.chord.is_empty()) {
+        for line in connectivity(row, &config.objectives) {
+            print_line(&line);
+        }
+    }
+}
+
+/// Where a soup's mixes lie above the chord between their ends, and where they do not.
+fn connectivity(row: &Row, objectives: &[String]) -> Vec<String> {
+    let of_objective = |(i, objective): (usize, &String)| {
+        let all = row.chord.len();
+        let above = row.chord.iter().filter(|mix| mix.above[i] >= 0.0).count();
+        let surely_below: Vec<String> =
+            row.chord.iter().filter(|mix| mix.intervals[i][1] < 0.0).map(|mix| shares(&mix.weights)).collect();
+        let below = match surely_below.as_slice() {
+            [] => String::new(),
+            some => format!("; below it, with its interval, at {}", some.join(", ")),
+        };
+        format!("{}: {above} of {all} mixes on or above the chord in {objective}{below}", row.method.name())
+    };
+    objectives.iter().enumerate().map(of_objective).collect()
+}
+
+fn shares(weights: &[f64]) -> String {
+    weights.iter().map(|weight| format!("{weight:.2}")).collect::<Vec<_>>().join("/")
+}
+
+/// Defaults ← `--config` ← `--set` ← flags.
+fn config(args: &FrontArgs) -> Result<FrontConfig, Failure> {
+    let mut table = Table::try_from(FrontConfig::default())?;
+    for layer in args.layers.read()? {
+        merge(&mut table, layer);
+    }
+    if let Some(corpus) = &args.corpus {
+        let whole = match corpus.strip_prefix("imdb:") {
+            Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()),
+            None => corpus.clone(),
+        };
+        table.insert("corpus".to_owned(), whole.into());
+    }
+    if let Some(size) = &args.size {
+        table.insert("size".to_owned(), size.as_str().into());
+    }
+    for (name, words) in [("objectives", &args.objectives), ("methods", &args.methods)] {
+        if !words.is_empty() {
+            let words = words.iter().map(|word| word.as_str().into()).collect();
+            table.insert(name.to_owned(), toml::Value::Array(words));
+        }
+    }
+    if !args.seeds.is_empty() {
+        let seeds = args.seeds.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
+        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+    }
+    serde_path_to_error::deserialize(table)
+        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))
+}
