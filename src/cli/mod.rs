@@ -4,6 +4,7 @@ mod app;
 mod bench;
 mod clips;
 mod envs;
+mod front;
 mod lm;
 mod progress;
 mod train;
@@ -50,6 +51,8 @@ enum Command {
     Envs(envs::EnvsArgs),
     /// Run a benchmark over several seeds: a table with intervals, and a figure
     Bench(bench::BenchArgs),
+    /// Weigh two tastes of an agent: soups of fine-tuned policies beside multi-objective RL; a table and a figure
+    Front(front::FrontArgs),
     /// Language models: pre-train, fine-tune, learn from preferences, sample, score
     Lm(lm::LmArgs),
 }
@@ -116,6 +119,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Clips(args) => clips::clips(&args),
         Command::Envs(args) => envs::envs(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Front(args) => front::front(&args),
         Command::Lm(args) => lm::lm(&args),
     };
     match result {

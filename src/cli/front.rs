@@ -1,0 +1,187 @@
+//! `front`: agents with several tastes, by soups and by multi-objective RL.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use toml::Table;
+
+use super::train::Threads;
+use super::{Failure, print_json, print_line};
+use crate::device::{self, DeviceChoice};
+use crate::pareto::attainment_front;
+use crate::rl::front::{self as rl, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
+use crate::run::archive::write_atomically;
+use crate::run::config::{merge, read_layer, set_layer};
+use crate::run::figure::{self, Series, SeriesPoint};
+
+/// Arguments of `front`.
+#[derive(Debug, Args)]
+pub(crate) struct FrontArgs {
+    /// reacher (precision against effort), pendulum (upright against torque) or inverted-pendulum (upright against force)
+    env: Option<String>,
+    /// Seeds, from 0 [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000), allow_negative_numbers = true)]
+    seeds: Option<u64>,
+    /// Leave multi-objective RL out, which trains a policy for every mix
+    #[arg(long)]
+    no_morl: bool,
+    /// TOML file laid over the defaults
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any value of the configuration, as KEY.PART=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    threads: Threads,
+    /// Folder; seeds that it holds already are not run again [default: runs/front-ENV]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
+    let config = config(args)?;
+    config.validate().map_err(Failure::usage)?;
+    args.threads.apply()?;
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/front-{}", config.env)));
+    let io = |error: std::io::Error| Failure::usage(format!("{}: {error}", out.display()));
+    std::fs::create_dir_all(out.join("seeds")).map_err(io)?;
+    // A seed's result belongs to the configuration, whatever the other seeds are.
+    let mut shared = Table::try_from(&config)?;
+    shared.remove("seeds");
+    let shared = toml::to_string(&shared)?;
+    let kept = out.join("config.toml");
+    match std::fs::read_to_string(&kept) {
+        Ok(found) if found != shared => {
+            return Err(Failure::usage(format!(
+                "{}: holds another front: choose another --out, or give the same configuration to go on",
+                kept.display()
+            )));
+        }
+        Ok(_) => {}
+        Err(_) => write_atomically(&kept, shared.as_bytes()).map_err(io)?,
+    }
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let mut seeds: Vec<ControlSeed> = Vec::new();
+    for &seed in &config.seeds {
+        let path = out.join("seeds").join(format!("{seed}.json"));
+        let known = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let found = match known {
+            Some(known) => known,
+            None => {
+                let found = rl::seed(&config, seed, &device, &|line| eprintln!("{line}"))?;
+                let text = serde_json::to_string_pretty(&found)? + "\n";
+                write_atomically(&path, text.as_bytes()).map_err(io)?;
+                found
+            }
+        };
+        seeds.push(found);
+    }
+    let table = rl::table(&config, &seeds);
+    let tastes = rl::tastes(&config.env)?.map(|taste| taste.name);
+    print(&config, &seeds, &table, tastes);
+    let result = json!({ "config": config, "tastes": tastes, "seeds": seeds, "table": table });
+    let text = serde_json::to_string_pretty(&result)? + "\n";
+    write_atomically(&out.join("front.json"), text.as_bytes()).map_err(io)?;
+    let svg = out.join("front.svg");
+    draw(&config, &seeds, tastes, &svg)?;
+    print_line(&format!("points in {}, figure in {}", out.join("front.json").display(), svg.display()));
+    if args.json {
+        print_json(&json!({ "env": config.env, "tastes": tastes, "seeds": config.seeds, "table": table, "out": out }));
+    }
+    Ok(())
+}
+
+fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow], tastes: [&str; 2]) {
+    let between = config.mix_steps - 1;
+    print_line(&format!(
+        "{}: {} against {}, {} seeds, {} episodes each; ends are policies of one taste",
+        config.env,
+        tastes[0],
+        tastes[1],
+        seeds.len(),
+        config.episodes
+    ));
+    print_line(&format!(
+        "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} CPU s",
+        "method",
+        "box covered",
+        format!("of {between} not dominated by ends"),
+        "above the chord",
+        "trainings",
+        "env steps"
+    ));
+    let list = |counts: &[usize]| counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    for row in table {
+        let ControlRow { volume, interval: [low, high], .. } = row;
+        print_line(&format!(
+            "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {:.0}",
+            name(row.method),
+            format!("{volume:.3} [{low:.3}, {high:.3}]"),
+            list(&row.not_dominated),
+            list(&row.above_chord),
+            row.trainings,
+            row.env_steps,
+            row.cpu_seconds
+        ));
+    }
+}
+
+fn name(method: ControlMethod) -> &'static str {
+    match method {
+        ControlMethod::Soup => "soup",
+        ControlMethod::Morl => "MORL",
+    }
+}
+
+fn draw(
+    config: &ControlFrontConfig,
+    seeds: &[ControlSeed],
+    tastes: [&str; 2],
+    path: &std::path::Path,
+) -> Result<(), Failure> {
+    let series = |method: ControlMethod| {
+        let of_seed = |seed: &ControlSeed| -> Vec<Vec<f64>> {
+            let own = seed.points.iter().filter(|point| point.method == method);
+            own.map(|point| point.returns.to_vec()).collect()
+        };
+        let sets: Vec<Vec<Vec<f64>>> = seeds.iter().map(of_seed).collect();
+        let mut line: Vec<SeriesPoint> = attainment_front(&sets, sets.len().div_ceil(2))
+            .into_iter()
+            .map(|[x, y]| SeriesPoint { x, y, interval: None })
+            .collect();
+        line.reverse();
+        let dots = sets.iter().flatten().map(|point| (point[0], point[1])).collect();
+        Series { name: name(method).to_owned(), points: line, dots }
+    };
+    let methods = if config.morl { vec![ControlMethod::Soup, ControlMethod::Morl] } else { vec![ControlMethod::Soup] };
+    let all: Vec<Series> = methods.into_iter().map(series).collect();
+    let title = format!("{}: return of an episode by two tastes, {} seeds", config.env, seeds.len());
+    Ok(figure::curves(path, &title, tastes, &all)?)
+}
+
+/// Defaults ← `--config` ← `--set` ← flags.
+fn config(args: &FrontArgs) -> Result<ControlFrontConfig, Failure> {
+    let mut table = Table::try_from(ControlFrontConfig::default())?;
+    if let Some(path) = &args.config {
+        merge(&mut table, read_layer(path)?);
+    }
+    for assignment in &args.set {
+        merge(&mut table, set_layer(assignment)?);
+    }
+    if let Some(env) = &args.env {
+        table.insert("env".to_owned(), env.as_str().into());
+    }
+    if let Some(seeds) = args.seeds {
+        let seeds = (0..seeds).map(|seed| i64::try_from(seed).map(toml::Value::Integer));
+        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+    }
+    if args.no_morl {
+        table.insert("morl".to_owned(), false.into());
+    }
+    serde_path_to_error::deserialize(table)
+        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))
+}
