@@ -211,7 +211,7 @@ impl Default for FrontierConfig {
             eval_prompts: 384,
             max_new_tokens: 32,
             batch_size: 16,
-            steps: 200,
+            steps: 180,
             measurements: 5,
             learning_rate: 2.5e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
@@ -221,7 +221,7 @@ impl Default for FrontierConfig {
             // Over the paper's range (§C.2), and its targets.
             betas: vec![0.05, 0.3, 1.0, 5.0],
             target_kls: vec![3.0, 6.0, 9.0, 12.0],
-            ppo_iterations: 24,
+            ppo_iterations: 20,
             ppo: PpoConfig {
                 optimizer: optimizer(1e-4, Schedule::Constant),
                 value_learning_rate: 1e-3,

@@ -26,6 +26,7 @@ pub mod sample;
 pub mod score;
 pub mod sft;
 pub mod shelf;
+pub mod soup;
 pub mod teach;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod generate;
 mod merge;
 mod progress;
 mod score;
+mod soup;
 mod train;
 
 use std::path::{Path, PathBuf};
@@ -66,6 +67,8 @@ enum Command {
     Front(front::FrontArgs),
     /// Merge models, or adapters of one base, by their weights: linear, SLERP, task arithmetic, TIES, DARE
     Merge(merge::MergeArgs),
+    /// Look at a soup of models from end to end, choose its weights, and write it
+    Soup(soup::SoupArgs),
     /// Write texts of the embedded world
     Reviews(corpus::ReviewsArgs),
 }
@@ -110,6 +113,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Frontier(args) => frontier::frontier(args),
         Command::Front(args) => front::front(args),
         Command::Merge(args) => merge::merge(args),
+        Command::Soup(args) => soup::soup(args),
         Command::Reviews(args) => corpus::reviews(args),
     }
 }
