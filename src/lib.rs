@@ -9,6 +9,7 @@ pub mod device;
 pub mod drlhp;
 pub mod engine;
 pub mod lm;
+pub mod morl;
 pub mod nn;
 pub mod pareto;
 pub mod preference;

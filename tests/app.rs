@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use egui::Key;
-use egui::accesskit::Toggled;
+use egui::accesskit::{Role, Toggled};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use pairwise::app::{App, Options, Panel};
@@ -289,4 +289,54 @@ fn past_runs_are_compared_exported_opened_and_deleted() {
 
     harness.get_by_label("Open run-0").click();
     until(&mut harness, "Finished");
+}
+
+// ------------------------------------------------------------------------------------------------------------------- mix
+
+/// A front of two policies of the reacher, small enough to be made here.
+fn small_front(folder: &Path) {
+    use pairwise::morl::{ControlFront, ControlFrontConfig, seed, table};
+    let ppo = pairwise::rl::ppo::PpoConfig {
+        envs: 2,
+        rollout_steps: 32,
+        epochs: 2,
+        hidden: vec![8],
+        ..pairwise::rl::ppo::PpoConfig::default()
+    };
+    let config = ControlFrontConfig {
+        seeds: vec![0],
+        pretrain_steps: 64,
+        finetune_steps: 64,
+        mix_steps: 4,
+        episodes: 2,
+        ppo,
+        ..ControlFrontConfig::default()
+    };
+    let device = pairwise::device::pick(pairwise::device::DeviceChoice::Cpu).unwrap();
+    let seeds = vec![seed(&config, 0, folder, &device, &|_| ()).unwrap()];
+    let tastes = vec!["precision".to_owned(), "effort saved".to_owned()];
+    let front = ControlFront { table: table(&config, &seeds), tastes, seeds, config };
+    std::fs::write(folder.join("front.json"), serde_json::to_string(&front).unwrap()).unwrap();
+}
+
+#[test]
+fn a_slider_mixes_policies_and_the_mix_can_be_saved() {
+    let runs = tempfile::tempdir().unwrap();
+    let options = Options { runs: runs.path().to_owned(), panel: Some(Panel::Mix), ..Options::default() };
+    let mut harness = window(options.clone());
+    until(&mut harness, "There is no front here yet");
+    small_front(&runs.path().join("front-reacher"));
+    let mut harness = window(options);
+    until(&mut harness, "answers in");
+    let slider = || Role::Slider;
+    let value = |harness: &Harness<'_, App>| harness.get_by_role(slider()).accesskit_node().numeric_value().unwrap();
+    assert_eq!(value(&harness), 0.5);
+    harness.get_by_role(slider()).focus();
+    harness.step();
+    harness.key_press(Key::ArrowRight);
+    harness.step();
+    assert!(value(&harness) > 0.5);
+    harness.get_by_label("Save this mix").click();
+    until(&mut harness, "saved to");
+    assert!(runs.path().join("mix.safetensors").exists());
 }

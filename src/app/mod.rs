@@ -6,6 +6,7 @@
 mod curves;
 mod history;
 mod language;
+mod mix;
 mod reward;
 mod runs;
 mod stage;
@@ -64,6 +65,7 @@ pub struct App {
     start: start::Start,
     runs: runs::Runs,
     language: language::Language,
+    mix: mix::Mix,
     /// What went wrong last or was done, until it is dismissed.
     message: Option<Message>,
     /// What takes longer than a frame.
@@ -131,6 +133,8 @@ pub enum Panel {
     History,
     /// The learned reward.
     Reward,
+    /// How much of which objective?
+    Mix,
     /// Which of two completions of a language model is better?
     Language,
     /// Past runs.
@@ -151,6 +155,13 @@ enum Narration {
         true_returns: [f64; 2],
         /// From the key or click of the last answer to the frame with this pair.
         milliseconds: Option<f64>,
+    },
+    /// Mixes were shown.
+    Mixed {
+        /// Median and 99th percentile of the milliseconds from a movement to what it shows.
+        milliseconds: [f64; 2],
+        /// How many were not overtaken by another.
+        count: usize,
     },
     /// The window has closed.
     End {
@@ -206,6 +217,8 @@ enum Action {
     },
     /// Delete a run's folder.
     Delete(PathBuf),
+    /// Something for the Mix panel.
+    Mix(mix::Request),
     /// Something for the Language panel.
     Language(language::Request),
     /// Tell that something went wrong.
@@ -276,6 +289,7 @@ impl App {
             start: start::Start::default(),
             runs: runs::Runs::default(),
             language: language::Language::default(),
+            mix: mix::Mix::default(),
             message: None,
             jobs: Vec::new(),
             closing: Vec::new(),
@@ -420,6 +434,11 @@ impl App {
                 past::delete(&path).map_err(|e| e.to_string())?;
                 Ok(format!("Deleted {}", path.display()))
             }),
+            Action::Mix(request) => {
+                if let Err(reason) = self.mix.act(ctx, request) {
+                    self.message = Some(Message::Failed(reason));
+                }
+            }
             Action::Language(request) => {
                 if let Err(reason) = self.language.act(ctx, request) {
                     self.message = Some(Message::Failed(reason));
@@ -469,6 +488,7 @@ impl App {
                 (Panel::Teach, "Teach", person, "Say which of two clips is better"),
                 (Panel::History, "History", open, "All answers: see, change or take back"),
                 (Panel::Reward, "Reward", open, "What the learned reward looks like"),
+                (Panel::Mix, "Mix", true, "Weigh objectives by hand, and see at once what the mix does"),
                 (Panel::Language, "Language", true, "Say which of two completions of a language model is better"),
                 (Panel::Runs, "Runs", true, "Past runs: open, compare, export, delete"),
             ];
@@ -532,7 +552,7 @@ impl eframe::App for App {
         for job in self.jobs.extract_if(.., |job| job.is_finished()) {
             self.message = Some(job.join().unwrap_or_else(|_| Message::Failed("that ended by a defect".to_owned())));
         }
-        if let Some(message) = self.language.news() {
+        for message in [self.language.news(), self.mix.news()].into_iter().flatten() {
             self.message = Some(message);
         }
         if let Some(session) = &mut self.session {
@@ -569,6 +589,7 @@ impl eframe::App for App {
                 let open = open.map(|engine| engine.folder.path.as_path());
                 self.runs.show(ui, theme, &self.options.runs, open, &mut actions);
             }
+            (Panel::Mix, _) => self.mix.show(ui, theme, &self.options.runs, &mut actions),
             (Panel::Language, _) => self.language.show(ui, theme, &self.options.runs, &mut actions),
             (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),
             (Panel::History, Some(session)) => history::show(ui, theme, session, &mut actions),
@@ -590,6 +611,9 @@ impl eframe::App for App {
     fn on_exit(&mut self, _: Option<&eframe::glow::Context>) {
         self.end();
         if self.options.narrate {
+            if let Some((milliseconds, count)) = self.mix.latency() {
+                say(&Narration::Mixed { milliseconds, count });
+            }
             let Timing { logic, frame } = &self.timing;
             say(&Narration::End { frames: logic.len(), logic_ms: quantiles(logic), frame_ms: quantiles(frame) });
         }

@@ -9,8 +9,8 @@ use toml::Table;
 use super::train::Threads;
 use super::{Failure, print_json, print_line};
 use crate::device::{self, DeviceChoice};
+use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
-use crate::rl::front::{self as rl, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::run::archive::write_atomically;
 use crate::run::config::{merge, read_layer, set_layer};
 use crate::run::figure::{self, Series, SeriesPoint};
@@ -72,7 +72,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
         let found = match known {
             Some(known) => known,
             None => {
-                let found = rl::seed(&config, seed, &device, &|line| eprintln!("{line}"))?;
+                let found = rl::seed(&config, seed, &out, &device, &|line| eprintln!("{line}"))?;
                 let text = serde_json::to_string_pretty(&found)? + "\n";
                 write_atomically(&path, text.as_bytes()).map_err(io)?;
                 found
@@ -83,7 +83,12 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     let table = rl::table(&config, &seeds);
     let tastes = rl::tastes(&config.env)?.map(|taste| taste.name);
     print(&config, &seeds, &table, tastes);
-    let result = json!({ "config": config, "tastes": tastes, "seeds": seeds, "table": table });
+    let result = ControlFront {
+        config: config.clone(),
+        tastes: tastes.map(str::to_owned).to_vec(),
+        seeds: seeds.clone(),
+        table: table.clone(),
+    };
     let text = serde_json::to_string_pretty(&result)? + "\n";
     write_atomically(&out.join("front.json"), text.as_bytes()).map_err(io)?;
     let svg = out.join("front.svg");

@@ -15,6 +15,7 @@
 
 mod book;
 pub mod language;
+pub mod mix;
 mod worker;
 
 use std::collections::BTreeMap;

@@ -213,14 +213,14 @@ fn put_numbers(archive: &mut Archive, name: &str, values: &[f64]) {
     archive.put_f64(name, &[values.len()], values);
 }
 
-fn put_moments(archive: &mut Archive, name: &str, moments: &crate::rl::normalize::RunningMoments) {
+pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &crate::rl::normalize::RunningMoments) {
     // Not as JSON: decimal text would have to round-trip every f64 exactly, arrays do so by construction.
     put_numbers(archive, &format!("{name}.mean"), &moments.mean);
     put_numbers(archive, &format!("{name}.squares"), &moments.squares);
     put_numbers(archive, &format!("{name}.count"), &[moments.count]);
 }
 
-fn moments(archive: &Archive, name: &str) -> Result<crate::rl::normalize::RunningMoments, ArchiveError> {
+pub(crate) fn moments(archive: &Archive, name: &str) -> Result<crate::rl::normalize::RunningMoments, ArchiveError> {
     Ok(crate::rl::normalize::RunningMoments {
         count: archive.f64_any(&format!("{name}.count"))?.first().copied().unwrap_or_default(),
         mean: archive.f64_any(&format!("{name}.mean"))?,

@@ -6,19 +6,24 @@
 //! every preference. The policies' observation statistics are those of the common beginning and stay as they are, since
 //! weights that read inputs on different scales cannot be mixed.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use burn::tensor::Device;
 use pairwise_envs::VecEnv;
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
-use super::normalize::ReturnScaler;
-use super::ppo::{self, ActionHead, Agent, PpoConfig, Rollout};
 use crate::drlhp::episode_rng;
 use crate::nn::{Adam, AdamConfig, parameter, to_host};
 use crate::pareto::{above_chord, dominates, hypervolume};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::{Rng, stream};
+use crate::rl::normalize::ReturnScaler;
+use crate::rl::ppo::{self, ActionHead, Agent, PpoConfig, Rollout};
 use crate::run::Clock;
+use crate::run::archive::{Archive, ArchiveError};
+use crate::run::checkpoint::{moments, put_moments};
 use crate::soup::{MergeConfig, merge};
 
 /// What somebody wants of an agent, step by step; more is better.
@@ -84,6 +89,21 @@ pub struct ControlPoint {
     pub weights: [f64; 2],
     /// Mean return of an episode by each taste, with deterministic actions.
     pub returns: [f64; 2],
+    /// Files of the policies that it is, or is mixed of, in the order of the weights; from the front's folder.
+    pub policies: Vec<PathBuf>,
+}
+
+/// Everything that was found: `front.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ControlFront {
+    /// What was run.
+    pub config: ControlFrontConfig,
+    /// Names of the two tastes.
+    pub tastes: Vec<String>,
+    /// By seed.
+    pub seeds: Vec<ControlSeed>,
+    /// By method.
+    pub table: Vec<ControlRow>,
 }
 
 /// A seed's policies.
@@ -123,18 +143,33 @@ pub struct ControlRow {
     pub cpu_seconds: f64,
 }
 
-/// A task without tastes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{env}: has no tastes to weigh: choose reacher, pendulum or inverted-pendulum")]
-pub struct NoTastes {
-    env: String,
+/// What stops a front.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlFrontError {
+    /// A task without tastes.
+    #[error("{env}: has no tastes to weigh: choose reacher, pendulum or inverted-pendulum")]
+    NoTastes {
+        /// The task.
+        env: String,
+    },
+    /// A policy's file.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A folder.
+    #[error("{}: cannot be made: {error}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
 }
 
 /// The two tastes of a task: what it is about, and little effort.
 ///
 /// # Errors
-/// [`NoTastes`].
-pub fn tastes(env: &str) -> Result<[Taste; 2], NoTastes> {
+/// [`ControlFrontError::NoTastes`].
+pub fn tastes(env: &str) -> Result<[Taste; 2], ControlFrontError> {
     let effort = |step: &Judged<'_>| {
         let squares = step.action.iter().map(|a| f64::from(a * a)).sum::<f64>();
         -squares / step.action.len().max(1) as f64
@@ -153,7 +188,7 @@ pub fn tastes(env: &str) -> Result<[Taste; 2], NoTastes> {
             Taste { name: "upright", reward: |step| step.true_reward },
             Taste { name: "force saved", reward: effort },
         ]),
-        _ => Err(NoTastes { env: env.to_owned() }),
+        _ => Err(ControlFrontError::NoTastes { env: env.to_owned() }),
     }
 }
 
@@ -198,19 +233,20 @@ impl ControlFrontConfig {
     }
 }
 
-/// All policies of a seed. `show` is told what was trained.
+/// All policies of a seed, written to `models/SEED` in `folder`. `show` is told what was trained.
 ///
 /// # Errors
-/// When the task has no tastes.
+/// [`ControlFrontError`].
 ///
 /// # Panics
 /// When the configuration was not validated.
 pub fn seed(
     config: &ControlFrontConfig,
     seed: u64,
+    folder: &Path,
     device: &Device,
     show: &(dyn Fn(&str) + Sync),
-) -> Result<ControlSeed, NoTastes> {
+) -> Result<ControlSeed, ControlFrontError> {
     let tastes = tastes(&config.env)?;
     let start = pretrained(config, seed, device);
     let measure = |agent: &Agent| returns(agent, &config.env, &tastes, config.episodes, seed);
@@ -223,8 +259,17 @@ pub fn seed(
         show(&format!("seed {seed}: fine-tuned for {:.2}/{:.2} in {:.0} s", weights[0], weights[1], clock.wall()));
         (agent, clock.cpu())
     };
+    let policies = PathBuf::from(format!("models/{seed}"));
+    let place = folder.join(&policies);
+    fs::create_dir_all(&place).map_err(|error| ControlFrontError::Folder { path: place, error })?;
+    let keep = |weights: [f64; 2], agent: &Agent| -> Result<PathBuf, ControlFrontError> {
+        let file = policies.join(format!("{:.4}-{:.4}.safetensors", weights[0], weights[1]));
+        save(agent, &folder.join(&file))?;
+        Ok(file)
+    };
     let mut points = Vec::new();
     let ends = [tuned([1.0, 0.0]), tuned([0.0, 1.0])];
+    let files = [keep([1.0, 0.0], &ends[0].0)?, keep([0.0, 1.0], &ends[1].0)?];
     let soup_cpu_seconds = ends.iter().map(|(_, cpu)| cpu).sum();
     let mut morl_cpu_seconds = soup_cpu_seconds;
     for i in 0..=config.mix_steps {
@@ -232,19 +277,51 @@ pub fn seed(
         let weights = [share, 1.0 - share];
         let soup = mixed([&ends[0].0, &ends[1].0], weights);
         let found = measure(&soup);
-        points.push(ControlPoint { method: ControlMethod::Soup, weights, returns: found });
+        points.push(ControlPoint { method: ControlMethod::Soup, weights, returns: found, policies: files.to_vec() });
         if config.morl {
-            let returns = if i == 0 || i == config.mix_steps {
-                found
-            } else {
-                let (agent, cpu) = tuned(weights);
-                morl_cpu_seconds += cpu;
-                measure(&agent)
+            let (returns, file) = match i {
+                0 => (found, files[1].clone()),
+                end if end == config.mix_steps => (found, files[0].clone()),
+                _ => {
+                    let (agent, cpu) = tuned(weights);
+                    morl_cpu_seconds += cpu;
+                    (measure(&agent), keep(weights, &agent)?)
+                }
             };
-            points.push(ControlPoint { method: ControlMethod::Morl, weights, returns });
+            points.push(ControlPoint { method: ControlMethod::Morl, weights, returns, policies: vec![file] });
         }
     }
     Ok(ControlSeed { seed, start: measure(&start), points, soup_cpu_seconds, morl_cpu_seconds })
+}
+
+/// Writes a policy: its weights, and the statistics that its observations are normalised with.
+///
+/// # Errors
+/// Those of the file system.
+pub fn save(agent: &Agent, path: &Path) -> Result<(), ArchiveError> {
+    let mut archive = Archive::default();
+    let parameters = to_host(agent.parameters.clone().inner());
+    archive.put_f32("parameters", &[1, parameters.len()], &parameters);
+    put_moments(&mut archive, "observations", &agent.observations);
+    archive.save(path)
+}
+
+/// Reads a policy of this task and algorithm.
+///
+/// # Errors
+/// When the file is missing, torn, or that of other networks.
+///
+/// # Panics
+/// When the configuration was not validated.
+pub fn load(config: &ControlFrontConfig, path: &Path, device: &Device) -> Result<Agent, ArchiveError> {
+    let env = pairwise_envs::make(&config.env).expect("the configuration was validated");
+    let spec = env.spec();
+    let mut agent = Agent::new(&config.ppo, &spec.observation, &spec.action, 0, device);
+    let archive = Archive::load(path)?;
+    let shape = [1, agent.networks.len()];
+    agent.parameters = parameter(archive.f32("parameters", &shape)?, shape, device);
+    agent.observations = moments(&archive, "observations")?;
+    Ok(agent)
 }
 
 /// Σ w_i θ_i of two agents with one beginning: weights of policy, exploration and value function.
@@ -443,7 +520,7 @@ fn evaluation_rng(seed: u64, env: usize, episode: u64) -> Rng {
 mod tests {
     use burn::tensor::Device;
 
-    use super::{ControlFrontConfig, ControlMethod, mixed, pretrained, returns, seed, table, tastes};
+    use super::{ControlFrontConfig, ControlMethod, load, mixed, pretrained, returns, seed, table, tastes};
     use crate::nn::to_host;
     use crate::rl::evaluate::evaluate;
     use crate::rl::ppo::PpoConfig;
@@ -466,7 +543,8 @@ mod tests {
         for env in ["reacher", "pendulum", "inverted-pendulum"] {
             let config = small(env);
             config.validate().unwrap();
-            let found = seed(&config, 3, &Device::flex(), &|_| ()).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let found = seed(&config, 3, folder.path(), &Device::flex(), &|_| ()).unwrap();
             assert_eq!(found.points.len(), 10, "{env}");
             let of =
                 |method, i: usize| found.points.iter().filter(|point| point.method == method).nth(i).unwrap().returns;
@@ -479,8 +557,19 @@ mod tests {
             assert_eq!((rows[0].trainings, rows[1].trainings), (2, 5));
             assert!(rows[0].not_dominated[0] <= 3 && rows[0].volume.is_finite());
             // The same again, to the bit.
-            let again = seed(&config, 3, &Device::flex(), &|_| ()).unwrap();
+            let again = seed(&config, 3, folder.path(), &Device::flex(), &|_| ()).unwrap();
             assert_eq!(again.points, found.points);
+            // What was written is what was measured.
+            for point in &found.points {
+                let read = |file| load(&config, &folder.path().join(file), &Device::flex()).unwrap();
+                let policies: Vec<_> = point.policies.iter().map(read).collect();
+                let policy = match policies.as_slice() {
+                    [one] => one.clone(),
+                    two => mixed([&two[0], &two[1]], point.weights),
+                };
+                let returns = returns(&policy, env, &tastes(env).unwrap(), config.episodes, 3);
+                assert_eq!(returns, point.returns, "{env}, {:?} {:?}", point.method, point.weights);
+            }
         }
         assert!(tastes("acrobot").unwrap_err().to_string().contains("choose reacher"));
     }
