@@ -818,11 +818,11 @@ impl<'a> World<'a> {
     /// Every objective's gold reward of completions of the held-out prompts.
     fn gold(&self, completions: &[Completion]) -> Result<Vec<Estimate>, LmError> {
         let begun = &self.begun;
-        let of = |gold: &Box<dyn Gold>| {
-            let scores = diagnose::gold_scores(&**gold, &begun.tokenizer, &begun.eval_prompts, completions)?;
+        let of = |gold: &dyn Gold| {
+            let scores = diagnose::gold_scores(gold, &begun.tokenizer, &begun.eval_prompts, completions)?;
             Ok(Estimate::of(&scores))
         };
-        self.golds.iter().map(of).collect()
+        self.golds.iter().map(|gold| of(&**gold)).collect()
     }
 
     fn point(

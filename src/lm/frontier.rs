@@ -202,7 +202,7 @@ impl Default for FrontierConfig {
             size: "1m".to_owned(),
             vocabulary: 1024,
             context: 128,
-            texts: 25_000,
+            texts: 30_000,
             pretrain_epochs: 1.0,
             seeds: vec![0, 1, 2],
             methods: Method::ALL.to_vec(),
@@ -211,9 +211,9 @@ impl Default for FrontierConfig {
             eval_prompts: 384,
             max_new_tokens: 32,
             batch_size: 16,
-            steps: 180,
+            steps: 200,
             measurements: 5,
-            learning_rate: 2.5e-4,
+            learning_rate: 3e-4,
             // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
             reward_learning_rate: 1e-3,
             reward_batch_size: 4,
@@ -525,7 +525,7 @@ fn learn<S: Stage>(
         steps: config.steps,
         batch_size: config.batch_size,
         part_tokens: PAIR_PART_TOKENS,
-        optimizer: optimizer(config.learning_rate, Schedule::Constant),
+        optimizer: optimizer(config.learning_rate, Schedule::Linear),
         ..TrainConfig::default()
     };
     let mut trainee = Trainee { model: world.begun.start.clone(), optimizer: Optimizer::default(), step: 0 };

@@ -332,6 +332,8 @@ mod tests {
         assert!(matches!(outcome, LmOutcome::Finished(_)));
     }
 
+    type Change<'a> = &'a dyn Fn(&mut SoupConfig);
+
     #[test]
     fn the_path_between_models_is_measured_and_weights_are_chosen() {
         let folder = tempfile::tempdir().unwrap();
@@ -371,13 +373,13 @@ mod tests {
         let uniform = SoupConfig { choice: Choice::Uniform, steps: 1, ..config.clone() };
         assert_eq!(run(&uniform).unwrap().unwrap().chosen, [0.5, 0.5]);
 
-        let error = |change: &dyn Fn(&mut SoupConfig)| {
+        let error = |change: Change<'_>| {
             let mut config = config.clone();
             change(&mut config);
             run(&config).unwrap_err().to_string()
         };
         pretrained(folder, "other", 1);
-        let cases: [(&dyn Fn(&mut SoupConfig), &str); 6] = [
+        let cases: [(Change<'_>, &str); 6] = [
             (&|config| config.models.truncate(1), "models: there are 1: must be 2 or more to be mixed"),
             (&|config| config.objectives.clear(), "objectives: there is none"),
             (&|config| config.data.clear(), "data: no file with prompts is given"),

@@ -363,6 +363,8 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
 }
 
 /// Members are trained one after another, so the third step of the second is the ninth of all.
+type Change<'a> = &'a dyn Fn(&mut ModpoRunConfig);
+
 #[test]
 fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -406,12 +408,12 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         assert!(!path.exists(), "{error}");
         error
     };
-    let with = |change: &dyn Fn(&mut ModpoRunConfig)| {
+    let with = |change: Change<'_>| {
         let mut config = modpo(folder, [0.5, 0.5], "reviews:politeness");
         change(config.modpo.as_mut().unwrap());
         error(&config)
     };
-    let cases: [(&dyn Fn(&mut ModpoRunConfig), &str); 10] = [
+    let cases: [(Change<'_>, &str); 10] = [
         (
             &|own| own.objectives[1].weight = 0.6,
             "modpo.objectives: the weights sum to 1.1: must sum to 1 (divide all of them, and beta, by it)",
@@ -682,6 +684,8 @@ fn every_stage_goes_down_the_slope_of_its_loss() {
     assert!((found - KtoConfig::baseline(&opposite)).abs() < 1e-5 && found + expected > 0.0);
 }
 
+type Found = (Vec<Option<Tensor<2>>>, Metrics);
+
 /// All comparisons of four completions: computed once they teach what they teach one by one.
 #[test]
 fn a_completion_in_several_comparisons_is_computed_once() {
@@ -708,7 +712,7 @@ fn a_completion_in_several_comparisons_is_computed_once() {
         assert!((one - all).abs() < 1e-4, "{all}, expected {one}");
     }
     let all: Vec<usize> = (0..pairs.len()).collect();
-    let same = |name: &str, model: &Decoder, stage: &dyn Fn(&[usize], Whole) -> (Vec<Option<Tensor<2>>>, Metrics)| {
+    let same = |name: &str, model: &Decoder, stage: &dyn Fn(&[usize], Whole) -> Found| {
         let whole = Whole { weight: all.len() as f64, baseline: 0.0 };
         let (found, metrics) = stage(&all, whole);
         let mut expected = vec![0.0; model.parameters.iter().map(|tensor| tensor.shape().num_elements()).sum()];
