@@ -1,6 +1,6 @@
 """Merges by Pairwise beside mergekit's, tensor by tensor; and the time and memory of merging two large checkpoints.
 
-    python3 -m venv venv && venv/bin/pip install torch transformers mergekit
+    python3 -m venv venv && venv/bin/pip install torch transformers mergekit==0.1.5
     venv/bin/python benches/peers/merge.py target/release/pairwise --models ../shared/data/hf
     venv/bin/python benches/peers/merge.py target/release/pairwise --large 1.0
 
@@ -96,7 +96,7 @@ def compare(pairwise, root):
             command = [pairwise, "lm", "merge", *[str(folders[model]) for model in models], "--out", str(ours), *flags]
             if "base" in case:
                 command += ["--base", str(folders[0])]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             mergekit(case, folders, models, theirs)
             found, expected = tensors(ours), tensors(theirs)
             # mergekit writes a tied output layer, too.
@@ -154,7 +154,7 @@ def hash_of(name):
 def peak(command):
     """Seconds, and the most resident memory of a command, in bytes."""
     began = time.monotonic()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     assert status == 0, command
     return time.monotonic() - began, usage.ru_maxrss * 1024
