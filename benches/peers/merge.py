@@ -10,7 +10,6 @@ makes two checkpoints of that many GB and merges them: peak resident memory, and
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -155,9 +154,19 @@ def peak(command):
     """Seconds, and the most resident memory of a command, in bytes."""
     began = time.monotonic()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0, command
-    return time.monotonic() - began, usage.ru_maxrss * 1024
+    most = 0
+    # What wait4 reports counts this process's own memory, from before the command took its place.
+    while child.poll() is None:
+        try:
+            status = pathlib.Path(f"/proc/{child.pid}/status").read_text()
+        except OSError:
+            continue
+        for line in status.splitlines():
+            if line.startswith("VmHWM:"):
+                most = max(most, int(line.split()[1]) * 1024)
+        time.sleep(0.02)
+    assert child.returncode == 0, command
+    return time.monotonic() - began, most
 
 
 def large(pairwise, gigabytes, where):
