@@ -131,7 +131,7 @@ const COLUMNS: f32 = 10.0;
 const BETWEEN_LINES: f32 = 32.0;
 
 /// At most `count` values of one, two or five times a power of ten.
-fn round_values((low, high): (f64, f64), count: f32) -> Vec<GridMark> {
+pub(super) fn round_values((low, high): (f64, f64), count: f32) -> Vec<GridMark> {
     let least = (high - low) / f64::from(count);
     if !(least.is_normal() && least > 0.0) {
         return Vec::new();

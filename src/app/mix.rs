@@ -474,6 +474,8 @@ impl Open {
         let height = (ui.available_height() - 40.0).clamp(200.0, 520.0);
         let name = |axis: usize| front.objectives.get(axis).cloned().unwrap_or_default();
         let plot = curves::empty(theme, "mix-front", height).legend(egui_plot::Legend::default());
+        // The plot is narrower than others.
+        let plot = plot.x_grid_spacer(|grid| curves::round_values(grid.bounds, 5.0));
         let plot = plot.x_axis_label(name(x)).y_axis_label(name(y));
         let clicked = plot
             .show(ui, |plot| {
