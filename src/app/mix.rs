@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use egui::{
     Button, ComboBox, Label as Text, Panel as Side, Pos2, RichText, ScrollArea, Sense, Slider, Stroke, TextEdit, Ui,
 };
-use egui_plot::{Line, PlotPoint, PlotPoints, Points};
+use egui_plot::{Line, LineStyle, PlotPoint, PlotPoints, Points};
 
 use super::curves;
 use super::stage::{Player, Stage};
@@ -152,8 +152,8 @@ impl Mix {
         }
         ui.add_space(6.0);
         match &front.kind {
-            Kind::Control { .. } => open.acts(ui, theme, requests),
-            Kind::Language { .. } => open.writes(ui, theme, requests),
+            Kind::Control { .. } => open.acts(ui, theme, below(&front), requests),
+            Kind::Language { .. } => open.writes(ui, theme, below(&front), requests),
         }
         ui.add_space(8.0);
         open.weights(ui, theme, &front, requests);
@@ -324,8 +324,8 @@ impl Open {
     }
 
     /// The policy in its task.
-    fn acts(&mut self, ui: &mut Ui, theme: &Theme, requests: &mut Vec<Request>) {
-        let height = (ui.available_height() - 150.0).max(200.0);
+    fn acts(&mut self, ui: &mut Ui, theme: &Theme, below: f32, requests: &mut Vec<Request>) {
+        let height = (ui.available_height() - below).max(160.0);
         let (response, painter) = ui.allocate_painter(egui::vec2(ui.available_width(), height), Sense::hover());
         painter.rect_filled(response.rect, 8.0, theme.card);
         let again = {
@@ -335,19 +335,22 @@ impl Open {
             let seconds = f64::from(ui.input(|input| input.stable_dt)).min(0.1);
             self.player.position += seconds * self.player.speed / dt;
             stage.draw(&painter, response.rect, states, self.player.frame(frames), theme, None);
-            self.player.position >= frames as f64
+            let over = self.player.position >= frames as f64;
+            if over {
+                // The last state stays until the next episode has come.
+                self.player.position = frames.saturating_sub(1) as f64;
+            }
+            over
         };
         if again {
-            // The next episode; the position stays at its end until that has come.
             self.draw += 1;
-            self.player.position = 0.0;
             requests.push(Request::Wish(self.wish(None)));
         }
         animate(ui);
     }
 
     /// The model, completing a text.
-    fn writes(&mut self, ui: &mut Ui, theme: &Theme, requests: &mut Vec<Request>) {
+    fn writes(&mut self, ui: &mut Ui, theme: &Theme, below: f32, requests: &mut Vec<Request>) {
         let mut changed = false;
         ui.horizontal(|ui| {
             let label = ui.label("Text to complete").id;
@@ -362,7 +365,8 @@ impl Open {
             requests.push(Request::Wish(self.wish(None)));
         }
         ui.add_space(6.0);
-        let height = (ui.available_height() - 170.0).max(120.0);
+        // Less the frame's own margins.
+        let height = (ui.available_height() - below - 28.0).max(120.0);
         egui::Frame::new().fill(theme.card).inner_margin(14).corner_radius(8).show(ui, |ui| {
             ScrollArea::vertical().id_salt("completion").auto_shrink(false).max_height(height).show(ui, |ui| {
                 ui.set_min_height(height);
@@ -473,7 +477,8 @@ impl Open {
         let nearest = nearest.and_then(|point| Some([*point.rewards.get(x)?, *point.rewards.get(y)?]));
         let height = (ui.available_height() - 40.0).clamp(200.0, 520.0);
         let name = |axis: usize| front.objectives.get(axis).cloned().unwrap_or_default();
-        let plot = curves::empty(theme, "mix-front", height).legend(egui_plot::Legend::default());
+        let plot = curves::empty(theme, "mix-front", height)
+            .legend(egui_plot::Legend::default().position(egui_plot::Corner::LeftBottom));
         // The plot is narrower than others.
         let plot = plot.x_grid_spacer(|grid| curves::round_values(grid.bounds, 5.0));
         let plot = plot.x_axis_label(name(x)).y_axis_label(name(y));
@@ -486,7 +491,9 @@ impl Open {
                     line.sort_by(|a, b| a[0].total_cmp(&b[0]));
                     let color = theme.curve(i);
                     let dots: Vec<[f64; 2]> = own.iter().map(|(_, place)| *place).collect();
-                    plot.line(Line::new(*method, PlotPoints::from(line)).color(color).width(1.5));
+                    // There are fewer colours than methods.
+                    let style = if i < theme.curves.len() { LineStyle::Solid } else { LineStyle::dashed_loose() };
+                    plot.line(Line::new(*method, PlotPoints::from(line)).color(color).width(1.5).style(style));
                     plot.points(Points::new(*method, PlotPoints::from(dots)).color(color).radius(4.0));
                 }
                 for (place, radius) in [(nearest, 7.0), (chosen, 8.0)] {
@@ -527,14 +534,27 @@ impl Open {
     }
 }
 
+/// Room for the weights of a front, what is said of them, and the buttons, points.
+fn below(front: &Front) -> f32 {
+    let weights = match front.objectives.len() {
+        2 => 24.0,
+        3 => TRIANGLE + TRIANGLE_NAMES,
+        many => 26.0 * many as f32,
+    };
+    weights + 130.0
+}
+
+/// Height of the triangle, and of the names above and below it, points.
+const TRIANGLE: f32 = 110.0;
+const TRIANGLE_NAMES: f32 = 34.0;
+
 /// A point in a triangle: weights of three objectives. Whether it was moved.
 fn triangle(ui: &mut Ui, theme: &Theme, names: &[String], weights: &mut [f64]) -> bool {
-    const HEIGHT: f32 = 110.0;
     let (response, painter) =
-        ui.allocate_painter(egui::vec2(ui.available_width(), HEIGHT + 34.0), Sense::click_and_drag());
+        ui.allocate_painter(egui::vec2(ui.available_width(), TRIANGLE + TRIANGLE_NAMES), Sense::click_and_drag());
     let middle = response.rect.center().x;
-    let (top, bottom) = (response.rect.top() + 17.0, response.rect.top() + 17.0 + HEIGHT);
-    let half = HEIGHT / 3.0_f32.sqrt();
+    let (top, bottom) = (response.rect.top() + 17.0, response.rect.top() + 17.0 + TRIANGLE);
+    let half = TRIANGLE / 3.0_f32.sqrt();
     let corners = [Pos2::new(middle, top), Pos2::new(middle - half, bottom), Pos2::new(middle + half, bottom)];
     painter.add(egui::Shape::convex_polygon(corners.to_vec(), theme.card, Stroke::new(1.0, theme.outline)));
     let mut moved = false;

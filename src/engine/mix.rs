@@ -406,10 +406,8 @@ impl Bench {
                 let text_of = |ids: &[u32]| tokenizer.decode(ids, true).unwrap_or_default();
                 let writes =
                     |completion: String, done: bool| Doing::Writes { text: wish.text.clone(), completion, done };
+                // What was begun is shown before it gives way: a slider that keeps moving shows something, too.
                 let goes_on = |_: usize, so_far: &[u32]| {
-                    if shared.overtaken() {
-                        return false;
-                    }
                     let doing = writes(text_of(so_far), false);
                     match so_far.len() {
                         1 => first(doing),
@@ -417,7 +415,7 @@ impl Bench {
                             view.shown = Some(Arc::new(Shown { pick: wish.pick.clone(), doing }));
                         }),
                     }
-                    true
+                    !shared.overtaken()
                 };
                 let written = generate(&model, &[ids], &sampling, &eos, 0, &goes_on);
                 if let [completion] = written.as_slice()

@@ -6,9 +6,11 @@
 //! in standard deviations above the model that all begin with. All methods share what can be shared: the model, the
 //! comparisons, the policies of single objectives, the reward models; each is charged for all that it needs.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
@@ -363,6 +365,8 @@ struct World<'a> {
     reference: Vec<f64>,
     /// Every objective's gold reward of each.
     scores: Vec<Vec<f64>>,
+    /// Implicit rewards of each by objective, as far as they were asked for.
+    implicit: RefCell<BTreeMap<usize, Rc<Vec<f64>>>>,
     start: Start,
 }
 
@@ -443,6 +447,7 @@ impl<'a> World<'a> {
             encoded,
             reference,
             scores,
+            implicit: RefCell::default(),
         };
         let completions = world.write(&world.begun.start);
         world.start.gold = world.gold(&completions)?.iter().map(|gold| gold.mean).collect();
@@ -538,31 +543,29 @@ impl<'a> World<'a> {
             Method::Modpo => {
                 // The objective of the largest weight carries the preferences; of equal ones the first.
                 let carrier = (0..weights.len()).rev().max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or(0);
-                let mut margin = vec![0.0; self.encoded.len()];
+                let mut others = Vec::new();
                 for (objective, weight) in weights.iter().enumerate() {
-                    if objective == carrier || *weight == 0.0 {
-                        continue;
+                    if objective != carrier && *weight > 0.0 {
+                        let Some(other) = self.single("dpo", objective, stop, show)? else { return Ok(None) };
+                        others.push((objective, other.model, *weight));
                     }
-                    let Some(other) = self.single("dpo", objective, stop, show)? else { return Ok(None) };
-                    // Implicit rewards (arXiv 2305.18290, eq. 5), brought to one scale on the start's own completions.
-                    let log_probs = score::log_probs(&other.model, &self.encoded, PART_TOKENS, &|_| ());
-                    let rewards: Vec<f64> = log_probs
-                        .iter()
-                        .zip(&self.reference)
-                        .map(|(policy, reference)| self.config.beta * (policy - reference))
-                        .collect();
-                    let scale = Scale::of(&rewards).unwrap_or(Scale::NONE);
-                    margin.iter_mut().zip(rewards).for_each(|(sum, reward)| *sum += weight * scale.apply(reward));
                 }
                 let (pairs, sides) = self.compared(carrier);
-                let stage = Modpo {
-                    margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
-                    reference: self.references(&sides),
-                    loss: ModpoLoss { beta: self.config.beta, weight: weights[carrier], form: self.config.form },
-                    pairs,
-                };
-                let groups = by_prompt(&stage.pairs);
-                self.trained(&name, stop, show, || self.learn(&stage, &groups, stop))
+                let groups = by_prompt(&pairs);
+                self.trained(&name, stop, show, || {
+                    let mut margin = vec![0.0; self.encoded.len()];
+                    for (objective, model, weight) in &others {
+                        let rewards = self.implicit_rewards(*objective, model);
+                        margin.iter_mut().zip(rewards.iter()).for_each(|(sum, reward)| *sum += weight * reward);
+                    }
+                    let stage = Modpo {
+                        margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
+                        reference: self.references(&sides),
+                        loss: ModpoLoss { beta: self.config.beta, weight: weights[carrier], form: self.config.form },
+                        pairs,
+                    };
+                    self.learn(&stage, &groups, stop)
+                })
             }
             Method::DpoWeighting => {
                 let (pairs, sides) = self.weighed(weights);
@@ -573,6 +576,20 @@ impl<'a> World<'a> {
             }
             _ => self.ppo(&name, weights, stop, show),
         }
+    }
+
+    /// Implicit rewards (arXiv 2305.18290, eq. 5) of all completions by an objective's DPO policy, brought to one scale on
+    /// them, which are the start's own. They are computed once for all weights, in the first training that asks.
+    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<Vec<f64>> {
+        let mut known = self.implicit.borrow_mut();
+        let compute = || {
+            let log_probs = score::log_probs(policy, &self.encoded, PART_TOKENS, &|_| ());
+            let ratios = log_probs.iter().zip(&self.reference).map(|(policy, reference)| policy - reference);
+            let rewards: Vec<f64> = ratios.map(|ratio| self.config.beta * ratio).collect();
+            let scale = Scale::of(&rewards).unwrap_or(Scale::NONE);
+            Rc::new(rewards.into_iter().map(|reward| scale.apply(reward)).collect())
+        };
+        Rc::clone(known.entry(objective).or_insert_with(compute))
     }
 
     /// What is trained for a single objective: `dpo`, `ppo` or `reward`.
@@ -621,23 +638,27 @@ impl<'a> World<'a> {
         stop: &AtomicBool,
         show: &(dyn Fn(Shown<'_>) + Sync),
     ) -> Result<Option<Trained>, LmError> {
-        let mut judges = Vec::new();
+        let mut models = Vec::new();
         for (objective, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
             let Some(Trained { model, .. }) = self.single("reward", objective, stop, show)? else { return Ok(None) };
-            let scale = Scale::of(&self.judged(&model, &self.encoded)).unwrap_or(Scale::NONE);
-            judges.push((model, scale, *weight));
+            models.push((model, *weight));
         }
         let Self { config, begun, .. } = self;
         let mut ppo = config.ppo.clone();
         ppo.iterations = config.ppo_iterations;
         ppo.sampling.max_new_tokens = config.max_new_tokens;
         ppo.part_tokens = PART_TOKENS;
-        let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-            let whole: Vec<Encoded> =
-                rows.iter().map(|(prompt, completion)| encoded(&begun.prompts[*prompt], completion)).collect();
-            Ok(self.weighted(&judges, &whole))
-        };
         self.trained(name, stop, show, || {
+            let standardised = |(model, weight): (Decoder, f64)| {
+                let scale = Scale::of(&self.judged(&model, &self.encoded)).unwrap_or(Scale::NONE);
+                (model, scale, weight)
+            };
+            let judges: Vec<(Decoder, Scale, f64)> = models.into_iter().map(standardised).collect();
+            let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
+                let whole: Vec<Encoded> =
+                    rows.iter().map(|(prompt, completion)| encoded(&begun.prompts[*prompt], completion)).collect();
+                Ok(self.weighted(&judges, &whole))
+            };
             // The value function begins as the reward model of the largest weight.
             let value = judges.iter().max_by(|a, b| a.2.total_cmp(&b.2)).map(|(model, ..)| model.clone());
             let value = value.unwrap_or_else(|| with_scores(&begun.start, 1, begun.seed));

@@ -590,7 +590,8 @@ mod tests {
         let config = SampleConfig { max_new_tokens: 20, seed: 5, ..SampleConfig::default() };
         let alone = generate(&a, &prompts, &config, &[0], 0, &|_, _| true);
         let halves = generate_mixed(&[(&a, 0.5), (&a, 0.5)], &prompts, &config, &[0], 0);
-        assert!(halves.iter().zip(&alone).filter(|((half, _), one)| half.ids == one.ids).count() >= 39);
+        // Halves of floats are exact.
+        assert!(halves.iter().zip(&alone).all(|((half, _), one)| half == one));
         let all = generate_mixed(&[(&a, 1.0), (&b, 0.0)], &prompts, &config, &[0], 0);
         assert!(all.iter().zip(&alone).all(|((mixed, _), one)| mixed == one));
 

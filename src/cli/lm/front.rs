@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::progress::Progress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::front::{self as lm, FrontConfig, Fronts, Row};
@@ -131,11 +131,7 @@ fn config(args: &FrontArgs) -> Result<FrontConfig, Failure> {
         merge(&mut table, layer);
     }
     if let Some(corpus) = &args.corpus {
-        let whole = match corpus.strip_prefix("imdb:") {
-            Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()),
-            None => corpus.clone(),
-        };
-        table.insert("corpus".to_owned(), whole.into());
+        table.insert("corpus".to_owned(), super::corpus(corpus)?);
     }
     if let Some(size) = &args.size {
         table.insert("size".to_owned(), size.as_str().into());
@@ -147,8 +143,7 @@ fn config(args: &FrontArgs) -> Result<FrontConfig, Failure> {
         }
     }
     if !args.seeds.is_empty() {
-        let seeds = args.seeds.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
-        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+        table.insert("seeds".to_owned(), super::seeds(&args.seeds)?);
     }
     serde_path_to_error::deserialize(table)
         .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))

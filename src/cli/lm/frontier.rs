@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::progress::Progress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::frontier::{self as lm, BUDGETS, FrontierConfig};
@@ -43,11 +43,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
         merge(&mut table, layer);
     }
     if let Some(corpus) = &args.corpus {
-        let whole = match corpus.strip_prefix("imdb:") {
-            Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()),
-            None => corpus.clone(),
-        };
-        table.insert("corpus".to_owned(), whole.into());
+        table.insert("corpus".to_owned(), super::corpus(corpus)?);
         if corpus.starts_with("imdb:") && args.layers.config.is_none() {
             merge(&mut table, Table::try_from(FrontierConfig::imdb_layer())?);
         }
@@ -56,8 +52,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
         table.insert("size".to_owned(), size.as_str().into());
     }
     if !args.seeds.is_empty() {
-        let seeds = args.seeds.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
-        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+        table.insert("seeds".to_owned(), super::seeds(&args.seeds)?);
     }
     if !args.methods.is_empty() {
         let names = args.methods.iter().map(|name| name.as_str().into()).collect();

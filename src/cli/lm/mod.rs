@@ -130,6 +130,19 @@ fn whole(name: &str, value: usize) -> Result<toml::Value, Failure> {
     i64::try_from(value).map(toml::Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
 }
 
+/// A corpus as a configuration has it: its folder whole, so that the command can be repeated from anywhere.
+fn corpus(name: &str) -> Result<toml::Value, Failure> {
+    Ok(match name.strip_prefix("imdb:") {
+        Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()).into(),
+        None => name.into(),
+    })
+}
+
+fn seeds(all: &[u64]) -> Result<toml::Value, Failure> {
+    let seeds = all.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
+    Ok(toml::Value::Array(seeds.collect::<Result<_, _>>()?))
+}
+
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }

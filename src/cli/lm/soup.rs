@@ -79,9 +79,13 @@ pub(super) fn soup(args: &SoupArgs) -> Result<(), Failure> {
         true => merge_adapters(&merging, AdapterMerge::Concatenated, &config.models, &model),
         false => merge_models(&merging, None, &config.models, &model, false, &stop, &|_, _| ()),
     };
-    let merged = merged.map_err(|error| match error {
-        MergeFolderError::Interrupted => interrupted(),
-        other => Failure::usage(other.to_string()),
+    let merged = merged.map_err(|error| {
+        // Empty again: the next try shall not trip over it.
+        let _ = std::fs::remove_dir(&args.out);
+        match error {
+            MergeFolderError::Interrupted => interrupted(),
+            other => Failure::usage(other.to_string()),
+        }
     })?;
     write(&args.out.join("soup.json"), &(serde_json::to_string_pretty(&found)? + "\n"))?;
     draw(&found, &args.out)?;

@@ -117,6 +117,11 @@ pub(super) fn prepare(
         };
         dpo::log_probs(model, pairs, part_tokens, &report)
     };
+    let compared = |rows: &[PreferenceRow]| {
+        let (pairs, report) = data::encode_pairs(rows, &tokenizer, template.as_ref(), &conventions)?;
+        remark(&report, show);
+        Ok::<_, LmError>(pairs)
+    };
     let (work, prompts) = match config.stage {
         StageKind::Pretrain => unreachable!("pre-training was prepared above"),
         StageKind::Sft => {
@@ -134,12 +139,7 @@ pub(super) fn prepare(
         }
         StageKind::Reward | StageKind::Dpo => {
             let (rows, eval) = rows::<PreferenceRow>(config, show)?;
-            let encode = |rows: &[PreferenceRow]| {
-                let (pairs, report) = data::encode_pairs(rows, &tokenizer, template.as_ref(), &conventions)?;
-                remark(&report, show);
-                Ok::<_, LmError>(pairs)
-            };
-            let (pairs, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
+            let (pairs, eval) = (compared(&rows)?, some(&eval).map(compared).transpose()?);
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
             if let Some(reward) = config.reward {
                 let pairs = match member {
@@ -184,12 +184,7 @@ pub(super) fn prepare(
             let carrier = modpo.carrier()?.clone();
             let data = if carrier.data.is_empty() { config.data.clone() } else { carrier.data.clone() };
             let (rows, eval) = rows::<PreferenceRow>(&LmConfig { data, ..config.clone() }, show)?;
-            let encode = |rows: &[PreferenceRow]| {
-                let (pairs, report) = data::encode_pairs(rows, &tokenizer, template.as_ref(), &conventions)?;
-                remark(&report, show);
-                Ok::<_, LmError>(pairs)
-            };
-            let (pairs, eval) = (encode(&rows)?, some(&eval).map(encode).transpose()?);
+            let (pairs, eval) = (compared(&rows)?, some(&eval).map(compared).transpose()?);
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
             if carrier.weight == 0.0 {
                 start = margins::policy_without_preferences(&modpo, &reference, device)?;
