@@ -365,8 +365,9 @@ struct World<'a> {
     reference: Vec<f64>,
     /// Every objective's gold reward of each.
     scores: Vec<Vec<f64>>,
-    /// Implicit rewards of each by objective, as far as they were asked for.
-    implicit: RefCell<BTreeMap<usize, Rc<Vec<f64>>>>,
+    /// Standardised implicit rewards of each by objective, with what they were standardised with, as far as they were
+    /// asked for.
+    implicit: RefCell<BTreeMap<usize, Rc<(Scale, Vec<f64>)>>>,
     start: Start,
 }
 
@@ -550,13 +551,17 @@ impl<'a> World<'a> {
                         others.push((objective, other.model, *weight));
                     }
                 }
+                let Some(own) = self.single("dpo", carrier, stop, show)? else { return Ok(None) };
                 let (pairs, sides) = self.compared(carrier);
                 let groups = by_prompt(&pairs);
                 self.trained(&name, stop, show, || {
+                    // The carrier's comparisons teach its reward in their own unit, which its DPO policy has found; the
+                    // other objectives come in at the same one, so that weights weigh like with like.
+                    let unit = self.implicit_rewards(carrier, &own.model).0.deviation;
                     let mut margin = vec![0.0; self.encoded.len()];
                     for (objective, model, weight) in &others {
                         let rewards = self.implicit_rewards(*objective, model);
-                        margin.iter_mut().zip(rewards.iter()).for_each(|(sum, reward)| *sum += weight * reward);
+                        margin.iter_mut().zip(&rewards.1).for_each(|(sum, reward)| *sum += unit * weight * reward);
                     }
                     let stage = Modpo {
                         margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
@@ -580,14 +585,14 @@ impl<'a> World<'a> {
 
     /// Implicit rewards (arXiv 2305.18290, eq. 5) of all completions by an objective's DPO policy, brought to one scale on
     /// them, which are the start's own. They are computed once for all weights, in the first training that asks.
-    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<Vec<f64>> {
+    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<(Scale, Vec<f64>)> {
         let mut known = self.implicit.borrow_mut();
         let compute = || {
             let log_probs = score::log_probs(policy, &self.encoded, PART_TOKENS, &|_| ());
             let ratios = log_probs.iter().zip(&self.reference).map(|(policy, reference)| policy - reference);
             let rewards: Vec<f64> = ratios.map(|ratio| self.config.beta * ratio).collect();
             let scale = Scale::of(&rewards).unwrap_or(Scale::NONE);
-            Rc::new(rewards.into_iter().map(|reward| scale.apply(reward)).collect())
+            Rc::new((scale, rewards.into_iter().map(|reward| scale.apply(reward)).collect()))
         };
         Rc::clone(known.entry(objective).or_insert_with(compute))
     }

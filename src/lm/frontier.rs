@@ -98,8 +98,15 @@ pub struct ImdbLayer {
     size: &'static str,
     vocabulary: usize,
     context: usize,
-    max_new_tokens: usize,
     seeds: [u64; 1],
+    prompts: usize,
+    eval_prompts: usize,
+    max_new_tokens: usize,
+    steps: usize,
+    measurements: usize,
+    betas: [f64; 3],
+    target_kls: [f64; 2],
+    ppo_iterations: usize,
 }
 
 /// Ways to learn from comparisons.
@@ -237,10 +244,24 @@ impl Default for FrontierConfig {
 }
 
 impl FrontierConfig {
-    /// What is different for IMDB: longer texts of more words, a larger model, one seed.
+    /// What is different for IMDB: longer texts of more words, a larger model, one seed. A step costs eight times as much
+    /// as in the embedded world, so there are fewer of them, and fewer runs: less than an hour on two cores.
     #[must_use]
     pub fn imdb_layer() -> ImdbLayer {
-        ImdbLayer { size: "3m", vocabulary: 4096, context: 256, max_new_tokens: 64, seeds: [0] }
+        ImdbLayer {
+            size: "3m",
+            vocabulary: 4096,
+            context: 128,
+            seeds: [0],
+            prompts: 1024,
+            eval_prompts: 256,
+            max_new_tokens: 48,
+            steps: 100,
+            measurements: 4,
+            betas: [0.05, 0.3, 1.0],
+            target_kls: [3.0, 9.0],
+            ppo_iterations: 12,
+        }
     }
 
     fn beginning(&self) -> BeginConfig<'_> {

@@ -399,8 +399,16 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
     assert!(notes.lock().unwrap().iter().any(|note| note.contains("rewards as kept in")), "{notes:?}");
     assert_eq!(kept(folder), 2);
     // What is kept is of no use to another reward.
-    let _ = run("long", &modpo(folder, [0.3, 0.7], "length"));
+    let long = run("long", &modpo(folder, [0.3, 0.7], "length"));
     assert_eq!(kept(folder), 3);
+    // The carrier's own reward is the unit of the others: with the same one for both, margins are as they were.
+    let mut same = modpo(folder, [0.3, 0.7], "length");
+    same.modpo.as_mut().unwrap().objectives[0].reward = "length".to_owned();
+    let mut raw = modpo(folder, [0.3, 0.7], "length");
+    raw.modpo.as_mut().unwrap().standardize = false;
+    let loss = |summary: &LmSummary| summary.eval["eval_loss"].as_f64().unwrap();
+    let [same, raw, long] = [loss(&run("same", &same)), loss(&run("raw", &raw)), loss(&long)];
+    assert!((same - raw).abs() < 1e-6 * raw.abs() && (same - long).abs() > 1e-3 * long.abs(), "{same}, {raw}, {long}");
 
     let error = |config: &LmConfig| {
         let path = folder.join("refused");

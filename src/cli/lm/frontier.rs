@@ -39,14 +39,14 @@ pub(super) struct FrontierArgs {
 
 pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     let mut table = Table::try_from(FrontierConfig::default())?;
+    if args.corpus.as_ref().is_some_and(|corpus| corpus.starts_with("imdb:")) {
+        merge(&mut table, Table::try_from(FrontierConfig::imdb_layer())?);
+    }
     for layer in args.layers.read()? {
         merge(&mut table, layer);
     }
     if let Some(corpus) = &args.corpus {
         table.insert("corpus".to_owned(), super::corpus(corpus)?);
-        if corpus.starts_with("imdb:") && args.layers.config.is_none() {
-            merge(&mut table, Table::try_from(FrontierConfig::imdb_layer())?);
-        }
     }
     if let Some(size) = &args.size {
         table.insert("size".to_owned(), size.as_str().into());

@@ -107,7 +107,8 @@ pub(super) struct DpoArgs {
 #[derive(Debug, Args)]
 pub(super) struct ModpoArgs {
     /// An objective, once for each: name=N,weight=W with data=FILE (its preferences, to learn from) and reward=SPEC (what
-    /// it counts where another one is learned from: model:DIR, implicit:DIR or a gold reward). Weights sum to 1
+    /// it counts where another one is learned from: model:DIR, implicit:DIR or a gold reward; of the one that is learned
+    /// from it gives the unit of the others). Weights sum to 1
     #[arg(long, value_name = "FIELDS")]
     objective: Vec<String>,
     /// The objective whose preferences are learned from [default: the one of the largest weight]

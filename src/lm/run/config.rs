@@ -177,8 +177,8 @@ pub struct ModpoRunConfig {
     /// The objective whose preferences are learned from; empty for the one of the largest weight among those that have
     /// preferences, which keeps 1/w_k small.
     pub carrier: String,
-    /// Bring every margin reward to a standard deviation of 1 on samples of the reference, so that weights compare like
-    /// with like.
+    /// Bring every margin reward to one standard deviation on samples of the reference, so that weights compare like with
+    /// like: to that of the carrier's own reward, where it has one, or else to 1.
     pub standardize: bool,
     /// How many samples.
     pub samples: usize,
@@ -197,7 +197,8 @@ pub struct ObjectiveConfig {
     /// Files with its preferences; without, it cannot carry the run, unless the run's own `data` are these.
     #[serde(default)]
     pub data: Vec<PathBuf>,
-    /// Its reward where another objective carries the run: `model:DIR` of a reward model or an ensemble's run,
+    /// Its reward where another objective carries the run; of the carrier it gives the unit of the others, and that of its
+    /// own DPO policy is the one that its preferences teach. `model:DIR` of a reward model or an ensemble's run,
     /// `implicit:DIR` of a policy trained with DPO, or a gold reward.
     #[serde(default)]
     pub reward: String,

@@ -43,33 +43,61 @@ pub(super) fn of_pairs(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<[Vec<f64>; 2], LmError> {
     let carrier = judging.config.carrier()?;
-    let counted = judging.config.objectives.iter().filter(|other| other.name != carrier.name && other.weight > 0.0);
+    let counted: Vec<&ObjectiveConfig> = judging
+        .config
+        .objectives
+        .iter()
+        .filter(|other| other.name != carrier.name && other.weight > 0.0)
+        .collect();
+    let standardize = judging.config.standardize && !counted.is_empty();
+    let unit = match (standardize, carrier.reward.is_empty()) {
+        (false, _) => 1.0,
+        (true, true) => {
+            show(Shown::Note(&format!(
+                "objective {}: carries the preferences and has no reward of its own, so margins have a deviation of 1; with \
+                 reward = \"implicit:DIR\" of its DPO policy they would have the one that its preferences teach",
+                carrier.name
+            )));
+            1.0
+        }
+        (true, false) => {
+            let [_, _, samples] = rewards(judging, carrier, pairs, [&[], &[]], show)?;
+            scale(carrier, &samples, show)?.deviation
+        }
+    };
     let (mut weights, mut of_train, mut of_eval) = (Vec::new(), Vec::new(), Vec::new());
     for objective in counted {
-        let [train, eval, samples] = rewards(judging, objective, [pairs, eval], show)?;
-        let scale = match judging.config.standardize {
-            false => Scale::NONE,
-            true => Scale::of(&samples).ok_or_else(|| {
-                LmError::Config(format!(
-                    "modpo.objectives.{}: all {} samples of the model have the same reward, so there is no scale to bring it to: \
-                     set modpo.standardize = false, or choose another reward",
-                    objective.name,
-                    samples.len()
-                ))
-            })?,
-        };
-        show(Shown::Note(&format!(
-            "objective {}: {:.3} ± {:.3} on samples of the model",
-            objective.name, scale.mean, scale.deviation
-        )));
+        let [train, eval, samples] = rewards(judging, objective, pairs, [pairs, eval], show)?;
+        let scale = if standardize { scale(objective, &samples, show)? } else { Scale::NONE };
         let both = |values: Vec<f64>| -> Vec<[f64; 2]> {
-            values.chunks_exact(2).map(|both| [both[0], both[1]].map(|reward| scale.apply(reward))).collect()
+            values.chunks_exact(2).map(|both| [both[0], both[1]].map(|reward| unit * scale.apply(reward))).collect()
         };
         weights.push(objective.weight);
         of_train.push(both(train));
         of_eval.push(both(eval));
     }
     Ok([margins(&weights, &of_train, pairs.len()), margins(&weights, &of_eval, eval.len())])
+}
+
+/// Of an objective's reward on samples of the model.
+fn scale(
+    objective: &ObjectiveConfig,
+    samples: &[f64],
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Scale, LmError> {
+    let scale = Scale::of(samples).ok_or_else(|| {
+        LmError::Config(format!(
+            "modpo.objectives.{}: all {} samples of the model have the same reward, so there is no scale to bring it to: \
+             set modpo.standardize = false, or choose another reward",
+            objective.name,
+            samples.len()
+        ))
+    })?;
+    show(Shown::Note(&format!(
+        "objective {}: {:.3} ± {:.3} on samples of the model",
+        objective.name, scale.mean, scale.deviation
+    )));
+    Ok(scale)
 }
 
 /// The policy that is returned where the preferences have no weight: that of the only other objective, if it has one.
@@ -91,21 +119,22 @@ pub(super) fn policy_without_preferences(
     read_policy(&objective.name, Path::new(path), reference, device)
 }
 
-/// Rewards of both sides of the pairs, one after the other, and of samples of the reference: from the cache, or computed
-/// and kept there.
+/// Rewards of both sides of the judged pairs, one after the other, and of samples of the reference, which completes
+/// prompts of `pairs`: from the cache, or computed and kept there.
 fn rewards(
     judging: &Judging<'_>,
     objective: &ObjectiveConfig,
-    pairs: [&[EncodedPair]; 2],
+    pairs: &[EncodedPair],
+    judged: [&[EncodedPair]; 2],
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<[Vec<f64>; 3], LmError> {
     let Judging { reference, tokenizer, part_tokens, .. } = judging;
     let reward = open(judging, objective)?;
-    let sides = pairs.map(|pairs| -> Vec<Encoded> {
+    let sides = judged.map(|pairs| -> Vec<Encoded> {
         pairs.iter().flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect()
     });
     let mut prompts: Vec<Vec<u32>> = Vec::new();
-    for pair in pairs[0] {
+    for pair in pairs {
         let prompt = pair.chosen.prompt();
         // The reference writes on from something.
         if !prompt.is_empty() && prompt.len() < reference.config.context && prompts.iter().all(|known| known != prompt)
@@ -145,7 +174,7 @@ fn rewards(
     show(Shown::Note(&format!(
         "objective {}: judging {} completions",
         objective.name,
-        sides[0].len() + sides[1].len()
+        sides[0].len() + sides[1].len() + prompts.len()
     )));
     let sampling = SampleConfig { max_new_tokens: judging.tokens, seed: judging.seed, ..SampleConfig::default() };
     let written = generate(reference, &prompts, &sampling, judging.eos, 5 << 32, &|_, _| true);
