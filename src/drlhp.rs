@@ -244,7 +244,9 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
     // Collect.
     let rollout = if first {
         let steps = run.config.preferences.random_steps / run.config.ppo.envs;
-        ppo::collect(None, &run.agent.head.clone(), &mut run.envs, steps, &mut stream(seed, "random-actions", 0))
+        // A policy that can do something already is asked about first; a fresh one is left at random actions.
+        let begun = run.config.init.is_some().then_some(&run.agent);
+        ppo::collect(begun, &run.agent.head, &mut run.envs, steps, &mut stream(seed, "random-actions", 0))
     } else {
         let steps = run.config.ppo.rollout_steps;
         let mut rng = stream(seed, "actions", run.iteration as u64);
@@ -335,21 +337,21 @@ pub fn waits(run: &Run) -> bool {
     labels_due(&run.config, run.env_steps + run.config.rollout_len()) > resolved + lead
 }
 
-/// One episode of the present policy with deterministic actions, from an initial state given by `seed`.
+/// One episode of a policy with deterministic actions, from an initial state given by `seed`.
 ///
 /// # Errors
 /// When the environment does not exist.
-pub fn episode(run: &Run, seed: u64) -> Result<Segment, pairwise_envs::UnknownEnv> {
-    let mut envs = VecEnv::new(&run.config.env, 1, seed, episode_rng)?;
+pub fn episode(env: &str, agent: &Agent, seed: u64) -> Result<Segment, pairwise_envs::UnknownEnv> {
+    let mut envs = VecEnv::new(env, 1, seed, episode_rng)?;
     let mut episode = Segment::default();
     let mut state = vec![0.0; envs.spec().saved_len];
     while episode.states.is_empty() || envs.finished().is_empty() {
         envs.save_states(&mut state);
-        let actions = run.agent.act_deterministic(envs.observations());
+        let actions = agent.act_deterministic(envs.observations());
         episode.states.extend_from_slice(&state);
         episode.observations.extend_from_slice(envs.observations());
-        episode.actions.extend(run.agent.head.features(&actions));
-        run.agent.head.step(&mut envs, &actions);
+        episode.actions.extend(agent.head.features(&actions));
+        agent.head.step(&mut envs, &actions);
         episode.true_rewards.extend_from_slice(envs.rewards());
     }
     Ok(episode)

@@ -10,41 +10,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use pairwise_envs::VecEnv;
+use pairwise_envs::{Judged, Taste, VecEnv};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::drlhp::episode_rng;
-use crate::nn::{Adam, AdamConfig, parameter, to_host};
+use crate::nn::{Adam, AdamConfig};
 use crate::pareto::{above_chord, dominates, hypervolume};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::{Rng, stream};
+use crate::reward::ensemble::{Ensemble, RewardConfig};
 use crate::rl::normalize::ReturnScaler;
 use crate::rl::ppo::{self, ActionHead, Agent, PpoConfig, Rollout};
-use crate::run::Clock;
-use crate::run::archive::{Archive, ArchiveError};
-use crate::run::checkpoint::{moments, put_moments};
-use crate::soup::{MergeConfig, merge};
-
-/// What somebody wants of an agent, step by step; more is better.
-#[derive(Debug, Clone, Copy)]
-pub struct Taste {
-    /// What it is called.
-    pub name: &'static str,
-    /// Reward of a step.
-    pub reward: fn(&Judged<'_>) -> f64,
-}
-
-/// A step as a taste sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct Judged<'a> {
-    /// The task's own reward.
-    pub true_reward: f64,
-    /// What is observed after the step.
-    pub next_observation: &'a [f32],
-    /// The action, element by element in −1..1 of its range.
-    pub action: &'a [f32],
-}
+use crate::run::archive::ArchiveError;
+use crate::run::config::{Config, ConfigError};
+use crate::run::policy::{Policy, PolicyError, mixed};
+use crate::run::{self, Clock, RunError};
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,6 +45,9 @@ pub struct ControlFrontConfig {
     pub mix_steps: usize,
     /// Whether a policy is trained for every mix, too.
     pub morl: bool,
+    /// Comparisons that a teacher of each taste answers: policies are fine-tuned on what their teacher's answers say, and
+    /// MORL on the weighted rewards that were learned. 0: the tastes' rewards are known.
+    pub labels: usize,
     /// Episodes that a policy is measured over.
     pub episodes: usize,
     /// The algorithm.
@@ -154,7 +138,16 @@ pub enum ControlFrontError {
     },
     /// A policy's file.
     #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A policy that cannot be written.
+    #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// A teacher's configuration.
+    #[error("labels: {0}")]
+    Config(#[from] ConfigError),
+    /// A run with a teacher.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// A folder.
     #[error("{}: cannot be made: {error}", path.display())]
     Folder {
@@ -169,27 +162,8 @@ pub enum ControlFrontError {
 ///
 /// # Errors
 /// [`ControlFrontError::NoTastes`].
-pub fn tastes(env: &str) -> Result<[Taste; 2], ControlFrontError> {
-    let effort = |step: &Judged<'_>| {
-        let squares = step.action.iter().map(|a| f64::from(a * a)).sum::<f64>();
-        -squares / step.action.len().max(1) as f64
-    };
-    match env {
-        "reacher" => Ok([
-            Taste { name: "precision", reward: |step| step.true_reward },
-            Taste { name: "effort saved", reward: effort },
-        ]),
-        // Its own reward counts a little torque already; the height of its end does not.
-        "pendulum" => Ok([
-            Taste { name: "upright", reward: |step| f64::from(step.next_observation[0]) },
-            Taste { name: "torque saved", reward: effort },
-        ]),
-        "inverted-pendulum" => Ok([
-            Taste { name: "upright", reward: |step| step.true_reward },
-            Taste { name: "force saved", reward: effort },
-        ]),
-        _ => Err(ControlFrontError::NoTastes { env: env.to_owned() }),
-    }
+pub fn tastes(env: &str) -> Result<&'static [Taste; 2], ControlFrontError> {
+    pairwise_envs::tastes(env).ok_or_else(|| ControlFrontError::NoTastes { env: env.to_owned() })
 }
 
 impl Default for ControlFrontConfig {
@@ -202,6 +176,7 @@ impl Default for ControlFrontConfig {
             finetune_learning_rate: 3e-4,
             mix_steps: 10,
             morl: true,
+            labels: 0,
             episodes: 200,
             ppo: PpoConfig::default(),
         }
@@ -248,34 +223,77 @@ pub fn seed(
     show: &(dyn Fn(&str) + Sync),
 ) -> Result<ControlSeed, ControlFrontError> {
     let tastes = tastes(&config.env)?;
-    let start = pretrained(config, seed, device);
-    let measure = |agent: &Agent| returns(agent, &config.env, &tastes, config.episodes, seed);
-    // So that weights compare like with like: a step's reward by each taste in standard deviations of the beginning's.
-    let scales = deviations(config, &start, &tastes, seed);
-    let tuned = |weights: [f64; 2]| {
-        let clock = Clock::start(0.0, 0.0);
-        let reward = |step: &Judged<'_>| (0..2).map(|i| weights[i] * (tastes[i].reward)(step) / scales[i]).sum();
-        let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &reward);
-        show(&format!("seed {seed}: fine-tuned for {:.2}/{:.2} in {:.0} s", weights[0], weights[1], clock.wall()));
-        (agent, clock.cpu())
-    };
     let policies = PathBuf::from(format!("models/{seed}"));
     let place = folder.join(&policies);
     fs::create_dir_all(&place).map_err(|error| ControlFrontError::Folder { path: place, error })?;
+    let policy =
+        |agent: Agent, beginning| Policy { env: config.env.clone(), ppo: config.ppo.clone(), beginning, agent };
+    let start = policy(pretrained(config, seed, device), None);
+    let beginning = folder.join(policies.join("beginning.safetensors"));
+    start.save(&beginning)?;
+    let fingerprint = start.fingerprint();
+    let start = start.agent;
+    let measure = |agent: &Agent| returns(agent, &config.env, tastes, config.episodes, seed);
     let keep = |weights: [f64; 2], agent: &Agent| -> Result<PathBuf, ControlFrontError> {
         let file = policies.join(format!("{:.4}-{:.4}.safetensors", weights[0], weights[1]));
-        save(agent, &folder.join(&file))?;
+        policy(agent.clone(), Some(fingerprint.clone())).save(&folder.join(&file))?;
         Ok(file)
     };
+    let told = |weights: [f64; 2], clock: &Clock| {
+        show(&format!("seed {seed}: fine-tuned for {:.2}/{:.2} in {:.0} s", weights[0], weights[1], clock.wall()));
+        clock.cpu()
+    };
+
+    // The ends, and what a policy between them is trained on: a reward for every step of a rollout.
+    let between: Box<dyn Fn([f64; 2]) -> (Agent, f64) + '_>;
+    let ends: [(Agent, f64); 2];
+    if config.labels == 0 {
+        // So that weights compare like with like: a step's reward by each taste in standard deviations of the beginning's.
+        let scales = deviations(config, &start, tastes, seed);
+        let start = start.clone();
+        between = Box::new(move |weights| {
+            let clock = Clock::start(0.0, 0.0);
+            let reward = |step: &Judged<'_>| (0..2).map(|i| weights[i] * (tastes[i].reward)(step) / scales[i]).sum();
+            let judge = |_: &Agent, rollout: &Rollout| judged(rollout, &reward);
+            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge);
+            (agent, told(weights, &clock))
+        });
+        ends = [between([1.0, 0.0]), between([0.0, 1.0])];
+    } else {
+        let lesson = |taste: usize| -> Result<(Agent, Ensemble, RewardConfig, f64), ControlFrontError> {
+            let clock = Clock::start(0.0, 0.0);
+            let (agent, ensemble, rewards) = taught(config, &tastes[taste], &beginning, seed, device)?;
+            let weights = if taste == 0 { [1.0, 0.0] } else { [0.0, 1.0] };
+            Ok((agent, ensemble, rewards, told(weights, &clock)))
+        };
+        let (one, other) = (lesson(0)?, lesson(1)?);
+        ends = [(one.0, one.3), (other.0, other.3)];
+        let (learned, start) = ([(one.1, one.2), (other.1, other.2)], start.clone());
+        between = Box::new(move |weights| {
+            let clock = Clock::start(0.0, 0.0);
+            // Learned rewards have one standard deviation already.
+            let judge = |agent: &Agent, rollout: &Rollout| {
+                let actions = agent.head.features(&rollout.actions);
+                let mut sums = vec![0.0; rollout.true_rewards.len()];
+                for ((ensemble, rewards), weight) in learned.iter().zip(weights) {
+                    let predicted = ensemble.predict(rewards, &ensemble.features(&rollout.observations, &actions));
+                    sums.iter_mut().zip(predicted).for_each(|(sum, reward)| *sum += weight * reward);
+                }
+                sums
+            };
+            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge);
+            (agent, told(weights, &clock))
+        });
+    }
+
     let mut points = Vec::new();
-    let ends = [tuned([1.0, 0.0]), tuned([0.0, 1.0])];
     let files = [keep([1.0, 0.0], &ends[0].0)?, keep([0.0, 1.0], &ends[1].0)?];
     let soup_cpu_seconds = ends.iter().map(|(_, cpu)| cpu).sum();
     let mut morl_cpu_seconds = soup_cpu_seconds;
     for i in 0..=config.mix_steps {
         let share = i as f64 / config.mix_steps as f64;
         let weights = [share, 1.0 - share];
-        let soup = mixed([&ends[0].0, &ends[1].0], weights);
+        let soup = mixed(&[&ends[0].0, &ends[1].0], &weights);
         let found = measure(&soup);
         points.push(ControlPoint { method: ControlMethod::Soup, weights, returns: found, policies: files.to_vec() });
         if config.morl {
@@ -283,7 +301,7 @@ pub fn seed(
                 0 => (found, files[1].clone()),
                 end if end == config.mix_steps => (found, files[0].clone()),
                 _ => {
-                    let (agent, cpu) = tuned(weights);
+                    let (agent, cpu) = between(weights);
                     morl_cpu_seconds += cpu;
                     (measure(&agent), keep(weights, &agent)?)
                 }
@@ -292,52 +310,6 @@ pub fn seed(
         }
     }
     Ok(ControlSeed { seed, start: measure(&start), points, soup_cpu_seconds, morl_cpu_seconds })
-}
-
-/// Writes a policy: its weights, and the statistics that its observations are normalised with.
-///
-/// # Errors
-/// Those of the file system.
-pub fn save(agent: &Agent, path: &Path) -> Result<(), ArchiveError> {
-    let mut archive = Archive::default();
-    let parameters = to_host(agent.parameters.clone().inner());
-    archive.put_f32("parameters", &[1, parameters.len()], &parameters);
-    put_moments(&mut archive, "observations", &agent.observations);
-    archive.save(path)
-}
-
-/// Reads a policy of this task and algorithm.
-///
-/// # Errors
-/// When the file is missing, torn, or that of other networks.
-///
-/// # Panics
-/// When the configuration was not validated.
-pub fn load(config: &ControlFrontConfig, path: &Path, device: &Device) -> Result<Agent, ArchiveError> {
-    let env = pairwise_envs::make(&config.env).expect("the configuration was validated");
-    let spec = env.spec();
-    let mut agent = Agent::new(&config.ppo, &spec.observation, &spec.action, 0, device);
-    let archive = Archive::load(path)?;
-    let shape = [1, agent.networks.len()];
-    agent.parameters = parameter(archive.f32("parameters", &shape)?, shape, device);
-    agent.observations = moments(&archive, "observations")?;
-    Ok(agent)
-}
-
-/// Σ w_i θ_i of two agents with one beginning: weights of policy, exploration and value function.
-///
-/// # Panics
-/// When the agents have different networks.
-#[must_use]
-pub fn mixed(agents: [&Agent; 2], weights: [f64; 2]) -> Agent {
-    let config = MergeConfig { weights: weights.to_vec(), normalize: Some(false), ..MergeConfig::default() };
-    let parameters = agents.map(|agent| to_host(agent.parameters.clone().inner()));
-    let merged = merge(&config, "agent", None, &[&parameters[0], &parameters[1]]);
-    let mut mixed = agents[0].clone();
-    let device = mixed.parameters.device().without_autodiff();
-    let shape = [1, merged.len()];
-    mixed.parameters = parameter(merged, shape, &device);
-    mixed
 }
 
 /// What the methods come to over all seeds.
@@ -387,31 +359,52 @@ fn covered(points: &[&ControlPoint], ends: &[Vec<f64>; 2]) -> f64 {
 
 // ----------------------------------------------------------------------------------------------------------- training
 
+/// Rewards of a rollout's steps, `[envs, steps]`, environment-major.
+type Judge<'a> = &'a dyn Fn(&Agent, &Rollout) -> Vec<f64>;
+
 /// The common beginning: PPO on the task's own reward.
 fn pretrained(config: &ControlFrontConfig, seed: u64, device: &Device) -> Agent {
     let envs = envs(config, "pretrain", seed);
     let spec = envs.spec();
     let mut agent = Agent::new(&config.ppo, &spec.observation, &spec.action, seed, device);
-    train(config, &mut agent, envs, "pretrain", seed, config.pretrain_steps, true, &|step| step.true_reward);
+    train(config, &mut agent, envs, "pretrain", seed, config.pretrain_steps, true, &|_, rollout| {
+        rollout.true_rewards.clone()
+    });
     agent
 }
 
 /// PPO from the beginning on another reward; its observation statistics stay.
-fn finetuned(
-    config: &ControlFrontConfig,
-    start: &Agent,
-    name: &str,
-    seed: u64,
-    reward: &dyn Fn(&Judged<'_>) -> f64,
-) -> Agent {
+fn finetuned(config: &ControlFrontConfig, start: &Agent, name: &str, seed: u64, judge: Judge<'_>) -> Agent {
     let mut agent = start.clone();
     agent.optimizer = Adam::new(AdamConfig::default());
     let tuning = ControlFrontConfig {
         ppo: PpoConfig { learning_rate: config.finetune_learning_rate, ..config.ppo.clone() },
         ..config.clone()
     };
-    train(&tuning, &mut agent, envs(config, name, seed), name, seed, config.finetune_steps, false, reward);
+    train(&tuning, &mut agent, envs(config, name, seed), name, seed, config.finetune_steps, false, judge);
     agent
+}
+
+/// Fine-tuned by a teacher of this taste: the loop of [`crate::drlhp`] in the taste's environment, whose reward the teacher
+/// answers by. Returns the reward that was learned, too.
+fn taught(
+    config: &ControlFrontConfig,
+    taste: &Taste,
+    beginning: &Path,
+    seed: u64,
+    device: &Device,
+) -> Result<(Agent, Ensemble, RewardConfig), ControlFrontError> {
+    let mut own = Config::preset(taste.env)?;
+    own.init = Some(beginning.to_owned());
+    own.seed = stream(seed, &format!("front-taught-{}", taste.env), 0).next_u64();
+    own.ppo =
+        PpoConfig { learning_rate: config.finetune_learning_rate, normalize_observations: false, ..config.ppo.clone() };
+    own.preferences.labels = config.labels;
+    own.preferences.random_steps = own.preferences.random_steps.max(own.ppo.envs * own.preferences.segment_steps);
+    own.steps = config.finetune_steps + own.preferences.random_steps;
+    own.validate()?;
+    let run = run::simulated_run(own, device)?;
+    Ok((run.agent, run.ensemble, run.config.reward_model))
 }
 
 fn envs(config: &ControlFrontConfig, name: &str, seed: u64) -> VecEnv {
@@ -427,7 +420,7 @@ fn train(
     seed: u64,
     steps: usize,
     learns_statistics: bool,
-    reward: &dyn Fn(&Judged<'_>) -> f64,
+    judge: Judge<'_>,
 ) {
     let ppo = &config.ppo;
     let iterations = steps.div_ceil(ppo.envs * ppo.rollout_steps);
@@ -435,7 +428,7 @@ fn train(
     for iteration in 0..iterations {
         let rng = |what: &str| stream(seed, &format!("front-{name}-{what}"), iteration as u64);
         let rollout = ppo::collect(Some(agent), &agent.head, &mut envs, ppo.rollout_steps, &mut rng("actions"));
-        let mut rewards = judged(&rollout, reward);
+        let mut rewards = judge(agent, &rollout);
         if ppo.scale_rewards {
             scaler.scale(&mut rewards, &rollout.done, ppo.gamma);
         }
@@ -459,7 +452,7 @@ fn judged(rollout: &Rollout, reward: &dyn Fn(&Judged<'_>) -> f64) -> Vec<f64> {
         // What the policy draws may lie outside the range; what is done does not.
         clipped.iter_mut().zip(&rollout.actions[i * action..]).for_each(|(to, from)| *to = from.clamp(-1.0, 1.0));
         reward(&Judged {
-            true_reward: rollout.true_rewards[i],
+            own_reward: rollout.true_rewards[i],
             next_observation: &rollout.next_observations[i * observation..(i + 1) * observation],
             action: &clipped,
         })
@@ -499,7 +492,7 @@ fn returns(agent: &Agent, env: &str, tastes: &[Taste; 2], episodes: usize, seed:
             let clipped: Vec<f32> =
                 actions[i * action..(i + 1) * action].iter().map(|value| value.clamp(-1.0, 1.0)).collect();
             let step = Judged {
-                true_reward: envs.rewards()[i],
+                own_reward: envs.rewards()[i],
                 next_observation: &envs.final_observations()[i * observation..(i + 1) * observation],
                 action: &clipped,
             };
@@ -520,10 +513,11 @@ fn evaluation_rng(seed: u64, env: usize, episode: u64) -> Rng {
 mod tests {
     use burn::tensor::Device;
 
-    use super::{ControlFrontConfig, ControlMethod, load, mixed, pretrained, returns, seed, table, tastes};
+    use super::{ControlFrontConfig, ControlMethod, mixed, pretrained, returns, seed, table, tastes};
     use crate::nn::to_host;
     use crate::rl::evaluate::evaluate;
     use crate::rl::ppo::PpoConfig;
+    use crate::run::policy::{Policy, mixable};
 
     fn small(env: &str) -> ControlFrontConfig {
         ControlFrontConfig {
@@ -561,13 +555,14 @@ mod tests {
             assert_eq!(again.points, found.points);
             // What was written is what was measured.
             for point in &found.points {
-                let read = |file| load(&config, &folder.path().join(file), &Device::flex()).unwrap();
+                let read = |file| Policy::read(&folder.path().join(file), &Device::flex()).unwrap();
                 let policies: Vec<_> = point.policies.iter().map(read).collect();
+                mixable(&policies, &["one".to_owned(), "other".to_owned()]).unwrap();
                 let policy = match policies.as_slice() {
-                    [one] => one.clone(),
-                    two => mixed([&two[0], &two[1]], point.weights),
+                    [one] => one.agent.clone(),
+                    two => mixed(&[&two[0].agent, &two[1].agent], &point.weights),
                 };
-                let returns = returns(&policy, env, &tastes(env).unwrap(), config.episodes, 3);
+                let returns = returns(&policy, env, tastes(env).unwrap(), config.episodes, 3);
                 assert_eq!(returns, point.returns, "{env}, {:?} {:?}", point.method, point.weights);
             }
         }
@@ -579,15 +574,39 @@ mod tests {
         let config = small("reacher");
         let (a, b) = (pretrained(&config, 1, &Device::flex()), pretrained(&config, 2, &Device::flex()));
         let weights = |agent: &crate::rl::ppo::Agent| to_host(agent.parameters.clone().inner());
-        let half = mixed([&a, &b], [0.25, 0.75]);
+        let half = mixed(&[&a, &b], &[0.25, 0.75]);
         for ((mixed, a), b) in weights(&half).iter().zip(weights(&a)).zip(weights(&b)) {
             assert!((mixed - (0.25 * a + 0.75 * b)).abs() < 1e-6);
         }
-        assert_eq!(weights(&mixed([&a, &b], [1.0, 0.0])), weights(&a));
-        // Precision is the task's own reward.
-        let [precision, _] = returns(&a, "reacher", &tastes("reacher").unwrap(), 5, 9);
-        let expected = evaluate(&a, "reacher", 5, 9).unwrap().mean;
-        assert!((precision - expected).abs() < 1e-9, "{precision}, expected {expected}");
+        assert_eq!(weights(&mixed(&[&a, &b], &[1.0, 0.0])), weights(&a));
+        // Each taste's environment gives what the taste says.
+        let found = returns(&a, "reacher", tastes("reacher").unwrap(), 5, 9);
+        for (found, env) in found.iter().zip(["reacher", "reacher-gentle"]) {
+            let expected = evaluate(&a, env, 5, 9).unwrap().mean;
+            assert!((found - expected).abs() < 1e-6, "{env}: {found}, expected {expected}");
+        }
+    }
+
+    #[test]
+    fn teachers_of_two_tastes_leave_two_policies_of_one_beginning_and_morl_weighs_what_they_taught() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = ControlFrontConfig {
+            labels: 8,
+            finetune_steps: 512,
+            mix_steps: 2,
+            ppo: PpoConfig { envs: 4, rollout_steps: 64, epochs: 2, hidden: vec![8], ..PpoConfig::default() },
+            ..small("pendulum")
+        };
+        let found = seed(&config, 5, folder.path(), &Device::flex(), &|_| ()).unwrap();
+        assert_eq!(found.points.len(), 6);
+        let read = |file: &str| Policy::read(&folder.path().join("models/5").join(file), &Device::flex()).unwrap();
+        let ends = [read("1.0000-0.0000.safetensors"), read("0.0000-1.0000.safetensors")];
+        mixable(&ends, &["upright".to_owned(), "gentle".to_owned()]).unwrap();
+        assert_eq!(ends[0].beginning.as_ref(), Some(&read("beginning.safetensors").fingerprint()));
+        assert_ne!(ends[0].fingerprint(), ends[1].fingerprint());
+        assert_ne!(read("0.5000-0.5000.safetensors").fingerprint(), ends[0].fingerprint());
+        let again = seed(&config, 5, folder.path(), &Device::flex(), &|_| ()).unwrap();
+        assert_eq!(again.points, found.points);
     }
 
     #[test]

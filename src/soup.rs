@@ -190,6 +190,24 @@ const PARALLEL: f64 = 0.9995;
 /// Entries that are computed together: enough to share among threads, and the same whatever their number.
 const CHUNK: usize = 1 << 16;
 
+/// All weights that are multiples of 1/steps and sum to 1, the first objective's growing last: of two objectives from
+/// (0, 1) to (1, 0).
+#[must_use]
+pub fn grid(objectives: usize, steps: usize) -> Vec<Vec<f64>> {
+    let mut all: Vec<Vec<usize>> = vec![Vec::new()];
+    for left in (0..objectives).rev() {
+        let more = |begun: Vec<usize>| -> Vec<Vec<usize>> {
+            let rest = steps - begun.iter().sum::<usize>();
+            // The last takes what is left.
+            let range = if left == 0 { rest..=rest } else { 0..=rest };
+            range.map(|count| [begun.as_slice(), &[count]].concat()).collect()
+        };
+        all = all.into_iter().flat_map(more).collect();
+    }
+    let shares = |counts: Vec<usize>| counts.into_iter().map(|count| count as f64 / steps as f64).collect();
+    all.into_iter().map(shares).collect()
+}
+
 /// Merges one tensor of several models. `name` is the tensor's, and part of DARE's random choice.
 ///
 /// The result does not depend on the number of threads.
@@ -352,7 +370,7 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::{MergeConfig, Method, Rescale, SignElection, merge};
+    use super::{MergeConfig, Method, Rescale, SignElection, grid, merge};
 
     fn of(method: Method, weights: &[f64]) -> MergeConfig {
         MergeConfig { method, weights: weights.to_vec(), ..MergeConfig::default() }
@@ -364,6 +382,15 @@ mod tests {
             let error = (f64::from(*found) - expected).abs();
             assert!(error <= 1e-6 * expected.abs().max(0.1), "{name}: {found}, expected {expected}");
         }
+    }
+
+    #[test]
+    fn weights_are_all_shares_that_sum_to_one() {
+        assert_eq!(grid(2, 2), [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]);
+        let three = grid(3, 4);
+        assert_eq!(three.len(), 15);
+        assert!(three.iter().all(|weights| weights.iter().sum::<f64>() == 1.0));
+        assert_eq!(grid(4, 1).len(), 4);
     }
 
     #[test]

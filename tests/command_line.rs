@@ -47,6 +47,13 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["envs", "rollout", "CartPole-v1", "--state", "[1,2]", "--actions", "actions.json"], "4 values"),
     (&["envs", "rollout", "CartPole-v1", "--state", "zero", "--actions", "actions.json"], "--state"),
     (&["envs", "rollout", "CartPole-v1", "--state", "[0,0,0,0]", "--actions", "actions.json"], "action 1"),
+    (&["train", "pendulum", "--init", "absent"], "init = absent: "),
+    (&["soup", "absent"], "2 values required"),
+    (&["soup", "absent", "other", "--weights", "0.5"], "--weights: there are 1 for 2 runs"),
+    (&["soup", "absent", "other", "--weights", "0.5", "0.6"], "sum to 1.1: must sum to 1"),
+    (&["soup", "absent", "other", "--weights", "0.5", "0.5", "--out", "a.gif"], "must end in .safetensors"),
+    (&["soup", "absent", "other"], "config.toml is missing"),
+    (&["front", "acrobot"], "has no tastes to weigh"),
     (&["bench", "ablations", "--env", "pendlum"], "did you mean 'pendulum'"),
     (&["bench", "ablations", "--seeds", "0"], "0"),
 ];
@@ -132,6 +139,53 @@ fn a_run_reports_its_figures_and_keeps_its_folder() {
 }
 
 /// A line that is no JSON, a torn configuration, a checkpoint of another network: named, and the folder stays as it is.
+/// Two teachers of different tastes, one beginning: their policies can be mixed, the mix filmed, measured and begun with.
+#[test]
+fn runs_that_begin_with_one_policy_can_be_mixed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path();
+    let train = |env: &str, out: &str, more: &[&str]| {
+        let arguments = [&["train", env, "--out", out], SMALL, more].concat();
+        json(folder, &arguments)
+    };
+    let _ = train("pendulum", "base", &[]);
+    let upright = train("pendulum-upright", "upright", &["--init", "base"]);
+    let gentle = train("pendulum-gentle", "gentle", &["--init", "base"]);
+    assert_ne!(upright["weights_sha256"], gentle["weights_sha256"]);
+    // The run keeps what it began with, so it can be repeated when that is gone.
+    fs::rename(folder.join("base"), folder.join("moved")).expect("writable");
+    assert_eq!(json(folder, &["replay", "upright"])["agrees"], true);
+
+    let found = json(folder, &["soup", "upright", "gentle", "--steps", "2", "--episodes", "20"]);
+    let mixes = found["mixes"].as_array().expect("a list");
+    assert_eq!((mixes.len(), &found["envs"]), (3, &object!(["pendulum-upright", "pendulum-gentle"])));
+    // An end is the run itself.
+    let own = json(folder, &["evaluate", "upright", "--episodes", "20", "--seed", "0"]);
+    assert_eq!(mixes[2]["returns"][0], own["true_return_mean"]);
+    assert_eq!(mixes[2]["above_chord"], object!([0.0, 0.0]));
+
+    let weights = ["soup", "upright", "gentle", "--weights", "0.25", "0.75", "--episodes", "20"];
+    let mix = json(folder, &[&weights[..], &["--out", "mix.safetensors"]].concat());
+    let judged = json(folder, &["evaluate", "mix.safetensors", "--episodes", "20"]);
+    assert_eq!(mix["mixes"][0]["returns"][0], judged["true_return_mean"]);
+    assert_eq!(json(folder, &["clips", "mix.safetensors", "--out", "mix.gif"])["frames"], 200);
+    let _ = train("pendulum-gentle", "further", &["--init", "mix.safetensors"]);
+
+    for (arguments, expected) in [
+        (&["soup", "upright", "moved"][..], "moved from random weights"),
+        (&["soup", "upright", "further"], "further from"),
+        (
+            &["train", "reacher", "--init", "moved", "--out", "none"],
+            "is a policy of pendulum, but the run is of reacher",
+        ),
+        (&["train", "pendulum", "--init", "moved", "--out", "none", "--set", "ppo.hidden=[7]"], "but ppo.hidden = [7]"),
+    ] {
+        let message = refused(folder, arguments);
+        assert!(message.contains(expected), "{arguments:?} should mention '{expected}': {message}");
+        assert!(!folder.join("none").exists());
+    }
+}
+
 #[test]
 fn damaged_runs_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -186,7 +240,7 @@ fn environments_are_listed() {
         .iter()
         .map(|env| env["id"].as_str().expect("a name"))
         .collect();
-    assert_eq!(ids.len(), 11);
+    assert_eq!(ids.len(), 15);
     let text = pairwise(folder.path(), &["envs"]);
     assert!(ids.iter().all(|id| String::from_utf8_lossy(&text.stdout).contains(id)), "{}", stderr(&text));
 }

@@ -18,6 +18,7 @@ mod reacher;
 mod registry;
 mod scene;
 mod task;
+mod taste;
 mod vector;
 
 pub use env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
@@ -26,4 +27,5 @@ pub use gym::{FromGym, Gym};
 pub use raster::{Frame, MAX_SIDE, Palette, RasterError, Rgba, gif, png, render, side_by_side};
 pub use registry::{UnknownEnv, make, specs};
 pub use scene::{Ink, Point, Scene, Shape};
+pub use taste::{Judged, Taste, task, tastes};
 pub use vector::{Actions, EpisodeRng, Finished, VecEnv, VecEnvState};

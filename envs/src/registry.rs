@@ -8,6 +8,7 @@ use crate::mountain_car::{MountainCar, MountainCarContinuousV0, MountainCarV0};
 use crate::pendulum::Pendulum;
 use crate::reacher::Reacher;
 use crate::task::{Dynamics, Task};
+use crate::taste;
 
 /// There is no environment of that name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +28,7 @@ fn task<D: Dynamics<N> + 'static, const N: usize>() -> Box<dyn Env> {
     Box::new(Task::<D, N>::new())
 }
 
-/// Fixed-horizon tasks first, then Gymnasium's.
+/// Fixed-horizon tasks first, then Gymnasium's; those judged by other tastes last.
 const MAKERS: &[Maker] = &[
     task::<Pendulum<false>, 2>,
     task::<CartPole, 4>,
@@ -44,7 +45,7 @@ const MAKERS: &[Maker] = &[
 
 /// Specifications of all environments, the fixed-horizon tasks for preference learning first.
 pub fn specs() -> impl Iterator<Item = &'static EnvSpec> {
-    MAKERS.iter().map(|make| make().spec())
+    MAKERS.iter().chain(&taste::MAKERS).map(|make| make().spec())
 }
 
 /// Makes an environment; load or reset it before stepping.
@@ -52,7 +53,7 @@ pub fn specs() -> impl Iterator<Item = &'static EnvSpec> {
 /// # Errors
 /// [`UnknownEnv`], which names the nearest one.
 pub fn make(id: &str) -> Result<Box<dyn Env>, UnknownEnv> {
-    let all = || MAKERS.iter().map(|make| make());
+    let all = || MAKERS.iter().chain(&taste::MAKERS).map(|make| make());
     all().find(|env| env.spec().id == id).ok_or_else(|| {
         let lower = id.to_lowercase();
         let distance = |spec: &EnvSpec| edit_distance(&lower, &spec.id.to_lowercase());

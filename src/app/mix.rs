@@ -240,7 +240,7 @@ impl Open {
             self.seed = front.seeds.first().copied().unwrap_or_default();
             let objectives = front.objectives.len();
             self.weights = vec![1.0 / objectives as f64; objectives];
-            if let Kind::Control { env, .. } = &front.kind {
+            if let Kind::Control { env } = &front.kind {
                 self.stage = Stage::new(env);
             }
             self.soup = front.soups.iter().position(|soup| soup.seed == self.seed).unwrap_or_default();

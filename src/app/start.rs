@@ -44,9 +44,12 @@ const WORDS: f32 = 64.0;
 
 impl Default for Start {
     fn default() -> Self {
-        // Tasks that end early are for baselines on the true reward: an episode's length gives the answer away.
-        let demos =
-            pairwise_envs::specs().filter(|spec| !spec.terminates && spec.id.chars().all(|c| !c.is_uppercase()));
+        // Tasks that end early are for baselines on the true reward: an episode's length gives the answer away. Other tastes
+        // of a task look like the task.
+        let demos = pairwise_envs::specs().filter(|spec| {
+            let own = pairwise_envs::task(spec.id) == spec.id;
+            own && !spec.terminates && spec.id.chars().all(|c| !c.is_uppercase())
+        });
         Self { door: Door::Watch, wanted: String::new(), demos: demos.filter_map(|spec| demo(spec.id)).collect() }
     }
 }

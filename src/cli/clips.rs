@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::train::load;
+use super::train::{Found, load, policy};
 use super::{Failure, print_json, print_line};
 use crate::run::archive::write_atomically;
 use crate::run::film::{self, Film};
@@ -13,7 +13,7 @@ use crate::run::film::{self, Film};
 /// Arguments of `clips`.
 #[derive(Debug, Args)]
 pub(crate) struct ClipsArgs {
-    /// Run folder
+    /// Run folder, or the file of a policy that a front, a soup or the window saved
     run: PathBuf,
     /// GIF file to write
     #[arg(long, value_name = "FILE.gif")]
@@ -43,10 +43,12 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
     if args.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("gif")) {
         return Err(Failure::usage(format!("--out {}: the file must end in .gif", args.out.display())));
     }
-    let run = load(&args.run)?;
     let Film { bytes, frames } = match args.pair {
-        Some(query) => film::pair(&run, query, args.size)?,
-        None => film::episode(&run, args.seed.unwrap_or(run.config.seed), args.size)?,
+        Some(query) => film::pair(&load(&args.run)?, query, args.size)?,
+        None => {
+            let Found { policy, seed, .. } = policy(&args.run)?;
+            film::episode(&policy.env, &policy.agent, args.seed.unwrap_or(seed), args.size)?
+        }
     };
     write_atomically(&args.out, &bytes)
         .map_err(|e| Failure::usage(format!("{}: cannot write the film: {e}", args.out.display())))?;

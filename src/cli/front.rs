@@ -26,6 +26,9 @@ pub(crate) struct FrontArgs {
     /// Leave multi-objective RL out, which trains a policy for every mix
     #[arg(long)]
     no_morl: bool,
+    /// Comparisons that a simulated teacher of each taste answers; policies learn from these instead of the tastes' rewards
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    labels: Option<u32>,
     /// TOML file laid over the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -81,7 +84,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
         seeds.push(found);
     }
     let table = rl::table(&config, &seeds);
-    let tastes = rl::tastes(&config.env)?.map(|taste| taste.name);
+    let tastes = rl::tastes(&config.env)?.each_ref().map(|taste| taste.name);
     print(&config, &seeds, &table, tastes);
     let result = ControlFront {
         config: config.clone(),
@@ -102,8 +105,12 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
 
 fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow], tastes: [&str; 2]) {
     let between = config.mix_steps - 1;
+    let learned = match config.labels {
+        0 => String::new(),
+        labels => format!(", each taste learned from {labels} answers of its teacher"),
+    };
     print_line(&format!(
-        "{}: {} against {}, {} seeds, {} episodes each; ends are policies of one taste",
+        "{}: {} against {}, {} seeds, {} episodes each; ends are policies of one taste{learned}",
         config.env,
         tastes[0],
         tastes[1],
@@ -164,7 +171,8 @@ fn draw(
     };
     let methods = if config.morl { vec![ControlMethod::Soup, ControlMethod::Morl] } else { vec![ControlMethod::Soup] };
     let all: Vec<Series> = methods.into_iter().map(series).collect();
-    let title = format!("{}: return of an episode by two tastes, {} seeds", config.env, seeds.len());
+    let learned = if config.labels == 0 { String::new() } else { format!(", {} answers each", config.labels) };
+    let title = format!("{}: return of an episode by two tastes, {} seeds{learned}", config.env, seeds.len());
     Ok(figure::curves(path, &title, tastes, &all)?)
 }
 
@@ -183,6 +191,9 @@ fn config(args: &FrontArgs) -> Result<ControlFrontConfig, Failure> {
     if let Some(seeds) = args.seeds {
         let seeds = (0..seeds).map(|seed| i64::try_from(seed).map(toml::Value::Integer));
         table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
+    }
+    if let Some(labels) = args.labels {
+        table.insert("labels".to_owned(), i64::from(labels).into());
     }
     if args.no_morl {
         table.insert("morl".to_owned(), false.into());

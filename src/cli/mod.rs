@@ -7,6 +7,7 @@ mod envs;
 mod front;
 mod lm;
 mod progress;
+mod soup;
 mod train;
 
 use std::ffi::OsString;
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Weigh two tastes of an agent: soups of fine-tuned policies beside multi-objective RL; a table and a figure
     Front(front::FrontArgs),
+    /// Mix the policies of runs that were fine-tuned from one, and measure every mix
+    Soup(soup::SoupArgs),
     /// Language models: pre-train, fine-tune, learn from preferences, sample, score
     Lm(lm::LmArgs),
 }
@@ -120,6 +123,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Envs(args) => envs::envs(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Front(args) => front::front(&args),
+        Command::Soup(args) => soup::soup(&args),
         Command::Lm(args) => lm::lm(&args),
     };
     match result {

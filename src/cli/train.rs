@@ -16,6 +16,7 @@ use crate::engine::free_folder;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
 use crate::run::config::{Config, RewardSource, read_layer, set_layer};
+use crate::run::policy::Policy;
 use crate::run::{self, Folder, Outcome, RunError, Summary};
 
 /// Arguments of `train`.
@@ -38,6 +39,10 @@ pub(crate) struct TrainArgs {
     /// Train on the reward learned from preferences, or on the true one as a baseline
     #[arg(long, value_enum)]
     reward: Option<RewardSource>,
+    /// Begin with the policy of another run, or of a policy's file, instead of random weights; runs with one beginning can be
+    /// mixed (`pairwise soup`)
+    #[arg(long, value_name = "RUN")]
+    init: Option<PathBuf>,
     /// Seed of every random draw
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -98,7 +103,7 @@ pub(crate) struct ReplayArgs {
 /// Arguments of `evaluate`.
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArgs {
-    /// Run folder
+    /// Run folder, or the file of a policy that a front, a soup or the window saved
     run: PathBuf,
     /// Episodes
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000), allow_negative_numbers = true)]
@@ -192,24 +197,45 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
-    let run = load(&args.run)?;
-    let seed = args.seed.unwrap_or(run.config.seed);
-    let evaluation = rl::evaluate(&run.agent, &run.config.env, usize::from(args.episodes), seed)?;
+    let Found { policy: Policy { env, agent, .. }, seed, weights_sha256 } = policy(&args.run)?;
+    let seed = args.seed.unwrap_or(seed);
+    let evaluation = rl::evaluate(&agent, &env, usize::from(args.episodes), seed)?;
     let rl::Evaluation { mean, std, returns } = &evaluation;
-    print_line(&format!("{}: true return {mean:.1} ± {std:.1} over {} episodes", run.config.env, returns.len()));
+    print_line(&format!("{env}: true return {mean:.1} ± {std:.1} over {} episodes", returns.len()));
     if args.json {
         print_json(&Evaluated {
-            env: &run.config.env,
+            env: &env,
             seed,
             true_return_mean: *mean,
             true_return_std: *std,
             episodes: returns.len(),
             returns,
-            weights_sha256: drlhp::weights_sha256(&run),
+            weights_sha256,
             run_dir: &args.run,
         });
     }
     Ok(())
+}
+
+/// A policy that a command was given.
+pub(crate) struct Found {
+    pub(crate) policy: Policy,
+    /// Seed of its run; 0 for a file.
+    pub(crate) seed: u64,
+    weights_sha256: String,
+}
+
+/// The policy of a file, or the newest one of a run.
+pub(crate) fn policy(path: &Path) -> Result<Found, Failure> {
+    if path.is_file() {
+        let policy = Policy::read(path, &device::pick(DeviceChoice::Cpu)?)?;
+        return Ok(Found { seed: 0, weights_sha256: policy.fingerprint(), policy });
+    }
+    let run = load(path)?;
+    let weights_sha256 = drlhp::weights_sha256(&run);
+    let Run { config, agent, .. } = run;
+    let policy = Policy { env: config.env, ppo: config.ppo, beginning: None, agent };
+    Ok(Found { policy, seed: config.seed, weights_sha256 })
 }
 
 /// The newest state of a run folder.
@@ -264,6 +290,10 @@ fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
     if let Some(seed) = args.seed {
         let seed = i64::try_from(seed).map_err(|_| Failure::usage(format!("--seed {seed}: must be below 2^63")))?;
         flags.insert("seed".to_owned(), Value::Integer(seed));
+    }
+    if let Some(init) = &args.init {
+        let path = init.to_str().ok_or_else(|| Failure::usage(format!("--init {}: is no UTF-8", init.display())))?;
+        flags.insert("init".to_owned(), path.into());
     }
     if let Some(reward) = args.reward {
         flags.insert("reward".to_owned(), Value::try_from(reward)?);

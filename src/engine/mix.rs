@@ -21,9 +21,10 @@ use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
-use crate::morl::{self as control, ControlFront, ControlFrontConfig, ControlMethod};
+use crate::morl::{ControlFront, ControlMethod};
 use crate::random::stream;
 use crate::rl::ppo::Agent;
+use crate::run::policy::{Policy, mixable, mixed as mixed_agents};
 
 /// A front that is open, in a thread of its own.
 pub struct MixEngine {
@@ -57,8 +58,6 @@ pub enum Kind {
     Control {
         /// The task.
         env: String,
-        /// What was run.
-        config: Box<ControlFrontConfig>,
     },
     /// Language models.
     Language {
@@ -305,7 +304,7 @@ struct Bench {
     front: Arc<Front>,
     device: Device,
     models: HashMap<PathBuf, Decoder>,
-    agents: HashMap<PathBuf, Agent>,
+    policies: HashMap<PathBuf, Policy>,
     tokenizer: Option<Tokenizer>,
 }
 
@@ -367,7 +366,7 @@ impl Bench {
             front: Arc::new(front),
             device,
             models: HashMap::new(),
-            agents: HashMap::new(),
+            policies: HashMap::new(),
             tokenizer: None,
         })
     }
@@ -386,8 +385,8 @@ impl Bench {
             });
         };
         match self.front.kind.clone() {
-            Kind::Control { env, config } => {
-                let agent = self.agent(&config, &policies, &weights)?;
+            Kind::Control { env } => {
+                let Policy { agent, .. } = self.policy(&policies, &weights)?;
                 first(Doing::Acts { states: episode(&agent, &env, wish.from.as_deref(), wish.draw)? });
             }
             Kind::Language { max_new_tokens } => {
@@ -437,12 +436,12 @@ impl Bench {
     fn save(&mut self, pick: &Pick, path: &Path) -> Result<(), String> {
         let (policies, weights) = self.recipe(pick)?;
         match self.front.kind.clone() {
-            Kind::Control { config, .. } => {
-                let agent = self.agent(&config, &policies, &weights)?;
+            Kind::Control { .. } => {
+                let policy = self.policy(&policies, &weights)?;
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
                 }
-                control::save(&agent, path).map_err(|error| error.to_string())
+                policy.save(path).map_err(|error| error.to_string())
             }
             Kind::Language { .. } => {
                 let model = self.model(&policies, &weights)?;
@@ -476,20 +475,22 @@ impl Bench {
         }
     }
 
-    fn agent(&mut self, config: &ControlFrontConfig, policies: &[PathBuf], weights: &[f64]) -> Result<Agent, String> {
+    fn policy(&mut self, policies: &[PathBuf], weights: &[f64]) -> Result<Policy, String> {
         for policy in policies {
-            if !self.agents.contains_key(policy) {
-                let path = self.path.join(policy);
-                let agent = control::load(config, &path, &self.device).map_err(|error| error.to_string())?;
-                self.agents.insert(policy.clone(), agent);
+            if !self.policies.contains_key(policy) {
+                let read = Policy::read(&self.path.join(policy), &self.device).map_err(|error| error.to_string())?;
+                self.policies.insert(policy.clone(), read);
             }
         }
-        let found: Vec<&Agent> = policies.iter().filter_map(|policy| self.agents.get(policy)).collect();
-        match (found.as_slice(), weights) {
-            ([one], _) => Ok((*one).clone()),
-            ([first, second], &[a, b]) => Ok(control::mixed([first, second], [a, b])),
-            _ => Err("a mix of policies has two of them".to_owned()),
+        let found: Vec<Policy> = policies.iter().filter_map(|policy| self.policies.get(policy)).cloned().collect();
+        let [first, ..] = found.as_slice() else { return Err("the front has changed: open it again".to_owned()) };
+        if let [one] = found.as_slice() {
+            return Ok(one.clone());
         }
+        let names: Vec<String> = policies.iter().map(|policy| policy.display().to_string()).collect();
+        mixable(&found, &names).map_err(|error| error.to_string())?;
+        let agents: Vec<&Agent> = found.iter().map(|policy| &policy.agent).collect();
+        Ok(Policy { agent: mixed_agents(&agents, weights), ..first.clone() })
     }
 
     fn model(&mut self, policies: &[PathBuf], weights: &[f64]) -> Result<Decoder, String> {
@@ -589,7 +590,7 @@ fn of_control(found: &ControlFront) -> Result<Front, String> {
         }
     }
     Ok(Front {
-        kind: Kind::Control { env: found.config.env.clone(), config: Box::new(found.config.clone()) },
+        kind: Kind::Control { env: found.config.env.clone() },
         objectives: found.tastes.clone(),
         unit: "return of an episode",
         points,
@@ -610,6 +611,7 @@ mod tests {
     use crate::lm::front::{FrontConfig, Method};
     use crate::morl::{self as control, ControlFront, ControlFrontConfig};
     use crate::rl::ppo::PpoConfig;
+    use crate::run::policy::Policy;
 
     fn wait(engine: &MixEngine, wanted: impl Fn(&View) -> bool) -> View {
         let began = Instant::now();
@@ -636,7 +638,7 @@ mod tests {
         view.shown.unwrap().doing.clone()
     }
 
-    fn control_front(folder: &Path) -> ControlFrontConfig {
+    fn control_front(folder: &Path) {
         let config = ControlFrontConfig {
             seeds: vec![3],
             pretrain_steps: 128,
@@ -649,16 +651,15 @@ mod tests {
         let seeds = vec![control::seed(&config, 3, folder, &Device::flex(), &|_| ()).unwrap()];
         let table = control::table(&config, &seeds);
         let tastes = vec!["precision".to_owned(), "effort saved".to_owned()];
-        let front = ControlFront { config: config.clone(), tastes, seeds, table };
+        let front = ControlFront { config, tastes, seeds, table };
         std::fs::write(folder.join("front.json"), serde_json::to_string(&front).unwrap()).unwrap();
-        config
     }
 
     #[test]
     fn mixed_policies_act_and_go_on_from_where_another_was() {
         let runs = tempfile::tempdir().unwrap();
         let folder = runs.path().join("front-reacher");
-        let config = control_front(&folder);
+        control_front(&folder);
         assert_eq!(fronts(runs.path()), [folder.as_path()]);
         let engine = MixEngine::open(&folder, || ());
         let view = wait(&engine, |view| view.phase == Phase::Ready);
@@ -681,7 +682,7 @@ mod tests {
         let path = runs.path().join("mix.safetensors");
         engine.save(Pick::Mix(0, vec![0.3, 0.7]), path.clone()).unwrap();
         let _ = wait(&engine, |view| view.saved.is_some());
-        let agent = control::load(&config, &path, &Device::flex()).unwrap();
+        let Policy { agent, .. } = Policy::read(&path, &Device::flex()).unwrap();
         let again = super::episode(&agent, "reacher", None, 0).unwrap();
         assert_eq!(again, states);
 

@@ -238,7 +238,7 @@ impl<'a> Worker<'a> {
     fn roll_out(&mut self, run: &Run) {
         // Its own initial states: neither training's nor the final evaluation's.
         let seed = stream(run.config.seed, "watched-episodes", self.episodes).random();
-        let Ok(segment) = drlhp::episode(run, seed) else { return };
+        let Ok(segment) = drlhp::episode(&run.config.env, &run.agent, seed) else { return };
         let features = run.ensemble.features(&segment.observations, &segment.actions);
         let learned = run.config.reward == RewardSource::Preferences;
         let known = run.config.preferences.wanted.is_none();

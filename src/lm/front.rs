@@ -20,7 +20,7 @@ use super::data::{Encoded, EncodedPair};
 use super::diagnose::{self, Estimate};
 use super::dpo::{Dpo, Reference};
 use super::folder::{self, with_scores};
-use super::gold::{self, Gold};
+use super::gold::Gold;
 use super::loss::LossConfig;
 use super::merge::mixed;
 use super::model::Decoder;
@@ -31,8 +31,8 @@ use super::run::{LmError, SIZES, Shown};
 use super::sample::{Completion, SampleConfig, generate, generate_mixed};
 use super::train::{Stage, TrainConfig, Trainee, step};
 use super::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, io, optimizer,
-    read_json, reward_model, same_config, write_json,
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, corpus_name, io,
+    optimizer, read_json, reward_model, same_config, write_json,
 };
 use super::{reward, score};
 use crate::pareto::{above_chord, attainment_front, front as non_dominated, hypervolume, igd_plus};
@@ -40,14 +40,15 @@ use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
 use crate::run::Clock;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::soup::grid;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrontConfig {
-    /// `reviews`, or `imdb:DIR` with the files `train.pos.jsonl.gz` and so on.
+    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
     pub corpus: String,
-    /// Gold rewards, each of which an objective is to raise; `sentiment` is the corpus's own.
+    /// Gold rewards, each of which an objective is to raise; `sentiment` is that of reviews and of IMDB.
     pub objectives: Vec<String>,
     /// Which methods.
     pub methods: Vec<Method>,
@@ -164,6 +165,9 @@ pub struct Row {
     pub interval: [f64; 2],
     /// How far the points of all methods together lie beyond its own: mean over seeds.
     pub igd_plus: Option<f64>,
+    /// The largest divergence from the start among its points, nats: mean over seeds. What one method gets at a larger
+    /// divergence than another says little about the two.
+    pub largest_kl: Option<f64>,
     /// How many of its points others of its own do not dominate, of how many: over all seeds.
     pub non_dominated: [usize; 2],
     /// Trainings in a seed: of policies and of reward models.
@@ -335,24 +339,6 @@ impl FrontConfig {
 /// More would have more weights than anyone trains policies for.
 const MOST_OBJECTIVES: usize = 6;
 
-/// All weights that are multiples of 1/steps and sum to 1, the first objective's growing last: of two objectives from
-/// (0, 1) to (1, 0).
-#[must_use]
-pub fn grid(objectives: usize, steps: usize) -> Vec<Vec<f64>> {
-    let mut all: Vec<Vec<usize>> = vec![Vec::new()];
-    for left in (0..objectives).rev() {
-        let more = |begun: Vec<usize>| -> Vec<Vec<usize>> {
-            let rest = steps - begun.iter().sum::<usize>();
-            // The last takes what is left.
-            let range = if left == 0 { rest..=rest } else { 0..=rest };
-            range.map(|count| [begun.as_slice(), &[count]].concat()).collect()
-        };
-        all = all.into_iter().flat_map(more).collect();
-    }
-    let shares = |counts: Vec<usize>| counts.into_iter().map(|count| count as f64 / steps as f64).collect();
-    all.into_iter().map(shares).collect()
-}
-
 /// What all methods of a seed share.
 struct World<'a> {
     config: &'a FrontConfig,
@@ -422,9 +408,8 @@ impl<'a> World<'a> {
         show: &(dyn Fn(Shown<'_>) + Sync),
     ) -> Result<Option<Self>, LmError> {
         let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
-        let spec = |objective: &String| if objective == "sentiment" { begun.gold.clone() } else { objective.clone() };
         let golds =
-            config.objectives.iter().map(|objective| gold::open(&spec(objective))).collect::<Result<Vec<_>, _>>()?;
+            config.objectives.iter().map(|objective| begun.open_gold(objective)).collect::<Result<Vec<_>, _>>()?;
         let encoded: Vec<Encoded> = (0..begun.completions.len()).map(|i| begun.encoded(i)).collect();
         let reference = score::log_probs(&begun.start, &encoded, PART_TOKENS, &|_| ());
         let (mut scores, mut scales) = (Vec::new(), Vec::new());
@@ -976,6 +961,11 @@ fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<String, f64>, me
         let own = of(seed, Some(method));
         [non_dominated(&own).len(), own.len()]
     });
+    let largest = |&seed: &u64| {
+        let own = points.iter().filter(|point| point.seed == seed && point.method == method);
+        own.filter_map(|point| point.kl.as_ref()).map(|kl| kl.mean).max_by(f64::total_cmp)
+    };
+    let largest: Option<Vec<f64>> = config.seeds.iter().map(largest).collect();
     let names = trainings(config, method);
     let cost = |&seed: &u64| -> f64 {
         names.iter().map(|name| costs.get(&format!("{seed}/{name}")).copied().unwrap_or(f64::NAN)).sum()
@@ -985,6 +975,7 @@ fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<String, f64>, me
         hypervolume: mean(&volumes),
         interval,
         igd_plus: beyond.map(|beyond| mean(&beyond)),
+        largest_kl: largest.map(|largest| mean(&largest)),
         non_dominated: counts.fold([0, 0], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]]),
         trainings: names.len(),
         cpu_seconds: mean(&config.seeds.iter().map(cost).collect::<Vec<_>>()),
@@ -1053,7 +1044,7 @@ fn draw(fronts: &Fronts, folder: &Path) -> Result<(), LmError> {
             let seeds = config.seeds.len();
             let title = format!(
                 "{}, {} parameters, {seeds} seed{}: standard deviations above the start",
-                config.corpus,
+                corpus_name(&config.corpus),
                 config.size,
                 if seeds == 1 { "" } else { "s" }
             );
@@ -1073,17 +1064,8 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{FrontConfig, Method, fronts, grid};
+    use super::{FrontConfig, Method, fronts};
     use crate::lm::run::Shown;
-
-    #[test]
-    fn weights_are_all_shares_that_sum_to_one() {
-        assert_eq!(grid(2, 2), [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]);
-        let three = grid(3, 4);
-        assert_eq!(three.len(), 15);
-        assert!(three.iter().all(|weights| weights.iter().sum::<f64>() == 1.0));
-        assert_eq!(grid(4, 1).len(), 4);
-    }
 
     fn small() -> FrontConfig {
         FrontConfig {

@@ -21,7 +21,7 @@ use super::data::EncodedPair;
 use super::diagnose::{self, Estimate};
 use super::dpo::{self, Dpo, Reference};
 use super::folder::with_scores;
-use super::gold::{self, Gold};
+use super::gold::Gold;
 use super::loss::{LossConfig, LossKind};
 use super::model::Decoder;
 use super::optim::{Optimizer, Schedule};
@@ -31,8 +31,8 @@ use super::sample::{Completion, SampleConfig, generate};
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, step};
 use super::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, io, optimizer,
-    read_json, reward_model, same_config, write_json,
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, corpus_name, io,
+    optimizer, read_json, reward_model, same_config, write_json,
 };
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
@@ -42,8 +42,10 @@ use crate::run::figure::{self, Series, SeriesPoint};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrontierConfig {
-    /// `reviews`, or `imdb:DIR` with the files `train.pos.jsonl.gz` and so on.
+    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
     pub corpus: String,
+    /// Gold reward; empty for the sentiment of reviews and of IMDB.
+    pub gold: String,
     /// Size of the model, one of [`SIZES`].
     pub size: String,
     /// Tokens of the tokenizer.
@@ -206,6 +208,7 @@ impl Default for FrontierConfig {
     fn default() -> Self {
         Self {
             corpus: "reviews".to_owned(),
+            gold: String::new(),
             size: "1m".to_owned(),
             vocabulary: 1024,
             context: 128,
@@ -448,7 +451,7 @@ fn world(
 ) -> Result<Option<World>, LmError> {
     let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
     // Comparisons: the model's own completions, judged by the gold reward.
-    let gold = gold::open(&begun.gold)?;
+    let gold = begun.open_gold(&config.gold)?;
     let scores = diagnose::gold_scores(&*gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
     // Ties say nothing about which is better.
     let decided = begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
@@ -774,8 +777,12 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
     };
     let all: Vec<Series> = config.methods.iter().map(series).collect();
     let seeds = config.seeds.len();
-    let title =
-        format!("{}, {} parameters, {seeds} seed{}", config.corpus, config.size, if seeds == 1 { "" } else { "s" });
+    let title = format!(
+        "{}, {} parameters, {seeds} seed{}",
+        corpus_name(&config.corpus),
+        config.size,
+        if seeds == 1 { "" } else { "s" }
+    );
     Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
 }
 

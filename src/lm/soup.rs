@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{self, Conventions, Encoded, PromptRow, ReadConfig};
 use super::diagnose::Estimate;
-use super::front::grid;
 use super::merge::mixed;
 use super::model::Decoder;
 use super::modpo::{MarginReward, Scale};
@@ -21,7 +20,7 @@ use super::sample::{SampleConfig, generate};
 use super::{ensemble, folder, gold};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
-use crate::soup::SUM_TOLERANCE;
+use crate::soup::{SUM_TOLERANCE, grid};
 
 /// What is mixed, and how it is looked at.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,9 +9,9 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use serde::Serialize;
 
-use super::data::{Encoded, EncodedPair};
+use super::data::{self, Document, Encoded, EncodedPair, ReadConfig};
 use super::folder::{self, with_scores};
-use super::gold::{self, logistic};
+use super::gold::{self, Gold, logistic};
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig, Schedule};
 use super::reviews;
@@ -27,7 +27,7 @@ use crate::run::archive::write_atomically;
 /// Which beginning.
 #[derive(Debug, Clone)]
 pub(super) struct BeginConfig<'a> {
-    /// `reviews`, or `imdb:DIR`.
+    /// `reviews`, `imdb:DIR`, or a file or folder of texts.
     pub(super) corpus: &'a str,
     /// Size of the model, one of [`SIZES`].
     pub(super) size: &'a str,
@@ -56,7 +56,7 @@ pub(super) struct Beginning {
     pub(super) start: Decoder,
     pub(super) tokenizer: Tokenizer,
     pub(super) eos: Vec<u32>,
-    /// Spec of the gold reward that is the corpus's own.
+    /// Spec of the gold reward that is the corpus's own; empty where it has none.
     pub(super) gold: String,
     /// Prompts to learn from.
     pub(super) prompts: Vec<Vec<u32>>,
@@ -114,6 +114,19 @@ pub(super) fn begin(
 }
 
 impl Beginning {
+    /// A gold reward; `sentiment`, or nothing, is the corpus's own.
+    pub(super) fn open_gold(&self, spec: &str) -> Result<Box<dyn Gold>, LmError> {
+        match spec {
+            "" | "sentiment" if self.gold.is_empty() => Err(LmError::Config(
+                "sentiment: is a gold reward of reviews and of IMDB; name one for these texts (length, regex:…, lexicon:…, \
+                 logistic:…, command:…)"
+                    .to_owned(),
+            )),
+            "" | "sentiment" => Ok(gold::open(&self.gold)?),
+            other => Ok(gold::open(other)?),
+        }
+    }
+
     /// A completion with its prompt.
     pub(super) fn encoded(&self, i: usize) -> Encoded {
         let prompt = &self.repeated[i];
@@ -219,11 +232,19 @@ pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> L
 
 // -------------------------------------------------------------------------------------------------------- the corpus
 
+/// A corpus as figures call it.
+pub(super) fn corpus_name(corpus: &str) -> String {
+    match corpus.split_once(':') {
+        Some((name, _)) => name.to_owned(),
+        None => Path::new(corpus).file_stem().map_or_else(|| corpus.to_owned(), |stem| stem.display().to_string()),
+    }
+}
+
 /// Texts, prompts, and what is good.
 struct Corpus {
     /// Spec of its gold reward.
     gold: String,
-    /// Texts of IMDB for pre-training, and for prompts; none for the embedded world.
+    /// Files for pre-training, and texts for prompts; none for the embedded world.
     files: Option<(Vec<PathBuf>, Vec<String>)>,
 }
 
@@ -233,8 +254,7 @@ impl Corpus {
             return Ok(Self { gold: "reviews:sentiment".to_owned(), files: None });
         }
         let Some(imdb) = config.corpus.strip_prefix("imdb:").map(PathBuf::from) else {
-            let problem = format!("corpus = \"{}\": must be reviews, or imdb:DIR", config.corpus);
-            return Err(LmError::Config(problem));
+            return Self::of_texts(Path::new(config.corpus));
         };
         let file = |part: &str, side: &str| imdb.join(format!("{part}.{side}.jsonl.gz"));
         let train = vec![file("train", "pos"), file("train", "neg")];
@@ -260,6 +280,21 @@ impl Corpus {
         }
         let gold = format!("logistic:{}", classifier.display());
         Ok(Self { gold, files: Some((train, texts)) })
+    }
+
+    /// Somebody's own texts: they are what the model learns to write, and their beginnings are prompts.
+    fn of_texts(path: &Path) -> Result<Self, LmError> {
+        if !path.exists() {
+            return Err(LmError::Config(format!(
+                "corpus = \"{}\": there is no such file or folder; it must be reviews, imdb:DIR, or texts of your own: JSON lines \
+                 with \"text\", or text files",
+                path.display()
+            )));
+        }
+        let files = vec![path.to_owned()];
+        let (documents, _) = data::read_all::<Document>(&files, &ReadConfig::default())?;
+        let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
+        Ok(Self { gold: String::new(), files: Some((files, texts)) })
     }
 
     fn pretraining(&self, config: &BeginConfig<'_>, seed: u64) -> LmConfig {

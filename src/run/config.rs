@@ -24,6 +24,10 @@ pub struct Config {
     pub steps: usize,
     /// What the agent is trained on.
     pub reward: RewardSource,
+    /// Run, or policy's file, whose policy the agent begins with, instead of random weights. Runs with one beginning can
+    /// be mixed, so its observation statistics stay (`ppo.normalize_observations` is false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
     /// Where tensors live.
     pub device: DeviceChoice,
     /// Episodes of the final evaluation.
@@ -177,6 +181,7 @@ impl Config {
             seed: 0,
             steps: 150_000,
             reward: RewardSource::Preferences,
+            init: None,
             device: DeviceChoice::Auto,
             evaluation_episodes: 100,
             checkpoint_every: 5,
@@ -223,8 +228,13 @@ impl Config {
     pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
         let env = pairwise_envs::make(env)?.spec().id;
         let mut table = Table::try_from(Self::base(env)).expect("plain structs always become tables");
-        if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == env) {
-            merge(&mut table, parse(preset, &format!("preset of {env}"))?);
+        // Another taste of a task is learned as the task is.
+        let task = pairwise_envs::task(env);
+        if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == task) {
+            merge(&mut table, parse(preset, &format!("preset of {task}"))?);
+        }
+        if layers.iter().any(|layer| layer.contains_key("init")) {
+            merge(&mut table, parse("ppo.normalize_observations = false", "runs with --init")?);
         }
         for layer in layers {
             merge(&mut table, layer.clone());

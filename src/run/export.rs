@@ -78,7 +78,7 @@ fn episode(folder: &Folder, run: &PastRun) -> Result<Vec<u8>, RunError> {
     let newest = folder.newest_state(&run.config, &device, &mut |_| {})?;
     let missing = "a readable checkpoint (let it train on, or press Checkpoint); it";
     let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: folder.path.clone(), missing })?;
-    Ok(film::episode(&run, run.config.seed, FILM_SIZE)?.bytes)
+    Ok(film::episode(&run.config.env, &run.agent, run.config.seed, FILM_SIZE)?.bytes)
 }
 
 /// A table with a row for each report. A number that some reports do not have is an empty field there.

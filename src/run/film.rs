@@ -3,6 +3,7 @@
 use pairwise_envs::{Env, EnvSpec, Frame, Palette, Point, Scene, gif, render, side_by_side};
 
 use crate::drlhp::{self, Run, Segment};
+use crate::rl::ppo::Agent;
 
 /// An animated GIF.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,15 +39,16 @@ pub enum FilmError {
 /// States whose tracked point is shown as a trail: about a third of a second.
 const TRAIL: usize = 12;
 
-/// An episode of the run's policy, deterministic actions, from the initial state of `seed`.
+/// An episode of a policy, deterministic actions, from the initial state of `seed`.
 ///
 /// `size` is the side in pixels, were the picture square; wide scenes keep the area.
 ///
 /// # Errors
 /// [`FilmError`]
-pub fn episode(run: &Run, seed: u64, size: u32) -> Result<Film, FilmError> {
-    let spec = run.envs.spec();
-    shot(spec, &film(spec, &drlhp::episode(run, seed)?.states, size)?)
+pub fn episode(env: &str, agent: &Agent, seed: u64, size: u32) -> Result<Film, FilmError> {
+    let task = pairwise_envs::make(env)?;
+    let spec = task.spec();
+    shot(spec, &film(spec, &drlhp::episode(env, agent, seed)?.states, size)?)
 }
 
 /// The clips that a query compared, side by side: the first left under blue, the second right under orange.

@@ -3,6 +3,7 @@
 //! ```text
 //! runs/<name>/
 //!   config.toml      resolved configuration
+//!   beginning.safetensors  the policy that the run began with, if that is another one's
 //!   labels.jsonl     the ledger of questions and answers
 //!   metrics.jsonl    one object for each iteration; names in [`crate::drlhp::Report`]
 //!   tb/              the same as TensorBoard events
@@ -19,6 +20,7 @@ pub mod export;
 pub mod figure;
 pub mod film;
 pub mod past;
+pub mod policy;
 pub mod tensorboard;
 
 use std::fs::{self, File, OpenOptions};
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use self::archive::{Archive, ArchiveError, write_atomically};
 use self::config::{Config, ConfigError, Rater, RewardSource};
+use self::policy::{BEGINNING, Policy};
 use crate::device::DeviceError;
 use crate::drlhp::{self, EventError, Question, Report, Run};
 use crate::preference::ledger::{self, Answer, Ledger, LedgerError};
@@ -182,6 +185,14 @@ pub enum RunError {
         /// What does not fit.
         source: ArchiveError,
     },
+    /// A policy that a run cannot begin with.
+    #[error("init = {}: {problem}", path.display())]
+    Beginning {
+        /// Its file or run.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// A film cannot be made.
     #[error(transparent)]
     Film(#[from] film::FilmError),
@@ -210,11 +221,38 @@ pub fn train(
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
     let clock = Clock::start(0.0, 0.0);
-    let run = drlhp::start(config, device)?;
+    let mut run = drlhp::start(config, device)?;
     let folder = Folder::create(path, &run.config)?;
+    begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
     let ledger = Ledger::create(&folder.ledger())?;
     let answers = Answers::new(Vec::new(), Some(ledger), folder.ledger());
     execute(run, &folder, clock, &mut Headless { answers, stop, observe })
+}
+
+/// Gives a fresh run the policy that its configuration asks for, from this file or run; `None` for the one it names.
+fn begin(run: &mut Run, kept: Option<&Path>, device: &Device) -> Result<(), RunError> {
+    let Some(init) = run.config.init.clone() else { return Ok(()) };
+    let policy = beginning(&run.config, kept.unwrap_or(&init), device)?;
+    run.agent.parameters = policy.agent.parameters;
+    run.agent.observations = policy.agent.observations;
+    Ok(())
+}
+
+/// A policy that a run of this configuration can begin with.
+fn beginning(config: &Config, path: &Path, device: &Device) -> Result<Policy, RunError> {
+    let wrong = |problem: String| RunError::Beginning { path: path.to_owned(), problem };
+    let policy = Policy::read(path, device).map_err(|error| wrong(error.to_string()))?;
+    let (own, other) = (pairwise_envs::task(&config.env), pairwise_envs::task(&policy.env));
+    if own != other {
+        return Err(wrong(format!("is a policy of {other}, but the run is of {own}")));
+    }
+    if (&policy.ppo.hidden, policy.ppo.activation) != (&config.ppo.hidden, config.ppo.activation) {
+        return Err(wrong(format!(
+            "has hidden layers of {:?}, but ppo.hidden = {:?}: set it to the former",
+            policy.ppo.hidden, config.ppo.hidden
+        )));
+    }
+    Ok(policy)
 }
 
 /// A whole run without a folder, answered by its simulated teacher: for benchmarks.
@@ -223,11 +261,21 @@ pub fn train(
 /// When the environment does not exist.
 pub fn in_memory(config: Config, device: &Device) -> Result<Summary, RunError> {
     let clock = Clock::start(0.0, 0.0);
+    let run = simulated_run(config, device)?;
+    summarize(&run, Path::new(""), &clock)
+}
+
+/// The same, with all that it learned.
+///
+/// # Errors
+/// When the environment does not exist, or the policy to begin with cannot be used.
+pub fn simulated_run(config: Config, device: &Device) -> Result<Run, RunError> {
     let mut run = drlhp::start(config, device)?;
+    begin(&mut run, None, device)?;
     while !drlhp::finished(&run) {
         drlhp::iterate(&mut run, &mut |question| Ok::<_, RunError>(question.simulated))?;
     }
-    summarize(&run, Path::new(""), &clock)
+    Ok(run)
 }
 
 /// Goes on with an interrupted run from its newest checkpoint; answers given since then are taken from the ledger.
@@ -275,6 +323,7 @@ pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Repor
     let events = ledger::read_events_unchecked(&folder.ledger())?;
     let reports = folder.metrics()?;
     let mut run = drlhp::start(config, device)?;
+    begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
     let mut answers = Answers::new(events, None, folder.ledger());
     let mut weights_difference = None;
     let mut reports = reports.into_iter();
@@ -581,7 +630,18 @@ impl Folder {
     /// # Errors
     /// [`RunError::Occupied`] when something is there already; I/O errors, after which nothing is left.
     pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
-        Self::create_with(path, &config.to_toml())
+        Self::create_from(path, config, config.init.as_deref())
+    }
+
+    /// The same, with the policy that the run begins with taken from another place than the configuration names.
+    fn create_from(path: &Path, config: &Config, init: Option<&Path>) -> Result<Self, RunError> {
+        // Kept, since the place may change.
+        let policy = init.map(|init| beginning(config, init, &Device::flex())).transpose()?;
+        let folder = Self::create_with(path, &config.to_toml())?;
+        if let Some(policy) = policy {
+            policy.save(&folder.file(BEGINNING))?;
+        }
+        Ok(folder)
     }
 
     /// The same for a run of another kind, whose configuration is this text.
@@ -646,7 +706,11 @@ impl Folder {
         };
         let (run, clock) = match self.newest_state(&config, device, warn)? {
             Some(state) => state,
-            None => (drlhp::start(config, device)?, Clock::start(0.0, 0.0)),
+            None => {
+                let mut run = drlhp::start(config, device)?;
+                begin(&mut run, Some(&self.file(BEGINNING)), device)?;
+                (run, Clock::start(0.0, 0.0))
+            }
         };
         self.cut_metrics(run.env_steps, warn)?;
         Ok(Reopened { run, clock, ledger, events })

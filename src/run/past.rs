@@ -175,7 +175,8 @@ pub fn branch(from: &Path, to: &Path, query: u64, label: Option<Label>) -> Resul
             BRANCHED.clone_into(&mut answer.rater);
         }
     }
-    let folder = Folder::create(to, &config)?;
+    let init = config.init.as_ref().map(|_| old.file(BEGINNING));
+    let folder = Folder::create_from(to, &config, init.as_deref())?;
     let fill = || -> Result<(), RunError> {
         let mut ledger = Ledger::create(&folder.ledger())?;
         events.iter().try_for_each(|event| Ok(ledger.append(event)?))

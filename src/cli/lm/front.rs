@@ -16,7 +16,7 @@ use crate::run::config::merge;
 
 #[derive(Debug, Args)]
 pub(super) struct FrontArgs {
-    /// `reviews`, or imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on
+    /// `reviews`, imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on, or a file or folder of texts
     #[arg(long)]
     corpus: Option<String>,
     /// Objectives: gold rewards, such as sentiment,reviews:specificity
@@ -82,15 +82,16 @@ fn print(found: &Fronts) {
         "rewards are in standard deviations above the start, which is the reference of hypervolumes; costs are of a seed",
     );
     print_line(&format!(
-        "{:<20} {:<24} {:<8} {:<14} {:<11} CPU s",
-        "method", "hypervolume", "IGD+", "non-dominated", "trainings"
+        "{:<20} {:<24} {:<8} {:<10} {:<14} {:<11} CPU s",
+        "method", "hypervolume", "IGD+", "KL, most", "non-dominated", "trainings"
     ));
     for row in table {
         let Row { method, hypervolume, interval: [low, high], igd_plus, non_dominated: [own, all], .. } = row;
         let volume = format!("{hypervolume:.3} [{low:.3}, {high:.3}]");
         let beyond = igd_plus.map_or_else(|| "-".to_owned(), |beyond| format!("{beyond:.3}"));
+        let kl = row.largest_kl.map_or_else(|| "-".to_owned(), |kl| format!("{kl:.1}"));
         print_line(&format!(
-            "{:<20} {volume:<24} {beyond:<8} {:<14} {:<11} {:.0}",
+            "{:<20} {volume:<24} {beyond:<8} {kl:<10} {:<14} {:<11} {:.0}",
             method.name(),
             format!("{own} of {all}"),
             row.trainings,

@@ -16,9 +16,12 @@ use crate::run::config::merge;
 
 #[derive(Debug, Args)]
 pub(super) struct FrontierArgs {
-    /// `reviews`, or imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on
+    /// `reviews`, imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on, or a file or folder of texts
     #[arg(long)]
     corpus: Option<String>,
+    /// Gold reward that says which completion is better [default: the sentiment of reviews and of IMDB]
+    #[arg(long, value_name = "SPEC")]
+    gold: Option<String>,
     /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
     #[arg(long)]
     size: Option<String>,
@@ -47,6 +50,9 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     }
     if let Some(corpus) = &args.corpus {
         table.insert("corpus".to_owned(), super::corpus(corpus)?);
+    }
+    if let Some(gold) = &args.gold {
+        table.insert("gold".to_owned(), gold.as_str().into());
     }
     if let Some(size) = &args.size {
         table.insert("size".to_owned(), size.as_str().into());

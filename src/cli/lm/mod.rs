@@ -134,7 +134,8 @@ fn whole(name: &str, value: usize) -> Result<toml::Value, Failure> {
 fn corpus(name: &str) -> Result<toml::Value, Failure> {
     Ok(match name.strip_prefix("imdb:") {
         Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()).into(),
-        None => name.into(),
+        None if name == "reviews" => name.into(),
+        None => std::path::absolute(name)?.display().to_string().into(),
     })
 }
 

@@ -43,12 +43,8 @@ pub(super) fn of_pairs(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<[Vec<f64>; 2], LmError> {
     let carrier = judging.config.carrier()?;
-    let counted: Vec<&ObjectiveConfig> = judging
-        .config
-        .objectives
-        .iter()
-        .filter(|other| other.name != carrier.name && other.weight > 0.0)
-        .collect();
+    let counted: Vec<&ObjectiveConfig> =
+        judging.config.objectives.iter().filter(|other| other.name != carrier.name && other.weight > 0.0).collect();
     let standardize = judging.config.standardize && !counted.is_empty();
     let unit = match (standardize, carrier.reward.is_empty()) {
         (false, _) => 1.0,
@@ -80,11 +76,7 @@ pub(super) fn of_pairs(
 }
 
 /// Of an objective's reward on samples of the model.
-fn scale(
-    objective: &ObjectiveConfig,
-    samples: &[f64],
-    show: &(dyn Fn(Shown<'_>) + Sync),
-) -> Result<Scale, LmError> {
+fn scale(objective: &ObjectiveConfig, samples: &[f64], show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Scale, LmError> {
     let scale = Scale::of(samples).ok_or_else(|| {
         LmError::Config(format!(
             "modpo.objectives.{}: all {} samples of the model have the same reward, so there is no scale to bring it to: \
