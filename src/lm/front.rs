@@ -1159,6 +1159,32 @@ mod tests {
     }
 
     #[test]
+    fn own_texts_are_a_corpus_with_gold_rewards_of_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = folder.path().join("texts.jsonl");
+        let text = |i: u64| crate::lm::reviews::review(&mut crate::random::stream(0, "own", i)).text;
+        let rows: Vec<String> = (0..300).map(|i| serde_json::json!({ "text": text(i) }).to_string()).collect();
+        std::fs::write(&texts, rows.join("\n")).unwrap();
+        let config = FrontConfig {
+            corpus: texts.display().to_string(),
+            methods: vec![Method::DpoSoup],
+            seeds: vec![0],
+            ..small()
+        };
+        let run = |config: &FrontConfig, out: &str| {
+            fronts(config, &folder.path().join(out), &Device::flex(), &AtomicBool::new(false), &|_| ())
+        };
+        let found = run(&config, "own").unwrap().unwrap();
+        assert_eq!(found.points.len(), 5);
+        assert!(found.table[0].largest_kl.is_some_and(f64::is_finite));
+        let unknown = FrontConfig { objectives: vec!["sentiment".to_owned(), "length".to_owned()], ..config.clone() };
+        let error = run(&unknown, "unknown").unwrap_err().to_string();
+        assert!(error.contains("sentiment: is a gold reward of reviews and of IMDB"), "{error}");
+        let error = run(&FrontConfig { corpus: "nowhere".to_owned(), ..config }, "none").unwrap_err().to_string();
+        assert!(error.contains("there is no such file or folder; it must be reviews, imdb:DIR"), "{error}");
+    }
+
+    #[test]
     fn what_cannot_be_run_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
         let error = |change: &dyn Fn(&mut FrontConfig)| {
