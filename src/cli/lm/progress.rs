@@ -15,7 +15,10 @@ pub(super) struct Progress {
 
 struct ProgressState {
     bar: Option<ProgressBar>,
+    /// When the run's first step was shown, its number and its tokens.
     first: Option<(Instant, usize, u64)>,
+    /// The step that was shown last: the next run begins before it.
+    last_step: usize,
     last_line: Option<Instant>,
 }
 
@@ -28,7 +31,7 @@ impl Progress {
             let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, ETA {eta}\n{msg}");
             ProgressBar::new(0).with_style(style.expect("the template is a constant and valid"))
         });
-        Self { state: Mutex::new(ProgressState { bar, first: None, last_line: None }) }
+        Self { state: Mutex::new(ProgressState { bar, first: None, last_step: 0, last_line: None }) }
     }
 
     pub(super) fn show(&self, shown: &Shown<'_>) {
@@ -53,6 +56,10 @@ impl Progress {
                 None => {}
             },
             Shown::Step(step, total, metrics, tokens) => {
+                if *step <= state.last_step {
+                    state.first = None;
+                }
+                state.last_step = *step;
                 let (since, first, tokens_then) = *state.first.get_or_insert((Instant::now(), *step, *tokens));
                 let seconds = since.elapsed().as_secs_f64();
                 let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
