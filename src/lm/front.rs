@@ -339,6 +339,9 @@ impl FrontConfig {
 /// More would have more weights than anyone trains policies for.
 const MOST_OBJECTIVES: usize = 6;
 
+/// Rewards with what they were standardised with.
+type Standardised = (Scale, Vec<f64>);
+
 /// What all methods of a seed share.
 struct World<'a> {
     config: &'a FrontConfig,
@@ -353,7 +356,7 @@ struct World<'a> {
     scores: Vec<Vec<f64>>,
     /// Standardised implicit rewards of each by objective, with what they were standardised with, as far as they were
     /// asked for.
-    implicit: RefCell<BTreeMap<usize, Rc<(Scale, Vec<f64>)>>>,
+    implicit: RefCell<BTreeMap<usize, Rc<Standardised>>>,
     start: Start,
 }
 
@@ -570,7 +573,7 @@ impl<'a> World<'a> {
 
     /// Implicit rewards (arXiv 2305.18290, eq. 5) of all completions by an objective's DPO policy, brought to one scale on
     /// them, which are the start's own. They are computed once for all weights, in the first training that asks.
-    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<(Scale, Vec<f64>)> {
+    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<Standardised> {
         let mut known = self.implicit.borrow_mut();
         let compute = || {
             let log_probs = score::log_probs(policy, &self.encoded, PART_TOKENS, &|_| ());

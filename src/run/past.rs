@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::config::{Config, Rater, RewardSource};
 use super::figure::{Series, curve, summarized};
+use super::policy::BEGINNING;
 use super::{Folder, RunError, Summary};
 use crate::drlhp::Report;
 use crate::preference::ledger::Ledger;
