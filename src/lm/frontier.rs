@@ -100,6 +100,7 @@ pub struct ImdbLayer {
     size: &'static str,
     vocabulary: usize,
     context: usize,
+    pretrain_epochs: f64,
     seeds: [u64; 1],
     prompts: usize,
     eval_prompts: usize,
@@ -248,13 +249,14 @@ impl Default for FrontierConfig {
 
 impl FrontierConfig {
     /// What is different for IMDB: longer texts of more words, a larger model, one seed. A step costs eight times as much
-    /// as in the embedded world, so there are fewer of them, and fewer runs: less than an hour on two cores.
+    /// as in the embedded world, so there are fewer of them, and fewer runs.
     #[must_use]
     pub fn imdb_layer() -> ImdbLayer {
         ImdbLayer {
             size: "3m",
             vocabulary: 4096,
             context: 128,
+            pretrain_epochs: 0.5,
             seeds: [0],
             prompts: 1024,
             eval_prompts: 256,
