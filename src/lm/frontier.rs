@@ -107,7 +107,7 @@ pub struct ImdbLayer {
     max_new_tokens: usize,
     steps: usize,
     measurements: usize,
-    betas: [f64; 3],
+    betas: [f64; 2],
     target_kls: [f64; 2],
     ppo_iterations: usize,
 }
@@ -258,14 +258,14 @@ impl FrontierConfig {
             context: 128,
             pretrain_epochs: 0.5,
             seeds: [0],
-            prompts: 1024,
-            eval_prompts: 256,
+            prompts: 768,
+            eval_prompts: 192,
             max_new_tokens: 48,
-            steps: 100,
-            measurements: 4,
-            betas: [0.05, 0.3, 1.0],
+            steps: 60,
+            measurements: 3,
+            betas: [0.05, 0.3],
             target_kls: [3.0, 9.0],
-            ppo_iterations: 12,
+            ppo_iterations: 8,
         }
     }
 

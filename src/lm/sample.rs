@@ -12,7 +12,8 @@ use super::config::{Family, Output};
 use super::folder::merged;
 use super::model::{Decoder, LinearAt, NormAt};
 use crate::nn::fused::decoder::{
-    AttendToCache, Kept, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+    AttendToCache, Kept, Quantized, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project,
+    project_quantized, rotate_on_host,
 };
 use crate::nn::to_host;
 use crate::random::{Rng, stream};
@@ -34,6 +35,9 @@ pub struct SampleConfig {
     pub min_p: f64,
     /// Of every draw.
     pub seed: u64,
+    /// Read weights as 8-bit integers, with a scale for every 32: a quarter of the memory, which is what bounds the speed of
+    /// a single sequence of a larger model. Log-probabilities are off by some hundredths.
+    pub quantize: bool,
 }
 
 /// What was written.
@@ -62,7 +66,7 @@ const GROUP: usize = 32;
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self { max_new_tokens: 128, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0 }
+        Self { max_new_tokens: 128, temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 0, quantize: false }
     }
 }
 
@@ -145,7 +149,7 @@ pub fn generate(
     first: u64,
     goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
 ) -> Vec<Completion> {
-    let writers = [Writer::new(model)];
+    let writers = [Writer::new(model, config.quantize)];
     let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
         let written = write(&writers, &[1.0], prompts, config, eos, first, group * GROUP, goes_on);
         written.into_iter().map(|(completion, _)| completion)
@@ -169,7 +173,7 @@ pub fn generate_mixed(
     first: u64,
 ) -> Vec<(Completion, f64)> {
     let (models, weights): (Vec<&Decoder>, Vec<f64>) = models.iter().copied().unzip();
-    let writers: Vec<Writer> = models.into_iter().map(Writer::new).collect();
+    let writers: Vec<Writer> = models.into_iter().map(|model| Writer::new(model, config.quantize)).collect();
     let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
         write(&writers, &weights, prompts, config, eos, first, group * GROUP, &|_, _| true)
     };
@@ -266,6 +270,8 @@ fn log_prob(logits: &[f32], id: u32) -> f64 {
 struct Writer {
     model: Decoder,
     parameters: Vec<Vec<f32>>,
+    /// Those that vectors are multiplied with, where they are to be rounded.
+    quantized: Vec<Option<Quantized>>,
     /// Angles of every place.
     rotation: Option<Rotation>,
 }
@@ -297,13 +303,25 @@ struct Buffers {
 }
 
 impl Writer {
-    fn new(model: &Decoder) -> Self {
+    fn new(model: &Decoder, quantize: bool) -> Self {
         assert_eq!(model.config.output, Output::Tokens, "a model that scores does not write");
         let model = if model.adapters.is_some() { merged(model) } else { model.clone() };
-        let parameters = model.parameters.iter().map(|tensor| to_host(tensor.clone())).collect();
+        let mut parameters: Vec<Vec<f32>> = model.parameters.iter().map(|tensor| to_host(tensor.clone())).collect();
+        let mut quantized: Vec<Option<Quantized>> = parameters.iter().map(|_| None).collect();
+        if quantize {
+            let multiplied = model.layout.linears().map(|at| at.weight).chain([model.layout.head]);
+            for i in multiplied {
+                let inputs = model.parameters[i].dims()[1];
+                quantized[i] = Some(Quantized::of(&parameters[i], inputs));
+                // Embeddings are looked up as they are, also where they are the head.
+                if i != model.layout.embedding {
+                    parameters[i] = Vec::new();
+                }
+            }
+        }
         let places: Vec<u32> = (0..u32::try_from(model.config.context).expect("a context is shorter")).collect();
         let rotation = model.config.rotation(&places);
-        Self { model, parameters, rotation }
+        Self { model, parameters, quantized, rotation }
     }
 
     /// Reads the next tokens of every sequence, and computes the logits after each one's last.
@@ -401,7 +419,7 @@ impl Writer {
         let bias = bias.map(|i| self.parameters[i].as_slice());
         norm_on_host(&last, &self.parameters[weight], bias, norm, &mut final_hidden);
         resize(logits, slots.len() * config.vocabulary);
-        project(&final_hidden, &self.parameters[layout.head], None, hidden, logits);
+        self.project(LinearAt { weight: layout.head, bias: None }, &final_hidden, hidden, logits);
     }
 
     fn row(&self, parameter: usize, row: usize) -> &[f32] {
@@ -415,7 +433,11 @@ impl Writer {
     }
 
     fn project(&self, at: LinearAt, x: &[f32], inputs: usize, output: &mut [f32]) {
-        project(x, &self.parameters[at.weight], at.bias.map(|i| self.parameters[i].as_slice()), inputs, output);
+        let bias = at.bias.map(|i| self.parameters[i].as_slice());
+        match &self.quantized[at.weight] {
+            Some(weight) => project_quantized(x, weight, bias, output),
+            None => project(x, &self.parameters[at.weight], bias, inputs, output),
+        }
     }
 }
 
@@ -431,11 +453,11 @@ mod tests {
     use burn::tensor::Device;
     use serde_json::Value;
 
-    use super::{Finish, SampleConfig, generate, generate_mixed};
+    use super::{Finish, Quantized, SampleConfig, generate, generate_mixed};
     use crate::lm::batch::{Batch, Targets};
     use crate::lm::folder::read;
     use crate::lm::model::Decoder;
-    use crate::nn::to_host;
+    use crate::nn::{constant, to_host};
     use crate::random::stream;
 
     fn ids(value: &Value) -> Vec<u32> {
@@ -444,6 +466,48 @@ mod tests {
 
     fn greedy(tokens: usize) -> SampleConfig {
         SampleConfig { max_new_tokens: tokens, temperature: 0.0, ..SampleConfig::default() }
+    }
+
+    /// Rounded weights are read as what they stand for: a model that has these exactly writes the same.
+    #[test]
+    fn quantized_weights_write_as_a_model_with_the_rounded_ones() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
+        let mut models: Vec<Decoder> = vec![small()];
+        if data.is_dir() {
+            models.extend(
+                ["llama", "gpt2", "qwen2"].map(|name| read(&data.join(name), &Device::flex()).unwrap().decoder),
+            );
+        }
+        for model in models {
+            let mut rounded = model.clone();
+            let multiplied = model.layout.linears().map(|at| at.weight).chain([model.layout.head]);
+            for i in multiplied.filter(|i| *i != model.layout.embedding) {
+                let shape = model.parameters[i].dims();
+                let quantized = Quantized::of(&to_host(model.parameters[i].clone()), shape[1]);
+                rounded.parameters[i] = constant(&quantized.restored(), shape, &model.device());
+            }
+            let logits = |model: &Decoder, quantize: bool| {
+                let writer = super::Writer::new(model, quantize);
+                let slot = super::Slot { index: 0, ids: Vec::new(), place: 0, log_prob: 0.0, rng: stream(0, "x", 0) };
+                let mut cache = vec![super::Kept::default(); model.config.layers];
+                let mut logits = Vec::new();
+                let next = [vec![1, 5, 9, 2]];
+                writer.advance(&[slot], &next, &mut cache, 1, &mut super::Buffers::default(), &mut logits);
+                logits
+            };
+            // A head that is the embedding is rounded on one side only; all the rest is the same.
+            if model.layout.head != model.layout.embedding {
+                for (own, expected) in logits(&model, true).iter().zip(logits(&rounded, false)) {
+                    assert!((own - expected).abs() < 1e-4 * expected.abs().max(1.0), "{own}, expected {expected}");
+                }
+            }
+            let exact = logits(&model, false);
+            let spread = exact.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+                - exact.iter().copied().fold(f32::INFINITY, f32::min);
+            for (own, exact) in logits(&model, true).iter().zip(&exact) {
+                assert!((own - exact).abs() < 0.05 * spread, "{own}, exactly {exact}");
+            }
+        }
     }
 
     /// Expected values: transformers 5.23's `generate`, equal in all rows to a float64 computation (EXPECTED.md there).

@@ -28,6 +28,12 @@ pub struct Policy {
 /// A policy that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
+    /// Nothing there.
+    #[error("{}: there is no such run or policy", path.display())]
+    Missing {
+        /// Where.
+        path: PathBuf,
+    },
     /// The file is missing, torn, or something else.
     #[error("{}: is no policy: {source}", path.display())]
     File {
@@ -64,6 +70,9 @@ impl Policy {
     pub fn read(path: &Path, device: &Device) -> Result<Self, PolicyError> {
         if path.is_dir() {
             return Self::of_run(path, device);
+        }
+        if !path.exists() {
+            return Err(PolicyError::Missing { path: path.to_owned() });
         }
         let file = |source| PolicyError::File { path: path.to_owned(), source };
         let archive = Archive::load(path).map_err(file)?;

@@ -30,9 +30,19 @@ pub(super) trait Vector: Copy {
     /// `LANES` values can be read from `from`.
     unsafe fn read(from: *const f32) -> Self;
 
+    /// Whole numbers as `f32`.
+    ///
+    /// # Safety
+    /// `LANES` values can be read from `from`.
+    unsafe fn read_i8(from: *const i8) -> Self;
+
     /// # Safety
     /// `LANES` values can be written to `to`.
     unsafe fn write(self, to: *mut f32);
+
+    /// Asks for a line of memory that will be read later; any address will do, and nothing is read from it now.
+    #[inline(always)]
+    fn prefetch<T>(_: *const T) {}
 
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
@@ -71,6 +81,17 @@ pub(super) trait Vector: Copy {
         padded[..from.len()].copy_from_slice(from);
         // SAFETY: MAX_LANES is the largest LANES.
         unsafe { Self::read(padded.as_ptr()) }
+    }
+
+    /// Whole numbers as `f32`.
+    ///
+    /// # Panics
+    /// When there are fewer than `LANES`.
+    #[inline(always)]
+    fn load_i8(from: &[i8]) -> Self {
+        assert!(from.len() >= Self::LANES, "whole vectors are read");
+        // SAFETY: the slice is long enough.
+        unsafe { Self::read_i8(from.as_ptr()) }
     }
 
     /// Writes as many values as `to` has, at most `LANES`.
@@ -212,6 +233,11 @@ impl Vector for [f32; 4] {
         unsafe { *from.cast::<Self>() }
     }
     #[inline(always)]
+    unsafe fn read_i8(from: *const i8) -> Self {
+        // SAFETY: the caller promises four values; an array of i8 has the alignment of one.
+        unsafe { *from.cast::<[i8; 4]>() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn write(self, to: *mut f32) {
         // SAFETY: the same.
         unsafe { *to.cast::<Self>() = self }
@@ -321,6 +347,16 @@ mod x86 {
             unsafe { _mm512_loadu_ps(from) }
         }
         #[inline(always)]
+        unsafe fn read_i8(from: *const i8) -> Self {
+            // SAFETY: the caller promises 16 values; the instruction needs no alignment.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(from: *const T) {
+            // SAFETY: a hint, which cannot fail whatever the address is; every machine with this vector has SSE.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+        }
+        #[inline(always)]
         unsafe fn write(self, to: *mut f32) {
             // SAFETY: the same.
             unsafe { _mm512_storeu_ps(to, self) }
@@ -395,6 +431,16 @@ mod x86 {
         unsafe fn read(from: *const f32) -> Self {
             // SAFETY: the caller promises 8 values; the instruction needs no alignment.
             unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn read_i8(from: *const i8) -> Self {
+            // SAFETY: the caller promises 8 values; the instruction needs no alignment.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
+        #[inline(always)]
+        fn prefetch<T>(from: *const T) {
+            // SAFETY: a hint, which cannot fail whatever the address is; every machine with this vector has SSE.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
         }
         #[inline(always)]
         unsafe fn write(self, to: *mut f32) {

@@ -26,6 +26,71 @@ pub(crate) fn project(input: &[f32], weight: &[f32], bias: Option<&[f32]>, input
     }
 }
 
+/// A weight matrix in a quarter of its memory: 8-bit integers, and a scale for every block of a row. One sequence reads all
+/// weights for every token, and how fast memory gives them is how fast it is written.
+pub(crate) struct Quantized {
+    /// `[out, padded in]`: whole numbers in −127..=127; those beyond a row's end are 0.
+    values: Vec<i8>,
+    /// `[out, padded in / QUANTIZED]`; rows are padded to [`ROW`]
+    scales: Vec<f32>,
+    inputs: usize,
+}
+
+/// Entries of a row that share a scale: whole vectors of any width, and few enough that one large entry costs its neighbours
+/// little.
+const QUANTIZED: usize = 32;
+
+/// Bytes by which weights are asked for before they are needed: memory answers after some hundred cycles, in which so many
+/// are multiplied.
+const AHEAD: usize = 1536;
+
+/// Rows are padded to whole multiples: two blocks, summed side by side so that one need not wait for the other.
+const ROW: usize = 2 * QUANTIZED;
+
+impl Quantized {
+    /// Rounds every entry to the nearest multiple of its block's largest divided by 127.
+    ///
+    /// # Shapes
+    /// - `weight`: `[out, inputs]`
+    pub(crate) fn of(weight: &[f32], inputs: usize) -> Self {
+        let padded = inputs.next_multiple_of(ROW);
+        let (mut values, mut scales) = (Vec::with_capacity(weight.len()), Vec::with_capacity(weight.len() / QUANTIZED));
+        for row in weight.chunks_exact(inputs) {
+            for block in row.chunks(QUANTIZED) {
+                let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                let scale = largest / 127.0;
+                scales.push(scale);
+                let whole = |value: &f32| if scale > 0.0 { (value / scale).round() as i8 } else { 0 };
+                values.extend(block.iter().map(whole));
+            }
+            values.resize(values.len().next_multiple_of(padded), 0);
+            scales.resize(scales.len().next_multiple_of(padded / QUANTIZED), 0.0);
+        }
+        Self { values, scales, inputs }
+    }
+
+    /// The entries that it stands for.
+    ///
+    /// # Shapes
+    /// - returns `[out, inputs]`
+    #[cfg(test)]
+    pub(crate) fn restored(&self) -> Vec<f32> {
+        let padded = self.inputs.next_multiple_of(ROW);
+        let entry = |i: usize| f32::from(self.values[i]) * self.scales[i / QUANTIZED];
+        let rows = self.values.len() / padded;
+        (0..rows).flat_map(|row| (0..self.inputs).map(move |i| row * padded + i)).map(entry).collect()
+    }
+}
+
+/// [`project`] with rounded weights.
+pub(crate) fn project_quantized(input: &[f32], weight: &Quantized, bias: Option<&[f32]>, output: &mut [f32]) {
+    let outputs = output.len() / (input.len() / weight.inputs);
+    dispatch(ProjectQuantized { input, weight, output });
+    if let Some(bias) = bias {
+        output.chunks_exact_mut(outputs).for_each(|row| add(row, bias));
+    }
+}
+
 /// `sum += values`
 pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
@@ -188,6 +253,55 @@ impl Kernel for ProjectFew<'_> {
             }
         }
     }
+}
+
+/// [`project_quantized`].
+pub(super) struct ProjectQuantized<'a> {
+    pub(super) input: &'a [f32],
+    pub(super) weight: &'a Quantized,
+    pub(super) output: &'a mut [f32],
+}
+
+impl Kernel for ProjectQuantized<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) {
+        let Self { input, weight: Quantized { values, scales, inputs }, output } = self;
+        let padded = inputs.next_multiple_of(ROW);
+        let rows = input.len() / inputs;
+        let mut whole = vec![0.0; rows * padded];
+        for (to, from) in whole.chunks_exact_mut(padded).zip(input.chunks_exact(*inputs)) {
+            to[..*inputs].copy_from_slice(from);
+        }
+        let outputs = values.len() / padded;
+        for (column, (weight, scales)) in
+            values.chunks_exact(padded).zip(scales.chunks_exact(padded / QUANTIZED)).enumerate()
+        {
+            for (row, input) in whole.chunks_exact(padded).enumerate() {
+                let (mut even, mut odd) = (V::splat(0.0), V::splat(0.0));
+                let both = input.as_chunks::<ROW>().0.iter().zip(weight.as_chunks::<ROW>().0);
+                for ((input, weight), scales) in both.zip(scales.as_chunks::<2>().0) {
+                    V::prefetch(weight.as_ptr().wrapping_add(AHEAD));
+                    let (input, weight) = (input.as_chunks::<QUANTIZED>().0, weight.as_chunks::<QUANTIZED>().0);
+                    even = block::<V>(&input[0], &weight[0]).mul_add(V::splat(scales[0]), even);
+                    odd = block::<V>(&input[1], &weight[1]).mul_add(V::splat(scales[1]), odd);
+                }
+                output[row * outputs + column] = even.add(odd).sum();
+            }
+        }
+    }
+}
+
+/// Σ a · b of a block, not yet scaled.
+#[inline(always)]
+fn block<V: Vector>(a: &[f32; QUANTIZED], b: &[i8; QUANTIZED]) -> V {
+    // QUANTIZED is a multiple of every number of lanes.
+    let mut sum = V::load(a).mul(V::load_i8(b));
+    for i in 1..QUANTIZED / V::LANES {
+        sum = V::load(&a[i * V::LANES..]).mul_add(V::load_i8(&b[i * V::LANES..]), sum);
+    }
+    sum
 }
 
 /// Σ a · b

@@ -26,7 +26,8 @@ use burn::tensor::{DType, FloatDType, Tensor};
 use crate::device::is_cpu;
 
 pub(crate) use self::host::{
-    AttendToCache, Kept, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project, rotate_on_host,
+    AttendToCache, Kept, Quantized, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project,
+    project_quantized, rotate_on_host,
 };
 
 /// `input · weightᵀ + bias`, as PyTorch's `Linear`.

@@ -202,3 +202,36 @@ fn a_shared_prefix_gives_what_two_whole_sequences_give() {
     assert_close("first", &found[..14 * 32], &expected[..14 * 32], 1e-6);
     assert_close("second", &found[14 * 32..], &expected[24 * 32..], 1e-6);
 }
+
+/// The same sums over the entries that rounded weights stand for, for every instruction set and for rows that are no whole
+/// number of blocks; and no entry is further off than half a step of its block.
+#[test]
+fn rounded_weights_are_multiplied_as_what_they_stand_for() {
+    use super::host::{ProjectQuantized, Quantized};
+    use crate::nn::fused::simd::{Isa, run_on};
+    for (rows, inputs, outputs) in [(1, 64, 5), (1, 33, 3), (3, 100, 7), (2, 8, 2)] {
+        let mut rng = stream(3, "quantized", (rows * inputs) as u64);
+        let mut random = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random::<f32>() - 0.5).collect() };
+        let (input, mut weight) = (random(rows * inputs), random(outputs * inputs));
+        // A block of nothing, which has no scale.
+        weight[..8].fill(0.0);
+        let quantized = Quantized::of(&weight, inputs);
+        let restored = quantized.restored();
+        for (row, own) in weight.chunks_exact(inputs).zip(restored.chunks_exact(inputs)) {
+            for (block, own) in row.chunks(32).zip(own.chunks(32)) {
+                let step = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs())) / 127.0;
+                assert!(block.iter().zip(own).all(|(a, b)| (a - b).abs() <= 0.5001 * step));
+            }
+        }
+        for isa in Isa::available() {
+            let mut output = vec![0.0; rows * outputs];
+            run_on(isa, ProjectQuantized { input: &input, weight: &quantized, output: &mut output });
+            for (row, output) in input.chunks_exact(inputs).zip(output.chunks_exact(outputs)) {
+                for (weight, output) in restored.chunks_exact(inputs).zip(output) {
+                    let expected: f64 = row.iter().zip(weight).map(|(a, b)| f64::from(a * b)).sum();
+                    assert!((f64::from(*output) - expected).abs() < 1e-5, "{isa:?}: {output}, expected {expected}");
+                }
+            }
+        }
+    }
+}
