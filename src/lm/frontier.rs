@@ -177,7 +177,7 @@ pub struct Row {
     /// For each of [`BUDGETS`] the reward of the best measured policy that diverges no further, chosen by one half of the
     /// held-out prompts and reported by the other, both ways: mean over seeds.
     pub reward: Vec<Option<f64>>,
-    /// 95 % bootstrap interval of that mean.
+    /// 95 % bootstrap interval of that mean; of a single seed there is none.
     pub interval: Vec<Option<[f64; 2]>>,
 }
 
@@ -743,23 +743,27 @@ fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f6
     Some(0.5 * (by(0)? + by(1)?))
 }
 
-/// The mean over seeds, with its interval; nothing where a seed has no policy within the budget.
+/// The mean over seeds, with its interval if there are several; nothing where a seed has no policy within the budget.
 pub(super) fn over_seeds(
     config: &FrontierConfig,
     points: &[Point],
     method: Method,
     budget: f64,
-) -> Option<(f64, [f64; 2])> {
+) -> Option<(f64, Option<[f64; 2]>)> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
     let values = values?;
-    let interval = bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
-    Some((mean(&values), interval))
+    let interval = || bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
+    Some((mean(&values), (values.len() > 1).then(interval)))
 }
 
 fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
-    let (reward, interval) = BUDGETS.iter().map(|&budget| over_seeds(config, points, method, budget).unzip()).unzip();
-    Row { method, reward, interval }
+    let found = BUDGETS.map(|budget| over_seeds(config, points, method, budget));
+    Row {
+        method,
+        reward: found.iter().map(|found| found.map(|(reward, _)| reward)).collect(),
+        interval: found.iter().map(|found| found.and_then(|(_, interval)| interval)).collect(),
+    }
 }
 
 /// The figure: a dot for every policy measured, and for each method the best reward within each divergence.
@@ -773,7 +777,7 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
         let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
         let point = |x: f64| {
             let (y, interval) = over_seeds(config, points, method, x)?;
-            Some(SeriesPoint { x, y, interval: Some(interval) })
+            Some(SeriesPoint { x, y, interval })
         };
         Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
     };

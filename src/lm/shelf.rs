@@ -152,7 +152,7 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Option<Curves> {
         let places = (1..=PLACES).map(|i| f64::from(i) * step).filter(|x| *x <= last + step);
         let point = |x: f64| {
             let (y, interval) = over_seeds(&config, &points, method, x)?;
-            Some(SeriesPoint { x, y, interval: Some(interval) })
+            Some(SeriesPoint { x, y, interval })
         };
         let dots = own().map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
         Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }

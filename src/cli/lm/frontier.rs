@@ -88,6 +88,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
         let cells = row.reward.iter().zip(&row.interval).map(|(reward, interval)| {
             let cell = match (reward, interval) {
                 (Some(reward), Some([low, high])) => format!("{reward:.3} [{low:.3}, {high:.3}]"),
+                (Some(reward), None) => format!("{reward:.3}"),
                 _ => "-".to_owned(),
             };
             format!("{cell:<22}")
