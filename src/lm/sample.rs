@@ -35,8 +35,8 @@ pub struct SampleConfig {
     pub min_p: f64,
     /// Of every draw.
     pub seed: u64,
-    /// Read weights as 8-bit integers, with a scale for every 32: a quarter of the memory, which is what bounds the speed of
-    /// a single sequence of a larger model. Log-probabilities are off by some hundredths.
+    /// Read weights as 8-bit integers, with a scale for every 32: little more than a quarter of the bytes, which are what
+    /// bounds the speed of a single sequence of a larger model. What is written is that of the rounded weights.
     pub quantize: bool,
 }
 

@@ -639,7 +639,10 @@ impl Folder {
         let policy = init.map(|init| beginning(config, init, &Device::flex())).transpose()?;
         let folder = Self::create_with(path, &config.to_toml())?;
         if let Some(policy) = policy {
-            policy.save(&folder.file(BEGINNING))?;
+            // Without it the folder would be of another run.
+            policy.save(&folder.file(BEGINNING)).inspect_err(|_| {
+                fs::remove_dir_all(path).ok();
+            })?;
         }
         Ok(folder)
     }

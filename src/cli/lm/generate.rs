@@ -42,8 +42,8 @@ struct DrawArgs {
     /// Seed of every draw
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Read weights as 8-bit integers, a scale for every 32: a larger model writes a single text several times as fast, and
-    /// its log-probabilities are off by some hundredths
+    /// Read weights as 8-bit integers, a scale for every 32: a larger model writes a single text two to three times as fast,
+    /// and what it writes is that of the rounded weights
     #[arg(long)]
     quantize: bool,
 }

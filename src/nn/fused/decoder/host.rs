@@ -26,8 +26,8 @@ pub(crate) fn project(input: &[f32], weight: &[f32], bias: Option<&[f32]>, input
     }
 }
 
-/// A weight matrix in a quarter of its memory: 8-bit integers, and a scale for every block of a row. One sequence reads all
-/// weights for every token, and how fast memory gives them is how fast it is written.
+/// A weight matrix in little more than a quarter of its bytes: 8-bit integers, and a scale for every block of a row. One
+/// sequence reads all weights for every token, and how fast memory gives them is how fast it is written.
 pub(crate) struct Quantized {
     /// `[out, padded in]`: whole numbers in −127..=127; those beyond a row's end are 0.
     values: Vec<i8>,
