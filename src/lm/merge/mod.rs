@@ -1,40 +1,26 @@
-//! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's adapters.
+//! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's [`adapters`].
 //!
 //! Whole models are never held: of each tensor the models' values are read from their files, merged, and written, so that
 //! memory is that of the largest tensor, once for every model and a few times more.
-//!
-//! An adapter's update is ΔW = s·B·A. Its soup is Σ λ_i s_i B_i A_i, which is a low-rank product again:
-//! `B = [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B one by one is something else: it has the products of one
-//! model's A with another's B.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+pub mod adapters;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufWriter, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
-use nalgebra::DMatrix;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::folder::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FolderError, INDEX, WEIGHTS, content, io, read_json, write_json};
+use super::folder::{FolderError, INDEX, WEIGHTS, content, io, read_json};
 use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::nn::{constant, to_host};
-use crate::soup::{MergeConfig, MergeError, Method, merge};
-
-/// How adapters are merged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdapterMerge {
-    /// Exactly, as a product of the sum of the ranks. Linear methods only.
-    Concatenated,
-    /// The best approximation of this rank to the merged update (Eckart & Young 1936).
-    Rank(usize),
-    /// A and B averaged one by one, an approximation: what is widely done. Linear only.
-    Averaged,
-}
+use crate::soup::{MergeConfig, MergeError, merge};
 
 /// What merging did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -157,91 +143,6 @@ pub fn merge_models(
     Ok(report)
 }
 
-/// Merges adapters of one base into a new folder.
-///
-/// # Errors
-/// [`MergeFolderError`]; a folder that was begun is removed.
-pub fn merge_adapters(
-    config: &MergeConfig,
-    how: AdapterMerge,
-    models: &[PathBuf],
-    out: &Path,
-) -> Result<MergeReport, MergeFolderError> {
-    // An adapter's update is a task vector: its base is nought.
-    config.validate(models.len(), true)?;
-    let adapters = models.iter().map(|folder| Adapter::open(folder)).collect::<Result<Vec<_>, _>>()?;
-    let first = &adapters[0];
-    for (adapter, folder) in adapters.iter().zip(models) {
-        if adapter.base != first.base {
-            return Err(MergeFolderError::Apart(format!(
-                "{}: is an adapter of {}, but {} is one of {}: adapters can be merged where they have one base",
-                folder.display(),
-                adapter.base,
-                models[0].display(),
-                first.base
-            )));
-        }
-        if how == AdapterMerge::Averaged && adapter.rank != first.rank {
-            return Err(MergeFolderError::Apart(format!(
-                "{}: has the rank {}, but {} the rank {}: A and B can be averaged where ranks are the same; merge exactly, or to a rank",
-                folder.display(),
-                adapter.rank,
-                models[0].display(),
-                first.rank
-            )));
-        }
-    }
-    let linear = matches!(config.method, Method::Linear | Method::TaskArithmetic);
-    if !linear && !matches!(how, AdapterMerge::Rank(_)) {
-        return Err(MergeFolderError::Apart(format!(
-            "{} of adapters is no product of their ranks: give the rank to come back to (--rank)",
-            config.method.name()
-        )));
-    }
-    // What each update counts, where the method is linear.
-    let sum: f64 = config.weights.iter().sum();
-    let normalizes = config.normalize.unwrap_or(config.method == Method::Linear);
-    let scale = if config.method == Method::TaskArithmetic { config.lambda } else { 1.0 };
-    let shares: Vec<f64> =
-        config.weights.iter().map(|weight| weight * scale / if normalizes { sum } else { 1.0 }).collect();
-
-    let names: BTreeSet<&String> = adapters.iter().flat_map(|adapter| adapter.modules.keys()).collect();
-    let mut rank = 0;
-    let mut products: Vec<(&String, Product)> = Vec::new();
-    let (mut error, mut whole) = (0.0, 0.0);
-    for name in names {
-        let parts: Vec<Option<&Product>> = adapters.iter().map(|adapter| adapter.modules.get(name)).collect();
-        let shape = parts.iter().flatten().map(|product| product.shape()).collect::<BTreeSet<_>>();
-        if shape.len() != 1 {
-            let shapes: Vec<String> = shape.iter().map(|(out, inputs)| format!("{out} × {inputs}")).collect();
-            return Err(MergeFolderError::Apart(format!("{name}: the updates have shapes {}", shapes.join(" and "))));
-        }
-        let exact = match linear {
-            true => concatenated(&parts, &shares),
-            false => merged_update(config, name, &parts),
-        };
-        let kept = match how {
-            AdapterMerge::Concatenated => exact.clone(),
-            AdapterMerge::Averaged => averaged(&parts, &shares),
-            AdapterMerge::Rank(rank) => truncated(&exact, rank),
-        };
-        error += difference(&kept, &exact).norm_squared();
-        whole += exact.norm_squared();
-        rank = rank.max(kept.a.nrows());
-        products.push((name, kept));
-    }
-    let new = NewFolder::make(out)?;
-    let report = write_adapter(first, &products, rank, out)?;
-    copy_tokenizer(&models[0], out)?;
-    new.keep();
-    let relative = if whole > 0.0 { (error / whole).sqrt() } else { 0.0 };
-    Ok(MergeReport {
-        bytes_read: adapters.iter().map(|adapter| adapter.bytes).sum(),
-        relative_error: Some(relative),
-        ..report
-    })
-}
-
 /// The soup of models in memory, without adapters: Σ w_i θ_i.
 ///
 /// # Panics
@@ -257,12 +158,6 @@ pub fn mixed(models: &[&Decoder], weights: &[f64]) -> Decoder {
         constant(&mixed, first.layout.tensors[i].shape, &first.device())
     };
     Decoder { parameters: (0..first.parameters.len()).map(parameter).collect(), adapters: None, ..first.clone() }
-}
-
-/// Whether a folder is that of an adapter.
-#[must_use]
-pub fn is_adapter(folder: &Path) -> bool {
-    folder.join(ADAPTER_CONFIG).is_file()
 }
 
 // ------------------------------------------------------------------------------------------------------- whole models
@@ -589,260 +484,19 @@ fn copy_if(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<(), 
     Ok(())
 }
 
-// ----------------------------------------------------------------------------------------------------------- adapters
-
-/// An adapter's files.
-struct Adapter {
-    config: Map<String, Value>,
-    /// What its base is called.
-    base: String,
-    rank: usize,
-    /// Updates by the names of their modules; heads that were saved with them under their own.
-    modules: BTreeMap<String, Product>,
-    bytes: u64,
-}
-
-/// ΔW = B·A, with the scale in B.
-#[derive(Debug, Clone, PartialEq)]
-struct Product {
-    /// `[out, rank]`
-    b: DMatrix<f64>,
-    /// `[rank, in]`
-    a: DMatrix<f64>,
-}
-
-impl Product {
-    fn shape(&self) -> (usize, usize) {
-        (self.b.nrows(), self.a.ncols())
-    }
-
-    /// ‖ΔW‖² without ΔW: the trace of (BᵀB)(AAᵀ).
-    fn norm_squared(&self) -> f64 {
-        let (left, right) = (self.b.tr_mul(&self.b), &self.a * self.a.transpose());
-        left.component_mul(&right).sum().max(0.0)
-    }
-}
-
-impl Adapter {
-    fn open(folder: &Path) -> Result<Self, FolderError> {
-        let file = folder.join(ADAPTER_CONFIG);
-        let config = read_json(&file)?;
-        let wrong = |problem: String| content(&file, &problem);
-        if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            let found = config.get("peft_type").unwrap_or(&Value::Null);
-            return Err(wrong(format!("peft_type = {found} is not supported: must be \"LORA\"")));
-        }
-        if config.get("use_dora").and_then(Value::as_bool) == Some(true) {
-            return Err(wrong("use_dora = true is not supported: its updates are no products of A and B".to_owned()));
-        }
-        for name in ["rank_pattern", "alpha_pattern"] {
-            if config.get(name).and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty()) {
-                return Err(wrong(format!("{name} is not supported: all modules must have one rank and one alpha")));
-            }
-        }
-        let number = |name: &str| {
-            let value = config.get(name).and_then(Value::as_f64).filter(|value| *value > 0.0);
-            value.ok_or_else(|| {
-                content(
-                    &file,
-                    &format!("{name} = {}: must be a positive number", config.get(name).unwrap_or(&Value::Null)),
-                )
-            })
-        };
-        let (rank, alpha) = (number("r")?, number("lora_alpha")?);
-        let rslora = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-        let scale = alpha / if rslora { rank.sqrt() } else { rank };
-        let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned();
-
-        let mut weights = Checkpoint::of_files(folder, BTreeSet::from([ADAPTER_WEIGHTS.to_owned()]))?;
-        let names: Vec<String> = weights.index.keys().cloned().collect();
-        let path = folder.join(ADAPTER_WEIGHTS);
-        let mut modules = BTreeMap::new();
-        for name in &names {
-            if let Some(module) = name.strip_suffix(".lora_A.weight") {
-                let a = weights.matrix(name)?;
-                let other = format!("{module}.lora_B.weight");
-                if !names.contains(&other) {
-                    return Err(content(&path, &format!("tensor '{other}' is missing")));
-                }
-                let b = weights.matrix(&other)?;
-                if a.nrows() != b.ncols() {
-                    let problem = format!("{module}: A has {} rows, but B {} columns", a.nrows(), b.ncols());
-                    return Err(content(&path, &problem));
-                }
-                modules.insert(module.to_owned(), Product { b: b * scale, a });
-            } else if !name.ends_with(".lora_B.weight") {
-                let problem = format!(
-                    "tensor '{name}' is no part of a low-rank update: merge adapters that were saved without whole modules"
-                );
-                return Err(content(&path, &problem));
-            }
-        }
-        if modules.is_empty() {
-            return Err(content(&path, "has no low-rank update"));
-        }
-        Ok(Self { config, base, rank: rank as usize, modules, bytes: weights.bytes_read })
-    }
-}
-
-impl Checkpoint {
-    fn matrix(&mut self, name: &str) -> Result<DMatrix<f64>, FolderError> {
-        let shape = self.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let path = self.files[0].path.clone();
-        let &[rows, columns] = shape.as_slice() else {
-            return Err(content(&path, &format!("tensor '{name}' has the shape {shape:?}: must have two sizes")));
-        };
-        let values = self.read(name)?;
-        Ok(DMatrix::from_row_iterator(rows, columns, values.into_iter().map(f64::from)))
-    }
-}
-
-/// Σ λ_i B_i A_i as one product.
-fn concatenated(parts: &[Option<&Product>], shares: &[f64]) -> Product {
-    let present: Vec<(&Product, f64)> =
-        parts.iter().zip(shares).filter_map(|(part, share)| Some(((*part)?, *share))).collect();
-    let (out, inputs) = present[0].0.shape();
-    let rank = present.iter().map(|(product, _)| product.a.nrows()).sum();
-    let (mut b, mut a) = (DMatrix::zeros(out, rank), DMatrix::zeros(rank, inputs));
-    let mut at = 0;
-    for (product, share) in present {
-        let own = product.a.nrows();
-        b.columns_mut(at, own).copy_from(&(&product.b * share));
-        a.rows_mut(at, own).copy_from(&product.a);
-        at += own;
-    }
-    Product { b, a }
-}
-
-/// (Σ λ_i B_i)(Σ λ_i A_i) / Σ λ_i: the scale is in B, as it is when PEFT's files are averaged name by name.
-fn averaged(parts: &[Option<&Product>], shares: &[f64]) -> Product {
-    let present: Vec<(&Product, f64)> =
-        parts.iter().zip(shares).filter_map(|(part, share)| Some(((*part)?, *share))).collect();
-    let first = present[0].0;
-    let (mut b, mut a) = (first.b.scale(0.0), first.a.scale(0.0));
-    for (product, share) in present {
-        b += &product.b * share;
-        a += &product.a * share;
-    }
-    Product { b, a }
-}
-
-/// A method that is not linear, on the updates themselves.
-fn merged_update(config: &MergeConfig, name: &str, parts: &[Option<&Product>]) -> Product {
-    let (out, inputs) = parts.iter().flatten().next().expect("the name is some adapter's").shape();
-    let update = |part: &Option<&Product>| -> Vec<f32> {
-        match part {
-            None => vec![0.0; out * inputs],
-            // Row by row, as tensors of checkpoints are.
-            Some(Product { b, a }) => (b * a).transpose().iter().map(|value| *value as f32).collect(),
-        }
-    };
-    let updates: Vec<Vec<f32>> = parts.iter().map(update).collect();
-    let slices: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-    let merged = merge(config, name, Some(&vec![0.0; out * inputs]), &slices);
-    let whole = DMatrix::from_row_iterator(out, inputs, merged.into_iter().map(f64::from));
-    // As a product of the smaller rank.
-    match out <= inputs {
-        true => Product { b: DMatrix::identity(out, out), a: whole },
-        false => Product { b: whole, a: DMatrix::identity(inputs, inputs) },
-    }
-}
-
-/// The best approximation of a rank: singular values of B·A from those of the small matrix R_B R_Aᵀ, where B = Q_B R_B and
-/// Aᵀ = Q_A R_A. The values are shared between both factors by their roots.
-fn truncated(product: &Product, rank: usize) -> Product {
-    let (left, right) = (product.b.clone().qr(), product.a.transpose().qr());
-    let core = left.r() * right.r().transpose();
-    let svd = core.svd(true, true);
-    let (u, vt) = (svd.u.expect("it was asked for"), svd.v_t.expect("it was asked for"));
-    // The largest, in order: nalgebra sorts them.
-    let kept = rank.min(svd.singular_values.len());
-    let (out, inputs) = product.shape();
-    let (mut b, mut a) = (DMatrix::zeros(out, rank), DMatrix::zeros(rank, inputs));
-    let (wide, tall) = (left.q() * u, vt * right.q().transpose());
-    for i in 0..kept {
-        let root = svd.singular_values[i].max(0.0).sqrt();
-        b.set_column(i, &(wide.column(i) * root));
-        a.set_row(i, &(tall.row(i) * root));
-    }
-    Product { b, a }
-}
-
-/// One update minus another, as a product.
-fn difference(one: &Product, other: &Product) -> Product {
-    concatenated(&[Some(one), Some(other)], &[1.0, -1.0])
-}
-
-fn write_adapter(
-    first: &Adapter,
-    products: &[(&String, Product)],
-    rank: usize,
-    out: &Path,
-) -> Result<MergeReport, FolderError> {
-    let mut tensors: Vec<(String, TensorInfo)> = Vec::new();
-    let mut values: Vec<f32> = Vec::new();
-    for (name, Product { b, a }) in products {
-        // Modules that fewer adapters have are filled up with noughts, since PEFT has one rank.
-        let own = a.nrows();
-        let (mut wide, mut tall) = (DMatrix::zeros(b.nrows(), rank), DMatrix::zeros(rank, a.ncols()));
-        wide.columns_mut(0, own).copy_from(b);
-        tall.rows_mut(0, own).copy_from(a);
-        for (part, matrix) in [("A", &tall), ("B", &wide)] {
-            let start = values.len() * 4;
-            values.extend(matrix.transpose().iter().map(|value| *value as f32));
-            tensors.push((
-                format!("{name}.lora_{part}.weight"),
-                TensorInfo {
-                    dtype: Dtype::F32,
-                    shape: vec![matrix.nrows(), matrix.ncols()],
-                    data_offsets: (start, values.len() * 4),
-                },
-            ));
-        }
-    }
-    let count = tensors.len();
-    let path = out.join(ADAPTER_WEIGHTS);
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(about), tensors).expect("offsets were counted as the values were added");
-    let written = File::create(&path).and_then(|file| {
-        let mut writer = BufWriter::new(file);
-        let bytes = write_header(&mut writer, &metadata)? + write_values(&mut writer, Dtype::F32, &values)?;
-        writer.flush()?;
-        Ok(bytes)
-    });
-    let bytes_written = written.map_err(|error| io(&path, error))?;
-    let mut config = first.config.clone();
-    // The scale is in B.
-    for (field, value) in [("r", json!(rank)), ("lora_alpha", json!(rank)), ("use_rslora", json!(false))] {
-        config.insert(field.to_owned(), value);
-    }
-    let ends: BTreeSet<&str> = products.iter().filter_map(|(name, _)| name.rsplit('.').next()).collect();
-    config.insert("target_modules".to_owned(), json!(ends));
-    write_json(&out.join(ADAPTER_CONFIG), &Value::Object(config))?;
-    Ok(MergeReport {
-        tensors: count,
-        parameters: values.len(),
-        bytes_read: 0,
-        bytes_written,
-        least_cosine: None,
-        relative_error: None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::atomic::AtomicBool;
 
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Device;
     use rand::RngExt as _;
     use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
     use serde_json::Value;
 
-    use super::{AdapterMerge, MergeFolderError, MergeReport, merge_adapters, merge_models};
+    use super::{MergeFolderError, MergeReport, merge_models};
     use crate::lm::config::{ModelConfig, SmallLlama};
     use crate::lm::folder::{read, write};
-    use crate::lm::lora::{Adapters, LoraConfig};
     use crate::lm::model::Decoder;
     use crate::nn::{constant, to_host};
     use crate::random::stream;
@@ -850,12 +504,12 @@ mod tests {
 
     const SIZE: SmallLlama = SmallLlama { vocabulary: 50, hidden: 16, layers: 2, heads: 2, context: 32 };
 
-    fn start() -> Decoder {
+    pub(super) fn start() -> Decoder {
         Decoder::new(ModelConfig::small_llama(SIZE), 3, &Device::flex())
     }
 
     /// The start with some noise, as fine-tuning would change it.
-    fn tuned(seed: u64) -> Decoder {
+    pub(super) fn tuned(seed: u64) -> Decoder {
         let mut model = start();
         for (i, tensor) in model.parameters.iter_mut().enumerate() {
             let mut rng = stream(seed, "noise", i as u64);
@@ -879,7 +533,7 @@ mod tests {
         merge_models(config, base, models, out, false, &AtomicBool::new(false), &|_, _| ())
     }
 
-    fn soup(weights: &[f64]) -> MergeConfig {
+    pub(super) fn soup(weights: &[f64]) -> MergeConfig {
         MergeConfig { weights: weights.to_vec(), ..MergeConfig::default() }
     }
 
@@ -1026,108 +680,5 @@ mod tests {
         let models = [place("a"), place("stranger")];
         let merged = merge_models(&two, None, &models, &out, true, &AtomicBool::new(false), &|_, _| ());
         assert!(merged.unwrap().least_cosine.unwrap().abs() < 0.3);
-    }
-
-    fn adapter(rank: usize, seed: u64, a_seed: u64, base: &Path, folder: &Path) -> Decoder {
-        let targets = vec!["q_proj".into(), "down_proj".into()];
-        let config = LoraConfig { rank, alpha: 4.0, targets, ..LoraConfig::default() };
-        let mut model = start();
-        let mut adapters = Adapters::new(config, &model.layout, a_seed, &Device::flex()).unwrap();
-        for (i, tensor) in adapters.parameters.iter_mut().enumerate().filter(|(i, _)| i % 2 == 1) {
-            let mut rng = stream(seed, "b", i as u64);
-            let values: Vec<f32> =
-                (0..tensor.shape().num_elements()).map(|_| rng.random_range(-0.1..0.1_f32)).collect();
-            *tensor = constant(&values, tensor.dims(), &Device::flex());
-        }
-        model.adapters = Some(adapters);
-        write(&model, Some(base), folder).unwrap();
-        model
-    }
-
-    fn updates(model: &Decoder) -> Vec<Tensor<2>> {
-        let adapters = model.adapters.as_ref().unwrap();
-        (0..adapters.modules.len()).map(|i| adapters.update(i)).collect()
-    }
-
-    #[test]
-    fn the_soup_of_adapters_is_that_of_their_updates() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        write(&start(), None, &place("base")).unwrap();
-        let a = adapter(3, 1, 1, &place("base"), &place("a"));
-        let b = adapter(2, 2, 2, &place("base"), &place("b"));
-        let models = [place("a"), place("b")];
-        let config = soup(&[0.25, 0.75]);
-        let expected: Vec<Tensor<2>> =
-            updates(&a).into_iter().zip(updates(&b)).map(|(a, b)| a * 0.25 + b * 0.75).collect();
-        let distance = |found: &Path| -> f64 {
-            let found = updates(&read(found, &Device::flex()).unwrap().decoder);
-            let norm = |tensor: &Tensor<2>| to_host(tensor.clone()).iter().map(|v| f64::from(v * v)).sum::<f64>();
-            let error: f64 = found.iter().zip(&expected).map(|(f, e)| norm(&(f.clone() - e.clone()))).sum();
-            (error / expected.iter().map(norm).sum::<f64>()).sqrt()
-        };
-        for (name, how) in [("exact", AdapterMerge::Concatenated), ("five", AdapterMerge::Rank(5))] {
-            let report = merge_adapters(&config, how, &models, &place(name)).unwrap();
-            assert!(report.relative_error.unwrap() < 1e-6 && distance(&place(name)) < 1e-6, "{name}: {report:?}");
-            let rank = read(&place(name), &Device::flex()).unwrap().decoder.adapters.unwrap().config.rank;
-            assert_eq!(rank, 5);
-        }
-        // A lower rank loses something, and as much as is said; the less the higher it is.
-        let mut last = 1.0;
-        for rank in 1..5 {
-            let name = format!("rank-{rank}");
-            let error = merge_adapters(&config, AdapterMerge::Rank(rank), &models, &place(&name))
-                .unwrap()
-                .relative_error
-                .unwrap();
-            assert!((error - distance(&place(&name))).abs() < 1e-5, "{rank}: {error}");
-            assert!(error < last && error > 0.01, "{rank}: {error}");
-            last = error;
-        }
-        // TIES of updates that all count is a sum where signs agree.
-        let ties = MergeConfig { method: Method::Ties, density: 1.0, ..soup(&[1.0]) };
-        let report = merge_adapters(&ties, AdapterMerge::Rank(3), &models[..1], &place("ties")).unwrap();
-        assert!(report.relative_error.unwrap() < 1e-5, "{report:?}");
-    }
-
-    /// `(Σ λB)(Σ λA)` is the soup where all A are the same, and far from it where they are not.
-    #[test]
-    fn averaging_the_factors_says_how_far_it_is_from_the_soup() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        write(&start(), None, &place("base")).unwrap();
-        for (name, seed, a_seed) in [("a", 1, 1), ("twin", 2, 1), ("stranger", 3, 9)] {
-            let _ = adapter(3, seed, a_seed, &place("base"), &place(name));
-        }
-        let error = |other: &str| {
-            let out = place(&format!("averaged-{other}"));
-            let models = [place("a"), place(other)];
-            merge_adapters(&soup(&[0.5, 0.5]), AdapterMerge::Averaged, &models, &out).unwrap().relative_error.unwrap()
-        };
-        assert!(error("twin") < 1e-6);
-        assert!(error("stranger") > 0.4, "{}", error("stranger"));
-    }
-
-    #[test]
-    fn adapters_that_do_not_go_together_are_refused_with_the_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        write(&start(), None, &place("base")).unwrap();
-        write(&tuned(1), None, &place("other-base")).unwrap();
-        let _ = adapter(3, 1, 1, &place("base"), &place("a"));
-        let _ = adapter(2, 2, 2, &place("base"), &place("b"));
-        let _ = adapter(3, 2, 2, &place("other-base"), &place("c"));
-        let two = soup(&[0.5, 0.5]);
-        let ties = MergeConfig { method: Method::Ties, ..two.clone() };
-        let out = place("out");
-        for (config, how, other, expected) in [
-            (&two, AdapterMerge::Averaged, "b", "A and B can be averaged where ranks are the same"),
-            (&two, AdapterMerge::Concatenated, "c", "adapters can be merged where they have one base"),
-            (&ties, AdapterMerge::Concatenated, "b", "ties of adapters is no product of their ranks: give the rank"),
-        ] {
-            let error = merge_adapters(config, how, &[place("a"), place(other)], &out).unwrap_err().to_string();
-            assert!(error.contains(expected), "{other}: {error}");
-            assert!(!out.exists());
-        }
     }
 }
