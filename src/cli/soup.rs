@@ -20,7 +20,7 @@ pub(crate) struct SoupArgs {
     #[arg(value_name = "RUN", num_args = 2.., required = true)]
     runs: Vec<PathBuf>,
     /// Weights of the runs; they sum to 1 [default: all of the path from one run to another]
-    #[arg(long, value_name = "W", num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
     weights: Vec<f64>,
     /// Steps of the path from one run to another
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "weights", allow_negative_numbers = true)]

@@ -26,7 +26,7 @@ pub(super) struct FrontArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     methods: Vec<String>,
     /// Seeds, each with a model and runs of its own
-    #[arg(long, value_name = "S", num_args = 1..)]
+    #[arg(long, value_name = "S", value_delimiter = ',', num_args = 1..)]
     seeds: Vec<u64>,
     /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
     #[arg(long)]

@@ -26,10 +26,10 @@ pub(super) struct FrontierArgs {
     #[arg(long)]
     size: Option<String>,
     /// Seeds, each with a model and runs of its own
-    #[arg(long, value_name = "S", num_args = 1..)]
+    #[arg(long, value_name = "S", value_delimiter = ',', num_args = 1..)]
     seeds: Vec<u64>,
     /// dpo, cdpo, ipo, ppo, ppo-gold, preferred-ft, best-of-n
-    #[arg(long, value_name = "NAME", num_args = 1..)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
     methods: Vec<String>,
     /// Folder; what it holds already is not measured again
     #[arg(long, value_name = "DIR", default_value = "runs/frontier")]

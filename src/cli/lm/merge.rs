@@ -25,7 +25,7 @@ pub(super) struct MergeArgs {
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
     /// One weight for each model [default: the same for all, summing to 1]
-    #[arg(long, value_name = "W", num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
     weights: Vec<f64>,
     /// Folder of the model that all were fine-tuned from: for task-arithmetic, ties, dare and dare-ties
     #[arg(long, value_name = "DIR")]

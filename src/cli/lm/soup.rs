@@ -29,13 +29,13 @@ pub(super) struct SoupArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     data: Vec<PathBuf>,
     /// Weights of the models [default: those that are best on half of the prompts]
-    #[arg(long, value_name = "W", num_args = 1.., allow_negative_numbers = true, conflicts_with = "uniform")]
+    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true, conflicts_with = "uniform")]
     weights: Vec<f64>,
     /// The same weight for all models
     #[arg(long)]
     uniform: bool,
     /// Weights of the objectives where the best mix is searched for [default: the same for all]
-    #[arg(long, value_name = "W", num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
     preference: Vec<f64>,
     /// Steps of the path from one model to another
     #[arg(long, value_name = "N")]

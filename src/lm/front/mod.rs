@@ -255,7 +255,8 @@ impl Default for FrontConfig {
             reward_learning_rate: 1e-3,
             reward_batch_size: 4,
             reward_epochs: 2.0,
-            ppo_iterations: 24,
+            // Its front still grows fast at 24.
+            ppo_iterations: 60,
             ppo: PpoConfig {
                 optimizer: optimizer(1e-4, Schedule::Constant),
                 value_learning_rate: 1e-3,
