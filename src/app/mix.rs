@@ -401,7 +401,8 @@ impl Open {
                         .on_hover_text("What counts how much: the weights of the policies that are mixed")
                         .changed();
                     ui.label(first.as_str());
-                    ui.strong(format!("{:.0} : {:.0}", 100.0 * (1.0 - self.weights[0]), 100.0 * self.weights[0]));
+                    let first = (100.0 * self.weights[0]).round();
+                    ui.strong(format!("{:.0} : {first:.0}", 100.0 - first));
                 });
                 self.weights[1] = 1.0 - self.weights[0];
             }
