@@ -468,7 +468,7 @@ mod tests {
         SampleConfig { max_new_tokens: tokens, temperature: 0.0, ..SampleConfig::default() }
     }
 
-    /// Rounded weights are read as what they stand for: a model that has these exactly writes the same.
+    /// Rounded weights are read as what they stand for: a model that has these exactly writes nearly the same.
     #[test]
     fn quantized_weights_write_as_a_model_with_the_rounded_ones() {
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
@@ -495,17 +495,19 @@ mod tests {
                 writer.advance(&[slot], &next, &mut cache, 1, &mut super::Buffers::default(), &mut logits);
                 logits
             };
-            // A head that is the embedding is rounded on one side only; all the rest is the same.
-            if model.layout.head != model.layout.embedding {
-                for (own, expected) in logits(&model, true).iter().zip(logits(&rounded, false)) {
-                    assert!((own - expected).abs() < 1e-4 * expected.abs().max(1.0), "{own}, expected {expected}");
-                }
-            }
             let exact = logits(&model, false);
             let spread = exact.iter().copied().fold(f32::NEG_INFINITY, f32::max)
                 - exact.iter().copied().fold(f32::INFINITY, f32::min);
+            let allowed = 0.05 * spread;
+            // A head that is the embedding is rounded on one side only; all the rest is the same, but for the inputs of
+            // products: these have 256 times as many steps as weights.
+            if model.layout.head != model.layout.embedding {
+                for (own, expected) in logits(&model, true).iter().zip(logits(&rounded, false)) {
+                    assert!((own - expected).abs() < allowed / 256.0, "{own}, expected {expected}");
+                }
+            }
             for (own, exact) in logits(&model, true).iter().zip(&exact) {
-                assert!((own - exact).abs() < 0.05 * spread, "{own}, exactly {exact}");
+                assert!((own - exact).abs() < allowed, "{own}, exactly {exact}");
             }
         }
     }

@@ -1,17 +1,21 @@
 //! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's [`adapters`].
 //!
 //! Whole models are never held: of each tensor the models' values are read from their files, merged, and written, so that
-//! memory is that of the largest tensor, once for every model and a few times more.
+//! memory is that of the largest tensor, once for every model and a few times more. A tensor is written while the next is
+//! read and merged, so that it takes about as long as the disk does.
 
 pub mod adapters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{BufWriter, Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
 use serde_json::Value;
@@ -115,29 +119,33 @@ pub fn merge_models(
     let total = read[0].index.len();
     let shards: Vec<(String, Metadata)> =
         read[0].files.iter().map(|file| (file.name.clone(), file.metadata.clone())).collect();
-    for (name, metadata) in &shards {
-        let path = out.join(name);
-        let file = File::create(&path).map_err(|error| io(&path, error))?;
-        let mut writer = BufWriter::new(file);
-        let wrong = |error| io(&path, error);
-        report.bytes_written += write_header(&mut writer, metadata).map_err(wrong)?;
-        for tensor in metadata.offset_keys() {
+    let written = thread::scope(|scope| {
+        // One tensor is written while the next is made; no third is held.
+        let (sender, receiver) = sync_channel(0);
+        let writer = scope.spawn(|| write_files(out, &shards, receiver));
+        let mut values = vec![Vec::new(); read.len()];
+        for tensor in shards.iter().flat_map(|(_, metadata)| metadata.offset_keys()) {
             if stop.load(Ordering::Relaxed) {
                 return Err(MergeFolderError::Interrupted);
             }
-            let dtype = metadata.info(&tensor).map_or(Dtype::F32, |info| info.dtype);
-            let values = read.iter_mut().map(|one| one.read(&tensor)).collect::<Result<Vec<_>, _>>()?;
+            let each = read.par_iter_mut().zip(&mut values);
+            let found: Vec<_> = each.map(|(one, values)| one.read_into(values, &tensor, usize::MAX)).collect();
+            found.into_iter().collect::<Result<(), _>>()?;
             let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let (models, base) = slices.split_at(models.len());
             let merged = merge(config, &tensor, base.first().copied(), models);
-            report.bytes_written += write_values(&mut writer, dtype, &merged).map_err(wrong)?;
-            report.tensors += 1;
             report.parameters += merged.len();
+            if sender.send(merged).is_err() {
+                // The writer has stopped, and says why below.
+                break;
+            }
+            report.tensors += 1;
             show(report.tensors, total);
         }
-        let synced = writer.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-        synced.map_err(|error| io(&path, error))?;
-    }
+        drop(sender);
+        Ok(writer.join().expect("writing has no panics of its own")?)
+    });
+    report.bytes_written = written?;
     report.bytes_read = read.iter().map(|one| one.bytes_read).sum();
     new.keep();
     Ok(report)
@@ -211,11 +219,14 @@ impl Checkpoint {
     }
 
     fn read(&mut self, name: &str) -> Result<Vec<f32>, FolderError> {
-        self.read_first(name, usize::MAX)
+        let mut values = Vec::new();
+        self.read_into(&mut values, name, usize::MAX)?;
+        Ok(values)
     }
 
-    /// The first values of a tensor, as many as are wanted.
-    fn read_first(&mut self, name: &str, most: usize) -> Result<Vec<f32>, FolderError> {
+    /// The first values of a tensor, as many as are wanted, in the place of what was read before: memory that is asked for
+    /// anew for every tensor costs as much as reading it.
+    fn read_into(&mut self, values: &mut Vec<f32>, name: &str, most: usize) -> Result<(), FolderError> {
         let shard = &mut self.files[*self.index.get(name).expect("names are those of the index")];
         let info = shard.metadata.info(name).expect("the index was made from the metadata");
         let width = width(info.dtype).ok_or_else(|| {
@@ -226,23 +237,26 @@ impl Checkpoint {
         let dtype = info.dtype;
         let at = shard.start + info.data_offsets.0 as u64;
         shard.file.seek(SeekFrom::Start(at)).map_err(|error| io(&shard.path, error))?;
-        let mut values = Vec::with_capacity(count);
-        let mut bytes = vec![0; BUFFER];
+        values.clear();
+        values.reserve_exact(count);
+        let mut bytes = vec![0; BUFFER.min(count * width)];
         while values.len() < count {
             let wanted = ((count - values.len()) * width).min(BUFFER);
             let part = &mut bytes[..wanted];
             shard.file.read_exact(part).map_err(|error| io(&shard.path, error))?;
-            append(&mut values, dtype, part);
-        }
-        self.bytes_read += (count * width) as u64;
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(values),
-            Some(at) => {
+            let before = values.len();
+            append(values, dtype, part);
+            // All of a part at once: that is several times faster than to look where the first is.
+            let finite = values[before..].iter().fold(true, |finite, value| finite & value.is_finite());
+            if !finite {
+                let at = values.iter().position(|value| !value.is_finite()).unwrap_or(before);
                 let problem =
                     format!("tensor '{name}' has the value {} at index {at}: weights must be finite", values[at]);
-                Err(content(&shard.path, &problem))
+                return Err(content(&shard.path, &problem));
             }
         }
+        self.bytes_read += (count * width) as u64;
+        Ok(())
     }
 }
 
@@ -290,20 +304,46 @@ fn width(dtype: Dtype) -> Option<usize> {
 }
 
 fn append(values: &mut Vec<f32>, dtype: Dtype, bytes: &[u8]) {
-    let two = |two: &[u8]| <[u8; 2]>::try_from(two).expect("chunks have two bytes");
     match dtype {
-        Dtype::F64 => values.extend(
-            bytes
-                .chunks_exact(8)
-                .map(|eight| f64::from_le_bytes(eight.try_into().expect("chunks have eight bytes")) as f32),
-        ),
-        Dtype::F16 => values.extend(bytes.chunks_exact(2).map(|bytes| f16::from_le_bytes(two(bytes)).to_f32())),
-        Dtype::BF16 => values.extend(bytes.chunks_exact(2).map(|bytes| bf16::from_le_bytes(two(bytes)).to_f32())),
-        _ => values.extend(
-            bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("chunks have four bytes"))),
-        ),
+        Dtype::F64 => values.extend(bytes.as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight) as f32)),
+        Dtype::F16 => values.extend(bytes.as_chunks().0.iter().map(|two| f16::from_le_bytes(*two).to_f32())),
+        Dtype::BF16 => values.extend(bytes.as_chunks().0.iter().map(|two| bf16::from_le_bytes(*two).to_f32())),
+        _ => values.extend(bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four))),
     }
 }
+
+/// Writes the files of a new model; tensors come in the files' order. Returns how many bytes it wrote, which are fewer than all
+/// when no more tensors came.
+fn write_files(out: &Path, shards: &[(String, Metadata)], tensors: Receiver<Vec<f32>>) -> Result<u64, FolderError> {
+    let mut tensors = tensors.into_iter();
+    let mut written = 0;
+    for (name, metadata) in shards {
+        let path = out.join(name);
+        let wrong = |error| io(&path, error);
+        let mut file = File::create(&path).map_err(wrong)?;
+        written += write_header(&mut file, metadata).map_err(wrong)?;
+        let mut unsynced = 0;
+        for tensor in metadata.offset_keys() {
+            let Some(values) = tensors.next() else { return Ok(written) };
+            let dtype = metadata.info(&tensor).map_or(Dtype::F32, |info| info.dtype);
+            for part in values.chunks(SYNCED / 8) {
+                let bytes = write_values(&mut file, dtype, part).map_err(wrong)?;
+                written += bytes;
+                unsynced += bytes;
+                if unsynced >= SYNCED as u64 {
+                    file.sync_data().map_err(wrong)?;
+                    unsynced = 0;
+                }
+            }
+        }
+        file.sync_all().map_err(wrong)?;
+    }
+    Ok(written)
+}
+
+/// Bytes after which the disk is made to write: left alone, the system keeps everything in memory until the end, and the disk
+/// has nothing to do until then.
+const SYNCED: usize = 64 << 20;
 
 fn write_header(writer: &mut impl std::io::Write, metadata: &Metadata) -> std::io::Result<u64> {
     let mut text = serde_json::to_vec(metadata)?;
@@ -315,17 +355,20 @@ fn write_header(writer: &mut impl std::io::Write, metadata: &Metadata) -> std::i
 }
 
 fn write_values(writer: &mut impl std::io::Write, dtype: Dtype, values: &[f32]) -> std::io::Result<u64> {
+    fn fill<const N: usize>(bytes: &mut [u8], values: &[f32], of: impl Fn(f32) -> [u8; N]) {
+        bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(slot, value)| *slot = of(*value));
+    }
     let width = width(dtype).unwrap_or(4);
-    let mut bytes = Vec::with_capacity(BUFFER);
-    for part in values.chunks(BUFFER / 8) {
-        bytes.clear();
+    let mut bytes = vec![0; BUFFER];
+    for part in values.chunks(BUFFER / width) {
+        let bytes = &mut bytes[..part.len() * width];
         match dtype {
-            Dtype::F64 => part.iter().for_each(|value| bytes.extend(f64::from(*value).to_le_bytes())),
-            Dtype::F16 => part.iter().for_each(|value| bytes.extend(f16::from_f32(*value).to_le_bytes())),
-            Dtype::BF16 => part.iter().for_each(|value| bytes.extend(bf16::from_f32(*value).to_le_bytes())),
-            _ => part.iter().for_each(|value| bytes.extend(value.to_le_bytes())),
+            Dtype::F64 => fill(bytes, part, |value| f64::from(value).to_le_bytes()),
+            Dtype::F16 => fill(bytes, part, |value| f16::from_f32(value).to_le_bytes()),
+            Dtype::BF16 => fill(bytes, part, |value| bf16::from_f32(value).to_le_bytes()),
+            _ => fill(bytes, part, f32::to_le_bytes),
         }
-        writer.write_all(&bytes)?;
+        writer.write_all(bytes)?;
     }
     Ok((values.len() * width) as u64)
 }
@@ -417,8 +460,11 @@ fn least_cosine(read: &mut [Checkpoint], origin: usize) -> Result<Option<(f64, u
         .cloned()
         .collect();
     let mut sums = vec![[0.0; 3]; read.len()];
+    let mut values = vec![Vec::new(); read.len()];
     for name in &matrices {
-        let values = read.iter_mut().map(|one| one.read_first(name, SAMPLED)).collect::<Result<Vec<_>, _>>()?;
+        for (one, values) in read.iter_mut().zip(&mut values) {
+            one.read_into(values, name, SAMPLED)?;
+        }
         for (sums, own) in sums.iter_mut().zip(&values) {
             for (a, b) in own.iter().zip(&values[origin]) {
                 let (a, b) = (f64::from(*a), f64::from(*b));

@@ -30,12 +30,6 @@ pub(super) trait Vector: Copy {
     /// `LANES` values can be read from `from`.
     unsafe fn read(from: *const f32) -> Self;
 
-    /// Whole numbers as `f32`.
-    ///
-    /// # Safety
-    /// `LANES` values can be read from `from`.
-    unsafe fn read_i8(from: *const i8) -> Self;
-
     /// # Safety
     /// `LANES` values can be written to `to`.
     unsafe fn write(self, to: *mut f32);
@@ -83,17 +77,6 @@ pub(super) trait Vector: Copy {
         unsafe { Self::read(padded.as_ptr()) }
     }
 
-    /// Whole numbers as `f32`.
-    ///
-    /// # Panics
-    /// When there are fewer than `LANES`.
-    #[inline(always)]
-    fn load_i8(from: &[i8]) -> Self {
-        assert!(from.len() >= Self::LANES, "whole vectors are read");
-        // SAFETY: the slice is long enough.
-        unsafe { Self::read_i8(from.as_ptr()) }
-    }
-
     /// Writes as many values as `to` has, at most `LANES`.
     #[inline(always)]
     fn store(self, to: &mut [f32]) {
@@ -109,7 +92,14 @@ pub(super) trait Vector: Copy {
 
     /// Sum over the lanes, in a fixed order.
     fn sum(self) -> f32;
+
+    /// Lanes that together are Σ a · b, multiplied and added as whole numbers.
+    fn products(a: &[i16; PRODUCTS], b: &[i8; PRODUCTS]) -> Self;
 }
+
+/// Numbers that [`Vector::products`] multiplies: one read of memory for the widest vector, and few enough that no lane
+/// overflows.
+pub(super) const PRODUCTS: usize = 32;
 
 /// Lanes of the widest vector.
 pub(super) const MAX_LANES: usize = 16;
@@ -233,11 +223,6 @@ impl Vector for [f32; 4] {
         unsafe { *from.cast::<Self>() }
     }
     #[inline(always)]
-    unsafe fn read_i8(from: *const i8) -> Self {
-        // SAFETY: the caller promises four values; an array of i8 has the alignment of one.
-        unsafe { *from.cast::<[i8; 4]>() }.map(f32::from)
-    }
-    #[inline(always)]
     unsafe fn write(self, to: *mut f32) {
         // SAFETY: the same.
         unsafe { *to.cast::<Self>() = self }
@@ -296,13 +281,23 @@ impl Vector for [f32; 4] {
     fn sum(self) -> f32 {
         (self[0] + self[2]) + (self[1] + self[3])
     }
+    #[inline(always)]
+    fn products(a: &[i16; PRODUCTS], b: &[i8; PRODUCTS]) -> Self {
+        let mut sums = [0; 4];
+        for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
+            for i in 0..4 {
+                sums[i] += i32::from(a[i]) * i32::from(b[i]);
+            }
+        }
+        sums.map(|sum| sum as f32)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Kernel, Vector};
+    use super::{Kernel, PRODUCTS, Vector};
 
     /// # Safety
     /// The machine has AVX-512F, AVX2 and FMA.
@@ -332,6 +327,22 @@ mod x86 {
         };
     }
 
+    /// a · b of either half, with neighbours added: at most 2 · 2¹⁵ · 2⁷ in a lane.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    #[inline(always)]
+    unsafe fn products_of_halves(a: &[i16; PRODUCTS], b: &[i8; PRODUCTS]) -> [__m256i; 2] {
+        let half = |i: usize| {
+            // SAFETY: 16 of the 32 values of each are read, with instructions that need no alignment.
+            unsafe {
+                let b = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.as_ptr().add(i).cast()));
+                _mm256_madd_epi16(_mm256_loadu_si256(a.as_ptr().add(i).cast()), b)
+            }
+        };
+        [half(0), half(PRODUCTS / 2)]
+    }
+
     impl Vector for __m512 {
         const LANES: usize = 16;
         type Half = __m256;
@@ -345,11 +356,6 @@ mod x86 {
         unsafe fn read(from: *const f32) -> Self {
             // SAFETY: the caller promises 16 values; the instruction needs no alignment.
             unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn read_i8(from: *const i8) -> Self {
-            // SAFETY: the caller promises 16 values; the instruction needs no alignment.
-            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
         fn prefetch<T>(from: *const T) {
@@ -399,6 +405,14 @@ mod x86 {
             // SAFETY: as for the methods below.
             unsafe { _mm512_reduce_add_ps(self) }
         }
+        #[inline(always)]
+        fn products(a: &[i16; PRODUCTS], b: &[i8; PRODUCTS]) -> Self {
+            // SAFETY: as for the methods below; AVX-512F has no such product of its own.
+            unsafe {
+                let [first, second] = products_of_halves(a, b);
+                _mm512_cvtepi32_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second))
+            }
+        }
         instructions! {
             add(other) = |x, other| _mm512_add_ps(x, other);
             sub(other) = |x, other| _mm512_sub_ps(x, other);
@@ -431,11 +445,6 @@ mod x86 {
         unsafe fn read(from: *const f32) -> Self {
             // SAFETY: the caller promises 8 values; the instruction needs no alignment.
             unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn read_i8(from: *const i8) -> Self {
-            // SAFETY: the caller promises 8 values; the instruction needs no alignment.
-            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
         }
         #[inline(always)]
         fn prefetch<T>(from: *const T) {
@@ -483,6 +492,14 @@ mod x86 {
                 let half = _mm_add_ps(_mm256_castps256_ps128(self), _mm256_extractf128_ps::<1>(self));
                 let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
                 _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps::<1>(pair, pair)))
+            }
+        }
+        #[inline(always)]
+        fn products(a: &[i16; PRODUCTS], b: &[i8; PRODUCTS]) -> Self {
+            // SAFETY: as for the methods below.
+            unsafe {
+                let [first, second] = products_of_halves(a, b);
+                _mm256_cvtepi32_ps(_mm256_add_epi32(first, second))
             }
         }
         instructions! {

@@ -4,7 +4,7 @@
 use super::kernels::{GateForward, GeluForward, NormForward, Rotate, exponentials, maximum};
 use super::matrix::{Matrix, multiply};
 use super::{Heads, NormConfig, Rotation};
-use crate::nn::fused::simd::{Kernel, MAX_LANES, Vector, dispatch};
+use crate::nn::fused::simd::{Kernel, MAX_LANES, PRODUCTS, Vector, dispatch};
 
 /// Rows up to which a product reads the weights once, along their rows; above, packing them pays.
 const FEW_ROWS: usize = 8;
@@ -36,13 +36,13 @@ pub(crate) struct Quantized {
     inputs: usize,
 }
 
-/// Entries of a row that share a scale: whole vectors of any width, and few enough that one large entry costs its neighbours
-/// little.
-const QUANTIZED: usize = 32;
+/// Entries of a row that share a scale: as many as are multiplied at a time, and few enough that one large entry costs its
+/// neighbours little.
+const QUANTIZED: usize = PRODUCTS;
 
 /// Bytes by which weights are asked for before they are needed: memory answers after some hundred cycles, in which so many
 /// are multiplied.
-const AHEAD: usize = 1536;
+const AHEAD: usize = 4096;
 
 /// Rows are padded to whole multiples: two blocks, summed side by side so that one need not wait for the other.
 const ROW: usize = 2 * QUANTIZED;
@@ -82,7 +82,8 @@ impl Quantized {
     }
 }
 
-/// [`project`] with rounded weights.
+/// [`project`] with rounded weights. The input is rounded too, to 16 bits: whole numbers are multiplied twice as fast as weights
+/// are turned into `f32`, and its rounding is a 256th of theirs.
 pub(crate) fn project_quantized(input: &[f32], weight: &Quantized, bias: Option<&[f32]>, output: &mut [f32]) {
     let outputs = output.len() / (input.len() / weight.inputs);
     dispatch(ProjectQuantized { input, weight, output });
@@ -270,22 +271,27 @@ impl Kernel for ProjectQuantized<'_> {
         let Self { input, weight: Quantized { values, scales, inputs }, output } = self;
         let padded = inputs.next_multiple_of(ROW);
         let rows = input.len() / inputs;
-        let mut whole = vec![0.0; rows * padded];
-        for (to, from) in whole.chunks_exact_mut(padded).zip(input.chunks_exact(*inputs)) {
-            to[..*inputs].copy_from_slice(from);
+        let (mut whole, mut steps) = (vec![0; rows * padded], vec![0.0; rows * padded / QUANTIZED]);
+        let places = whole.chunks_exact_mut(padded).zip(steps.chunks_exact_mut(padded / QUANTIZED));
+        for ((whole, steps), input) in places.zip(input.chunks_exact(*inputs)) {
+            for ((whole, step), block) in whole.chunks_mut(QUANTIZED).zip(steps).zip(input.chunks(QUANTIZED)) {
+                *step = round(block, whole);
+            }
         }
         let outputs = values.len() / padded;
-        for (column, (weight, scales)) in
-            values.chunks_exact(padded).zip(scales.chunks_exact(padded / QUANTIZED)).enumerate()
-        {
-            for (row, input) in whole.chunks_exact(padded).enumerate() {
+        let weights = values.chunks_exact(padded).zip(scales.chunks_exact(padded / QUANTIZED));
+        for (column, (weight, scales)) in weights.enumerate() {
+            for (row, (input, steps)) in
+                whole.chunks_exact(padded).zip(steps.chunks_exact(padded / QUANTIZED)).enumerate()
+            {
                 let (mut even, mut odd) = (V::splat(0.0), V::splat(0.0));
                 let both = input.as_chunks::<ROW>().0.iter().zip(weight.as_chunks::<ROW>().0);
-                for ((input, weight), scales) in both.zip(scales.as_chunks::<2>().0) {
+                let scales = steps.as_chunks::<2>().0.iter().zip(scales.as_chunks::<2>().0);
+                for ((input, weight), (step, scale)) in both.zip(scales) {
                     V::prefetch(weight.as_ptr().wrapping_add(AHEAD));
                     let (input, weight) = (input.as_chunks::<QUANTIZED>().0, weight.as_chunks::<QUANTIZED>().0);
-                    even = block::<V>(&input[0], &weight[0]).mul_add(V::splat(scales[0]), even);
-                    odd = block::<V>(&input[1], &weight[1]).mul_add(V::splat(scales[1]), odd);
+                    even = V::products(&input[0], &weight[0]).mul_add(V::splat(step[0] * scale[0]), even);
+                    odd = V::products(&input[1], &weight[1]).mul_add(V::splat(step[1] * scale[1]), odd);
                 }
                 output[row * outputs + column] = even.add(odd).sum();
             }
@@ -293,15 +299,18 @@ impl Kernel for ProjectQuantized<'_> {
     }
 }
 
-/// Σ a · b of a block, not yet scaled.
+/// Rounds a block of inputs to multiples of what is returned: its largest divided by 32,767, and not a number where one of
+/// them is none or infinite.
 #[inline(always)]
-fn block<V: Vector>(a: &[f32; QUANTIZED], b: &[i8; QUANTIZED]) -> V {
-    // QUANTIZED is a multiple of every number of lanes.
-    let mut sum = V::load(a).mul(V::load_i8(b));
-    for i in 1..QUANTIZED / V::LANES {
-        sum = V::load(&a[i * V::LANES..]).mul_add(V::load_i8(&b[i * V::LANES..]), sum);
+fn round(block: &[f32], whole: &mut [i16]) -> f32 {
+    let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let finite: f32 = block.iter().map(|value| value * 0.0).sum();
+    let step = largest / f32::from(i16::MAX);
+    let steps = if step > 0.0 { step.recip() } else { 0.0 };
+    for (whole, value) in whole.iter_mut().zip(block) {
+        *whole = (value * steps).round_ties_even() as i16;
     }
-    sum
+    step + finite
 }
 
 /// Σ a · b

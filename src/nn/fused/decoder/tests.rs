@@ -203,8 +203,9 @@ fn a_shared_prefix_gives_what_two_whole_sequences_give() {
     assert_close("second", &found[14 * 32..], &expected[24 * 32..], 1e-6);
 }
 
-/// The same sums over the entries that rounded weights stand for, for every instruction set and for rows that are no whole
-/// number of blocks; and no entry is further off than half a step of its block.
+/// The same sums over the entries that rounded weights stand for, but for half a step of every input's block, for every
+/// instruction set and for rows that are no whole number of blocks; and no weight is further off than half a step of its
+/// block.
 #[test]
 fn rounded_weights_are_multiplied_as_what_they_stand_for() {
     use super::host::{ProjectQuantized, Quantized};
@@ -212,7 +213,11 @@ fn rounded_weights_are_multiplied_as_what_they_stand_for() {
     for (rows, inputs, outputs) in [(1, 64, 5), (1, 33, 3), (3, 100, 7), (2, 8, 2)] {
         let mut rng = stream(3, "quantized", (rows * inputs) as u64);
         let mut random = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random::<f32>() - 0.5).collect() };
-        let (input, mut weight) = (random(rows * inputs), random(outputs * inputs));
+        let (mut input, mut weight) = (random(rows * inputs), random(outputs * inputs));
+        // The largest products that there are, all of one sign: no sum may overflow.
+        let extreme = inputs.min(32);
+        input[..extreme].fill(-1.0);
+        weight[(outputs - 1) * inputs..][..extreme].fill(-1.0);
         // A block of nothing, which has no scale.
         weight[..8].fill(0.0);
         let quantized = Quantized::of(&weight, inputs);
@@ -229,8 +234,26 @@ fn rounded_weights_are_multiplied_as_what_they_stand_for() {
             for (row, output) in input.chunks_exact(inputs).zip(output.chunks_exact(outputs)) {
                 for (weight, output) in restored.chunks_exact(inputs).zip(output) {
                     let expected: f64 = row.iter().zip(weight).map(|(a, b)| f64::from(a * b)).sum();
-                    assert!((f64::from(*output) - expected).abs() < 1e-5, "{isa:?}: {output}, expected {expected}");
+                    let bound: f32 = row
+                        .chunks(32)
+                        .zip(weight.chunks(32))
+                        .map(|(input, weight)| {
+                            let step = input.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())) / 32767.0;
+                            // And what sums of f32 lose.
+                            let lost: f32 = input.iter().zip(weight).map(|(a, b)| (a * b).abs()).sum();
+                            weight.iter().map(|b| b.abs()).sum::<f32>() * 0.5001 * step + 1e-6 * lost
+                        })
+                        .sum();
+                    let off = (f64::from(*output) - expected).abs();
+                    assert!(off <= f64::from(bound), "{isa:?}: {output}, expected {expected} within {bound}");
                 }
+            }
+            // What is no number stays so, and so does what is too large.
+            for odd in [f32::NAN, f32::INFINITY] {
+                let mut input = input.clone();
+                input[inputs / 2] = odd;
+                run_on(isa, ProjectQuantized { input: &input, weight: &quantized, output: &mut output });
+                assert!(output[..outputs].iter().all(|y| y.is_nan()), "{isa:?}: {output:?}");
             }
         }
     }
