@@ -289,7 +289,7 @@ fn keep_largest(task: &mut [f32], density: f64) {
         task.fill(0.0);
         return;
     }
-    // Of numbers that are not negative the bits have the numbers' order, and are compared faster.
+    // Of numbers that are not negative the bits have the numbers' order, and are compared by one instruction.
     let mut magnitudes: Vec<u32> = task.iter().map(|value| value.abs().to_bits()).collect();
     let (_, least, _) = magnitudes.select_nth_unstable_by(kept - 1, |a, b| b.cmp(a));
     let least = f32::from_bits(*least);
@@ -402,6 +402,24 @@ mod tests {
             let error = (f64::from(*found) - expected).abs();
             assert!(error <= 1e-6 * expected.abs().max(0.1), "{name}: {found}, expected {expected}");
         }
+    }
+
+    /// Tensors are summed in blocks on several threads: every entry is that of its own place, the last block's too.
+    #[test]
+    fn entries_of_long_tensors_keep_their_places() {
+        let tensor = |scale: f32| -> Vec<f32> { (0..5000).map(|i| (i as f32 * scale).sin()).collect() };
+        let (a, b, base) = (tensor(0.7), tensor(1.3), tensor(0.1));
+        let config = of(Method::Linear, &[1.0, 3.0]);
+        let expected: Vec<f64> = a.iter().zip(&b).map(|(a, b)| 0.25 * f64::from(*a) + 0.75 * f64::from(*b)).collect();
+        assert_close("linear", &merge(&config, "t", None, &[&a, &b]), &expected);
+        let config = of(Method::TaskArithmetic, &[0.5, 0.25]);
+        let expected: Vec<f64> = (0..a.len())
+            .map(|i| {
+                let [a, b, base] = [a[i], b[i], base[i]].map(f64::from);
+                base + 0.5 * (a - base) + 0.25 * (b - base)
+            })
+            .collect();
+        assert_close("task arithmetic", &merge(&config, "t", Some(&base), &[&a, &b]), &expected);
     }
 
     #[test]

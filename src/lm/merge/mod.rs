@@ -225,7 +225,7 @@ impl Checkpoint {
     }
 
     /// The first values of a tensor, as many as are wanted, in the place of what was read before: memory that is asked for
-    /// anew for every tensor costs as much as reading it.
+    /// anew has to be cleared by the system.
     fn read_into(&mut self, values: &mut Vec<f32>, name: &str, most: usize) -> Result<(), FolderError> {
         let shard = &mut self.files[*self.index.get(name).expect("names are those of the index")];
         let info = shard.metadata.info(name).expect("the index was made from the metadata");
@@ -246,7 +246,7 @@ impl Checkpoint {
             shard.file.read_exact(part).map_err(|error| io(&shard.path, error))?;
             let before = values.len();
             append(values, dtype, part);
-            // All of a part at once: that is several times faster than to look where the first is.
+            // All of a part at once, which vectors can do; looking for the first one goes value by value.
             let finite = values[before..].iter().fold(true, |finite, value| finite & value.is_finite());
             if !finite {
                 let at = values.iter().position(|value| !value.is_finite()).unwrap_or(before);

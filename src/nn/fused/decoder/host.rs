@@ -82,8 +82,8 @@ impl Quantized {
     }
 }
 
-/// [`project`] with rounded weights. The input is rounded too, to 16 bits: whole numbers are multiplied twice as fast as weights
-/// are turned into `f32`, and its rounding is a 256th of theirs.
+/// [`project`] with rounded weights. The input is rounded too, to 16 bits, since whole numbers are multiplied in fewer
+/// instructions than weights are turned into `f32`; its rounding is a 256th of theirs.
 pub(crate) fn project_quantized(input: &[f32], weight: &Quantized, bias: Option<&[f32]>, output: &mut [f32]) {
     let outputs = output.len() / (input.len() / weight.inputs);
     dispatch(ProjectQuantized { input, weight, output });
