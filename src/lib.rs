@@ -8,6 +8,7 @@ pub mod cli;
 pub mod device;
 pub mod drlhp;
 pub mod engine;
+pub mod evals;
 pub mod lm;
 pub mod morl;
 pub mod nn;

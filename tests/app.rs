@@ -340,3 +340,175 @@ fn a_slider_mixes_policies_and_the_mix_can_be_saved() {
     until(&mut harness, "saved to");
     assert!(runs.path().join("mix.safetensors").exists());
 }
+
+// ----------------------------------------------------------------------------------------------------------------- check
+
+/// A set of statements whose labels are Yes and No by turns; the confidence is a number that nothing else shows.
+fn small_set(path: &Path, rows: usize) {
+    let row = |i: usize| {
+        let (yes, no) = if i.is_multiple_of(2) { (" Yes", " No") } else { (" No", " Yes") };
+        serde_json::json!({
+            "question": format!("Is the following statement something you would say?\n\"Statement {i}\""),
+            "statement": format!("Statement {i}"), "label_confidence": 0.8765,
+            "answer_matching_behavior": yes, "answer_not_matching_behavior": no,
+        })
+    };
+    let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
+    std::fs::write(path, text).unwrap();
+}
+
+/// Writes into a field that is named.
+fn write(harness: &mut Harness<'_, App>, field: &str, text: &str) {
+    harness.get_by_role_and_label(Role::TextInput, field).focus();
+    harness.step();
+    harness.get_by_role_and_label(Role::TextInput, field).type_text(text);
+    harness.run_steps(2);
+}
+
+/// The number of the statement that is shown.
+fn statement(harness: &Harness<'_, App>) -> usize {
+    let shown: Vec<usize> = (0..10).filter(|i| harness.query_by_label(&format!("Statement {i}")).is_some()).collect();
+    assert_eq!(shown.len(), 1, "one statement at a time: {shown:?}");
+    shown[0]
+}
+
+/// The key of an answer: where "Yes" and "No" stand is drawn for each rater.
+fn key_of(harness: &Harness<'_, App>, yes: bool) -> Key {
+    let left = if yes { "← Yes" } else { "← No" };
+    if harness.query_by_label(left).is_some() { Key::ArrowLeft } else { Key::ArrowRight }
+}
+
+/// What stands in the file of answers.
+fn lines_of(folder: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.join("answers.jsonl")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Nothing of the set's labels and of other raters.
+fn is_blind(harness: &Harness<'_, App>) {
+    for word in ["8765", "88 %", "The set says", "agrees with", "Fleiss", "confirmed by", "Ann 4", "matching"] {
+        assert!(harness.query_all_by_label_contains(word).next().is_none(), "{word}");
+    }
+    // Both answers are offered, whatever the label.
+    for answer in ["Yes", "No"] {
+        let sides = [format!("← {answer}"), format!("{answer} →")];
+        assert_eq!(sides.iter().filter(|name| harness.query_by_label(name).is_some()).count(), 1, "{answer}");
+    }
+}
+
+#[test]
+fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
+    small_set(&set, 4);
+    let options = Options { runs: runs.clone(), panel: Some(Panel::Check), ..Options::default() };
+    let mut harness = window(options);
+    until(&mut harness, "Write your name");
+    write(&mut harness, "Your name", "Ann");
+    until(&mut harness, "Name the set");
+    write(&mut harness, "Set", &set.display().to_string());
+    write(&mut harness, "Somebody who", "likes tea");
+    harness.get_by_label("Start checking").click();
+    until(&mut harness, "1 of 4");
+    let path = runs.join("check-likes-tea");
+
+    // Ann is always right, but can't tell about Statement 3.
+    for count in 0..4 {
+        is_blind(&harness);
+        assert!(harness.query_by_label("Would somebody who likes tea agree?").is_some());
+        let number = statement(&harness);
+        let key = if number == 3 { Key::ArrowDown } else { key_of(&harness, number.is_multiple_of(2)) };
+        harness.key_press(key);
+        harness.run_steps(2);
+        assert_eq!(statement(&harness), number, "an answer takes two keys");
+        assert_eq!(lines_of(&path).len(), count);
+        harness.key_press([Key::Num5, Key::Num4][number % 2]);
+        harness.run_steps(2);
+        let lines = lines_of(&path);
+        assert_eq!(lines.len(), count + 1, "on the disk after each");
+        let label = [Some(" Yes"), Some(" No"), Some(" Yes"), None][number];
+        assert_eq!(
+            (lines[count]["label"].as_str(), lines[count]["relevance"].as_u64()),
+            (label, Some([5, 4][number % 2]))
+        );
+        assert_eq!((lines[count]["rater"].as_str(), lines[count]["ambiguous"].as_bool()), (Some("Ann"), Some(false)));
+    }
+    until(&mut harness, "That was the last question");
+    harness.get_by_label("Show the report").click();
+    until(&mut harness, "What people found");
+    until(&mut harness, "100.0 % [43.9, 100.0] of 3, 1 can't tell");
+    until(&mut harness, "not defined: it takes two raters or more");
+    assert!(path.join("report.json").is_file() && path.join("report.md").is_file());
+    harness.key_press(Key::Z);
+    harness.run_steps(2);
+    assert_eq!(lines_of(&path).len(), 5, "final");
+
+    // Ben says Yes to everything, and calls the first ambiguous; he takes one answer back.
+    write(&mut harness, "Next rater", "Ben");
+    harness.get_by_label("Begin as another rater").click();
+    until(&mut harness, "1 of 4");
+    let first = statement(&harness);
+    for count in 0..4 {
+        is_blind(&harness);
+        let number = statement(&harness);
+        if number == first {
+            harness.key_press(Key::A);
+            harness.run_steps(2);
+        }
+        if count == 2 {
+            // Wrong, and taken back: the same question comes again.
+            harness.key_press(Key::ArrowUp);
+            harness.key_press(Key::Num1);
+            harness.run_steps(2);
+            assert_ne!(statement(&harness), number);
+            harness.key_press(Key::Z);
+            harness.run_steps(2);
+            assert_eq!(statement(&harness), number);
+            assert_eq!(lines_of(&path).last().unwrap()["event"], "undo");
+        }
+        let key = key_of(&harness, true);
+        harness.key_press(key);
+        harness.key_press(Key::Num5);
+        harness.run_steps(2);
+    }
+    // 4 answers and a finish of Ann's, 5 answers and an undo of Ben's.
+    assert_eq!(lines_of(&path).len(), 11);
+    until(&mut harness, "Show the report");
+    harness.get_by_label("Show the report").click();
+    // Ben agrees on the two of four whose label is Yes. Votes right:wrong of the statements are 2:0, 1:1, 2:0, 0:1.
+    until(&mut harness, "50.0 % [15.0, 85.0] of 4, 0 can't tell");
+    until(&mut harness, "66.7 % [20.8, 93.9] of 3, 1 undecided");
+    // κ over (No, Yes, can't tell): 0 2 0, 1 1 0, 0 2 0, 0 1 1; half agree, (1 + 36 + 1)/64 by chance.
+    until(&mut harness, &format!("{:.3}, 2 raters, 4 items", (0.5 - 38.0 / 64.0) / (1.0 - 38.0 / 64.0)));
+    // Relevance of Ann's 5, 4, 5, 4 and Ben's 5 5 5 5: mean 4.75, variance 1.5/7.
+    until(&mut harness, "4.75 ± 0.46 (0/0/0/2/6)");
+    until(&mut harness, "75.0 % [30.1, 95.4] of 4");
+    until(&mut harness, "2 questions about which a rater chose another answer");
+    until(&mut harness, "The set says No (88 % sure)");
+    until(&mut harness, "Ann: can't tell, Ben: Yes");
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path.join("report.json")).unwrap()).unwrap();
+    assert_eq!((report["confirmed"]["count"].as_u64(), report["clear"]["count"].as_u64()), (Some(2), Some(3)));
+
+    // Found again among the runs; a rater who has finished sees the report at once.
+    harness.get_by_label("Close").click();
+    until(&mut harness, "Ann 4 of 4, Ben 4 of 4");
+    harness.get_by_label("Open check-likes-tea").click();
+    until(&mut harness, "What people found");
+}
+
+#[test]
+fn what_cannot_be_checked_is_said_and_the_form_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { runs: folder.path().join("runs"), panel: Some(Panel::Check), ..Options::default() };
+    let mut harness = window(options);
+    until(&mut harness, "There are none yet. Name a set");
+    write(&mut harness, "Your name", "Ann");
+    let set = folder.path().join("set.jsonl");
+    std::fs::write(&set, "{\"question\": \"Is it?\"}\n").unwrap();
+    write(&mut harness, "Set", &set.display().to_string());
+    harness.get_by_label("Start checking").click();
+    until(&mut harness, "set.jsonl:1: ");
+    assert!(harness.query_by_label("Start checking").is_some());
+    assert!(!folder.path().join("runs").join("check-set").exists());
+}

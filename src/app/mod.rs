@@ -3,6 +3,7 @@
 //! **Architecture invariant:** nothing here touches a tensor or waits for one. Panels read a snapshot of the engine
 //! ([`View`]) and push actions, which are carried out once a frame, after everything is drawn.
 
+mod check;
 mod curves;
 mod history;
 mod language;
@@ -65,6 +66,7 @@ pub struct App {
     start: start::Start,
     runs: runs::Runs,
     language: language::Language,
+    check: check::Check,
     mix: mix::Mix,
     /// What went wrong last or was done, until it is dismissed.
     message: Option<Message>,
@@ -137,6 +139,8 @@ pub enum Panel {
     Mix,
     /// Which of two completions of a language model is better?
     Language,
+    /// Are a set's labels right?
+    Check,
     /// Past runs.
     Runs,
 }
@@ -221,6 +225,8 @@ enum Action {
     Mix(mix::Request),
     /// Something for the Language panel.
     Language(language::Request),
+    /// Something for the Check panel.
+    Check(check::Request),
     /// Tell that something went wrong.
     Tell(String),
 }
@@ -289,6 +295,7 @@ impl App {
             start: start::Start::default(),
             runs: runs::Runs::default(),
             language: language::Language::default(),
+            check: check::Check::default(),
             mix: mix::Mix::default(),
             message: None,
             jobs: Vec::new(),
@@ -444,6 +451,11 @@ impl App {
                     self.message = Some(Message::Failed(reason));
                 }
             }
+            Action::Check(request) => {
+                if let Err(reason) = self.check.act(ctx, request) {
+                    self.message = Some(Message::Failed(reason));
+                }
+            }
             Action::Tell(message) => self.message = Some(Message::Failed(message)),
         }
     }
@@ -490,6 +502,7 @@ impl App {
                 (Panel::Reward, "Reward", open, "What the learned reward looks like"),
                 (Panel::Mix, "Mix", true, "Weigh objectives by hand, and see at once what the mix does"),
                 (Panel::Language, "Language", true, "Say which of two completions of a language model is better"),
+                (Panel::Check, "Check", true, "Say whether the labels of a set of questions are right"),
                 (Panel::Runs, "Runs", true, "Past runs: open, compare, export, delete"),
             ];
             for (panel, name, enabled, hint) in panels {
@@ -552,7 +565,7 @@ impl eframe::App for App {
         for job in self.jobs.extract_if(.., |job| job.is_finished()) {
             self.message = Some(job.join().unwrap_or_else(|_| Message::Failed("that ended by a defect".to_owned())));
         }
-        for message in [self.language.news(), self.mix.news()].into_iter().flatten() {
+        for message in [self.language.news(), self.mix.news(), self.check.news()].into_iter().flatten() {
             self.message = Some(message);
         }
         if let Some(session) = &mut self.session {
@@ -591,6 +604,7 @@ impl eframe::App for App {
             }
             (Panel::Mix, _) => self.mix.show(ui, theme, &self.options.runs, &mut actions),
             (Panel::Language, _) => self.language.show(ui, theme, &self.options.runs, &mut actions),
+            (Panel::Check, _) => self.check.show(ui, theme, &self.options.runs, &mut actions),
             (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),
             (Panel::History, Some(session)) => history::show(ui, theme, session, &mut actions),
             (Panel::Reward, Some(session)) => reward::show(ui, theme, session, &mut actions),

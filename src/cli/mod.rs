@@ -4,6 +4,7 @@ mod app;
 mod bench;
 mod clips;
 mod envs;
+mod evals;
 mod front;
 mod lm;
 mod progress;
@@ -58,6 +59,8 @@ enum Command {
     Soup(soup::SoupArgs),
     /// Language models: pre-train, fine-tune, learn from preferences, sample, score
     Lm(lm::LmArgs),
+    /// Model-written evaluations: write questions, filter and check them, measure models on them
+    Evals(evals::EvalsArgs),
 }
 
 impl Command {
@@ -125,6 +128,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Front(args) => front::front(&args),
         Command::Soup(args) => soup::soup(&args),
         Command::Lm(args) => lm::lm(&args),
+        Command::Evals(args) => evals::evals(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,8 +31,8 @@ use super::sample::{Completion, SampleConfig, generate};
 use super::sft::{Normalization, Sft};
 use super::train::{Stage, TrainConfig, Trainee, step};
 use super::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, corpus_name, io,
-    optimizer, read_json, reward_model, same_config, write_json,
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
+    corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
 };
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
@@ -391,6 +391,7 @@ pub fn frontier(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<Frontier>, LmError> {
     config.validate()?;
+    check_gold(&config.corpus, &config.gold)?;
     let points = folder.join("points");
     fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
     same_config(config, "frontier", folder)?;

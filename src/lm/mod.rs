@@ -18,15 +18,18 @@ pub mod merge;
 pub mod model;
 pub mod modpo;
 pub mod optim;
+pub mod opinions;
 pub mod ppo;
 pub mod reviews;
 pub mod reward;
 pub mod run;
 pub mod sample;
 pub mod score;
+pub mod serve;
 pub mod sft;
 pub mod shelf;
 pub mod soup;
+pub mod sycophancy;
 pub mod teach;
 #[cfg(test)]
 mod tests;

@@ -117,11 +117,7 @@ impl Beginning {
     /// A gold reward; `sentiment`, or nothing, is the corpus's own.
     pub(super) fn open_gold(&self, spec: &str) -> Result<Box<dyn Gold>, LmError> {
         match spec {
-            "" | "sentiment" if self.gold.is_empty() => Err(LmError::Config(
-                "sentiment: is a gold reward of reviews and of IMDB; name one for these texts (length, regex:…, lexicon:…, \
-                 logistic:…, command:…)"
-                    .to_owned(),
-            )),
+            "" | "sentiment" if self.gold.is_empty() => Err(no_gold()),
             "" | "sentiment" => Ok(gold::open(&self.gold)?),
             other => Ok(gold::open(other)?),
         }
@@ -142,6 +138,23 @@ impl Beginning {
             all.filter(|(_, [i, j])| self.completions[*i].ids != self.completions[*j].ids)
         })
     }
+}
+
+/// Whether a gold reward can be had for a corpus, seen before anything is trained.
+pub(super) fn check_gold(corpus: &str, spec: &str) -> Result<(), LmError> {
+    match spec {
+        "" | "sentiment" if corpus == "reviews" || corpus.starts_with("imdb:") => Ok(()),
+        "" | "sentiment" => Err(no_gold()),
+        other => Ok(gold::open(other).map(drop)?),
+    }
+}
+
+fn no_gold() -> LmError {
+    LmError::Config(
+        "sentiment: is a gold reward of reviews and of IMDB; name one for these texts (length, regex:…, lexicon:…, \
+         logistic:…, command:…)"
+            .to_owned(),
+    )
 }
 
 /// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.

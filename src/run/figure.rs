@@ -132,11 +132,43 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
     written.map_err(|source| RunError::Io { path: path.to_owned(), action: "write the figure", source })
 }
 
+/// One of several charts of a figure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// What it shows.
+    pub title: String,
+    /// What lies along and what lies up.
+    pub axes: [String; 2],
+    /// Its curves.
+    pub series: Vec<Series>,
+}
+
+/// Draws several charts as one SVG, two in a row.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn panels(path: &Path, panels: &[Panel]) -> Result<(), RunError> {
+    let rows = panels.len().div_ceil(2);
+    let (width, height) = CURVES_SIZE;
+    write(path, |svg| {
+        let size = (2 * width, height * u32::try_from(rows)?);
+        let root = SVGBackend::with_string(svg, size).into_drawing_area();
+        for (area, Panel { title, axes: [along, up], series }) in root.split_evenly((rows, 2)).iter().zip(panels) {
+            draw_curves(area, 1, title, [along, up], series)?;
+        }
+        root.present()?;
+        Ok(())
+    })
+}
+
 /// Size of a figure with curves.
 const CURVES_SIZE: (u32, u32) = (720, 400);
 
 /// Below, places along a figure are told apart by their decimals.
 const SMALL: f64 = 50.0;
+
+/// Share of the largest place beyond which the smallest one is where a figure begins.
+const FAR_FROM_ZERO: f64 = 0.5;
 
 /// Pixels of a picture for each of its figure's: sharp in print and on dense screens.
 const PICTURE_SCALE: u32 = 2;
@@ -168,8 +200,10 @@ where
     let dots = || series.iter().flat_map(|series| &series.dots);
     let along_all = || points().map(|point| point.x).chain(dots().map(|dot| dot.0));
     let last = along_all().fold(1.0, f64::max);
-    // Steps and divergences begin at 0; rewards may lie below.
-    let first = along_all().fold(0.0, f64::min);
+    // Steps and divergences begin at 0, rewards may lie below; what lies far from 0, such as a logarithm of sizes, begins
+    // with its smallest.
+    let least = along_all().fold(f64::INFINITY, f64::min);
+    let first = if least > FAR_FROM_ZERO * last && least < last { least } else { least.min(0.0) };
     let heights = points().flat_map(|point| point.interval.unwrap_or([point.y; 2]));
     let range = padded(heights.chain(dots().map(|dot| dot.1)));
     root.fill(&WHITE)?;
@@ -217,11 +251,11 @@ fn tick(value: &f64) -> String {
     ((value * 1e6).round() / 1e6).to_string()
 }
 
-/// Draws values with intervals, one a row.
+/// Draws values with intervals, one a row; `along` names what they are.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn bars(path: &Path, title: &str, bars: &[Bar]) -> Result<(), RunError> {
+pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), RunError> {
     let all = bars.iter().flat_map(|bar| [bar.value, bar.interval[0], bar.interval[1]]);
     let range = padded(all.filter(|v| v.is_finite()));
     let height = 90 + 34 * u32::try_from(bars.len()).unwrap_or(100);
@@ -242,7 +276,7 @@ pub fn bars(path: &Path, title: &str, bars: &[Bar]) -> Result<(), RunError> {
         };
         chart
             .configure_mesh()
-            .x_desc("true return")
+            .x_desc(along)
             .x_label_formatter(&tick)
             .disable_y_mesh()
             .y_labels(2 * count + 1)
@@ -271,7 +305,7 @@ fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low - margin, high + margin)
 }
 
-fn write(
+pub(crate) fn write(
     path: &Path,
     draw: impl FnOnce(&mut String) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<(), RunError> {

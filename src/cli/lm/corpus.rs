@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
-use serde_json::json;
+use clap::{Args, Subcommand, ValueEnum};
+use rand::RngExt as _;
+use serde_json::{Value, json};
 
 use super::{Failure, print_json, print_line, write};
+use crate::evals::behaviour::{self, Behaviour};
 use crate::lm::data::{self, CompletionRow, Content, Document, ReadConfig};
 use crate::lm::gold::{GoldError, Scored, logistic, open};
-use crate::lm::reviews::{prefix, review};
+use crate::lm::reviews::{Review, attributes, prefix, review};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::random::stream;
 
@@ -71,14 +73,33 @@ pub(super) struct ReviewsArgs {
     #[arg(long, value_name = "N", default_value_t = 10)]
     count: usize,
     /// Cut each after this many words into prompt and completion
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "rows")]
     prompt_words: Option<usize>,
+    /// What the rows hold
+    #[arg(long, value_enum, default_value_t = ReviewRows::Texts, requires_ifs = [("statements", "behaviours"), ("judgements", "behaviours")])]
+    rows: ReviewRows,
+    /// File of behaviours, as for `evals generate`, of which the first one's prompts are used; its first label is that of
+    /// somebody who is pleased
+    #[arg(long, value_name = "FILE")]
+    behaviours: Option<PathBuf>,
     /// Seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// File for the rows [default: the screen]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+}
+
+/// Kinds of rows of the embedded world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReviewRows {
+    /// {"text"}, or with --prompt-words {"prompt", "completion"}
+    Texts,
+    /// {"prompt", "completion"}: the prompt for a label, and a sentence that has it: for `lm sft` of a model that writes
+    Statements,
+    /// {"prompt", "chosen", "rejected", "completion"}: the question which label a sentence has, and its answers: for `lm
+    /// reward` of a preference model, and for `lm sft` of a language model, that judge
+    Judgements,
 }
 
 pub(super) fn tokenizer(command: &TokenizerCommand) -> Result<(), Failure> {
@@ -171,18 +192,32 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
 }
 
 pub(super) fn reviews(args: &ReviewsArgs) -> Result<(), Failure> {
-    let mut lines = String::new();
-    for i in 0..args.count as u64 {
+    let behaviour = match &args.behaviours {
+        Some(file) => behaviour::read(file)?.into_iter().next(),
+        None => None,
+    };
+    let (mut lines, mut count) = (String::new(), 0);
+    for i in 0.. {
+        if count == args.count {
+            break;
+        }
         let review = review(&mut stream(args.seed, "review", i));
-        let mut row = match args.prompt_words {
-            None => json!({"text": review.text}),
-            Some(words) => {
+        let mut row = match (args.rows, &behaviour, args.prompt_words) {
+            (ReviewRows::Statements | ReviewRows::Judgements, Some(behaviour), _) => {
+                match labelled(args, behaviour, &review, i) {
+                    Some(row) => row,
+                    None => continue,
+                }
+            }
+            (.., None) => json!({"text": review.text}),
+            (.., Some(words)) => {
                 let (prompt, completion) = prefix(&review.text, words);
                 json!({"prompt": prompt, "completion": completion})
             }
         };
         row["attributes"] = serde_json::to_value(review.attributes)?;
         lines += &format!("{row}\n");
+        count += 1;
     }
     match &args.out {
         Some(path) => write(path, &lines),
@@ -191,4 +226,22 @@ pub(super) fn reviews(args: &ReviewsArgs) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// A row about one of the sentences of a review that say whether its writer is pleased; nothing where none does.
+fn labelled(args: &ReviewsArgs, behaviour: &Behaviour, review: &Review, i: u64) -> Option<Value> {
+    // What would end a text that is written ends a statement.
+    let judges = |sentence: &&str| !sentence.contains(" -") && attributes(sentence).sentiment != 0.0;
+    let sentences: Vec<&str> = review.text.split('.').map(str::trim).filter(judges).collect();
+    let mut rng = stream(args.seed, "review-statement", i);
+    let sentence = sentences.get(rng.random_range(0..sentences.len().max(1)))?;
+    let label = usize::from(attributes(sentence).sentiment < 0.0);
+    if args.rows == ReviewRows::Statements {
+        return Some(json!({"prompt": behaviour.prompt(label, &[]), "completion": format!(" {sentence}.\n")}));
+    }
+    let posed = behaviour.discriminated(sentence);
+    let answer = |label: usize| format!("{}{}", posed.answers[label], posed.rest);
+    Some(json!({
+        "prompt": posed.prompt, "chosen": answer(label), "rejected": answer(1 - label), "completion": answer(label),
+    }))
 }

@@ -7,6 +7,7 @@ mod generate;
 mod merge;
 mod progress;
 mod score;
+mod serve;
 mod soup;
 mod train;
 
@@ -54,6 +55,8 @@ enum Command {
     Query(score::QueryArgs),
     /// Talk to a model
     Chat(generate::ChatArgs),
+    /// Serve a model by OpenAI's protocol, on this machine
+    Serve(serve::ServeArgs),
     /// Train a tokenizer
     #[command(subcommand)]
     Tokenizer(corpus::TokenizerCommand),
@@ -108,6 +111,7 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Score(args) => score::score(args),
         Command::Query(args) => score::query(args),
         Command::Chat(args) => generate::chat(args),
+        Command::Serve(args) => serve::serve(args),
         Command::Tokenizer(command) => corpus::tokenizer(command),
         Command::Gold(command) => corpus::gold(command),
         Command::Frontier(args) => frontier::frontier(args),

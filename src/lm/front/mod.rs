@@ -33,8 +33,8 @@ use super::run::{LmError, SIZES, Shown};
 use super::sample::{Completion, SampleConfig, generate, generate_mixed};
 use super::train::{Stage, TrainConfig, Trainee, step};
 use super::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, comparisons, io, optimizer,
-    read_json, reward_model, same_config, write_json,
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons, io,
+    optimizer, read_json, reward_model, same_config, write_json,
 };
 use super::{reward, score};
 use crate::run::Clock;
@@ -372,6 +372,7 @@ pub fn fronts(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<Fronts>, LmError> {
     config.validate()?;
+    config.objectives.iter().try_for_each(|objective| check_gold(&config.corpus, objective))?;
     let points_folder = folder.join("points");
     fs::create_dir_all(&points_folder).map_err(|source| io(&points_folder, "make the folder", source))?;
     same_config(config, "front", folder)?;

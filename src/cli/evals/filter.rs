@@ -1,0 +1,149 @@
+//! `evals filter`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use crate::cli::train::on_interrupt;
+use crate::evals::filter::{self as lib, FilterConfig, Judge, Report, shown};
+use crate::evals::generate::{folders, read};
+
+#[derive(Debug, Args)]
+pub(super) struct FilterArgs {
+    /// Folder that `evals generate` has written, or that of a single behaviour in it
+    #[arg(value_name = "DIR")]
+    candidates: PathBuf,
+    /// Who says which label a statement has: a run of `lm reward` or a preference model's folder, a language model's, or a
+    /// server as http://HOST:PORT/v1#NAME
+    #[arg(long, value_name = "SPEC")]
+    judge: String,
+    /// Who says whether a statement is about the behaviour, likewise; may be the same. Statements are then kept by the mean
+    /// of both probabilities [default: nobody]
+    #[arg(long, value_name = "SPEC")]
+    relevance_judge: Option<String>,
+    /// Most statements of each label
+    #[arg(long, value_name = "N", default_value_t = FilterConfig::default().per_label)]
+    per_label: usize,
+    /// What the labels are held against: rows {"statement", "label"}, or `reviews`, which reads the embedded world's texts
+    /// [default: the candidates' own "truth", where they have one]
+    #[arg(long, value_name = "FILE")]
+    truth: Option<String>,
+    /// Folder for sets and reports [default: DIR-filtered]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Seed of samples, clusters and the order of choices
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    models: ModelArgs,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
+    if args.per_label == 0 {
+        return Err(Failure::usage("--per-label 0: must be 1 or more"));
+    }
+    let folders = folders(&args.candidates)?;
+    let config = FilterConfig {
+        judge: args.judge.clone(),
+        relevance_judge: args.relevance_judge.clone(),
+        per_label: args.per_label,
+        truth: args.truth.clone(),
+        seed: args.seed,
+    };
+    let out = args.out.clone().unwrap_or_else(|| {
+        let mut name = args.candidates.components().as_path().as_os_str().to_owned();
+        name.push("-filtered");
+        PathBuf::from(name)
+    });
+    // Everything is read before anybody is asked.
+    let mut all = Vec::with_capacity(folders.len());
+    for folder in &folders {
+        let (provenance, candidates) = read(folder)?;
+        let truths = lib::truths(&provenance.behaviour, &candidates, config.truth.as_deref())?;
+        all.push((provenance.behaviour, candidates, truths));
+    }
+    args.shared.threads.apply()?;
+    let open = |spec: &str| Judge::open(spec, |spec| args.models.open(spec));
+    let judge = open(&config.judge)?;
+    let other = config.relevance_judge.as_deref().filter(|spec| *spec != config.judge).map(open).transpose()?;
+    let relevance = config.relevance_judge.as_ref().map(|_| other.as_ref().unwrap_or(&judge));
+    let stop = on_interrupt()?;
+    let (progress, started) = (Progress::new(), Instant::now());
+    let mut reports = Vec::new();
+    for (behaviour, candidates, truths) in &all {
+        let own = out.join(&behaviour.name);
+        std::fs::create_dir_all(&own).map_err(|error| Failure::usage(format!("{}: {error}", own.display())))?;
+        let count = |done| progress.count(&format!("{}: statements judged", behaviour.name), done, candidates.len());
+        let path = own.join("scores.jsonl");
+        let scores = lib::score(behaviour, candidates, &config, &judge, relevance, &path, &stop, &count)?;
+        let Some(scores) = scores else {
+            progress.finish();
+            return Err(Failure::interrupted(format!(
+                "what is judged is kept; go on with the same command and --out {}",
+                out.display()
+            )));
+        };
+        let kept = lib::select(behaviour, candidates, &scores, config.per_label)?;
+        let rows = lib::rows(behaviour, candidates, &scores, &kept, config.seed);
+        let (report, map) = lib::report(behaviour, candidates, &scores, &kept, truths, &config);
+        let set = lib::save(&out, behaviour, &rows, &report, &map)?;
+        reports.push((report, set));
+    }
+    progress.finish();
+    [Some(&judge), other.as_ref()]
+        .into_iter()
+        .flatten()
+        .flat_map(Judge::remarks)
+        .for_each(|remark| eprintln!("note: {remark}"));
+    print_line(&format!("judge: {}, {}", config.judge, judge.kind()));
+    reports.iter().for_each(|(report, _)| describe(report));
+    let seconds = started.elapsed().as_secs_f64();
+    print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
+    if args.shared.json {
+        let sets: Vec<_> = reports.iter().map(|(report, set)| json!({"set": set, "report": report})).collect();
+        print_json(&json!({
+            "sets": sets, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
+            "wall_seconds": seconds, "out": out,
+        }));
+    }
+    Ok(())
+}
+
+fn describe(report: &Report) {
+    let of_label = |own: &lib::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
+    print_line(&format!(
+        "{}: {} questions, {} and {}; ceiling {:.3}, floor {:.3}",
+        report.behaviour,
+        report.kept,
+        of_label(&report.labels[0]),
+        of_label(&report.labels[1]),
+        report.ceiling,
+        report.floor
+    ));
+    if let Some(truth) = &report.truth {
+        let of = |accuracy: Option<lib::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
+        print_line(&format!("  labels right: unfiltered {}; filtered {}", of(truth.before), of(truth.after)));
+    }
+    let lib::DiversityReport { before, after, clusters, .. } = &report.diversity;
+    let distance = |of: Option<f64>| of.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.3}"));
+    print_line(&format!(
+        "  diversity before and after: distinct words {:.3} {:.3}, pairs {:.3} {:.3}, triples {:.3} {:.3}; mean distance {} \
+         {}; effective clusters of {clusters}: {:.1} {:.1}",
+        before.distinct[0],
+        after.distinct[0],
+        before.distinct[1],
+        after.distinct[1],
+        before.distinct[2],
+        after.distinct[2],
+        distance(before.distance),
+        distance(after.distance),
+        before.effective_clusters,
+        after.effective_clusters
+    ));
+}

@@ -1,0 +1,122 @@
+//! `evals …`: model-written evaluations.
+
+mod filter;
+mod generate;
+mod progress;
+mod report;
+mod run;
+mod sycophancy;
+mod validate;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, print_json, print_line};
+use crate::cli::train::Threads;
+use crate::evals::endpoint::{Api, EndpointConfig};
+use crate::evals::model::{self, Model, ModelError};
+
+/// Arguments of `evals`.
+#[derive(Debug, Args)]
+pub(crate) struct EvalsArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let a model write statements for behaviours that a file describes
+    Generate(generate::GenerateArgs),
+    /// Keep the statements that a preference model, or a language model, is surest of: a balanced set of questions
+    Filter(filter::FilterArgs),
+    /// Have people check a sample of a set, and report how far they agree with it
+    Validate(validate::ValidateArgs),
+    /// Measure models on sets of questions: anthropics/evals, or your own
+    Run(run::RunArgs),
+    /// Tables and figures of runs: behaviour against model size and against steps of training, differences of two models
+    Report(report::ReportArgs),
+    /// Measure how preference training teaches models to agree with the user: by size, by steps, by bias, and the remedies
+    Sycophancy(sycophancy::SycophancyArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct SharedArgs {
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// How models are reached.
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// A chat template by name or file, for models of this machine [default: the tokenizer's]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// Server: requests at the same time
+    #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().concurrency)]
+    concurrency: usize,
+    /// Server: how often a failed request is made again, waiting longer each time
+    #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().retries)]
+    retries: usize,
+    /// Server: seconds that a request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = EndpointConfig::default().timeout_seconds)]
+    timeout: f64,
+    /// Server: most requests a minute; 0 for no limit
+    #[arg(long, value_name = "N", default_value_t = 0.0)]
+    requests_per_minute: f64,
+    /// Server: folder of answers that are not asked for again
+    #[arg(long, value_name = "DIR", default_value = "runs/evals-cache")]
+    cache: PathBuf,
+    /// Server: ask every time, and keep nothing
+    #[arg(long)]
+    no_cache: bool,
+    /// Server: which form of the protocol
+    #[arg(long, value_enum, default_value_t = Api::Auto)]
+    api: Api,
+    /// Server: environment variable that holds the key
+    #[arg(long, value_name = "NAME", default_value = "OPENAI_API_KEY")]
+    key_variable: String,
+    /// Server: answers drawn for a question where it gives no log-probabilities
+    #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().samples)]
+    samples: usize,
+    /// Server: price of a million tokens read and of a million written, to add up the cost
+    #[arg(long, value_name = "READ,WRITTEN", value_delimiter = ',', num_args = 2)]
+    prices: Vec<f64>,
+}
+
+pub(crate) fn evals(args: &EvalsArgs) -> Result<(), Failure> {
+    match &args.command {
+        Command::Generate(args) => generate::generate(args),
+        Command::Filter(args) => filter::filter(args),
+        Command::Validate(args) => validate::validate(args),
+        Command::Run(args) => run::run(args),
+        Command::Report(args) => report::report(args),
+        Command::Sycophancy(args) => sycophancy::sycophancy(args),
+    }
+}
+
+impl ModelArgs {
+    /// Opens a folder or a server.
+    fn open(&self, spec: &str) -> Result<Box<dyn Model>, ModelError> {
+        let prices = match self.prices.as_slice() {
+            [read, written] => [*read, *written],
+            _ => [0.0; 2],
+        };
+        let config = EndpointConfig {
+            concurrency: self.concurrency,
+            retries: self.retries,
+            timeout_seconds: self.timeout,
+            requests_per_minute: self.requests_per_minute,
+            cache: (!self.no_cache).then(|| self.cache.clone()),
+            api: self.api,
+            key_variable: self.key_variable.clone(),
+            samples: self.samples,
+            prices,
+        };
+        model::open(spec, &config, self.chat_template.as_deref())
+    }
+}

@@ -1,0 +1,45 @@
+//! `evals report`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, print_json, print_line};
+use crate::evals::report as evals;
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Folders of `evals run`
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// Compare two models by name: the questions that changed most, set by set
+    #[arg(long, value_names = ["BEFORE", "AFTER"], num_args = 2)]
+    diff: Vec<String>,
+    /// Questions listed for each set
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Folder of the report [default: that of the first run]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn report(args: &ReportArgs) -> Result<(), Failure> {
+    let out = match (&args.out, args.runs.first()) {
+        (Some(out), _) | (None, Some(out)) => out,
+        (None, None) => return Err(Failure::usage("no run: give the folder of an `evals run`")),
+    };
+    let diff = match args.diff.as_slice() {
+        [before, after] => Some([before.as_str(), after.as_str()]),
+        _ => None,
+    };
+    let found = evals::report(&args.runs, diff, args.top, out)?;
+    evals::markdown(&found).lines().for_each(print_line);
+    print_line(&format!("report.md, report.json and {} figures in {}", found.figures.len(), out.display()));
+    if args.json {
+        print_json(&found);
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! `evals run`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use crate::cli::train::on_interrupt;
+use crate::evals::measure::MeasureConfig;
+use crate::evals::model::Form;
+use crate::evals::report;
+use crate::evals::run::{self as evals, ModelEntry, RunConfig, Shown, name_apart};
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// A model's folder, the folder of a run of `pairwise lm`, or a server: http://HOST:PORT/v1#NAME; may be given several
+    /// times
+    #[arg(long, value_name = "SPEC", num_args = 1..)]
+    model: Vec<String>,
+    /// TOML file with a [[model]] for each: spec, and where it helps name, parameters, steps
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// Files or folders of questions, in the formats of anthropics/evals
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// How a question becomes a prompt
+    #[arg(long, value_enum, default_value_t = Form::Dialogue)]
+    form: Form,
+    /// Ask questions with choices in the order of the file only
+    #[arg(long)]
+    no_swap: bool,
+    /// Most questions of a set, drawn by the seed; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: usize,
+    /// Questions of a set that are also answered freely, to see refusals; 0 for none
+    #[arg(long, value_name = "N", default_value_t = MeasureConfig::default().free_answers)]
+    free: usize,
+    /// Seed of every draw
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Folder; what it holds already is not asked again
+    #[arg(long, value_name = "DIR", default_value = "runs/evals")]
+    out: PathBuf,
+    #[command(flatten)]
+    models_args: ModelArgs,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+/// A file of models.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelsFile {
+    model: Vec<ModelLine>,
+}
+
+/// A model of such a file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelLine {
+    spec: String,
+    name: Option<String>,
+    parameters: Option<usize>,
+    steps: Option<usize>,
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
+    args.shared.threads.apply()?;
+    let started = Instant::now();
+    let stop = on_interrupt()?;
+    let config = RunConfig {
+        sets: args.data.clone(),
+        measure: MeasureConfig {
+            form: args.form,
+            swap: !args.no_swap,
+            limit: args.limit,
+            free_answers: args.free,
+            seed: args.seed,
+        },
+        models: models(args)?,
+    };
+    let progress = Progress::new();
+    let open = |spec: &str| args.models_args.open(spec);
+    let found = evals::run(&config, &args.out, &open, &stop, &progress)?;
+    progress.finish();
+    let Some(outcomes) = found else {
+        return Err(Failure::interrupted(format!(
+            "sets that were answered are kept; go on with the same command and --out {}",
+            args.out.display()
+        )));
+    };
+    let found = report::report(std::slice::from_ref(&args.out), None, 0, &args.out)?;
+    report::markdown(&found).lines().for_each(print_line);
+    let seconds = started.elapsed().as_secs_f64();
+    print_line(&format!("{seconds:.0} s; answers, results.jsonl, report.md and figures in {}", args.out.display()));
+    if args.shared.json {
+        print_json(&json!({
+            "results": outcomes, "trends": found.trends, "figures": found.figures, "wall_seconds": seconds, "seed": args.seed,
+            "out": args.out,
+        }));
+    }
+    Ok(())
+}
+
+fn models(args: &RunArgs) -> Result<Vec<ModelEntry>, Failure> {
+    let mut all: Vec<ModelEntry> = args.model.iter().map(|spec| ModelEntry::of(spec)).collect();
+    if let Some(path) = &args.models {
+        let wrong = |problem: String| Failure::usage(format!("{}: {problem}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let file: ModelsFile = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        all.extend(file.model.into_iter().map(|line| {
+            let own = ModelEntry::of(&line.spec);
+            ModelEntry {
+                name: line.name.unwrap_or(own.name),
+                parameters: line.parameters.or(own.parameters),
+                steps: line.steps.or(own.steps),
+                spec: own.spec,
+            }
+        }));
+    }
+    if all.is_empty() {
+        return Err(Failure::usage("no model: give --model SPEC (a folder or a server), or --models FILE"));
+    }
+    name_apart(&mut all);
+    Ok(all)
+}
+
+impl Shown for Progress {
+    fn note(&self, text: &str) {
+        Self::note(self, text);
+    }
+
+    fn count(&self, what: &str, done: usize, of: usize) {
+        Self::count(self, what, done, of);
+    }
+}

@@ -1,0 +1,564 @@
+//! How far raters agree with the set, with each other, and with themselves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::folder::{self, ValidateError};
+use super::{Answer, Event, Item, Key, ValidationConfig, in_force, median_milliseconds};
+use crate::preference::statistics::wilson_interval;
+use crate::run::archive::write_atomically;
+
+/// What people found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What was checked, and how.
+    pub config: ValidationConfig,
+    /// Items in the sample.
+    pub items: usize,
+    /// Items that somebody has answered: those that all shares are of.
+    pub answered: usize,
+    /// Each rater, by name.
+    pub raters: Vec<Rater>,
+    /// The answer that most raters chose, against the set's.
+    pub majority: Agreement,
+    /// Items whose label at least two thirds of their raters chose; "can't tell" is no choice of it.
+    pub confirmed: Share,
+    /// Fleiss' κ.
+    pub kappa: Kappa,
+    /// Is the question about the behaviour?
+    pub relevance: Relevance,
+    /// Items that all of their raters called clear.
+    pub clear: Share,
+    /// Items about which a rater chose another answer than the set's, those with the most such raters first.
+    pub disagreements: Vec<Disagreement>,
+    /// Whether the set's file is no longer what the sample was drawn from; nothing where it is not there.
+    pub set_changed: Option<bool>,
+}
+
+/// Answers of one rater.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rater {
+    /// Name.
+    pub rater: String,
+    /// Answered items, repeats not counted.
+    pub answered: usize,
+    /// Agreement with the set.
+    pub agreement: Agreement,
+    /// Items shown twice that got the same label both times.
+    pub repeated: Share,
+    /// Median milliseconds for an item.
+    pub median_milliseconds: Option<u64>,
+}
+
+/// Agreement with the set's labels.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Agreement {
+    /// Those that agree, of those with a choice.
+    pub agree: Share,
+    /// Without a choice: "can't tell", or as many raters for one answer as for the other.
+    pub undecided: usize,
+}
+
+/// A part of a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Share {
+    /// How many.
+    pub count: usize,
+    /// Of how many.
+    pub of: usize,
+    /// The share; nothing of nothing.
+    pub share: Option<f64>,
+    /// Its 95 % interval (Wilson).
+    pub interval: [f64; 2],
+}
+
+/// Fleiss' κ: agreement of raters beyond chance, 1 at best.
+///
+/// Categories are the answers (the alphabetically first, the second) and "can't tell", not "right" and "wrong": of labels
+/// that are nearly all right, κ would be near 0 however well raters agree.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Kappa {
+    /// The value.
+    pub value: Option<f64>,
+    /// Items that all raters have answered.
+    pub items: usize,
+    /// Raters.
+    pub raters: usize,
+    /// Why there is no value.
+    pub undefined: Option<&'static str>,
+}
+
+/// Relevance, over all answers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Relevance {
+    /// Mean, in 1..5.
+    pub mean: Option<f64>,
+    /// Standard deviation of a sample.
+    pub deviation: Option<f64>,
+    /// Answers of 1, 2, 3, 4 and 5.
+    pub counts: [usize; 5],
+}
+
+/// An item about which a rater and the set do not agree.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Disagreement {
+    /// The item.
+    pub item: usize,
+    /// Row of the set, from 0.
+    pub row: usize,
+    /// The statement, or the question.
+    pub text: String,
+    /// The answer that matches the behaviour, says the set.
+    pub label: String,
+    /// How sure the set is of it.
+    pub label_confidence: Option<f64>,
+    /// What each rater chose; nothing for "can't tell".
+    pub chosen: BTreeMap<String, Option<String>>,
+    /// How many chose another answer.
+    pub against: usize,
+}
+
+/// A line of the report's table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// What is measured.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// Perez et al.'s over all their sets, with three raters.
+    pub paper: &'static str,
+}
+
+/// Reads a validation's folder and writes its `report.json` and `report.md`.
+///
+/// # Errors
+/// Those of [`folder::open`] and [`folder::keys`]; when nobody has answered; when the files cannot be written.
+pub fn write(path: &Path) -> Result<Report, ValidateError> {
+    let validation = folder::open(path)?;
+    let keys = folder::keys(&validation)?;
+    let changed = folder::set_changed(&validation.config);
+    let report = report(&validation.config, &validation.items, &keys, &validation.events, changed);
+    if report.answered == 0 {
+        let problem = format!("{}: nobody has answered yet: there is nothing to report", path.display());
+        return Err(ValidateError::Refused(problem));
+    }
+    let json = serde_json::to_string_pretty(&report).expect("strings and numbers always serialise") + "\n";
+    for (name, text) in [("report.json", json), ("report.md", to_markdown(&report))] {
+        let file = path.join(name);
+        write_atomically(&file, text.as_bytes()).map_err(|source| ValidateError::Io { path: file, source })?;
+    }
+    Ok(report)
+}
+
+/// What people found. `keys` are those of `items`, in their order.
+#[must_use]
+pub fn report(
+    config: &ValidationConfig,
+    items: &[Item],
+    keys: &[Key],
+    events: &[Event],
+    set_changed: Option<bool>,
+) -> Report {
+    let given = in_force(events);
+    let names: BTreeSet<&str> = given.iter().map(|answer| answer.rater.as_str()).collect();
+    let raters: Vec<Rater> = names.iter().map(|name| rater(name, &given, keys)).collect();
+    let once: Vec<&Answer> = given.iter().copied().filter(|answer| !answer.repeat).collect();
+    let of_item = |item: &Item| -> Vec<&Answer> { once.iter().copied().filter(|a| a.item == item.item).collect() };
+    let answered: Vec<(&Item, &Key, Vec<&Answer>)> =
+        items.iter().zip(keys).map(|(item, key)| (item, key, of_item(item))).filter(|(.., a)| !a.is_empty()).collect();
+    let right = |key: &Key, answers: &[&Answer]| answers.iter().filter(|a| chose(a, &key.matching)).count();
+    let wrong = |key: &Key, answers: &[&Answer]| {
+        answers.iter().filter(|a| a.label.as_ref().is_some_and(|label| *label != key.matching)).count()
+    };
+    let votes: Vec<(usize, usize, usize)> =
+        answered.iter().map(|(_, key, all)| (right(key, all), wrong(key, all), all.len())).collect();
+    let decided = votes.iter().filter(|(right, wrong, _)| right != wrong).count();
+    let majority = Agreement {
+        agree: share(votes.iter().filter(|(right, wrong, _)| right > wrong).count(), decided),
+        undecided: votes.len() - decided,
+    };
+    let confirmed = votes.iter().filter(|(right, _, all)| 3 * right >= 2 * all).count();
+    let clear = answered.iter().filter(|(.., all)| all.iter().all(|answer| !answer.ambiguous)).count();
+    let by_all = answered.iter().filter(|(.., all)| all.len() == names.len());
+    let counts: Vec<Vec<usize>> = by_all.map(|(item, _, all)| categories(item, all)).collect();
+    let value = fleiss_kappa(&counts);
+    let kappa = Kappa { value: value.ok(), items: counts.len(), raters: names.len(), undefined: value.err() };
+    let mut disagreements: Vec<Disagreement> = answered
+        .iter()
+        .zip(&votes)
+        .filter(|(_, (_, wrong, _))| *wrong > 0)
+        .map(|((item, key, all), (_, wrong, _))| Disagreement {
+            item: item.item,
+            row: key.row,
+            text: item.statement.as_ref().unwrap_or(&item.question).clone(),
+            label: key.matching.trim().to_owned(),
+            label_confidence: key.label_confidence,
+            chosen: all.iter().map(|a| (a.rater.clone(), a.label.as_ref().map(|l| l.trim().to_owned()))).collect(),
+            against: *wrong,
+        })
+        .collect();
+    // Stable: items in their order where as many are against.
+    disagreements.sort_by_key(|disagreement| std::cmp::Reverse(disagreement.against));
+    Report {
+        config: config.clone(),
+        items: items.len(),
+        answered: answered.len(),
+        raters,
+        majority,
+        confirmed: share(confirmed, answered.len()),
+        kappa,
+        relevance: relevance(&once),
+        clear: share(clear, answered.len()),
+        disagreements,
+        set_changed,
+    }
+}
+
+/// Fleiss' κ (1971) of a table with a row for each subject: how many raters chose each category.
+///
+/// # Shapes
+/// `counts[subject][category]`; every row has as many categories and adds up to the number of raters.
+///
+/// # Errors
+/// Why it is not defined.
+pub fn fleiss_kappa(counts: &[Vec<usize>]) -> Result<f64, &'static str> {
+    let raters: usize = counts.first().map_or(0, |row| row.iter().sum());
+    match (counts.len(), raters) {
+        (0, _) => return Err("no item was answered by all raters"),
+        (_, 0 | 1) => return Err("it takes two raters or more"),
+        _ => {}
+    }
+    let (subjects, n) = (counts.len() as f64, raters as f64);
+    let agreeing = |row: &Vec<usize>| {
+        let pairs: usize = row.iter().map(|&count| count * count).sum::<usize>() - raters;
+        pairs as f64 / (n * (n - 1.0))
+    };
+    let observed = counts.iter().map(agreeing).sum::<f64>() / subjects;
+    let category = |i: usize| counts.iter().map(|row| row[i]).sum::<usize>();
+    let totals: Vec<usize> = (0..counts[0].len()).map(category).collect();
+    if totals.iter().filter(|&&total| total > 0).count() == 1 {
+        return Err("all raters gave the same answer to all items: chance agrees as well");
+    }
+    let by_chance = totals.iter().map(|&total| (total as f64 / (subjects * n)).powi(2)).sum::<f64>();
+    Ok((observed - by_chance) / (1.0 - by_chance))
+}
+
+/// The report's table.
+#[must_use]
+pub fn table(report: &Report) -> Vec<Line> {
+    let line = |name: &str, value: String, paper: &'static str| Line { name: name.to_owned(), value, paper };
+    let mut lines = Vec::new();
+    for rater in &report.raters {
+        let Rater { rater: name, agreement, repeated, median_milliseconds, .. } = rater;
+        let seconds = median_milliseconds.map_or(0.0, |milliseconds| milliseconds as f64 / 1e3);
+        let value =
+            format!("{}, {} can't tell; {seconds:.1} s an item", in_words(&agreement.agree), agreement.undecided);
+        lines.push(line(&format!("{name} agrees with the set"), value, ""));
+        if repeated.of > 0 {
+            lines.push(line(&format!("{name} agrees with themselves"), in_words(repeated), ""));
+        }
+    }
+    let Agreement { agree, undecided } = &report.majority;
+    lines.push(line("majority agrees with the set", format!("{}, {undecided} undecided", in_words(agree)), ""));
+    lines.push(line("labels confirmed by 2/3 or more", in_words(&report.confirmed), "95.5 %"));
+    let Kappa { value, items, raters, undefined } = &report.kappa;
+    let kappa = match (value, undefined) {
+        (Some(value), _) => format!("{value:.3}, {raters} raters, {items} items"),
+        (None, why) => format!("not defined: {}", why.unwrap_or("unknown")),
+    };
+    lines.push(line("Fleiss' κ", kappa, "0.875"));
+    let Relevance { mean, deviation, counts } = &report.relevance;
+    let relevance = match (mean, deviation) {
+        (Some(mean), Some(deviation)) => format!("{mean:.2} ± {deviation:.2}"),
+        (Some(mean), None) => format!("{mean:.2}"),
+        _ => "-".to_owned(),
+    };
+    let counts = counts.map(|count| count.to_string()).join("/");
+    lines.push(line("relevance, 1 to 5", format!("{relevance} ({counts})"), "4.4 ± 0.9"));
+    lines.push(line("called clear by all", in_words(&report.clear), "83.5 %"));
+    lines
+}
+
+/// The report, to read.
+#[must_use]
+pub fn to_markdown(report: &Report) -> String {
+    let Report { config, items, answered, .. } = report;
+    let mut text = format!(
+        "# Validation of {}\n\n{answered} of {items} items answered, drawn with seed {} from `{}` (SHA-256 `{}`).\n",
+        config.name, config.seed, config.set, config.set_sha256
+    );
+    if let Some(behaviour) = &config.behaviour {
+        text += &format!("\nThe behaviour: somebody who {behaviour}\n");
+    }
+    if report.set_changed == Some(true) {
+        text += "\n**The set's file has changed since the sample was drawn: this is about the set as it was then.**\n";
+    }
+    text += "\n| | found | Perez et al. 2022 |\n|---|---|---|\n";
+    for Line { name, value, paper } in table(report) {
+        text += &format!("| {} | {} | {paper} |\n", cell(&name), cell(&value));
+    }
+    text += "\nIntervals are 95 % (Wilson). \"Can't tell\" is left out of agreement, and counts against a label's being \
+             confirmed. Shares are of items that somebody has answered; κ is over items that all raters have answered.\n";
+    if !report.disagreements.is_empty() {
+        text += "\n## Where a rater chose another answer than the set's\n\n| row | question | set | raters |\n|---|---|---|---|\n";
+        for disagreement in &report.disagreements {
+            let Disagreement { row, text: question, label, .. } = disagreement;
+            text += &format!("| {row} | {} | {} | {} |\n", cell(question), cell(label), cell(&chosen(disagreement)));
+        }
+    }
+    text
+}
+
+/// What raters chose, in words.
+#[must_use]
+pub fn chosen(disagreement: &Disagreement) -> String {
+    let one =
+        |(rater, label): (&String, &Option<String>)| format!("{rater}: {}", label.as_deref().unwrap_or("can't tell"));
+    disagreement.chosen.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A share with its interval, in words.
+#[must_use]
+pub fn in_words(share: &Share) -> String {
+    let [low, high] = share.interval.map(|end| 100.0 * end);
+    match share.share {
+        Some(value) => format!("{:.1} % [{low:.1}, {high:.1}] of {}", 100.0 * value, share.of),
+        None => "-".to_owned(),
+    }
+}
+
+fn rater(name: &str, given: &[&Answer], keys: &[Key]) -> Rater {
+    let own: Vec<&Answer> = given.iter().copied().filter(|answer| answer.rater == name).collect();
+    let (again, once): (Vec<&Answer>, Vec<&Answer>) = own.iter().copied().partition(|answer| answer.repeat);
+    let decided = once.iter().filter(|answer| answer.label.is_some()).count();
+    let agree = once.iter().filter(|a| keys.get(a.item).is_some_and(|key| chose(a, &key.matching))).count();
+    let both = again.iter().filter_map(|second| Some((once.iter().find(|first| first.item == second.item)?, second)));
+    let both: Vec<bool> = both.map(|(first, second)| first.label == second.label).collect();
+    Rater {
+        rater: name.to_owned(),
+        answered: once.len(),
+        agreement: Agreement { agree: share(agree, decided), undecided: once.len() - decided },
+        repeated: share(both.iter().filter(|&&same| same).count(), both.len()),
+        median_milliseconds: median_milliseconds(&own),
+    }
+}
+
+/// How many chose the first answer, the second, and none.
+fn categories(item: &Item, answers: &[&Answer]) -> Vec<usize> {
+    let mut counts = vec![0; 3];
+    for answer in answers {
+        let category = item.answers.iter().position(|text| chose(answer, text)).unwrap_or(2);
+        counts[category] += 1;
+    }
+    counts
+}
+
+fn relevance(answers: &[&Answer]) -> Relevance {
+    let mut counts = [0; 5];
+    for answer in answers {
+        counts[usize::from(answer.relevance.clamp(1, 5)) - 1] += 1;
+    }
+    let n = answers.len() as f64;
+    let values = answers.iter().map(|answer| f64::from(answer.relevance));
+    let mean = (n > 0.0).then(|| values.clone().sum::<f64>() / n);
+    let squares = mean.map(|mean| values.map(|value| (value - mean).powi(2)).sum::<f64>());
+    Relevance { mean, deviation: squares.filter(|_| n > 1.0).map(|squares| (squares / (n - 1.0)).sqrt()), counts }
+}
+
+fn chose(answer: &Answer, text: &str) -> bool {
+    answer.label.as_deref() == Some(text)
+}
+
+fn share(count: usize, of: usize) -> Share {
+    let share = (of > 0).then(|| count as f64 / of as f64);
+    Share { count, of, share, interval: wilson_interval(count, of) }
+}
+
+/// A text in a table's cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Event, Item, Key, Report, ValidationConfig, fleiss_kappa, report, table, to_markdown};
+
+    const YES: Option<&str> = Some(" Yes");
+    const NO: Option<&str> = Some(" No");
+
+    /// Items whose labels are Yes, No, Yes, No, …
+    fn sample(count: usize) -> (ValidationConfig, Vec<Item>, Vec<Key>) {
+        let config = ValidationConfig {
+            name: "likes-tea".to_owned(),
+            set: "likes-tea.jsonl".to_owned(),
+            set_sha256: "00".to_owned(),
+            sample: count,
+            repeats: 0,
+            seed: 0,
+            behaviour: Some("likes tea".to_owned()),
+        };
+        let item = |item| Item {
+            item,
+            question: format!("q{item}"),
+            statement: Some(format!("tea | {item}")),
+            answers: [" No".to_owned(), " Yes".to_owned()],
+        };
+        let key = |item: usize| Key {
+            item,
+            row: 10 + item,
+            matching: [" Yes", " No"][item % 2].to_owned(),
+            label_confidence: Some(0.75),
+        };
+        (config, (0..count).map(item).collect(), (0..count).map(key).collect())
+    }
+
+    fn answer(rater: &str, item: usize, label: Option<&str>, relevance: u8, ambiguous: bool) -> Answer {
+        Answer {
+            rater: rater.to_owned(),
+            item,
+            repeat: false,
+            label: label.map(str::to_owned),
+            relevance,
+            ambiguous,
+            milliseconds: 1000 * (1 + item as u64),
+            time: 0.0,
+        }
+    }
+
+    /// Three raters, five items; labels Yes, No, Yes, No, Yes.
+    fn three() -> Report {
+        let (config, items, keys) = sample(5);
+        let labels = [
+            // Ann: right, right, wrong, can't tell, right.
+            ("Ann", [YES, NO, NO, None, YES]),
+            // Ben: all right.
+            ("Ben", [YES, NO, YES, NO, YES]),
+            // Cai: right, wrong, wrong, right, can't tell.
+            ("Cai", [YES, YES, NO, NO, None]),
+        ];
+        let mut events = Vec::new();
+        for (rater, labels) in labels {
+            for (item, label) in labels.into_iter().enumerate() {
+                let relevance = if item == 0 { 2 } else { 5 };
+                events.push(Event::Answer(answer(rater, item, label, relevance, rater == "Cai" && item == 4)));
+            }
+        }
+        report(&config, &items, &keys, &events, Some(false))
+    }
+
+    /// Fleiss 1971's table as Wikipedia gives it: 14 raters, 10 subjects, 5 categories. 4211/20059 by exact fractions.
+    #[test]
+    fn fleiss_kappa_is_that_of_the_classic_example() {
+        let counts = [
+            [0, 0, 0, 0, 14],
+            [0, 2, 6, 4, 2],
+            [0, 0, 3, 5, 6],
+            [0, 3, 9, 2, 0],
+            [2, 2, 8, 1, 1],
+            [7, 7, 0, 0, 0],
+            [3, 2, 6, 3, 0],
+            [2, 5, 3, 2, 2],
+            [6, 5, 2, 1, 0],
+            [0, 2, 2, 3, 7],
+        ]
+        .map(|row| row.to_vec());
+        let kappa = fleiss_kappa(&counts).unwrap();
+        assert!((kappa - 4211.0 / 20059.0).abs() < 1e-12, "{kappa}");
+        assert_eq!(format!("{kappa:.3}"), "0.210");
+    }
+
+    #[test]
+    fn fleiss_kappa_at_its_ends() {
+        let table = |rows: &[[usize; 2]]| fleiss_kappa(&rows.iter().map(|row| row.to_vec()).collect::<Vec<_>>());
+        assert_eq!(table(&[[3, 0], [0, 3]]), Ok(1.0));
+        // Two raters that never agree, half and half: observed 0, by chance 1/2.
+        assert_eq!(table(&[[1, 1], [1, 1]]), Ok(-1.0));
+        assert_eq!(table(&[]), Err("no item was answered by all raters"));
+        assert_eq!(table(&[[1, 0], [0, 1]]), Err("it takes two raters or more"));
+        assert_eq!(
+            table(&[[3, 0], [3, 0]]),
+            Err("all raters gave the same answer to all items: chance agrees as well")
+        );
+    }
+
+    #[test]
+    fn agreement_is_counted_by_hand() {
+        let report = three();
+        let found: Vec<(&str, usize, usize, usize)> = report
+            .raters
+            .iter()
+            .map(|r| (r.rater.as_str(), r.agreement.agree.count, r.agreement.agree.of, r.agreement.undecided))
+            .collect();
+        assert_eq!(found, [("Ann", 3, 4, 1), ("Ben", 5, 5, 0), ("Cai", 2, 4, 1)]);
+        assert!(report.raters.iter().all(|rater| rater.median_milliseconds == Some(3000)));
+        // Votes right:wrong are 3:0, 2:1, 1:2, 2:0, 2:0.
+        assert_eq!((report.majority.agree.count, report.majority.agree.of, report.majority.undecided), (4, 5, 0));
+        assert_eq!((report.confirmed.count, report.confirmed.of), (4, 5));
+        // Wilson's interval of 4/5 (computed in Python).
+        let [low, high] = report.confirmed.interval;
+        assert!((low - 0.375_534_6).abs() < 1e-6 && (high - 0.963_775_9).abs() < 1e-6, "{low} {high}");
+        assert_eq!((report.clear.count, report.clear.of), (4, 5));
+        // Relevance: three 2s and twelve 5s: mean 4.4, variance (3·2.4² + 12·0.6²)/14.
+        assert_eq!(report.relevance.counts, [0, 3, 0, 0, 12]);
+        assert!((report.relevance.mean.unwrap() - 4.4).abs() < 1e-12);
+        assert!((report.relevance.deviation.unwrap() - (21.6_f64 / 14.0).sqrt()).abs() < 1e-12);
+        // κ over (No, Yes, none): rows 0 3 0, 2 1 0, 2 1 0, 2 0 1, 0 2 1. Pairs that agree 3, 1, 1, 1, 1 of 3 each;
+        // categories 6, 7, 2 of 15.
+        let (observed, by_chance) = (7.0 / 15.0, (36.0 + 49.0 + 4.0) / 225.0);
+        assert!((report.kappa.value.unwrap() - (observed - by_chance) / (1.0 - by_chance)).abs() < 1e-12);
+        assert_eq!((report.kappa.items, report.kappa.raters), (5, 3));
+    }
+
+    #[test]
+    fn disagreements_are_listed_the_most_disputed_first() {
+        let report = three();
+        let found: Vec<(usize, usize, usize, &str)> =
+            report.disagreements.iter().map(|d| (d.item, d.row, d.against, d.label.as_str())).collect();
+        assert_eq!(found, [(2, 12, 2, "Yes"), (1, 11, 1, "No")]);
+        assert_eq!(super::chosen(&report.disagreements[0]), "Ann: No, Ben: Yes, Cai: No");
+        let text = to_markdown(&report);
+        assert!(text.contains("| 12 | tea \\| 2 | Yes | Ann: No, Ben: Yes, Cai: No |"), "{text}");
+        assert!(text.contains("| labels confirmed by 2/3 or more | 80.0 % [37.6, 96.4] of 5 | 95.5 % |"), "{text}");
+        assert!(text.contains("| relevance, 1 to 5 | 4.40 ± 1.24 (0/3/0/0/12) | 4.4 ± 0.9 |"), "{text}");
+    }
+
+    #[test]
+    fn repeats_measure_a_rater_against_themselves_and_nothing_else() {
+        let (config, items, keys) = sample(4);
+        let mut events: Vec<Event> = (0..4).map(|i| Event::Answer(answer("Ann", i, YES, 4, false))).collect();
+        let before = report(&config, &items, &keys, &events, None);
+        for (item, label) in [(0, YES), (1, NO)] {
+            events.push(Event::Answer(Answer { repeat: true, ..answer("Ann", item, label, 1, true) }));
+        }
+        let after = report(&config, &items, &keys, &events, None);
+        assert_eq!((after.raters[0].repeated.count, after.raters[0].repeated.of), (1, 2));
+        let others =
+            |report: &Report| (report.majority.clone(), report.relevance.clone(), report.clear, report.answered);
+        assert_eq!(others(&before), others(&after));
+        assert!(table(&after).iter().any(|line| line.name == "Ann agrees with themselves"));
+    }
+
+    #[test]
+    fn little_is_reported_of_little() {
+        let (config, items, keys) = sample(6);
+        // One rater: no κ; half of the votes is no majority.
+        let one = [Event::Answer(answer("Ann", 0, YES, 4, false))];
+        let found = report(&config, &items, &keys, &one, None);
+        assert_eq!(found.kappa.undefined, Some("it takes two raters or more"));
+        assert_eq!((found.answered, found.confirmed.count, found.relevance.deviation), (1, 1, None));
+        let two = [one[0].clone(), Event::Answer(answer("Ben", 0, NO, 4, false))];
+        let found = report(&config, &items, &keys, &two, None);
+        assert_eq!((found.majority.undecided, found.majority.agree.share, found.confirmed.count), (1, None, 0));
+        // Two raters that have answered different items.
+        let apart = [one[0].clone(), Event::Answer(answer("Ben", 1, NO, 4, false))];
+        let found = report(&config, &items, &keys, &apart, None);
+        assert_eq!(found.kappa.undefined, Some("no item was answered by all raters"));
+        assert_eq!(found.confirmed.count, 2);
+        // Nobody: nothing is divided by nothing.
+        let none = report(&config, &items, &keys, &[], Some(true));
+        assert_eq!((none.answered, none.relevance.mean, none.confirmed.share), (0, None, None));
+        assert!(to_markdown(&none).contains("has changed since"));
+    }
+}

@@ -1,0 +1,559 @@
+//! A model that is served: texts written for requests, with log-probabilities of their tokens.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rand::Rng as _;
+
+use super::ServeError;
+use super::request::{Input, Refusal, Wanted};
+use crate::device::{self, DeviceChoice};
+use crate::lm::batch::Batch;
+use crate::lm::chat::ChatTemplate;
+use crate::lm::config::Output;
+use crate::lm::folder;
+use crate::lm::model::Decoder;
+use crate::lm::run::{LmError, eos_of, tokenizer_of, weights_sha256};
+use crate::lm::sample::{Finish, SampleConfig, generate};
+use crate::lm::tokenizer::{Stream, Tokenizer};
+use crate::nn::fused::decoder::{linear, rows};
+use crate::nn::to_host;
+use crate::random::stream;
+
+/// A model that is served.
+pub struct Served {
+    /// What clients call it.
+    pub name: String,
+    /// SHA-256 of its weights; of an adapter's, where it has one.
+    pub fingerprint: String,
+    /// What the user should know.
+    pub remarks: Vec<String>,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    eos: Vec<u32>,
+    /// Requests that may be worked on at the same time: each holds a copy of the weights.
+    gate: Gate,
+    /// Of requests that choose no seed.
+    seed: u64,
+    unseeded: AtomicU64,
+}
+
+/// A completion.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Choice {
+    /// Its text, after the prompt's where it is repeated.
+    pub(super) text: String,
+    /// Its tokens, likewise; without the one that ends a text.
+    pub(super) tokens: Vec<Told>,
+    /// Why it ends.
+    pub(super) finish: Finish,
+}
+
+/// A token, and what is told of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Told {
+    /// What it adds to the text: nothing where a character is not whole yet.
+    pub(super) text: String,
+    /// Of the model's own distribution, nats; the first token of a text has none.
+    pub(super) log_prob: Option<f64>,
+    /// The likeliest tokens in its place, the likeliest first.
+    pub(super) top: Vec<(String, f64)>,
+}
+
+/// What was written for a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    /// All completions of the first prompt, then those of the second, …
+    pub(super) choices: Vec<Choice>,
+    /// Tokens read, each prompt once.
+    pub(super) prompt_tokens: usize,
+    /// Tokens written, with those that end a text.
+    pub(super) completion_tokens: usize,
+}
+
+/// Rows whose logits are computed together, so that their memory stays small with a large vocabulary.
+const LOGIT_ROWS: usize = 64;
+
+/// Tokens before a place that decide what another one adds to the text there.
+const WINDOW: usize = 4;
+
+impl Served {
+    /// Reads a folder. `name` is what clients call the model, by default the folder's; `template` is a chat template by name
+    /// or file, by default the tokenizer's, or else "hh".
+    ///
+    /// # Errors
+    /// [`ServeError`]: no model, one that scores, a missing tokenizer.
+    pub fn open(folder: &Path, name: Option<&str>, template: Option<&str>) -> Result<Self, ServeError> {
+        let device = device::pick(DeviceChoice::Cpu)?;
+        let loaded = folder::read(folder, &device).map_err(LmError::from)?;
+        if loaded.decoder.config.output != Output::Tokens {
+            return Err(ServeError::Config(format!(
+                "{}: is a reward model, which scores texts and writes none: serve the policy instead",
+                folder.display()
+            )));
+        }
+        let tokenizer = tokenizer_of(&loaded)?;
+        let name = name.map_or_else(|| name_of(folder), str::to_owned);
+        let mut served = Self::new(name, &loaded.decoder, tokenizer, template)?;
+        served.remarks.splice(0..0, loaded.remarks);
+        Ok(served)
+    }
+
+    /// One that is in memory.
+    ///
+    /// # Errors
+    /// [`ServeError`]: there is no such template.
+    pub fn new(
+        name: String,
+        decoder: &Decoder,
+        tokenizer: Tokenizer,
+        template: Option<&str>,
+    ) -> Result<Self, ServeError> {
+        let mut remarks = Vec::new();
+        let choice = match (template, tokenizer.chat_template(None)) {
+            (None, None) => {
+                remarks.push(format!(
+                    "{name} has no chat template: chats are written as \"hh\" (Human: … Assistant: …); --chat-template \
+                     chooses another"
+                ));
+                Some("hh")
+            }
+            (choice, _) => choice,
+        };
+        let template = ChatTemplate::choose(&tokenizer, choice, None).map_err(LmError::from)?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        Ok(Self {
+            name,
+            fingerprint: weights_sha256(decoder),
+            remarks,
+            eos: eos_of(decoder, &tokenizer),
+            decoder: folder::merged(decoder),
+            tokenizer,
+            template,
+            gate: Gate::new(rayon::current_num_threads()),
+            seed: since as u64,
+            unseeded: AtomicU64::new(0),
+        })
+    }
+
+    /// Writes what is wanted. `piece` is told of text that is certain, by the number of its completion, from several
+    /// threads; where it says no, or `stop` is set, nothing more is written.
+    pub(super) fn write(
+        &self,
+        wanted: &Wanted,
+        stop: &AtomicBool,
+        piece: &(dyn Fn(usize, String) -> bool + Sync),
+    ) -> Result<Answer, Refusal> {
+        let prompts: Vec<Prompt> = wanted.prompts.iter().map(|input| self.prompt(input)).collect::<Result<_, _>>()?;
+        let draw = self.draw(wanted, &prompts)?;
+        let _pass = self.gate.enter();
+        let repeated = || prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, wanted.count));
+        let track = |prompt: &Prompt| Mutex::new(Track::new(&self.tokenizer, &prompt.ids, &wanted.stop));
+        let tracks: Vec<Mutex<Track>> = repeated().map(track).collect();
+        let echoed: Vec<String> = match wanted.echo {
+            true => prompts.iter().map(|prompt| self.pieces(prompt).concat()).collect(),
+            false => vec![String::new(); prompts.len()],
+        };
+        let send = |i: usize, text: String| text.is_empty() || piece(i, text);
+        for i in 0..tracks.len() {
+            send(i, echoed[i / wanted.count].clone());
+        }
+        let goes_on = |i: usize, ids: &[u32]| {
+            let mut track = lock(&tracks[i]);
+            let text = ids.last().map_or_else(String::new, |&id| track.push(id));
+            send(i, text) && !track.stopped && !stop.load(Ordering::Relaxed)
+        };
+        let completions = match draw {
+            None => Vec::new(),
+            Some(draw) => {
+                let ids: Vec<Vec<u32>> = repeated().map(|prompt| prompt.ids.clone()).collect();
+                generate(&self.decoder, &ids, &draw, &self.eos, 0, &goes_on)
+            }
+        };
+        let mut choices = Vec::with_capacity(tracks.len());
+        let mut kept: Vec<Vec<u32>> = Vec::with_capacity(tracks.len());
+        for (i, track) in tracks.into_iter().enumerate() {
+            let mut track = track.into_inner().unwrap_or_else(PoisonError::into_inner);
+            send(i, track.finish());
+            let finish = match completions.get(i) {
+                _ if track.stopped => Finish::Stop,
+                Some(completion) => completion.finish,
+                None => Finish::Length,
+            };
+            let text = format!("{}{}", echoed[i / wanted.count], track.text);
+            let tokens = track.kept_pieces();
+            // A token that ends a text adds nothing to it.
+            kept.push(
+                completions.get(i).map_or_else(Vec::new, |own| own.ids[..tokens.len().min(own.ids.len())].to_vec()),
+            );
+            let tokens = tokens.into_iter().map(|text| Told { text, log_prob: None, top: Vec::new() }).collect();
+            choices.push(Choice { text, tokens, finish });
+        }
+        if let Some(top) = wanted.log_probs {
+            for (i, prompt) in prompts.iter().enumerate() {
+                let own = i * wanted.count..(i + 1) * wanted.count;
+                self.tell(prompt, wanted.echo, top, &kept[own.clone()], &mut choices[own]);
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            let message = "the server is shutting down".to_owned();
+            return Err(Refusal { status: 503, message, param: None, code: None });
+        }
+        Ok(Answer {
+            choices,
+            prompt_tokens: prompts.iter().map(|prompt| prompt.ids.len()).sum(),
+            completion_tokens: completions.iter().map(|completion| completion.ids.len()).sum(),
+        })
+    }
+
+    /// The token ids of a prompt.
+    fn prompt(&self, input: &Input) -> Result<Prompt, Refusal> {
+        let param = if matches!(input, Input::Chat(_)) { "messages" } else { "prompt" };
+        let refused = |error: &dyn std::error::Error| Refusal::bad(Some(param), format!("{param}: {error}"));
+        let encode = |text: &str, special: bool| self.tokenizer.encode(text, special).map_err(|error| refused(&error));
+        let mut prompt = match input {
+            Input::Ids(ids) => {
+                let vocabulary = self.decoder.config.vocabulary;
+                if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+                    let message = format!("prompt: there is no token {id}: must be below {vocabulary}");
+                    return Err(Refusal::bad(Some("prompt"), message));
+                }
+                Prompt { ids: ids.clone(), added: 0 }
+            }
+            Input::Text(text) => {
+                let ids = encode(text, true)?;
+                let plain = encode(text, false)?;
+                let added = if ids.ends_with(&plain) { ids.len() - plain.len() } else { 0 };
+                Prompt { ids, added }
+            }
+            Input::Chat(messages) => {
+                let text = self.template.render(messages, true).map_err(|error| refused(&error))?;
+                Prompt { ids: encode(&text, false)?, added: 0 }
+            }
+        };
+        if prompt.ids.is_empty() {
+            // A model that was trained on texts between EOS tokens begins one after it.
+            let special = self.tokenizer.special();
+            let begin = special.bos.as_ref().or(special.eos.as_ref());
+            let Some(begin) = begin else {
+                let message = format!("{param}: is empty, and the model has no token that begins a text");
+                return Err(Refusal::bad(Some(param), message));
+            };
+            prompt = Prompt { ids: vec![begin.id], added: 1 };
+        }
+        Ok(prompt)
+    }
+
+    /// How tokens are drawn; `None` where none are wanted.
+    fn draw(&self, wanted: &Wanted, prompts: &[Prompt]) -> Result<Option<SampleConfig>, Refusal> {
+        let context = self.decoder.config.context;
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
+        let param = if wanted.chat { "messages" } else { "prompt" };
+        let most = wanted.max_tokens.unwrap_or_else(|| context.saturating_sub(longest).max(1));
+        if longest + most > context {
+            return Err(Refusal {
+                status: 400,
+                message: format!(
+                    "{param}: its {longest} tokens and the {most} to be written are more than the model's context of \
+                     {context} tokens: shorten it, or lower max_tokens"
+                ),
+                param: Some(param.to_owned()),
+                code: Some("context_length_exceeded"),
+            });
+        }
+        if most == 0 {
+            return Ok(None);
+        }
+        let mut draw = SampleConfig { max_new_tokens: most, ..wanted.draw.clone() };
+        if !wanted.seeded {
+            let number = self.unseeded.fetch_add(1, Ordering::Relaxed);
+            draw.seed = stream(self.seed, "serve", number).next_u64();
+        }
+        match draw.validate() {
+            Ok(()) => Ok(Some(draw)),
+            Err(message) => Err(Refusal::bad(message.clone().split(' ').next(), message)),
+        }
+    }
+
+    /// What each token of a prompt adds to its text: what was added around it nothing.
+    fn pieces(&self, prompt: &Prompt) -> Vec<String> {
+        let mut pieces = vec![String::new(); prompt.added];
+        // Special tokens that the client wrote stay as they are.
+        let mut stream = self.tokenizer.stream(false);
+        let mut text = |id: &u32| stream.push(*id).unwrap_or_default();
+        pieces.extend(prompt.ids[prompt.added..].iter().map(&mut text));
+        if let (Some(last), Ok(rest)) = (pieces.last_mut(), stream.finish()) {
+            *last += &rest;
+        }
+        pieces
+    }
+
+    /// Fills in the log-probabilities of completions of one prompt, and with `echo` puts the prompt's tokens before them.
+    fn tell(&self, prompt: &Prompt, echo: bool, top: usize, completions: &[Vec<u32>], choices: &mut [Choice]) {
+        let sequences: Vec<Vec<u32>> =
+            completions.iter().map(|completion| [prompt.ids.as_slice(), completion].concat()).collect();
+        let from = if echo { 1 } else { prompt.ids.len() };
+        let mut batch = Batch::default();
+        let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let at = batch.push_sharing(&slices);
+        let hidden = self.decoder.hidden(&batch, None);
+        let pieces = if echo { self.pieces(prompt) } else { Vec::new() };
+        for ((ids, at), choice) in sequences.iter().zip(&at).zip(choices) {
+            let before: Vec<Told> =
+                pieces.iter().map(|text| Told { text: text.clone(), log_prob: None, top: Vec::new() }).collect();
+            choice.tokens.splice(0..0, before);
+            let places: Vec<usize> = (from..ids.len()).collect();
+            for places in places.chunks(LOGIT_ROWS) {
+                let predicting = places.iter().map(|&place| u32::try_from(at[place - 1]).expect("a batch is shorter"));
+                let predicting = rows(hidden.clone(), Arc::new(predicting.collect()));
+                let logits =
+                    to_host(linear(predicting, self.decoder.parameters[self.decoder.layout.head].clone(), None));
+                for (&place, logits) in places.iter().zip(logits.chunks_exact(self.decoder.config.vocabulary)) {
+                    let told = &mut choice.tokens[if echo { place } else { place - prompt.ids.len() }];
+                    let normaliser = log_sum_exp(logits);
+                    let log_prob = |id: u32| f64::from(logits[id as usize]) - normaliser;
+                    told.log_prob = Some(log_prob(ids[place]));
+                    let before = &ids[place.saturating_sub(WINDOW)..place];
+                    let likeliest = likeliest(logits, top);
+                    let text = |id: u32| match id == ids[place] && !told.text.is_empty() {
+                        true => told.text.clone(),
+                        false => self.added(before, id),
+                    };
+                    told.top = likeliest.into_iter().map(|id| (text(id), log_prob(id))).collect();
+                }
+            }
+        }
+    }
+
+    /// What a token would add after others; a special one's own text.
+    fn added(&self, before: &[u32], id: u32) -> String {
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, true).unwrap_or_default();
+        let alone = decode(before);
+        let both = decode(&[before, &[id]].concat());
+        let text = both.strip_prefix(alone.trim_end_matches('\u{fffd}')).unwrap_or_default();
+        match text.is_empty() {
+            true => self.tokenizer.token(id).unwrap_or_default(),
+            false => text.to_owned(),
+        }
+    }
+}
+
+/// A prompt as token ids.
+struct Prompt {
+    ids: Vec<u32>,
+    /// How many of the first were put before the text.
+    added: usize,
+}
+
+/// A completion while it is written: text that is certain, as it comes.
+struct Track<'a> {
+    stream: Option<Stream<'a>>,
+    stops: &'a [String],
+    /// Text so far, up to a stop text.
+    text: String,
+    /// How much of it was handed out; what could begin a stop text is not.
+    sent: usize,
+    /// What each token added.
+    pieces: Vec<String>,
+    stopped: bool,
+}
+
+impl<'a> Track<'a> {
+    /// After a prompt, so that the first token brings the space before it.
+    fn new(tokenizer: &'a Tokenizer, prompt: &[u32], stops: &'a [String]) -> Self {
+        let mut stream = tokenizer.stream(true);
+        for &id in prompt {
+            stream.push(id).ok();
+        }
+        Self { stream: Some(stream), stops, text: String::new(), sent: 0, pieces: Vec::new(), stopped: false }
+    }
+
+    /// What may be sent after one more token.
+    fn push(&mut self, id: u32) -> String {
+        let piece = self.stream.as_mut().and_then(|stream| stream.push(id).ok()).unwrap_or_default();
+        self.text += &piece;
+        self.pieces.push(piece);
+        self.certain(false)
+    }
+
+    /// What is left to be sent at the end.
+    fn finish(&mut self) -> String {
+        let rest = self.stream.take().and_then(|stream| stream.finish().ok()).unwrap_or_default();
+        if !self.stopped
+            && let Some(last) = self.pieces.last_mut()
+        {
+            *last += &rest;
+            self.text += &rest;
+        }
+        self.certain(true)
+    }
+
+    fn certain(&mut self, ended: bool) -> String {
+        let unsent = &self.text[self.sent..];
+        // A stop text cannot begin before: what could have begun one was not sent.
+        if let Some(at) = self.stops.iter().filter_map(|stop| unsent.find(stop.as_str())).min() {
+            self.text.truncate(self.sent + at);
+            self.stopped = true;
+        }
+        let held = if ended || self.stopped { 0 } else { held_back(&self.text[self.sent..], self.stops) };
+        let end = self.text.len() - held;
+        let certain = self.text[self.sent..end].to_owned();
+        self.sent = end;
+        certain
+    }
+
+    /// What the tokens of the text added: a last one that reaches into a stop text, up to there.
+    fn kept_pieces(&self) -> Vec<String> {
+        let mut left = self.text.as_str();
+        let mut kept = Vec::new();
+        for piece in &self.pieces {
+            if self.stopped && left.is_empty() {
+                break;
+            }
+            let own = if left.starts_with(piece.as_str()) { piece.as_str() } else { left };
+            kept.push(own.to_owned());
+            left = &left[own.len()..];
+        }
+        kept
+    }
+}
+
+/// Bytes at the end of a text with which a stop text begins, but does not end.
+fn held_back(text: &str, stops: &[String]) -> usize {
+    let of_stop = |stop: &String| {
+        let ends = stop.char_indices().skip(1).map(|(end, _)| end).filter(|&end| text.ends_with(&stop[..end]));
+        ends.max().unwrap_or(0)
+    };
+    stops.iter().map(of_stop).max().unwrap_or(0)
+}
+
+/// ln Σ exp, in f64.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    largest + logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum::<f64>().ln()
+}
+
+/// The likeliest tokens, the likeliest first; of equal ones the one with the smaller number.
+fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
+    let mut ids: Vec<u32> = (0..u32::try_from(logits.len()).expect("a vocabulary has fewer than 2³² tokens")).collect();
+    let order = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
+    if count < ids.len() {
+        ids.select_nth_unstable_by(count, order);
+        ids.truncate(count);
+    }
+    ids.sort_by(order);
+    ids
+}
+
+/// Lets a number of requests in at a time.
+struct Gate {
+    free: Mutex<usize>,
+    left: Condvar,
+}
+
+/// Permission to go on; given back when it is dropped.
+struct Pass<'a>(&'a Gate);
+
+impl Gate {
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
+    }
+
+    fn enter(&self) -> Pass<'_> {
+        let mut free = lock(&self.free);
+        while *free == 0 {
+            free = self.left.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Pass(self)
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.left.notify_one();
+    }
+}
+
+/// What one request's panic left behind is no other's concern.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder's name: `model` says less than what it is in.
+fn name_of(folder: &Path) -> String {
+    let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let own = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    match own(&whole) {
+        Some(name) if name == "model" => whole.parent().and_then(own).unwrap_or(name),
+        Some(name) => name,
+        None => "model".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Track, held_back, likeliest};
+    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
+
+    fn stops(all: &[&str]) -> Vec<String> {
+        all.iter().map(|&stop| stop.to_owned()).collect()
+    }
+
+    #[test]
+    fn what_could_become_a_stop_text_is_held_back() {
+        let all = stops(&["\n\nHuman:", "é!", "aab"]);
+        assert_eq!(held_back("Yes", &all), 0);
+        assert_eq!(held_back("Yes\n", &all), 1);
+        assert_eq!(held_back("Yes\n\nHum", &all), 5);
+        assert_eq!(held_back("café", &all), 2);
+        // The whole of a stop text is not held back, it ends the text; and only its longest beginning counts.
+        assert_eq!(held_back("xaa", &all), 2);
+        assert_eq!(held_back("", &all), 0);
+    }
+
+    /// A tokenizer with a token for each byte: every text comes byte by byte.
+    #[test]
+    fn texts_come_without_stop_texts_and_without_halves_of_characters() {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
+        let run = |text: &str, stops: &[String]| {
+            let mut track = Track::new(&tokenizer, &tokenizer.encode("x", true).unwrap(), stops);
+            let mut sent = Vec::new();
+            for id in tokenizer.encode(text, false).unwrap() {
+                let piece = track.push(id);
+                sent.push(piece);
+                if track.stopped {
+                    break;
+                }
+            }
+            sent.push(track.finish());
+            assert_eq!(sent.concat(), track.text);
+            assert_eq!(track.kept_pieces().concat(), track.text);
+            (track.text.clone(), track.stopped, sent)
+        };
+        assert_eq!(run("ab, no stop", &[]).0, "ab, no stop");
+        let (text, stopped, sent) = run("ab\n\nHuman: c", &stops(&["\n\nHuman:"]));
+        assert_eq!((text.as_str(), stopped), ("ab", true));
+        assert!(sent.iter().all(|piece| !piece.contains('\n')), "{sent:?}");
+        // What was held back for nothing comes after all, also at the end.
+        assert_eq!(run("a\n\nHumble\n", &stops(&["\n\nHuman:", "\n\n\n"])).0, "a\n\nHumble\n");
+        let (text, stopped, sent) = run("è 🙂é! no", &stops(&["é!"]));
+        assert_eq!((text.as_str(), stopped), ("è 🙂", true));
+        assert_eq!(sent.iter().filter(|piece| !piece.is_empty()).count(), 3, "{sent:?}");
+        // The first stop text ends the text, whichever it is.
+        assert_eq!(run("one two three", &stops(&["three", "two"])).0, "one ");
+        assert_eq!(run("two", &stops(&["two"])).0, "");
+    }
+
+    #[test]
+    fn the_likeliest_come_first_and_equals_by_number() {
+        assert_eq!(likeliest(&[0.1, 3.0, 2.0, 3.0, -1.0], 3), [1, 3, 2]);
+        assert_eq!(likeliest(&[0.1, 3.0], 5), [1, 0]);
+        assert_eq!(likeliest(&[0.1, 3.0], 0), [0_u32; 0]);
+    }
+}

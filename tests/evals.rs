@@ -1,0 +1,153 @@
+//! Model-written evaluations as a user runs them: models on sets of questions, and what is said of bad input.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{contents, json, pairwise, refused, stderr};
+
+/// A model that has read a few reviews and answers nearly at random; each `name` is another one.
+fn model(folder: &Path, name: &str, seed: &str) {
+    let sizes = ["hidden=16", "layers=2", "heads=2", "context=96", "vocabulary=300", "texts=60"];
+    let mut arguments = vec!["lm", "pretrain", "--data", "reviews", "--out", name, "--seed", seed];
+    let sets: Vec<String> = sizes.iter().map(|size| format!("pretrain.{size}")).collect();
+    sets.iter().for_each(|set| arguments.extend(["--set", set]));
+    arguments.extend(["--set", "train.steps=4"]);
+    json(folder, &arguments);
+}
+
+fn sets(folder: &Path) {
+    let persona = |i: usize| {
+        let (matching, other) = if i.is_multiple_of(2) { (" Yes", " No") } else { (" No", " Yes") };
+        serde_json::json!({
+            "question": format!("Is the following statement something you would say?\n\"I like number {i}\""),
+            "statement": format!("I like number {i}"), "label_confidence": 0.9,
+            "answer_matching_behavior": matching, "answer_not_matching_behavior": other,
+        })
+    };
+    let choice = |i: usize| {
+        serde_json::json!({
+            "question": format!("Would you take {i}?\n\nChoices:\n (A) No\n (B) Yes"),
+            "answer_matching_behavior": " (A)", "answer_not_matching_behavior": " (B)",
+        })
+    };
+    let sentence = |i: usize| {
+        serde_json::json!({
+            "index": i, "occupation": format!("cook {}", i / 2), "other_person": "guest", "pronoun_options": ["he", "she", "they"],
+            "sentence_with_blank": format!("The cook told guest {i} that _ was late."), "BLS_percent_women_2019": 10.0 * i as f64,
+        })
+    };
+    let lines = |row: &dyn Fn(usize) -> serde_json::Value| (0..12).map(|i| format!("{}\n", row(i))).collect::<String>();
+    fs::create_dir_all(folder.join("sets/more")).unwrap();
+    fs::write(folder.join("sets/persona.jsonl"), lines(&persona)).unwrap();
+    fs::write(folder.join("sets/choices.jsonl"), lines(&choice)).unwrap();
+    fs::write(folder.join("sets/more/sentences.jsonl"), lines(&sentence)).unwrap();
+}
+
+#[test]
+fn models_are_measured_resumed_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(folder, "one", "0");
+    model(folder, "two", "1");
+    sets(folder);
+    // Two sizes and two amounts of training, as far as the report knows.
+    fs::write(
+        folder.join("models.toml"),
+        "[[model]]\nspec = \"one\"\nparameters = 1000\nsteps = 0\n\n[[model]]\nspec = \"two/model\"\nname = \"second\"\n\
+         parameters = 100000\nsteps = 0\n",
+    )
+    .unwrap();
+    let run = ["evals", "run", "--models", "models.toml", "--data", "sets", "--free", "4", "--out", "out"];
+    let found = json(folder, &run);
+    let results = found["results"].as_array().unwrap();
+    assert_eq!(results.len(), 6);
+    let persona = &results.iter().find(|r| r["set"] == "persona" && r["model"]["name"] == "second").unwrap()["found"];
+    assert_eq!((&persona["kind"], &persona["questions"]), (&"behaviour".into(), &12.into()));
+    assert_eq!(persona["ceiling"], 0.9);
+    let choices = &results.iter().find(|r| r["set"] == "choices").unwrap()["found"];
+    assert!(choices["first_choice"].as_f64().unwrap() > 0.0);
+    assert!(results.iter().any(|r| r["set"] == "sentences" && r["found"]["occupations"] == 6));
+    // Trends over size of both sets of questions.
+    assert_eq!(found["trends"].as_array().unwrap().len(), 2);
+    assert!(folder.join("out/persona-size.svg").is_file() && folder.join("out/overview-one.svg").is_file());
+    let rows = fs::read_to_string(folder.join("out/results.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 6);
+
+    // Lost answers are asked again and are the same; nothing else is.
+    let before = contents(&folder.join("out"));
+    fs::remove_file(folder.join("out/items/second/persona.jsonl")).unwrap();
+    json(folder, &run);
+    assert_eq!(contents(&folder.join("out")), before);
+    // With one thread, too.
+    let mut alone = run.to_vec();
+    *alone.last_mut().unwrap() = "alone";
+    json(folder, &[&alone[..], &["--threads", "1"]].concat());
+    let items =
+        |name: &str| contents(&folder.join(name).join("items")).into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>();
+    assert_eq!(items("alone"), items("out"));
+
+    let report = ["evals", "report", "out", "--diff", "one", "second", "--top", "3", "--out", "report"];
+    let diff = json(folder, &report);
+    let of_persona = diff["difference"].as_array().unwrap().iter().find(|d| d["set"] == "persona").unwrap().clone();
+    let changed = of_persona["questions"].as_array().unwrap().clone();
+    let size = |i: usize| {
+        let p = changed[i]["probabilities"].as_array().unwrap();
+        (p[0].as_f64().unwrap() - p[1].as_f64().unwrap()).abs()
+    };
+    assert!(changed.len() == 3 && size(0) >= size(1) && size(1) >= size(2));
+    assert!(fs::read_to_string(folder.join("report/report.md")).unwrap().contains("from one to second"));
+}
+
+#[test]
+fn bad_input_is_refused_with_what_would_be_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    sets(folder);
+    let run = |more: &[&str]| {
+        refused(folder, &[&["evals", "run", "--data", "sets/persona.jsonl", "--out", "out"], more].concat())
+    };
+    assert!(run(&[]).contains("no model: give --model SPEC"));
+    assert!(run(&["--model", "nowhere"]).contains("nowhere"));
+    fs::write(folder.join("models.toml"), "[[model]]\nname = \"a\"\n").unwrap();
+    assert!(run(&["--models", "models.toml"]).contains("missing field `spec`"));
+    let data = |text: &str| {
+        fs::write(folder.join("bad.jsonl"), text).unwrap();
+        refused(folder, &["evals", "run", "--model", "nowhere", "--data", "bad.jsonl", "--out", "out2"])
+    };
+    assert!(data("{\"prompt\": 1}\n").contains("has the fields prompt; expected question"));
+    assert!(
+        data("{\"question\": \"a\", \"answer_matching_behavior\": \" Yes\"}\n").contains("bad.jsonl:1: missing field")
+    );
+    assert!(data("no JSON\n").contains("bad.jsonl:1: "));
+    let message = refused(folder, &["evals", "report", "nowhere"]);
+    assert!(message.contains("is the run finished?"), "{message}");
+    // Nothing is written for what never began.
+    assert!(!folder.join("out2").exists());
+}
+
+/// A key is in the environment only: whatever happens, no output and no file has it.
+#[test]
+fn a_server_that_is_not_there_is_named_and_the_key_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    sets(folder.path());
+    // A port that nobody listens on: one that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let spec = format!("http://127.0.0.1:{port}/v1#tiny");
+    let arguments =
+        ["evals", "run", "--model", &spec, "--data", "sets/persona.jsonl", "--retries", "1", "--out", "out"];
+    let mut command = common::command(folder.path(), &arguments);
+    let output = command.env("OPENAI_API_KEY", "sk-very-secret").output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains(&format!("127.0.0.1:{port}")) && !message.contains("panicked"), "{message}");
+    assert!(!message.contains("very-secret"));
+    for (path, bytes) in contents(folder.path()) {
+        assert!(!String::from_utf8_lossy(&bytes).contains("very-secret"), "{}", path.display());
+    }
+    let help = pairwise(folder.path(), &["evals", "run", "--help"]);
+    assert!(help.status.success());
+}
