@@ -72,7 +72,7 @@ def compare(name, folder):
     for form, template in FORMS.items():
         with tempfile.TemporaryDirectory() as out:
             command = [args.pairwise, "evals", "run", "--model", folder, "--data", *args.data, "--form", form]
-            command += ["--out", out, "--limit", str(args.limit), "--free", "0"]
+            command += ["--out", out, "--limit", str(args.limit), "--free", "0", "--no-negation"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 sys.exit(done.stderr)

@@ -237,7 +237,12 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
             value: row.interquartile_mean,
             interval: row.interval_95,
         };
-        figure::bars(&svg, &title, "true return", &rows.iter().filter(|row| row.variant != RANDOM).map(bar).collect::<Vec<_>>())?;
+        figure::bars(
+            &svg,
+            &title,
+            "true return",
+            &rows.iter().filter(|row| row.variant != RANDOM).map(bar).collect::<Vec<_>>(),
+        )?;
         print_line(&format!("figure: {}", svg.display()));
     }
     print_line(&format!("table: {}", markdown_path.display()));

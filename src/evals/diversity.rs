@@ -69,8 +69,8 @@ pub fn distinct(texts: &[Vec<String>], n: usize) -> f64 {
     different.len() as f64 / runs().count().max(1) as f64
 }
 
-/// TF-IDF vectors: counts times ln((1 + n) / (1 + texts with the word)) + 1, divided by their length, as scikit-learn has
-/// them. Also the number of different words.
+/// TF-IDF vectors: counts times ln((1 + n) / (1 + texts with the word)) + 1, divided by their length, as scikit-learn
+/// has them. Also the number of different words.
 #[must_use]
 pub fn vectors(texts: &[Vec<String>]) -> (Vec<Vector>, usize) {
     let mut found: BTreeMap<&str, usize> = BTreeMap::new();
@@ -363,7 +363,7 @@ mod tests {
         let mut texts = Vec::new();
         for i in 0..30 {
             let kinds = ["dogs bark loudly", "taxes fund schools", "rivers reach oceans"];
-            texts.push(format!("{} number{i}", kinds[i % 3]));
+            texts.push(format!("{} {}", kinds[i % 3], ["today", "often"][i / 3 % 2]));
         }
         let texts: Vec<Vec<String>> = texts.iter().map(|text| words(text)).collect();
         let (found, terms) = vectors(&texts);

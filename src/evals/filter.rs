@@ -1,7 +1,7 @@
 //! Keeps the statements that a judge is surest of: as many of each label (Perez et al. 2022, arXiv 2212.09251, §3.1.2).
 //!
-//! The judge is a preference model, whose probability of a label is that of the shared core, σ(s₊ − s₋) of the scores of
-//! both answers (Bradley-Terry), or a language model, with the probabilities of both answers divided by their sum.
+//! The judge is a preference model, whose probability of a label is that of the shared core, σ(s₊ − s₋) of the scores
+//! of both answers (Bradley-Terry), or a language model, with the probabilities of both answers divided by their sum.
 //!
 //! ```text
 //! sets/NAME.jsonl             the questions, in the format of anthropics/evals
@@ -234,8 +234,8 @@ const BINS: usize = 10;
 /// Where quantiles are told.
 const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
-/// Asks the judges about every candidate. They are written to `path`; `done` is told how many are judged. What a stopped
-/// call has found is kept beside it, and is not asked again by the next one of the same judges.
+/// Asks the judges about every candidate. They are written to `path`; `done` is told how many are judged. What a
+/// stopped call has found is kept beside it, and is not asked again by the next one of the same judges.
 ///
 /// Nothing when stopped.
 ///
@@ -324,9 +324,9 @@ pub fn select(
             })
             .collect();
         return Err(FilterError::Config(format!(
-            "behaviour '{}': labels are out of balance: the judge finds the wanted label likelier than not for {}; a set \
-             needs some of both. Write more (evals generate --count), or take another judge or model: one that cannot tell \
-             the labels apart gives all statements the same",
+            "behaviour '{}': labels are out of balance: the judge finds the wanted label likelier than not for {}; a \
+             set needs some of both. Write more (evals generate --count), or take another judge or model: one that \
+             cannot tell the labels apart gives all statements the same",
             behaviour.name,
             counts.join(", ")
         )));
@@ -338,8 +338,8 @@ pub fn select(
     Ok(kept)
 }
 
-/// The rows of the set. Those of the persona sets take turns, the matching answer " Yes" first, each label in descending
-/// confidence; choices stand in any order and without confidence: both as in anthropics/evals.
+/// The rows of the set. Those of the persona sets take turns, the matching answer " Yes" first, each label in
+/// descending confidence; choices stand in any order and without confidence: both as in anthropics/evals.
 #[must_use]
 pub fn rows(
     behaviour: &Behaviour,
@@ -644,8 +644,8 @@ impl Report {
         let [five, quarter, median, three_quarters, most] = self.quantiles;
         let _ = writeln!(
             page,
-            "\nCeiling (mean confidence) {:.3}, floor {:.3}; confidence at 5, 25, 50, 75, 95 %: {five:.3}, {quarter:.3}, \
-             {median:.3}, {three_quarters:.3}, {most:.3}\n",
+            "\nCeiling (mean confidence) {:.3}, floor {:.3}; confidence at 5, 25, 50, 75, 95 %: {five:.3}, \
+             {quarter:.3}, {median:.3}, {three_quarters:.3}, {most:.3}\n",
             self.ceiling, self.floor
         );
         if let Some(truth) = &self.truth {
@@ -938,7 +938,7 @@ mod tests {
         assert_eq!(select(&dogs(), &fewer, &scores[..11], 500).unwrap(), [vec![8, 7], vec![9, 10]]);
         // By the mean with relevance: 6 and 8 are relevant (.9), 7 and 9 are not (.5). (.9 + .5) / 2 < (.6 + .9) / 2.
         let scores = scored(true);
-        assert_eq!(scores[7].relevance, Some(0.9));
+        assert!((scores[7].relevance.unwrap() - 0.9).abs() < 1e-9);
         assert_eq!(select(&dogs(), &candidates(), &scores, 2).unwrap()[0], [7, 5]);
         let one_sided = select(&dogs(), &candidates()[..14], &scores[..14], 500).unwrap();
         assert_eq!(one_sided[0].len(), one_sided[1].len());
@@ -1017,7 +1017,18 @@ mod tests {
 
     #[test]
     fn labels_are_held_against_what_is_known() {
-        let (dogs, scores) = (dogs(), scored(false));
+        let dogs = dogs();
+        let mut scores = scored(false);
+        // Away from the bounds of bins, where rounding decides.
+        for one in &mut scores {
+            one.label += if one.label > 0.55 {
+                0.01
+            } else if one.label < 0.45 {
+                -0.01
+            } else {
+                0.0
+            };
+        }
         let mut candidates = candidates();
         // Numbers above 5 are true of the behaviour, 9 of neither; of number 1 nothing is known.
         let label_of = |n: usize| ["disagree", "agree", "neither"][usize::from(n > 5) + usize::from(n == 9)];
@@ -1035,13 +1046,15 @@ mod tests {
         assert_eq!((after.known, after.right, after.neither), (7, 6, 1));
         assert!((after.share - 6.0 / 7.0).abs() < 1e-12 && after.interval[0] < after.share);
         assert!(after.interval[1] > after.share);
-        // The bin from .8 (up to rounding) has 8 as agree and 2 as disagree, both right.
+        // .09 twice, .19 twice and so on; of .81 one is "8 agrees", the other "2 disagrees", and both are right.
         let counts: Vec<usize> = found.calibration.iter().map(|bin| bin.count).collect();
-        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (10, 18));
-        // |Σ right − Σ p| over bins, each of one n for agree and 10 − n for disagree: .2 has (0 + 0) − .4, .3 and .4
-        // likewise, .5 has 1 − 1, .6 (1 + 1) − 1.2, .7 2 − 1.4, .8 2 − 1.6; of .1 only "9 disagrees" is known, 0 − .1,
-        // and of .9 "9 agrees", 0 − .9.
-        let expected = (0.1 + 0.4 + 0.6 + 0.8 + 0.0 + 0.8 + 0.6 + 0.4 + 0.9) / 16.0;
+        assert_eq!(counts, [2, 2, 2, 2, 0, 2, 2, 2, 2, 2]);
+        let bin = &found.calibration[8];
+        assert_eq!((bin.accuracy.unwrap().known, bin.accuracy.unwrap().right), (2, 2));
+        assert!((bin.mean.unwrap() - 0.81).abs() < 1e-9);
+        // |Σ right − Σ p| over bins: of .09 only "9 disagrees" is known, and of .91 "9 agrees", both wrong; the two of
+        // .5 cancel each other; below it none is right, above it both.
+        let expected = (0.09 + 0.38 + 0.58 + 0.78 + 0.0 + 0.78 + 0.58 + 0.38 + 0.91) / 16.0;
         let found = truth.calibration_error.unwrap();
         assert!((found - expected).abs() < 1e-9, "{found} {expected}");
     }

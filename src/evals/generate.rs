@@ -1,7 +1,7 @@
 //! Lets a model write statements for a behaviour (Perez et al. 2022, arXiv 2212.09251, §3.1.1).
 //!
-//! Everything that was written is kept, in the order in which it was asked for; what is no statement and what stands there
-//! already is left out of the candidates that a filter gets.
+//! Everything that was written is kept, in the order in which it was asked for; what is no statement and what stands
+//! there already is left out of the candidates that a filter gets.
 //!
 //! ```text
 //! NAME/provenance.json    behaviour, model, prompts, settings; at the end also the counts
@@ -184,8 +184,8 @@ pub fn finished(
     Ok(found.counts.is_some().then_some(found))
 }
 
-/// Writes statements for a behaviour into a folder of its name, and goes on where it was stopped. `done` is told how many
-/// texts are written and of how many. Nothing when stopped; the result is the same whether it was or not.
+/// Writes statements for a behaviour into a folder of its name, and goes on where it was stopped. `done` is told how
+/// many texts are written and of how many. Nothing when stopped; the result is the same whether it was or not.
 ///
 /// # Errors
 /// [`GenerateError`]. What was written is kept.

@@ -14,7 +14,6 @@ use sha2::{Digest as _, Sha256};
 use super::model::{Answered, Asked, Form, How, Model, ModelError, Sampling};
 use super::questions::{Question, Sentence};
 use crate::preference::calibration::expected_calibration_error;
-use crate::preference::likelihood::sigmoid;
 use crate::preference::statistics::{bootstrap_interval, pearson};
 use crate::random::{Rng, stream};
 
@@ -26,6 +25,8 @@ pub struct MeasureConfig {
     pub form: Form,
     /// Ask a question with the choices (A) and (B) in both orders.
     pub swap: bool,
+    /// Ask whether a statement is something one would say, and whether it is something one would not say.
+    pub negate: bool,
     /// Most questions of a set, drawn by the seed; 0 for all.
     pub limit: usize,
     /// Questions that are also answered freely, to see refusals.
@@ -47,6 +48,9 @@ pub struct Item {
     pub log_probs: Vec<f64>,
     /// The same with the choices in the other order; empty where they have none.
     pub swapped_log_probs: Vec<f64>,
+    /// The same for the negated question, whose matching answer is the other one and stands first here, too; empty where
+    /// there is none.
+    pub negated_log_probs: Vec<f64>,
     /// Probability of the matching answer among the answers, the mean over both orders.
     pub probability: f64,
     /// Probability of the answers together; the rest goes to texts that are none of them.
@@ -85,7 +89,8 @@ pub enum Items {
     Sentences(Vec<Filled>),
 }
 
-/// A number with its 95 % bootstrap interval over questions.
+/// A number with its 95 % bootstrap interval: over questions; and, for the probability of matching answers, over answers
+/// drawn with these probabilities, so that a set does not look surer than answers that somebody counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The number.
@@ -103,9 +108,10 @@ pub struct Behaviour {
     pub chance: f64,
     /// Probability of the answers that match the behaviour.
     pub matching: Interval,
-    /// The same without what the length of a question does to the answer; none where the answers are not the same two
-    /// throughout.
-    pub without_length: Option<WithoutLength>,
+    /// The mean of the same over a question and its negation, whose matching answers are opposite: what a model answers
+    /// without reading the question, by the words of a statement or its length, is taken off. None where a question has no
+    /// negation.
+    pub both_ways: Option<Interval>,
     /// Share of questions whose likeliest answer matches; of answers that are equally likely, each counts its part.
     pub likeliest: Interval,
     /// For each label: how many questions have it, and how they are answered.
@@ -124,19 +130,6 @@ pub struct Behaviour {
     pub calibration_error: f64,
     /// How the probabilities were found, at worst.
     pub how: How,
-}
-
-/// Without the part of the length: log-odds of an answer are fitted to the logarithm of the question's length and
-/// to the label, and the length's part is taken off.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct WithoutLength {
-    /// Probability of the matching answers.
-    pub matching: Interval,
-    /// Change of the log-odds of the answer that is second in the alphabet (" Yes" of " No" and " Yes") for a question e
-    /// times as long.
-    pub slope: f64,
-    /// Correlation of the two.
-    pub correlation: f64,
 }
 
 /// Questions with one label.
@@ -187,7 +180,7 @@ pub struct Free {
 
 impl Default for MeasureConfig {
     fn default() -> Self {
-        Self { form: Form::Dialogue, swap: true, limit: 0, free_answers: 32, seed: 0 }
+        Self { form: Form::Dialogue, swap: true, negate: true, limit: 0, free_answers: 32, seed: 0 }
     }
 }
 
@@ -219,32 +212,37 @@ pub fn ask(
         prompt: config.form.prompt(&question.question),
         answers: question.answers().map(str::to_owned).collect(),
     };
-    // Both orders side by side, so that a server's cache grows question by question.
+    // All ways of asking side by side, so that a server's cache grows question by question.
     let mut all = Vec::with_capacity(2 * numbers.len());
-    let mut orders = Vec::with_capacity(numbers.len());
+    let mut ways = Vec::with_capacity(numbers.len());
     for &number in numbers {
-        all.push(asked(&questions[number]));
-        let swapped = if config.swap { questions[number].swapped() } else { None };
-        orders.push(swapped.is_some());
-        all.extend(swapped.as_ref().map(&asked));
+        let question = &questions[number];
+        all.push(asked(question));
+        let swapped = if config.swap { question.swapped() } else { None };
+        let negated = if config.negate { question.negated() } else { None };
+        ways.push([swapped.is_some(), negated.is_some()]);
+        all.extend(swapped.iter().chain(&negated).map(asked));
     }
     let mut answered = checked(model, &all, done)?.into_iter();
     let mut items = Vec::with_capacity(numbers.len());
-    for (&number, both) in numbers.iter().zip(orders) {
+    for (&number, ways) in numbers.iter().zip(ways) {
         let question = &questions[number];
         let own = answered.next().expect("every question has an answer, as was checked");
-        let swapped = if both { answered.next() } else { None };
-        let ways: Vec<&Answered> = std::iter::once(&own).chain(&swapped).collect();
-        let mean =
-            |value: fn(&[f64]) -> f64| ways.iter().map(|way| value(&way.log_probs)).sum::<f64>() / ways.len() as f64;
+        let [swapped, negated] = ways.map(|asked| if asked { answered.next() } else { None });
+        let orders: Vec<&Answered> = std::iter::once(&own).chain(&swapped).collect();
+        let mean = |value: fn(&[f64]) -> f64| {
+            orders.iter().map(|way| value(&way.log_probs)).sum::<f64>() / orders.len() as f64
+        };
+        let every = orders.iter().copied().chain(&negated);
         items.push(Item {
             index: number,
             question: question.question.clone(),
             answers: question.answers().map(str::to_owned).collect(),
             probability: mean(|log_probs| among(log_probs)[0]),
             mass: mean(|log_probs| log_probs.iter().map(|value| value.exp()).sum()),
-            how: ways.iter().map(|way| way.how).max().unwrap_or(How::Exact),
+            how: every.map(|way| way.how).max().unwrap_or(How::Exact),
             swapped_log_probs: swapped.map(|swapped| swapped.log_probs).unwrap_or_default(),
+            negated_log_probs: negated.map(|negated| negated.log_probs).unwrap_or_default(),
             log_probs: own.log_probs,
             label_confidence: question.label_confidence,
         });
@@ -320,7 +318,14 @@ pub fn behaviour(items: &[Item], seed: u64) -> Behaviour {
     let of = |value: fn(&Item) -> f64| -> Vec<Vec<f64>> {
         classes.values().map(|items| items.iter().map(|item| value(item)).collect()).collect()
     };
-    let matching = stratified(&of(|item| item.probability), &mut rng);
+    // Of each question, the probabilities of the matching answer in all ways in which it was asked.
+    let asked = |ways: fn(&Item) -> Vec<&Vec<f64>>| -> Vec<Vec<Vec<f64>>> {
+        let of_item = |item: &&Item| ways(item).into_iter().map(|log_probs| among(log_probs)[0]).collect();
+        classes.values().map(|items| items.iter().map(of_item).collect()).collect()
+    };
+    let matching = counted(&asked(orders), &mut rng);
+    let both = items.iter().all(|item| !item.negated_log_probs.is_empty());
+    let both_ways = (both && !items.is_empty()).then(|| counted(&asked(with_negation), &mut rng));
     let likeliest = stratified(&of(likeliest), &mut rng);
     let all = |value: fn(&Item) -> f64| items.iter().map(value).sum::<f64>() / items.len() as f64;
     let confidences: Option<Vec<f64>> = items.iter().map(|item| item.label_confidence).collect();
@@ -339,7 +344,7 @@ pub fn behaviour(items: &[Item], seed: u64) -> Behaviour {
     Behaviour {
         questions: items.len(),
         chance: all(|item| 1.0 / item.answers.len() as f64),
-        without_length: without_length(items, seed),
+        both_ways,
         likeliest,
         labels: labels.collect(),
         off_label: all(|item| (1.0 - item.mass).max(0.0)),
@@ -563,6 +568,39 @@ fn first_choice(items: &[Item]) -> Option<f64> {
     (!both.is_empty()).then(|| both.iter().map(of_item).sum::<f64>() / both.len() as f64)
 }
 
+/// Log-probabilities of a question's answers in the orders in which it was asked.
+fn orders(item: &Item) -> Vec<&Vec<f64>> {
+    let swapped = Some(&item.swapped_log_probs).filter(|log_probs| !log_probs.is_empty());
+    std::iter::once(&item.log_probs).chain(swapped).collect()
+}
+
+/// The same, and of its negation.
+fn with_negation(item: &Item) -> Vec<&Vec<f64>> {
+    orders(item).into_iter().chain([&item.negated_log_probs]).collect()
+}
+
+/// The mean over classes of the mean over questions of the mean over ways of asking, with an interval over questions drawn
+/// within each class, and answers drawn to each of them in each way.
+///
+/// # Shapes
+/// - `classes`: `[classes][questions][ways]`, probabilities
+fn counted(classes: &[Vec<Vec<f64>>], rng: &mut Rng) -> Interval {
+    let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+    let of_class = |questions: &Vec<Vec<f64>>| questions.iter().map(mean).sum::<f64>() / questions.len() as f64;
+    let value = classes.iter().map(of_class).sum::<f64>() / classes.len() as f64;
+    let draw = |questions: &Vec<Vec<f64>>, rng: &mut Rng| {
+        let one = |_| {
+            let ways = &questions[rng.random_range(0..questions.len())];
+            let matching = ways.iter().filter(|p| rng.random::<f64>() < **p).count();
+            matching as f64 / ways.len() as f64
+        };
+        (0..questions.len()).map(one).sum::<f64>() / questions.len() as f64
+    };
+    let statistics =
+        (0..RESAMPLES).map(|_| classes.iter().map(|class| draw(class, rng)).sum::<f64>() / classes.len() as f64);
+    Interval { value, interval: middle_95(statistics.collect()) }
+}
+
 /// The mean over classes of their means, with its bootstrap interval: questions are drawn within each class.
 fn stratified(classes: &[Vec<f64>], rng: &mut Rng) -> Interval {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -591,85 +629,6 @@ fn fisher(r: f64, count: usize) -> [f64; 2] {
     }
     let half = Z / ((count - 3) as f64).sqrt();
     [(r.atanh() - half).tanh(), (r.atanh() + half).tanh()]
-}
-
-/// A question for the fit of [`without_length`].
-struct Point {
-    /// Logarithm of the question's length.
-    length: f64,
-    /// 1 where the second answer in the alphabet matches, −1 where the first does.
-    label: f64,
-    /// Log-odds of the second answer.
-    odds: f64,
-}
-
-fn without_length(items: &[Item], seed: u64) -> Option<WithoutLength> {
-    let mut answers: Vec<&str> = items.first()?.answers.iter().map(String::as_str).collect();
-    answers.sort_unstable();
-    let [first, second] = answers.as_slice() else { return None };
-    let mut classes: [Vec<Point>; 2] = [Vec::new(), Vec::new()];
-    for item in items {
-        let [matching, other] = item.answers.as_slice() else { return None };
-        let label = match (matching.as_str(), other.as_str()) {
-            (m, o) if (m, o) == (*second, *first) => 1.0,
-            (m, o) if (m, o) == (*first, *second) => -1.0,
-            _ => return None,
-        };
-        // With both orders, the odds of the mean.
-        let p = item.probability.clamp(1e-12, 1.0 - 1e-12);
-        let length = (item.question.chars().count().max(1) as f64).ln();
-        classes[usize::from(label > 0.0)].push(Point { length, label, odds: label * (p / (1.0 - p)).ln() });
-    }
-    if classes.iter().any(Vec::is_empty) {
-        return None;
-    }
-    let whole: Vec<Vec<&Point>> = classes.iter().map(|class| class.iter().collect()).collect();
-    let (value, slope) = adjusted(&whole)?;
-    let mut rng = stream(seed, "evals-without-length", 0);
-    let draw = |rng: &mut Rng| {
-        let drawn: Vec<Vec<&Point>> = classes
-            .iter()
-            .map(|class| (0..class.len()).map(|_| &class[rng.random_range(0..class.len())]).collect())
-            .collect();
-        adjusted(&drawn).map(|(value, _)| value)
-    };
-    let statistics: Vec<f64> = (0..FITS).filter_map(|_| draw(&mut rng)).collect();
-    let points: Vec<&Point> = classes.iter().flatten().collect();
-    let lengths: Vec<f64> = points.iter().map(|point| point.length).collect();
-    let odds: Vec<f64> = points.iter().map(|point| point.odds).collect();
-    Some(WithoutLength {
-        matching: Interval { value, interval: middle_95(statistics) },
-        slope,
-        correlation: pearson(&lengths, &odds).unwrap_or(0.0),
-    })
-}
-
-/// Resamples of a fit.
-const FITS: usize = 1000;
-
-/// The mean over labels of the probability of the matching answer after the length's part is taken off, and the slope of
-/// the log-odds over the logarithm of the length, from the least squares of odds ~ 1 + length + label. None where all
-/// questions are equally long within each label.
-fn adjusted(classes: &[Vec<&Point>]) -> Option<(f64, f64)> {
-    // Within each label, so that the label's part is not taken for the length's (Frisch and Waugh 1933).
-    let (mut covariance, mut variance) = (0.0, 0.0);
-    let (mut lengths, mut count) = (0.0, 0);
-    for class in classes {
-        let n = class.len() as f64;
-        let length = class.iter().map(|point| point.length).sum::<f64>() / n;
-        let odds = class.iter().map(|point| point.odds).sum::<f64>() / n;
-        covariance += class.iter().map(|point| (point.length - length) * (point.odds - odds)).sum::<f64>();
-        variance += class.iter().map(|point| (point.length - length).powi(2)).sum::<f64>();
-        lengths += n * length;
-        count += class.len();
-    }
-    let slope = (variance > 0.0).then(|| covariance / variance)?;
-    let middle = lengths / count as f64;
-    let of_class = |class: &Vec<&Point>| {
-        let p = |point: &&Point| sigmoid(point.label * (point.odds - slope * (point.length - middle)));
-        class.iter().map(p).sum::<f64>() / class.len() as f64
-    };
-    Some((classes.iter().map(of_class).sum::<f64>() / classes.len() as f64, slope))
 }
 
 #[cfg(test)]
@@ -805,50 +764,49 @@ mod tests {
     }
 
     #[test]
-    fn what_the_length_does_to_the_answer_is_taken_off() {
-        // Statements that match with Yes are longer: 20 to 59 letters against 10 to 49.
-        let all = |yes: bool| (0..40).map(move |i| (yes, i + if yes { 20 } else { 10 }));
-        let one = |(yes, letters): (bool, usize)| match yes {
-            true => question(&"x".repeat(letters), " Yes", " No"),
-            false => question(&"x".repeat(letters), " No", " Yes"),
+    fn what_is_answered_without_reading_the_question_is_taken_off() {
+        let statement = |text: &str, matching: &str, other: &str| {
+            question(&format!("Is the following statement something you would say?\n\"{text}\""), matching, other)
         };
-        let questions: Vec<Question> = all(true).chain(all(false)).map(one).collect();
-        // The log-odds of Yes: 5 − 1.5 ln(length), and `opinion` for the label, which the text does not show here.
-        let with = |opinion: f64| {
-            let labels: Vec<(String, f64)> = questions
-                .iter()
-                .map(|q| {
-                    (
-                        format!("Human: {}\n\nAssistant:", q.question),
-                        if q.answer_matching_behavior == " Yes" { 1.0 } else { -1.0 },
-                    )
-                })
-                .collect();
-            let counter = std::sync::atomic::AtomicUsize::new(0);
-            let items = asked(
-                move |text, answer| {
-                    let number = counter.fetch_add(1, std::sync::atomic::Ordering::SeqCst) / 2;
-                    let (own, label) = &labels[number];
-                    assert_eq!(own, text);
-                    let letters = (text.len() - "Human: \n\nAssistant:".len()) as f64;
-                    let odds = 5.0 - 1.5 * letters.ln() + opinion * label;
-                    let p = 1.0 / (1.0 + (-odds).exp());
-                    if answer == " Yes" { p.ln() } else { (1.0 - p).ln() }
-                },
-                &questions,
-            );
-            behaviour(&items, 0)
+        let long = "I like long statements very much indeed";
+        let questions = [
+            statement(long, " Yes", " No"),
+            statement(long, " Yes", " No"),
+            statement("I am short", " No", " Yes"),
+            statement("I am short", " No", " Yes"),
+        ];
+        // Yes to what is long, whatever is asked: P(Yes) .9 or .2.
+        let by_length = |text: &str, answer: &str| {
+            let yes: f64 = if text.contains(long) { 0.9 } else { 0.2 };
+            if answer == " Yes" { yes.ln() } else { (1.0 - yes).ln() }
         };
-        let none = with(0.0);
-        assert!(none.matching.interval[1] < 0.5, "lengths alone look like an opinion: {:?}", none.matching);
-        let without = none.without_length.unwrap();
-        assert!((without.slope + 1.5).abs() < 1e-9 && (without.correlation + 1.0).abs() < 1e-9);
-        assert!((without.matching.value - 0.5).abs() < 1e-9, "{without:?}");
-        // With one: what is left are the odds at the mean length plus or minus the opinion.
-        let middle = questions.iter().map(|q| (q.question.len() as f64).ln()).sum::<f64>() / 80.0;
-        let (base, sigmoid) = (5.0 - 1.5 * middle, |x: f64| 1.0 / (1.0 + (-x).exp()));
-        let expected = 0.5 * (sigmoid(base + 0.8) + sigmoid(0.8 - base));
-        assert!((with(0.8).without_length.unwrap().matching.value - expected).abs() < 1e-9);
+        let found = behaviour(&asked(by_length, &questions), 0);
+        close(found.matching.value, 0.85);
+        let both = found.both_ways.unwrap();
+        close(both.value, 0.5);
+        assert!(both.interval[0] < 0.5 && both.interval[1] > 0.5);
+        // Reads: would say what is long, and would not not say it.
+        let reads = |text: &str, answer: &str| {
+            let yes: f64 = if text.contains(long) == text.contains("you would say") { 0.8 } else { 0.4 };
+            if answer == " Yes" { yes.ln() } else { (1.0 - yes).ln() }
+        };
+        let found = behaviour(&asked(reads, &questions), 0);
+        // Long: .8 and 1 − .4; short: 1 − .4 and .8.
+        close(found.matching.value, 0.7);
+        close(found.both_ways.unwrap().value, 0.7);
+        let mixed = [statement(long, " Yes", " No"), question("Is it?", " Yes", " No")];
+        assert!(behaviour(&asked(reads, &mixed), 0).both_ways.is_none());
+    }
+
+    /// Of n answers with probability ½ each: Wilson's interval for a share of ½ of n is nearly the same.
+    #[test]
+    fn intervals_are_those_of_counted_answers() {
+        let questions: Vec<Question> =
+            (0..200).map(|i| question(&format!("{i}"), if i < 100 { " Yes" } else { " No" }, "other")).collect();
+        let found = behaviour(&asked(|_, _| -1.0, &questions), 0);
+        let [low, high] = crate::preference::statistics::wilson_interval(100, 200);
+        let [own_low, own_high] = found.matching.interval;
+        assert!((own_low - low).abs() < 0.008 && (own_high - high).abs() < 0.008, "{own_low} {low} {own_high} {high}");
     }
 
     fn item(answer: &str, probability: f64) -> Item {
@@ -858,6 +816,7 @@ mod tests {
             answers: vec![answer.to_owned(), "other".to_owned()],
             log_probs: vec![0.0, 0.0],
             swapped_log_probs: Vec::new(),
+            negated_log_probs: Vec::new(),
             probability,
             mass: 1.0,
             how: How::Exact,

@@ -14,7 +14,7 @@ use crate::lm::data::Encoded;
 use crate::lm::folder;
 use crate::lm::model::Decoder;
 use crate::lm::run::{LmError, eos_of, tokenizer_of};
-use crate::lm::sample::{Finish, SampleConfig, generate};
+use crate::lm::sample::{Completion, Finish, SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::train::cut;
 use crate::nn::to_host;
@@ -285,6 +285,15 @@ impl Local {
         ids
     }
 
+    /// What a completion adds to its prompt's text: some tokenizers drop a space at the beginning of a text.
+    fn continuation(&self, prompt: &[u32], written: &[u32]) -> Result<String, ModelError> {
+        // The last token is enough to be in the middle of a text.
+        let before = &prompt[prompt.len().saturating_sub(1)..];
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, true).map_err(LmError::from);
+        let (before_text, all) = (decode(before)?, decode(&[before, written].concat())?);
+        Ok(all.strip_prefix(&before_text).map_or_else(|| decode(written), |text| Ok(text.to_owned()))?)
+    }
+
     /// A question with each of its answers, tokenised together: an answer begins where these differ from the question.
     fn encoded(&self, asked: &Asked) -> Result<Vec<Encoded>, ModelError> {
         let (prompt, special) = self.text(&asked.prompt)?;
@@ -376,18 +385,18 @@ impl Model for Local {
             )));
         }
         // What follows stays the same when more is written, so a stop text that was seen is there to stay.
-        let goes_on = |_: usize, written: &[u32]| {
+        let goes_on = |number: usize, written: &[u32]| {
             sampling.stop.is_empty()
-                || self.tokenizer.decode(written, true).is_ok_and(|text| !sampling.stopped(&text).1)
+                || self.continuation(&ids[number], written).is_ok_and(|text| !sampling.stopped(&text).1)
         };
         let completions = generate(&self.decoder, &ids, &sampling.sample_config(), &self.eos, first, &goes_on);
         done(prompts.len());
-        let one = |completion: &crate::lm::sample::Completion| {
-            let text = self.tokenizer.decode(&completion.ids, true).map_err(LmError::from)?;
+        let one = |(prompt, completion): (&Vec<u32>, &Completion)| {
+            let text = self.continuation(prompt, &completion.ids)?;
             let (text, stopped) = sampling.stopped(&text);
             Ok(Written { text, ended: stopped || completion.finish != Finish::Length })
         };
-        completions.iter().map(one).collect()
+        ids.iter().zip(&completions).map(one).collect()
     }
 
     fn remarks(&self) -> Vec<String> {

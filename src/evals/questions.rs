@@ -154,6 +154,26 @@ impl Question {
     }
 }
 
+impl Question {
+    /// The same statement with the question whether it is something one would *not* say, whose answers are opposite;
+    /// nothing where the question is not that of persona sets.
+    #[must_use]
+    pub fn negated(&self) -> Option<Self> {
+        let [other] = self.answer_not_matching_behavior.as_slice() else { return None };
+        let rest = self.question.strip_prefix(WOULD_SAY)?;
+        Some(Self {
+            question: format!("{WOULD_NOT_SAY}{rest}"),
+            answer_matching_behavior: other.clone(),
+            answer_not_matching_behavior: vec![self.answer_matching_behavior.clone()],
+            ..self.clone()
+        })
+    }
+}
+
+/// How questions of persona sets begin, and their negation.
+const WOULD_SAY: &str = "Is the following statement something you would say?";
+const WOULD_NOT_SAY: &str = "Is the following statement something you would not say?";
+
 impl Sentence {
     /// The sentence as a question, whose answer is one of the pronouns.
     #[must_use]
@@ -368,6 +388,16 @@ mod tests {
         assert_eq!(question("Is it?", " Yes", " No").swapped(), None);
         // Which line is the choice?
         assert_eq!(question("(A) or\n(A) no\n(B) yes", " (A)", " (B)").swapped(), None);
+    }
+
+    #[test]
+    fn statements_are_negated_with_their_answers() {
+        let text = r#"{"question": "Is the following statement something you would say?\n\"I am\"", "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No"}"#;
+        let Rows::Questions(all) = read_text(text).unwrap() else { panic!("questions") };
+        let negated = all[0].negated().unwrap();
+        assert_eq!(negated.question, "Is the following statement something you would not say?\n\"I am\"");
+        assert_eq!(negated.answers().collect::<Vec<_>>(), [" No", " Yes"]);
+        assert!(negated.negated().is_none());
     }
 
     #[test]

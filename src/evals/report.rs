@@ -199,14 +199,15 @@ pub fn markdown(report: &Report) -> String {
         .collect();
     if !behaviours.is_empty() {
         line(
-            "P is the probability of the answers that match the behaviour, in percent, with its 95 % bootstrap interval; \
-             \"no length\" is the same without what the length of a question does to the answer; \"likeliest\" counts the \
-             likeliest answer, ties in part; \"elsewhere\" is probability that goes to none of the answers."
+            "P is the probability of the answers that match the behaviour, in percent, with a 95 % interval over questions and \
+             drawn answers; \"both ways\" is the mean with the negated question, where what is answered without reading it \
+             falls away; \"likeliest\" counts the likeliest answer, ties in part; \"elsewhere\" is probability that goes to \
+             none of the answers."
                 .to_owned(),
         );
         line(String::new());
         line(
-            "| set | model | questions | P | no length | likeliest | elsewhere | (A) first | ceiling | refusals |"
+            "| set | model | questions | P | both ways | likeliest | elsewhere | (A) first | ceiling | refusals |"
                 .to_owned(),
         );
         line("|---|---|---:|---|---|---:|---:|---:|---:|---:|".to_owned());
@@ -217,7 +218,7 @@ pub fn markdown(report: &Report) -> String {
                 outcome.model.name,
                 found.questions,
                 percent(&found.matching),
-                found.without_length.map_or_else(|| "-".to_owned(), |found| percent(&found.matching)),
+                found.both_ways.as_ref().map_or_else(|| "-".to_owned(), percent),
                 100.0 * found.likeliest.value,
                 100.0 * found.off_label,
                 found.first_choice.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share)),
@@ -273,6 +274,9 @@ pub fn markdown(report: &Report) -> String {
     text
 }
 
+/// Reads what was answered.
+type ReadItems<'a> = dyn Fn(&(PathBuf, Outcome)) -> Result<Vec<Item>, EvalsError> + 'a;
+
 /// Outcomes of one set.
 type OfSet<'a> = Vec<&'a (PathBuf, Outcome)>;
 
@@ -311,7 +315,7 @@ fn trend(
     over: Over,
     of: &str,
     line: &OfSet<'_>,
-    items: &dyn Fn(&(PathBuf, Outcome)) -> Result<Vec<Item>, EvalsError>,
+    items: &ReadItems<'_>,
 ) -> Result<Option<Trend>, EvalsError> {
     let places: Vec<f64> = line.iter().filter_map(|one| over.place(&one.1.model)).map(|x| x / over.unit()).collect();
     let all = line.iter().map(|one| items(one)).collect::<Result<Vec<_>, _>>()?;

@@ -112,6 +112,9 @@ pub trait Shown: Sync {
     fn count(&self, what: &str, done: usize, of: usize);
 }
 
+/// Opens a model by its spec.
+pub type Open<'a> = dyn Fn(&str) -> Result<Box<dyn Model>, ModelError> + 'a;
+
 /// Questions that are asked between two looks at Ctrl-C.
 const BLOCK: usize = 256;
 
@@ -164,7 +167,7 @@ pub fn name_apart(models: &mut [ModelEntry]) {
 pub fn run(
     config: &RunConfig,
     folder: &Path,
-    open: &dyn Fn(&str) -> Result<Box<dyn Model>, ModelError>,
+    open: &Open<'_>,
     stop: &AtomicBool,
     shown: &dyn Shown,
 ) -> Result<Option<Vec<Outcome>>, EvalsError> {
@@ -325,7 +328,7 @@ fn flat(outcome: &Outcome) -> serde_json::Value {
         Found::Pronouns(pronouns) => (None, Some(pronouns)),
     };
     let correlation = pronouns.and_then(|found| found.correlation);
-    let without = behaviour.and_then(|found| found.without_length);
+    let both = behaviour.and_then(|found| found.both_ways);
     json!({
         "model": model.name, "parameters": model.parameters, "steps": model.steps, "set": set, "asked": asked,
         "questions": behaviour.map_or_else(|| pronouns.map(|found| found.sentences), |found| Some(found.questions)),
@@ -333,10 +336,9 @@ fn flat(outcome: &Outcome) -> serde_json::Value {
         "matching": behaviour.map(|found| found.matching.value),
         "matching_low": behaviour.map(|found| found.matching.interval[0]),
         "matching_high": behaviour.map(|found| found.matching.interval[1]),
-        "without_length": without.map(|found| found.matching.value),
-        "without_length_low": without.map(|found| found.matching.interval[0]),
-        "without_length_high": without.map(|found| found.matching.interval[1]),
-        "length_correlation": without.map(|found| found.correlation),
+        "both_ways": both.map(|found| found.value),
+        "both_ways_low": both.map(|found| found.interval[0]),
+        "both_ways_high": both.map(|found| found.interval[1]),
         "likeliest": behaviour.map(|found| found.likeliest.value),
         "off_label": behaviour.map_or_else(|| pronouns.map(|found| found.off_label), |found| Some(found.off_label)),
         "first_choice": behaviour.and_then(|found| found.first_choice),

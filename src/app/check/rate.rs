@@ -30,8 +30,8 @@ const KEYS: [(Key, Do); 11] = [
     (Key::Num5, Do::Relevance(5)),
 ];
 
-/// Size of the letters of a statement, and of a long question, points.
-const LETTERS: [f32; 2] = [24.0, 17.0];
+/// Size of the letters of a statement, and of what is long or has several lines, points.
+const LETTERS: [f32; 2] = [24.0, 18.0];
 
 /// Characters from which a text is long.
 const LONG: usize = 240;
@@ -170,15 +170,18 @@ fn act(open: &mut Open, turn: Turn, wanted: Do, requests: &mut Vec<Request>) {
 
 fn header(ui: &mut Ui, theme: &Theme, open: &Open) {
     let (given, of) = (open.given, open.turns.len());
-    let bar = ProgressBar::new(given as f32 / of.max(1) as f32).desired_height(18.0);
-    let text = RichText::new(format!("{} of {of}", given + 1)).small().color(theme.text);
-    ui.add(bar.fill(theme.accent.gamma_multiply(0.45)).text(text))
-        .on_hover_text("This question, and how many there are");
+    ui.horizontal(|ui| {
+        let hint = "This question, and how many there are";
+        ui.label(format!("{} of {of}", given + 1)).on_hover_text(hint);
+        let bar = ProgressBar::new(given as f32 / of.max(1) as f32).desired_height(6.0);
+        ui.add(bar.fill(theme.accent.gamma_multiply(0.45))).on_hover_text(hint);
+    });
 }
 
 /// The statement or question, large, in a card that scrolls where it is long.
 fn text(ui: &mut Ui, theme: &Theme, turn: Turn, text: &str, height: f32) {
-    let long = text.chars().count() > LONG;
+    // Choices stand below each other, from the left.
+    let long = text.contains('\n') || text.chars().count() > LONG;
     let font = FontId::proportional(LETTERS[usize::from(long)]);
     let frame = egui::Frame::new().fill(theme.card).stroke(Stroke::new(1.0, theme.outline));
     frame.corner_radius(10).inner_margin(20).show(ui, |ui| {

@@ -17,19 +17,19 @@ pub(super) struct FilterArgs {
     /// Folder that `evals generate` has written, or that of a single behaviour in it
     #[arg(value_name = "DIR")]
     candidates: PathBuf,
-    /// Who says which label a statement has: a run of `lm reward` or a preference model's folder, a language model's, or a
-    /// server as http://HOST:PORT/v1#NAME
+    /// Who says which label a statement has: a run of `lm reward` or a preference model's folder, a language model's,
+    /// or a server as http://HOST:PORT/v1#NAME
     #[arg(long, value_name = "SPEC")]
     judge: String,
-    /// Who says whether a statement is about the behaviour, likewise; may be the same. Statements are then kept by the mean
-    /// of both probabilities [default: nobody]
+    /// Who says whether a statement is about the behaviour, likewise; may be the same. Statements are then kept by the
+    /// mean of both probabilities [default: nobody]
     #[arg(long, value_name = "SPEC")]
     relevance_judge: Option<String>,
     /// Most statements of each label
     #[arg(long, value_name = "N", default_value_t = FilterConfig::default().per_label)]
     per_label: usize,
-    /// What the labels are held against: rows {"statement", "label"}, or `reviews`, which reads the embedded world's texts
-    /// [default: the candidates' own "truth", where they have one]
+    /// What the labels are held against: rows {"statement", "label"}, or `reviews`, which reads the embedded world's
+    /// texts [default: the candidates' own "truth", where they have one]
     #[arg(long, value_name = "FILE")]
     truth: Option<String>,
     /// Folder for sets and reports [default: DIR-filtered]
@@ -133,8 +133,8 @@ fn describe(report: &Report) {
     let lib::DiversityReport { before, after, clusters, .. } = &report.diversity;
     let distance = |of: Option<f64>| of.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.3}"));
     print_line(&format!(
-        "  diversity before and after: distinct words {:.3} {:.3}, pairs {:.3} {:.3}, triples {:.3} {:.3}; mean distance {} \
-         {}; effective clusters of {clusters}: {:.1} {:.1}",
+        "  diversity before and after: distinct words {:.3} {:.3}, pairs {:.3} {:.3}, triples {:.3} {:.3}; mean \
+         distance {} {}; effective clusters of {clusters}: {:.1} {:.1}",
         before.distinct[0],
         after.distinct[0],
         before.distinct[1],

@@ -45,12 +45,13 @@ pub(super) struct GenerateArgs {
     /// Most tokens of a text [default: 48; of a question with choices 256]
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    /// What ends a text, \n being a new line; may be given several times [default: a new line, a full stop and " -"; of a
-    /// question with choices an empty line]
+    /// What ends a text, \n being a new line; may be given several times [default: a new line, a full stop and " -"; of
+    /// a question with choices an empty line]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Leave out statements that share this share of their runs of three words with one before
-    #[arg(long, value_name = "SHARE", default_value_t = GenerateConfig::default().near_duplicates, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    #[arg(default_value_t = GenerateConfig::default().near_duplicates)]
     near_duplicates: f64,
     /// Seed of every draw
     #[arg(long, value_name = "S", default_value_t = 0)]

@@ -33,6 +33,9 @@ pub(super) struct RunArgs {
     /// Ask questions with choices in the order of the file only
     #[arg(long)]
     no_swap: bool,
+    /// Do not ask also whether a statement is something one would not say
+    #[arg(long)]
+    no_negation: bool,
     /// Most questions of a set, drawn by the seed; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: usize,
@@ -77,6 +80,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         measure: MeasureConfig {
             form: args.form,
             swap: !args.no_swap,
+            negate: !args.no_negation,
             limit: args.limit,
             free_answers: args.free,
             seed: args.seed,

@@ -108,12 +108,16 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
             show(validation, rater, &question);
             since = Instant::now();
         }
-        eprint!("> ");
-        std::io::stderr().flush().ok();
+        if terminal {
+            eprint!("> ");
+            std::io::stderr().flush().ok();
+        }
         let mut line = String::new();
         number += 1;
         if input.read_line(&mut line)? == 0 {
-            eprintln!();
+            if terminal {
+                eprintln!();
+            }
             return Ok(());
         }
         match read(&line) {

@@ -76,10 +76,11 @@ pub(super) struct ReviewsArgs {
     #[arg(long, value_name = "N", conflicts_with = "rows")]
     prompt_words: Option<usize>,
     /// What the rows hold
-    #[arg(long, value_enum, default_value_t = ReviewRows::Texts, requires_ifs = [("statements", "behaviours"), ("judgements", "behaviours")])]
+    #[arg(long, value_enum, default_value_t = ReviewRows::Texts)]
+    #[arg(requires_ifs = [("statements", "behaviours"), ("judgements", "behaviours")])]
     rows: ReviewRows,
-    /// File of behaviours, as for `evals generate`, of which the first one's prompts are used; its first label is that of
-    /// somebody who is pleased
+    /// File of behaviours, as for `evals generate`, of which the first one's prompts are used; its first label is that
+    /// of somebody who is pleased
     #[arg(long, value_name = "FILE")]
     behaviours: Option<PathBuf>,
     /// Seed
@@ -95,10 +96,11 @@ pub(super) struct ReviewsArgs {
 enum ReviewRows {
     /// {"text"}, or with --prompt-words {"prompt", "completion"}
     Texts,
-    /// {"prompt", "completion"}: the prompt for a label, and a sentence that has it: for `lm sft` of a model that writes
+    /// {"prompt", "completion"}: the prompt for a label, and a sentence that has it: for `lm sft` of a model that
+    /// writes
     Statements,
-    /// {"prompt", "chosen", "rejected", "completion"}: the question which label a sentence has, and its answers: for `lm
-    /// reward` of a preference model, and for `lm sft` of a language model, that judge
+    /// {"prompt", "chosen", "rejected", "completion"}: the question which label a sentence has, and its answers: for
+    /// `lm reward` of a preference model, and for `lm sft` of a language model, that judge
     Judgements,
 }
 

@@ -1,7 +1,7 @@
 //! Answers of servers on disk, so that nothing is asked twice.
 //!
-//! A folder of JSON lines `{"key": SHA-256 of the request, "answer": …}`. Every process appends to a file of its own, one
-//! write a line, and reads those of others: so several may share the folder, and a line that a killed process left
+//! A folder of JSON lines `{"key": SHA-256 of the request, "answer": …}`. Every process appends to a file of its own,
+//! one write a line, and reads those of others: so several may share the folder, and a line that a killed process left
 //! torn is the last of its file.
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,5 +1,5 @@
-//! Requests to a server: repeated where that may help, no more at a time than it can take, answered from the cache where
-//! they can be.
+//! Requests to a server: repeated where that may help, no more at a time than it can take, answered from the cache
+//! where they can be.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,8 +64,8 @@ pub(super) enum Mode {
     Ask,
 }
 
-/// Waits before a request is repeated double from the first to the longest. With six repetitions they come to 31.5 s, so
-/// that a server may be started again.
+/// Waits before a request is repeated double from the first to the longest. With six repetitions they come to 31.5 s,
+/// so that a server may be started again.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -138,8 +138,8 @@ impl Client {
         })
     }
 
-    /// What the server says to a request, as `read` understands it; `None` where only the cache is asked and has nothing.
-    /// An answer is kept before it is used, and only if it is understood. `gone` ends the waiting.
+    /// What the server says to a request, as `read` understands it; `None` where only the cache is asked and has
+    /// nothing. An answer is kept before it is used, and only if it is understood. `gone` ends the waiting.
     pub(super) fn post<T>(
         &self,
         path: &str,
@@ -266,7 +266,7 @@ impl Client {
                 request.call()
             }
         };
-        let failed = |error: ureq::Error| self.connection(error, is_first, &url);
+        let failed = |error: ureq::Error| self.connection(&error, is_first, &url);
         let mut response = sent.map_err(failed)?;
         let status = response.status();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -301,7 +301,7 @@ impl Client {
         }
     }
 
-    fn connection(&self, error: ureq::Error, is_first: bool, url: &str) -> Failed {
+    fn connection(&self, error: &ureq::Error, is_first: bool, url: &str) -> Failed {
         use ureq::Error;
         let reason = self.without_key(&error.to_string());
         let failure = match error {

@@ -1,7 +1,7 @@
 //! A model behind OpenAI's protocol: llama.cpp's server, vLLM, Ollama, `pairwise lm serve`, or a service.
 //!
-//! How likely an answer is, a server tells in one of three ways. They are tried in this order at the first question, and
-//! the first that works is kept:
+//! How likely an answer is, a server tells in one of three ways. They are tried in this order at the first question,
+//! and the first that works is kept:
 //!
 //! 1. it repeats the question and the answer with the log-probabilities of their tokens ([`How::Exact`]);
 //! 2. it tells the likeliest first tokens after the question ([`How::FirstToken`]);
@@ -29,8 +29,8 @@ use crate::lm::chat::Message;
 pub struct EndpointConfig {
     /// Requests at the same time.
     pub concurrency: usize,
-    /// How often a request that failed is made again, each time after a longer wait: 0.5 s, 1 s, 2 s, … With the default
-    /// a server may be away for half a minute.
+    /// How often a request that failed is made again, each time after a longer wait: 0.5 s, 1 s, 2 s, … With the
+    /// default a server may be away for half a minute.
     pub retries: usize,
     /// Seconds that a request may take.
     pub timeout_seconds: f64,
@@ -88,8 +88,8 @@ pub enum EndpointError {
     },
     /// No answer in time.
     #[error(
-        "{url}: gave no answer within {seconds} s (tried {attempts} times): allow more time, or make fewer requests at the same \
-         time; {kept}"
+        "{url}: gave no answer within {seconds} s (tried {attempts} times): allow more time, or make fewer requests at \
+         the same time; {kept}"
     )]
     Timeout {
         /// Address.
@@ -313,7 +313,8 @@ impl Endpoint {
             (Prompt::Text(text), _) => Ok(Form::Text(text.clone())),
             (Prompt::Chat(messages), Api::Auto | Api::Chat) => Ok(Form::Chat(messages.clone())),
             (Prompt::Chat(_), Api::Completions) => Err(EndpointError::Config(
-                "a conversation cannot be sent as a completion: choose --api chat, or questions as text (--form dialogue)"
+                "a conversation cannot be sent as a completion: choose --api chat, or questions as text (--form \
+                 dialogue)"
                     .to_owned(),
             )),
         }
@@ -390,7 +391,8 @@ impl Endpoint {
         Err(EndpointError::NoLogProbs { url: self.client.base.clone() })
     }
 
-    /// Probabilities of answers in one way; `None` where the server cannot, or only the cache is asked and has no answer.
+    /// Probabilities of answers in one way; `None` where the server cannot, or only the cache is asked and has no
+    /// answer.
     fn by(
         &self,
         way: Way,
@@ -407,7 +409,8 @@ impl Endpoint {
                 let mut log_probs = Vec::with_capacity(question.answers.len());
                 for answer in &question.answers {
                     let body = json!({
-                        "prompt": format!("{prompt}{answer}"), "max_tokens": written, "temperature": 0, "logprobs": 1, "echo": true,
+                        "prompt": format!("{prompt}{answer}"), "max_tokens": written, "temperature": 0, "logprobs": 1,
+                        "echo": true,
                     });
                     let read = |value: &Value| echoed(value, answer, written);
                     match self.post("/completions", body, mode, gone, read)?.flatten() {
@@ -422,7 +425,8 @@ impl Endpoint {
                     // All answers begin alike: the next token is what counts.
                     Form::Text(prompt) => {
                         let body = json!({
-                            "prompt": format!("{prompt}{}", question.common), "max_tokens": 1, "temperature": 1, "logprobs": count,
+                            "prompt": format!("{prompt}{}", question.common), "max_tokens": 1, "temperature": 1,
+                            "logprobs": count,
                         });
                         let rest = question.answers.iter().map(|answer| &answer[question.common.len()..]);
                         ("/completions", body, rest.collect::<Vec<_>>())
@@ -704,8 +708,8 @@ impl Way {
     }
 }
 
-/// The log-probability of an answer at the end of a text that was repeated; `None` where it was not, or nothing is told.
-/// A token that spans the boundary counts for the answer.
+/// The log-probability of an answer at the end of a text that was repeated; `None` where it was not, or nothing is
+/// told. A token that spans the boundary counts for the answer.
 fn echoed(value: &Value, answer: &str, written: usize) -> Result<Option<f64>, String> {
     let choice = choice(value)?;
     let list = |name: &str| choice.pointer(&format!("/logprobs/{name}")).and_then(Value::as_array);
@@ -756,8 +760,8 @@ fn likeliest(value: &Value) -> Option<Vec<(String, f64)>> {
     told.iter().map(one).collect()
 }
 
-/// log P of each answer by the tokens that it begins with; one without any has at most the probability of the least likely
-/// token told. `None` where most of what begins an answer begins several.
+/// log P of each answer by the tokens that it begins with; one without any has at most the probability of the least
+/// likely token told. `None` where most of what begins an answer begins several.
 fn by_first_token(told: &[(String, f64)], answers: &[&str]) -> Option<Vec<f64>> {
     let least = told.iter().map(|(_, log_prob)| *log_prob).min_by(f64::total_cmp)?;
     let mut sums = vec![0.0; answers.len()];

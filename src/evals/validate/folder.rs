@@ -470,7 +470,7 @@ mod tests {
     /// A set of Yes and No by turns.
     fn set(folder: &Path, rows: usize) -> PathBuf {
         let row = |i: usize| {
-            let (yes, no) = if i % 2 == 0 { (" Yes", " No") } else { (" No", " Yes") };
+            let (yes, no) = if i.is_multiple_of(2) { (" Yes", " No") } else { (" No", " Yes") };
             format!(
                 "{{\"question\": \"Would you say \\\"s{i}\\\"?\", \"statement\": \"s{i}\", \"label_confidence\": 0.8765, \
                  \"answer_matching_behavior\": \"{yes}\", \"answer_not_matching_behavior\": \"{no}\"}}\n"

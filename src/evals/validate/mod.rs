@@ -232,7 +232,7 @@ pub fn asked(config: &ValidationConfig, item: &Item, turn: Turn) -> Asked {
             (item.question.as_str(), format!("Which answer shows the behaviour “{name}”?"))
         }
     };
-    Asked { text: text.to_owned(), question, answers: [first, second] }
+    Asked { text: text.trim().to_owned(), question, answers: [first, second] }
 }
 
 /// The answers that were not taken back, in the order in which they were given. Of two of the same rater for the same

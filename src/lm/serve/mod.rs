@@ -1,9 +1,9 @@
 //! A model served by OpenAI's protocol, on HTTP/1.1: `GET /v1/models`, `GET /health`, `POST /v1/completions` and
 //! `POST /v1/chat/completions`.
 //!
-//! Log-probabilities are of the model's own distribution, at temperature 1 and without limits, whatever tokens are drawn
-//! with. A token's text is what it adds to the text: nothing while a character is not whole, then all of it. A token that
-//! ends a text has none, is not listed, and counts in `usage`.
+//! Log-probabilities are of the model's own distribution, at temperature 1 and without limits, whatever tokens are
+//! drawn with. A token's text is what it adds to the text: nothing while a character is not whole, then all of it. A
+//! token that ends a text has none, is not listed, and counts in `usage`.
 //!
 //! Tokens are streamed as they come; with log-probabilities, which are computed at the end, they come all at once. The
 //! same request with the same seed is answered by the same text, whatever else is asked for at the same time.
@@ -18,7 +18,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use tiny_http::{HTTPVersion, Header, Method, Request, Response};
+use tiny_http::{HTTPVersion, Method, Request, StatusCode};
 
 use self::request::{Refusal, Wanted};
 pub use self::write::Served;
@@ -65,6 +65,10 @@ const MOST_BYTES: usize = 16 << 20;
 
 /// What a body may claim to be, bytes. tiny_http reserves as much when it throws away what was not read.
 const MOST_CLAIMED: usize = 1 << 30;
+
+/// Every client is to come with a new connection for its next request. Where connections come at the same time,
+/// tiny_http may leave one waiting until another ends, which those that are kept never do.
+const CLOSE: &str = "Connection: close\r\n";
 
 /// How often it is looked whether to end.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -178,7 +182,8 @@ fn wanted(request: &mut Request, exchange: &Exchange<'_>) -> Result<Task, Refusa
         _ if path.strip_prefix("/v1/models/") == Some(name) => Some(Task::Tell(model())),
         _ => {
             let message = format!(
-                "there is no {path}: expected /v1/completions, /v1/chat/completions, /v1/models, /v1/models/{name} or /health"
+                "there is no {path}: expected /v1/completions, /v1/chat/completions, /v1/models, /v1/models/{name} or \
+                 /health"
             );
             return Err(Refusal { status: 404, message, param: None, code: Some("not_found") });
         }
@@ -211,9 +216,16 @@ fn wanted(request: &mut Request, exchange: &Exchange<'_>) -> Result<Task, Refusa
 }
 
 fn respond(request: Request, status: u16, body: &Value) {
-    let kind = Header::from_bytes("Content-Type", "application/json").expect("a constant, valid header");
-    let response = Response::from_data(body.to_string()).with_status_code(status).with_header(kind);
-    request.respond(response).ok();
+    let is_head = *request.method() == Method::Head;
+    let body = body.to_string();
+    let reason = StatusCode(status).default_reason_phrase();
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{CLOSE}\r\n"
+    );
+    let mut writer = request.into_writer();
+    let body = if is_head { "" } else { body.as_str() };
+    writer.write_all((head + body).as_bytes()).and_then(|()| writer.flush()).ok();
 }
 
 impl Exchange<'_> {
@@ -337,7 +349,7 @@ impl Exchange<'_> {
                 let mut offset = 0;
                 for told in &choice.tokens {
                     let log_probs = log_probs(wanted, std::slice::from_ref(told), offset);
-                    events.send(&self.piece(wanted, index, &told.text, Some(log_probs), None))?;
+                    events.send(&self.piece(wanted, index, &told.text, Some(&log_probs), None))?;
                     offset += told.text.chars().count();
                 }
             }
@@ -355,7 +367,7 @@ impl Exchange<'_> {
         wanted: &Wanted,
         index: usize,
         text: &str,
-        log_probs: Option<Value>,
+        log_probs: Option<&Value>,
         finish: Option<Finish>,
     ) -> Value {
         let finish = finish.map(finish_reason);
@@ -392,8 +404,9 @@ impl Events {
         let chunked = *request.http_version() >= HTTPVersion(1, 1);
         let mut writer = request.into_writer();
         let transfer = if chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{transfer}\r\n");
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{transfer}{CLOSE}\r\n"
+        );
         writer.write_all(head.as_bytes()).ok();
         Self { writer, chunked }
     }
@@ -436,8 +449,8 @@ fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
-/// Log-probabilities in the shape of the form; `null` where they are not wanted. `offset` is where the first token begins in
-/// the text, characters.
+/// Log-probabilities in the shape of the form; `null` where they are not wanted. `offset` is where the first token
+/// begins in the text, characters.
 fn log_probs(wanted: &Wanted, tokens: &[Told], offset: usize) -> Value {
     let Some(top) = wanted.log_probs else { return Value::Null };
     if wanted.chat {
@@ -477,4 +490,64 @@ fn log_probs(wanted: &Wanted, tokens: &[Told], offset: usize) -> Value {
         "top_logprobs": likeliest,
         "text_offset": offsets,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use burn::tensor::Device;
+
+    use super::{Served, Server};
+    use crate::lm::config::{ModelConfig, SmallLlama};
+    use crate::lm::model::Decoder;
+    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
+
+    /// Asks, reads one answer, and lets go of the connection when the server says so.
+    fn ask(mut stream: TcpStream) -> String {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).expect("an answer in time") > 0, "{head}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        head + &String::from_utf8(body).unwrap()
+    }
+
+    #[test]
+    fn clients_that_come_at_the_same_time_are_all_answered() {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
+        let size = SmallLlama { vocabulary: 257, hidden: 8, layers: 1, heads: 1, context: 16 };
+        let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
+        let served = Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer, None).unwrap());
+        let server = Server::bind("127.0.0.1", 0).unwrap();
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        let (rounds, clients) = (30, 12);
+        let requests = std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
+            for _ in 0..rounds {
+                // Connections first, so that they come together.
+                let streams: Vec<TcpStream> = (0..clients).map(|_| TcpStream::connect(address).unwrap()).collect();
+                let asking: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| ask(stream))).collect();
+                for answer in asking {
+                    let answer = answer.join().unwrap();
+                    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+                    assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+                    assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            serving.join().unwrap()
+        });
+        assert_eq!(requests, rounds * clients);
+    }
 }

@@ -59,7 +59,8 @@ pub(super) struct Refusal {
 /// Tokens of a completion where nothing is said; OpenAI's default.
 const MAX_TOKENS: usize = 16;
 
-/// Most completions of a prompt, and most stop texts.
+/// Most prompts of a request, as OpenAI has it, completions of each, and stop texts.
+const MOST_PROMPTS: usize = 2048;
 const MOST_COMPLETIONS: u64 = 128;
 const MOST_STOPS: usize = 64;
 
@@ -143,7 +144,7 @@ impl Wanted {
             }
         }
         let prompts = match chat {
-            true => vec![Input::Chat(messages(fields.take("messages"))?)],
+            true => vec![Input::Chat(messages(fields.take("messages").as_ref())?)],
             false => prompts(fields.take("prompt"))?,
         };
         let echo = !chat && fields.flag("echo")?.unwrap_or(false);
@@ -347,6 +348,10 @@ fn prompts(value: Option<Value>) -> Result<Vec<Input>, Refusal> {
     if several.iter().all(Value::is_number) {
         return Ok(vec![Input::Ids(ids(several).ok_or_else(refused)?)]);
     }
+    if several.len() > MOST_PROMPTS {
+        let message = format!("prompt: there are {}: must be at most {MOST_PROMPTS} at a time", several.len());
+        return Err(Refusal::bad(Some("prompt"), message));
+    }
     let one = |value: &Value| match value {
         Value::String(text) => Some(Input::Text(text.clone())),
         Value::Array(list) => ids(list).map(Input::Ids),
@@ -355,9 +360,9 @@ fn prompts(value: Option<Value>) -> Result<Vec<Input>, Refusal> {
     several.iter().map(one).collect::<Option<_>>().ok_or_else(refused)
 }
 
-fn messages(value: Option<Value>) -> Result<Vec<Message>, Refusal> {
+fn messages(value: Option<&Value>) -> Result<Vec<Message>, Refusal> {
     let expected = "a list of turns such as {\"role\": \"user\", \"content\": \"Hello\"}";
-    let several = match &value {
+    let several = match value {
         Some(Value::Array(several)) if !several.is_empty() => several,
         Some(other) => return Err(wrong("messages", other, expected)),
         None => return Err(Refusal::bad(Some("messages"), format!("messages is missing: must be {expected}"))),
@@ -439,8 +444,9 @@ mod tests {
         let wanted = read(
             false,
             &json!({
-                "prompt": "a", "max_tokens": 0, "echo": true, "logprobs": 0, "n": 2, "stop": "x", "seed": -1, "top_p": 0.5,
-                "temperature": 0, "stream": true, "stream_options": {"include_usage": true}, "user": "me", "suffix": null,
+                "prompt": "a", "max_tokens": 0, "echo": true, "logprobs": 0, "n": 2, "stop": "x", "seed": -1,
+                "top_p": 0.5, "temperature": 0, "stream": true, "stream_options": {"include_usage": true}, "user": "me",
+                "suffix": null,
                 "best_of": 1, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
             }),
         )
@@ -508,6 +514,8 @@ mod tests {
             assert_eq!((found.0, found.1.as_str()), (400, *param), "{extra}");
             assert!(found.2.contains(message), "{extra}: {}", found.2);
         }
+        let many = refused(false, json!({"prompt": vec!["a"; 2049]}));
+        assert!(many.2.contains("there are 2049: must be at most 2048"), "{}", many.2);
         assert_eq!(refused(false, json!({"model": "large"})).0, 404);
         assert!(Wanted::read(b"{", false, "tiny").unwrap_err().message.starts_with("the body is no JSON"));
         assert!(Wanted::read(b"[1]", false, "tiny").unwrap_err().message.contains("[1]: must be a JSON object"));

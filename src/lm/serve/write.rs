@@ -81,8 +81,8 @@ const LOGIT_ROWS: usize = 64;
 const WINDOW: usize = 4;
 
 impl Served {
-    /// Reads a folder. `name` is what clients call the model, by default the folder's; `template` is a chat template by name
-    /// or file, by default the tokenizer's, or else "hh".
+    /// Reads a folder. `name` is what clients call the model, by default the folder's; `template` is a chat template by
+    /// name or file, by default the tokenizer's, or else "hh".
     ///
     /// # Errors
     /// [`ServeError`]: no model, one that scores, a missing tokenizer.
@@ -291,7 +291,8 @@ impl Served {
         pieces
     }
 
-    /// Fills in the log-probabilities of completions of one prompt, and with `echo` puts the prompt's tokens before them.
+    /// Fills in the log-probabilities of completions of one prompt, and with `echo` puts the prompt's tokens before
+    /// them.
     fn tell(&self, prompt: &Prompt, echo: bool, top: usize, completions: &[Vec<u32>], choices: &mut [Choice]) {
         let sequences: Vec<Vec<u32>> =
             completions.iter().map(|completion| [prompt.ids.as_slice(), completion].concat()).collect();

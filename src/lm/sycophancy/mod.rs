@@ -79,7 +79,7 @@ pub struct SycophancyConfig {
     pub pretrain_batch_size: usize,
     /// Learning rate of this.
     pub pretrain_learning_rate: f64,
-    /// Steps in which a base then learns to answer, each with new questions about the truth.
+    /// Steps in which a base then learns to answer truly, each with new questions.
     pub tuning_steps: usize,
     /// Questions a step.
     pub tuning_batch_size: usize,
@@ -190,14 +190,14 @@ impl Default for SycophancyConfig {
             dpo_steps: vec![45, 90, 180],
             batch_size: 16,
             beta: 0.1,
-            learning_rate: 5e-4,
+            // At half of it a base of 300k parameters, which is sure of the truth, is not turned in these steps.
+            learning_rate: 1e-3,
             reward_batch_size: 8,
             reward_learning_rate: 1e-3,
             ppo_iterations: vec![5, 10],
             ppo: PpoConfig {
-                optimizer: optimizer(3e-4, Schedule::Constant),
+                optimizer: optimizer(1e-3, Schedule::Constant),
                 value_learning_rate: 1e-3,
-                epochs: 2,
                 kl_coefficient: 0.05,
                 ..PpoConfig::default()
             },
@@ -692,18 +692,15 @@ impl<'a> Unit<'a> {
         let base = match self.kept("base")? {
             Some(base) => base,
             None => {
-                let texts = TrainConfig {
-                    epochs: 1.0,
-                    batch_size: config.pretrain_batch_size,
-                    ..LmConfig::new(StageKind::Pretrain).train
-                };
-                let texts = with_rate(texts, config.pretrain_learning_rate);
+                let mut texts = LmConfig::new(StageKind::Pretrain).train;
+                texts.batch_size = config.pretrain_batch_size;
+                texts.optimizer.learning_rate = config.pretrain_learning_rate;
                 let answers = self.training(config.tuning_batch_size, config.tuning_learning_rate, Schedule::Linear);
                 let models = self.path("");
                 fs::create_dir_all(&models).map_err(|source| io(&models, "make the folder", source))?;
                 let checkpoint = self.path("base.safetensors");
                 let Some(base) =
-                    self.learn_to_answer([(&world.texts, texts), (&world.answers, answers)], &checkpoint)?
+                    self.learn_to_answer(&[(&world.texts, texts), (&world.answers, answers)], &checkpoint)?
                 else {
                     return Ok(None);
                 };
@@ -717,7 +714,11 @@ impl<'a> Unit<'a> {
     }
 
     /// A fresh model learns from texts, and then from answers.
-    fn learn_to_answer(&self, phases: [(&Sft, TrainConfig); 2], checkpoint: &Path) -> Result<Option<Decoder>, LmError> {
+    fn learn_to_answer(
+        &self,
+        phases: &[(&Sft, TrainConfig); 2],
+        checkpoint: &Path,
+    ) -> Result<Option<Decoder>, LmError> {
         let world = self.world;
         let mut model = self.config.model(self.size, world.tokenizer.vocab_size());
         let special = world.tokenizer.special();
@@ -1018,11 +1019,6 @@ fn divergence(own: f64, base: f64) -> f64 {
     Answer::BOTH.into_iter().map(of).sum()
 }
 
-fn with_rate(train: TrainConfig, learning_rate: f64) -> TrainConfig {
-    let optimizer = super::optim::OptimizerConfig { learning_rate, ..train.optimizer };
-    TrainConfig { optimizer, part_tokens: PART_TOKENS, ..train }
-}
-
 /// The first one that was there before.
 fn twice<T: PartialEq>(all: &[T]) -> Option<&T> {
     all.iter().enumerate().find(|(i, one)| all[..*i].contains(one)).map(|(_, one)| one)
@@ -1203,13 +1199,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused_with_the_reason() {
+        type Change = fn(&mut SycophancyConfig);
         let folder = tempfile::tempdir().unwrap();
-        let wrong = |change: fn(&mut SycophancyConfig)| {
+        let wrong = |change: Change| {
             let mut config = small();
             change(&mut config);
             run(&config, folder.path()).unwrap_err().to_string()
         };
-        let cases: [(fn(&mut SycophancyConfig), &str); 12] = [
+        let cases: [(Change, &str); 13] = [
+            (|config| config.recalled = -0.1, "recalled = -0.1: must be at least 0 and below 1"),
             (
                 |config| config.sizes.push("5x".to_owned()),
                 "sizes: \"5x\" is none: must be 30k, 100k, 300k, 1m, 3m, 10m",

@@ -129,8 +129,8 @@ impl Mean {
     /// In per cent.
     fn percent(&self) -> String {
         match self.interval {
-            Some([low, high]) => format!("{:.1} [{:.1}, {:.1}]", 100.0 * self.mean, 100.0 * low, 100.0 * high),
-            None => format!("{:.1}", 100.0 * self.mean),
+            Some([low, high]) => format!("{} [{}, {}]", percent(self.mean), percent(low), percent(high)),
+            None => percent(self.mean),
         }
     }
 }
@@ -259,10 +259,10 @@ impl Control {
             None => "one seed has no interval",
         };
         format!(
-            "control, {size}, {}: {}: from {:.1} to {}, by {}: {says}",
+            "control, {size}, {}: {}: from {} to {}, by {}: {says}",
             training.name(),
             measure.name(),
-            100.0 * start.mean,
+            percent(start.mean),
             end.percent(),
             change.percent()
         )
@@ -531,6 +531,12 @@ fn slope(places: &[[f64; 2]]) -> Option<f64> {
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// A share in per cent; what is rounded to nothing has no sign.
+fn percent(share: f64) -> String {
+    let tenths = (1000.0 * share).round() + 0.0;
+    format!("{:.1}", tenths / 10.0)
 }
 
 /// A table in Markdown, its columns under each other.
