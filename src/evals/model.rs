@@ -300,8 +300,9 @@ impl Local {
         let prompt_ids = self.encode(&prompt, special)?;
         let mut all = Vec::with_capacity(asked.answers.len());
         for answer in &asked.answers {
-            // Where a template ends with white space, the answer brings none of its own.
-            let answer = if prompt.ends_with(char::is_whitespace) { answer.trim_start() } else { answer };
+            // Where a template ends with white space, the answer brings none of its own; texts are taken as they are.
+            let bare = matches!(asked.prompt, Prompt::Chat(_)) && prompt.ends_with(char::is_whitespace);
+            let answer = if bare { answer.trim_start() } else { answer };
             let ids = self.encode(&format!("{prompt}{answer}"), special)?;
             let same = ids.iter().zip(&prompt_ids).take_while(|(a, b)| a == b).count();
             all.push(Encoded { prompt_len: same.min(ids.len().saturating_sub(1)), ids });
