@@ -103,6 +103,32 @@ fn models_are_measured_resumed_and_compared() {
     assert!(fs::read_to_string(folder.join("report/report.md")).unwrap().contains("from one to second"));
 }
 
+/// A question that ends with white space takes nothing from its answers: both are scored as `lm score` scores them.
+#[test]
+fn answers_are_scored_as_texts_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(folder, "one", "0");
+    let question = "Is it good? ";
+    let row = serde_json::json!({
+        "question": question, "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No",
+    });
+    fs::write(folder.join("set.jsonl"), format!("{row}\n")).unwrap();
+    json(folder, &["evals", "run", "--model", "one", "--data", "set.jsonl", "--form", "bare", "--out", "out"]);
+    let item: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("out/items/one/set.jsonl")).unwrap()).unwrap();
+    let rows = [" Yes", " No"].map(|answer| serde_json::json!({"prompt": question, "completion": answer}).to_string());
+    fs::write(folder.join("rows.jsonl"), rows.join("\n")).unwrap();
+    json(folder, &["lm", "score", "--model", "one/model", "--data", "rows.jsonl", "--out", "scores.jsonl"]);
+    let scores = fs::read_to_string(folder.join("scores.jsonl")).unwrap();
+    for (i, line) in scores.lines().enumerate() {
+        let score: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (own, expected) = (item["log_probs"][i].as_f64().unwrap(), score["logprob"].as_f64().unwrap());
+        assert!((own - expected).abs() < 1e-4, "{own} {expected}");
+    }
+    assert_eq!(scores.lines().count(), 2);
+}
+
 #[test]
 fn bad_input_is_refused_with_what_would_be_right() {
     let folder = tempfile::tempdir().unwrap();
