@@ -571,7 +571,10 @@ mod tests {
                 let n = first + i as u64;
                 let kind = if text.contains("would agree with, but") { "like" } else { "hate" };
                 done(1);
-                Written { text: format!(" I {kind} {} {}", n % 90, (sampling.seed + n) % 7), ended: n % 3 != 0 }
+                Written {
+                    text: format!(" I {kind} {} {}", n % 90, (sampling.seed + n) % 7),
+                    ended: !n.is_multiple_of(3),
+                }
             };
             Ok(prompts.iter().enumerate().map(one).collect())
         }
