@@ -7,12 +7,12 @@ use serde_json::json;
 use toml::Table;
 
 use super::train::Threads;
-use super::{Failure, print_json, print_line};
+use super::{Failure, LayerArgs, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
 use crate::run::archive::write_atomically;
-use crate::run::config::{merge, read_layer, set_layer};
+use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
 
 /// Arguments of `front`.
@@ -29,12 +29,8 @@ pub(crate) struct FrontArgs {
     /// Comparisons that a simulated teacher of each taste answers; policies learn from these instead of the tastes' rewards
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     labels: Option<u32>,
-    /// TOML file laid over the defaults
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any value of the configuration, as KEY.PART=VALUE
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    layers: LayerArgs,
     #[command(flatten)]
     threads: Threads,
     /// Folder; seeds that it holds already are not run again [default: runs/front-ENV]
@@ -179,11 +175,8 @@ fn draw(
 /// Defaults ← `--config` ← `--set` ← flags.
 fn config(args: &FrontArgs) -> Result<ControlFrontConfig, Failure> {
     let mut table = Table::try_from(ControlFrontConfig::default())?;
-    if let Some(path) = &args.config {
-        merge(&mut table, read_layer(path)?);
-    }
-    for assignment in &args.set {
-        merge(&mut table, set_layer(assignment)?);
+    for layer in args.layers.read()? {
+        merge(&mut table, layer);
     }
     if let Some(env) = &args.env {
         table.insert("env".to_owned(), env.as_str().into());

@@ -13,11 +13,16 @@ mod train;
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use toml::Table;
+
+use crate::run::config::{read_layer, set_layer};
+use train::Threads;
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
 #[derive(Debug, Parser)]
@@ -71,11 +76,40 @@ impl Command {
     }
 }
 
+/// What most commands take.
+#[derive(Debug, Args)]
+struct SharedArgs {
+    #[command(flatten)]
+    threads: Threads,
+    /// Print one JSON object as the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// What lies over a configuration's defaults.
+#[derive(Debug, Args)]
+struct LayerArgs {
+    /// TOML file laid over the defaults (of a task, over its preset), e.g. the config.toml of another run
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
 /// Why a command did not do what was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
     message: String,
+}
+
+impl LayerArgs {
+    /// The layers, the last one on top.
+    fn read(&self) -> Result<Vec<Table>, Failure> {
+        let file = self.config.iter().map(|path| read_layer(path));
+        Ok(file.chain(self.set.iter().map(|assignment| set_layer(assignment))).collect::<Result<_, _>>()?)
+    }
 }
 
 impl Failure {

@@ -8,14 +8,14 @@ use clap::Args;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::progress::Progress;
-use super::{Failure, app, print_json, print_line};
+use super::progress::TrainingProgress;
+use super::{Failure, LayerArgs, app, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
-use crate::run::config::{Config, RewardSource, read_layer, set_layer};
+use crate::run::config::{Config, RewardSource};
 use crate::run::policy::Policy;
 use crate::run::{self, Folder, Outcome, RunError, Summary};
 
@@ -54,12 +54,8 @@ pub(crate) struct TrainArgs {
     /// Run folder; made new [default: runs/ENV-sSEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// TOML file laid over the task's preset, e.g. the config.toml of another run
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any value of the configuration, e.g. --set ppo.gamma=0.9
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    layers: LayerArgs,
     /// Open the window on the run
     #[arg(long, conflicts_with = "json")]
     watch: bool,
@@ -153,7 +149,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     if let Some(note) = device::note(config.device) {
         eprintln!("note: {note}");
     }
-    let mut progress = Progress::new(&config);
+    let mut progress = TrainingProgress::new(&config);
     let outcome = run::train(config, &path, &device, &stop, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     conclude(outcome, &path, args.json)
@@ -169,7 +165,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     }
     args.threads.apply()?;
     let stop = on_interrupt()?;
-    let mut progress = Progress::new(&config);
+    let mut progress = TrainingProgress::new(&config);
     let mut warn = |message: String| eprintln!("warning: {message}");
     let outcome = run::resume(&args.run, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
     progress.finish();
@@ -180,7 +176,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let config = Folder::open(&args.run)?.config()?;
     let device = device::pick(config.device)?;
     args.threads.apply()?;
-    let mut progress = Progress::new(&config);
+    let mut progress = TrainingProgress::new(&config);
     let replay = run::replay(&args.run, &device, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     print_line(&match &replay.first_difference {
@@ -261,13 +257,7 @@ impl Threads {
 }
 
 fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
-    let mut layers = Vec::new();
-    if let Some(path) = &args.config {
-        layers.push(read_layer(path)?);
-    }
-    for assignment in &args.set {
-        layers.push(set_layer(assignment)?);
-    }
+    let mut layers = args.layers.read()?;
     let mut flags = Table::new();
     let whole = |name: &str, value: usize| {
         i64::try_from(value).map(Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))

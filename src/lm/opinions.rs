@@ -281,8 +281,8 @@ pub fn probability(log_odds: f64, answer: Answer) -> f64 {
 const CLEAR: f64 = 0.4;
 /// Sentences of a review that are shown.
 const SENTENCES: usize = 2;
-/// Words of them at most, so that a question has no more than about 90 tokens.
-const MOST_WORDS: usize = 30;
+/// Words of them at most: a study trains on some ten thousand, and its time is that of their tokens.
+const MOST_WORDS: usize = 20;
 
 /// Words by which a reader says what they think.
 const FAVOURABLE: [&str; 2] = ["good", "positive"];

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::progress::Progress;
 use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::filter::{self as lib, FilterConfig, Judge, Report, shown};
 use crate::evals::generate::{folders, read};

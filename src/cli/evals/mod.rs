@@ -2,7 +2,6 @@
 
 mod filter;
 mod generate;
-mod progress;
 mod report;
 mod run;
 mod sycophancy;
@@ -12,8 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, print_json, print_line};
-use crate::cli::train::Threads;
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
 use crate::evals::endpoint::{Api, EndpointConfig};
 use crate::evals::model::{self, Model, ModelError};
 
@@ -38,16 +36,6 @@ enum Command {
     Report(report::ReportArgs),
     /// Measure how preference training teaches models to agree with the user: by size, by steps, by bias, and the remedies
     Sycophancy(sycophancy::SycophancyArgs),
-}
-
-/// What every command takes.
-#[derive(Debug, Args)]
-struct SharedArgs {
-    #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
 }
 
 /// How models are reached.

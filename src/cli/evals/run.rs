@@ -7,8 +7,8 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::progress::Progress;
 use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::measure::MeasureConfig;
 use crate::evals::model::Form;

@@ -7,13 +7,13 @@ use clap::Args;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::progress::Progress;
-use super::{Failure, SharedArgs, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::run::Shown;
 use crate::lm::sycophancy::{self as lm, SycophancyConfig};
-use crate::run::config::{merge, read_layer, set_layer};
+use crate::run::config::merge;
 
 #[derive(Debug, Args)]
 pub(super) struct SycophancyArgs {
@@ -29,12 +29,8 @@ pub(super) struct SycophancyArgs {
     /// Folder; what it holds already is not trained or measured again
     #[arg(long, value_name = "DIR", default_value = "runs/sycophancy")]
     out: PathBuf,
-    /// TOML file laid over the defaults, e.g. the config.toml of another run
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    layers: LayerArgs,
     #[command(flatten)]
     shared: SharedArgs,
 }
@@ -77,11 +73,8 @@ pub(super) fn sycophancy(args: &SycophancyArgs) -> Result<(), Failure> {
 /// Defaults ← `--config` ← `--set` ← flags.
 fn config(args: &SycophancyArgs) -> Result<SycophancyConfig, Failure> {
     let mut table = Table::try_from(SycophancyConfig::default())?;
-    if let Some(path) = &args.config {
-        merge(&mut table, read_layer(path)?);
-    }
-    for assignment in &args.set {
-        merge(&mut table, set_layer(assignment)?);
+    for layer in args.layers.read()? {
+        merge(&mut table, layer);
     }
     let whole = |&seed: &u64| {
         i64::try_from(seed).map(Value::Integer).map_err(|_| Failure::usage(format!("--seeds {seed}: far too large")))

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use toml::Table;
 
-use super::progress::Progress;
+use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
@@ -69,7 +69,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let device = device::pick(DeviceChoice::Cpu)?;
     let stop = on_interrupt()?;
-    let progress = Progress::new();
+    let progress = StageProgress::new();
     let started = Instant::now();
     let found = lm::frontier(&config, &args.out, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();

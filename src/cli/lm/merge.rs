@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::progress::Progress;
+use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
 use crate::cli::train::on_interrupt;
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
@@ -83,7 +83,7 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
         };
         merge_adapters(&config, how, &args.models, &args.out)
     } else {
-        let progress = Progress::new();
+        let progress = StageProgress::new();
         let show = |done, total| progress.show(&Shown::Preparing("tensors", done, total));
         let report = merge_models(&config, args.base.as_deref(), &args.models, &args.out, args.unrelated, &stop, &show);
         progress.finish();

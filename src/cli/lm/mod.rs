@@ -11,16 +11,14 @@ mod serve;
 mod soup;
 mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use toml::Table;
 
-use super::train::Threads;
-use super::{Failure, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
 use crate::lm::run::StageKind;
 use crate::run::archive::write_atomically;
-use crate::run::config::{read_layer, set_layer};
 
 /// Arguments of `lm`.
 #[derive(Debug, Args)]
@@ -76,27 +74,6 @@ enum Command {
     Reviews(corpus::ReviewsArgs),
 }
 
-/// What every command takes.
-#[derive(Debug, Args)]
-struct SharedArgs {
-    #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
-}
-
-/// What lies over a configuration's defaults.
-#[derive(Debug, Args)]
-struct LayerArgs {
-    /// TOML file laid over the defaults, e.g. the config.toml of another run
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
 pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
     match &args.command {
         Command::Pretrain(args) => train::pretrain(args),
@@ -119,14 +96,6 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
         Command::Merge(args) => merge::merge(args),
         Command::Soup(args) => soup::soup(args),
         Command::Reviews(args) => corpus::reviews(args),
-    }
-}
-
-impl LayerArgs {
-    /// The layers, the last one on top.
-    fn read(&self) -> Result<Vec<Table>, Failure> {
-        let file = self.config.iter().map(|path| read_layer(path));
-        Ok(file.chain(self.set.iter().map(|assignment| set_layer(assignment))).collect::<Result<_, _>>()?)
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{Failure, Threads, print_line};
+use super::{Failure, print_line};
+use crate::cli::train::Threads;
 use crate::cli::train::on_interrupt;
 use crate::lm::serve::{Served, Server};
 

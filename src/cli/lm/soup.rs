@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::progress::Progress;
+use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole, write};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
@@ -67,7 +67,7 @@ pub(super) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let device = device::pick(DeviceChoice::Cpu)?;
     let stop = on_interrupt()?;
-    let progress = Progress::new();
+    let progress = StageProgress::new();
     let found = lm::soup(&config, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
     let interrupted = || Failure::interrupted("nothing was written".to_owned());

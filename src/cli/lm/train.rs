@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use toml::{Table, Value};
 
-use super::progress::Progress;
+use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
@@ -422,7 +422,7 @@ fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Fa
     let name = Value::try_from(stage).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
     let path = args.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), &format!("{name}-s{}", config.seed)));
     let stop = on_interrupt()?;
-    let progress = Progress::new();
+    let progress = StageProgress::new();
     let outcome = run::train(&config, &path, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
     conclude(outcome, &path, args.shared.json)
@@ -437,7 +437,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let device = device::pick(config.device)?;
     let stop = on_interrupt()?;
-    let progress = Progress::new();
+    let progress = StageProgress::new();
     let outcome = run::resume(&args.run, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
     conclude(outcome, &args.run, args.shared.json)

@@ -16,8 +16,9 @@
 //! ```
 
 mod table;
+mod texts;
+mod unit;
 
-use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -28,27 +29,15 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
 use super::config::{ModelConfig, SmallLlama};
-use super::data::{Encoded, EncodedPair};
-use super::dpo::{self, Dpo, Reference};
-use super::folder::{self, with_scores};
-use super::loss::LossConfig;
-use super::merge::mixed;
-use super::model::Decoder;
-use super::modpo::{Form, Modpo, ModpoLoss};
-use super::opinions::{self, Annotator, Answer, Behaviour, Question, behaviour, probability};
-use super::optim::{Optimizer, Schedule};
-use super::ppo::{Ppo, PpoConfig, iterate};
-use super::reward::{self, RewardLoss, RewardModel};
-use super::run::checkpoint::{put, take};
-use super::run::{LmConfig, LmError, SIZES, Shown, StageKind, eos_of};
-use super::sample::Completion;
-use super::sft::{Normalization, Sft};
-use super::tokenizer::{Tokenizer, TokenizerConfig};
-use super::train::{Stage, TrainConfig, Trainee, step};
-use super::world::{PART_TOKENS, io, optimizer, read_json, same_config, write_json};
-use crate::random::stream;
-use crate::run::archive::{Archive, write_atomically};
+use super::opinions::Behaviour;
+use super::optim::Schedule;
+use super::ppo::PpoConfig;
+use super::run::{LmError, SIZES, Shown};
+use super::world::{io, optimizer, read_json, same_config, write_json};
+use crate::run::archive::write_atomically;
 pub use table::{Along, Control, Finding, Mean, Measure, Row, Trend};
+use texts::World;
+use unit::Unit;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -166,7 +155,7 @@ pub struct Sycophancy {
 }
 
 impl Default for SycophancyConfig {
-    /// Five sizes in about an hour on two cores.
+    /// Five sizes in little more than an hour on two cores.
     fn default() -> Self {
         Self {
             seeds: vec![0, 1, 2],
@@ -178,16 +167,17 @@ impl Default for SycophancyConfig {
             remedy_weights: vec![0.25, 0.5, 0.75],
             vocabulary: 1024,
             context: 128,
-            texts: 10_000,
+            texts: 8000,
             recalled: 0.25,
             pretrain_batch_size: 16,
             pretrain_learning_rate: 2e-3,
-            tuning_steps: 2000,
+            tuning_steps: 1500,
             tuning_batch_size: 8,
             tuning_learning_rate: 1e-3,
-            comparisons: 3072,
+            comparisons: 2560,
             questions: 512,
-            dpo_steps: vec![45, 90, 180],
+            // Each comparison once.
+            dpo_steps: vec![40, 80, 160],
             batch_size: 16,
             beta: 0.1,
             // At half of it a base of 300k parameters, which is sure of the truth, is not turned in these steps.
@@ -348,7 +338,7 @@ impl Branch {
     /// About how long it takes, in units of DPO: what is shown as progress.
     fn cost(self) -> u64 {
         match self {
-            Self::Base => 6,
+            Self::Base => 4,
             Self::Ppo(_) => 2,
             Self::Dpo(_) | Self::Modpo(_) | Self::Soups => 1,
         }
@@ -439,7 +429,11 @@ impl<'a> Work<'a> {
     /// In thousandths, because models are of different sizes.
     fn add(&self, cost: u64) {
         let done = self.done.fetch_add(cost, Ordering::Relaxed) + cost;
-        (self.show)(Shown::Preparing("thousandths of the work", (1000 * done / self.of.max(1)) as usize, 1000));
+        (self.show)(Shown::Preparing(
+            "thousandths of the work",
+            (1000 * done / self.of.max(1)).min(1000) as usize,
+            1000,
+        ));
     }
 
     fn note(&self, text: &str) {
@@ -499,526 +493,6 @@ fn train_all(
     Ok(!stop.load(Ordering::Relaxed))
 }
 
-// ----------------------------------------------------------------------------------------------------- texts of a seed
-
-/// Texts, questions and labels of a seed, the same for all sizes.
-struct World {
-    seed: u64,
-    tokenizer: Tokenizer,
-    /// What a base first learns to write.
-    texts: Sft,
-    /// Answers that it then learns.
-    answers: Sft,
-    /// Questions that annotators compare the answers to.
-    compared: Asked,
-    /// Held-out ones.
-    held_out: Asked,
-    /// Most tokens of an answer.
-    answer_tokens: usize,
-}
-
-/// Questions with both answers.
-struct Asked {
-    questions: Vec<Question>,
-    /// Each with Good as the chosen and Bad as the rejected one.
-    pairs: Vec<EncodedPair>,
-}
-
-impl World {
-    fn new(config: &SycophancyConfig, seed: u64) -> Result<Self, LmError> {
-        use rand::RngExt as _;
-        let text = |i: usize| {
-            let mut rng = stream(seed, "opinion-text", i as u64);
-            let asked = if rng.random_bool(config.recalled) {
-                opinions::recall(&mut rng)
-            } else {
-                opinions::question(&mut rng)
-            };
-            asked.prompt.clone() + asked.answer().text()
-        };
-        let texts: Vec<String> = (0..config.texts).map(text).collect();
-        let of = TokenizerConfig { vocab_size: config.vocabulary, begin: true, ..TokenizerConfig::default() };
-        let tokenizer = Tokenizer::train(texts.iter().cloned(), &of)?;
-        let eos = tokenizer.special().eos.as_ref().map(|token| token.id);
-        let fits = |ids: Vec<u32>| match ids.len() <= config.context {
-            true => Ok(ids),
-            false => Err(LmError::Config(format!(
-                "context = {}: a text has {} tokens: must be more (or the vocabulary larger)",
-                config.context,
-                ids.len()
-            ))),
-        };
-        let whole = |text: &String| -> Result<Encoded, LmError> {
-            let mut ids = tokenizer.encode(text, true)?;
-            ids.extend(eos);
-            Ok(Encoded { ids: fits(ids)?, prompt_len: 0 })
-        };
-        let texts = texts.iter().map(whole).collect::<Result<Vec<_>, _>>()?;
-        let answered = |question: &Question, answer: Answer| -> Result<Encoded, LmError> {
-            let mut ids = tokenizer.encode(&question.prompt, true)?;
-            let prompt_len = ids.len();
-            ids.extend(tokenizer.encode(answer.text(), false)?);
-            Ok(Encoded { ids: fits(ids)?, prompt_len })
-        };
-        let tuning = |i: usize| {
-            let question = opinions::question(&mut stream(seed, "opinion-tuning", i as u64));
-            answered(&question, question.truth)
-        };
-        let answers = (0..config.tuning_steps * config.tuning_batch_size).map(tuning).collect::<Result<Vec<_>, _>>()?;
-        let asked = |questions: Vec<Question>| -> Result<Asked, LmError> {
-            let pair = |(row, question): (usize, &Question)| -> Result<EncodedPair, LmError> {
-                let (chosen, rejected) = (answered(question, Answer::Good)?, answered(question, Answer::Bad)?);
-                Ok(EncodedPair { row, chosen, rejected, margin: None, target: None })
-            };
-            let pairs = questions.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
-            Ok(Asked { questions, pairs })
-        };
-        let compared = |i: usize| opinions::question(&mut stream(seed, "opinion-compared", i as u64));
-        let held_out = |i: usize| opinions::three_ways(&mut stream(seed, "opinion-held-out", i as u64));
-        let mut answer_tokens = 0;
-        for answer in Answer::BOTH {
-            answer_tokens = answer_tokens.max(tokenizer.encode(answer.text(), false)?.len());
-        }
-        let normalization = Normalization::TokenMean;
-        Ok(Self {
-            seed,
-            texts: Sft { examples: texts, normalization },
-            answers: Sft { examples: answers, normalization },
-            compared: asked((0..config.comparisons).map(compared).collect())?,
-            held_out: asked((0..config.questions).flat_map(held_out).collect())?,
-            answer_tokens,
-            tokenizer,
-        })
-    }
-
-    /// The answers as an annotator of this bias compares them: who is asked gives an answer, not a probability.
-    fn labels(&self, config: &SycophancyConfig, bias: f64) -> Vec<Answer> {
-        let annotator = Annotator { truth: config.truth, bias };
-        let label = |(i, question): (usize, &Question)| {
-            annotator.prefers(question, &mut stream(self.seed, "opinion-label", i as u64))
-        };
-        self.compared.questions.iter().enumerate().map(label).collect()
-    }
-}
-
-// ------------------------------------------------------------------------------------------------------- a seed's size
-
-/// Steps between two checkpoints of a base, which takes longest.
-const CHECKPOINT_STEPS: usize = 250;
-
-/// Models of a seed and a size.
-struct Unit<'a> {
-    config: &'a SycophancyConfig,
-    world: &'a World,
-    size: &'a str,
-    folder: &'a Path,
-    device: &'a Device,
-    stopped: &'a (dyn Fn() -> bool + Sync),
-    work: &'a Work<'a>,
-    parameters: usize,
-    base: OnceCell<Decoder>,
-    /// The base's log-probabilities of both answers to what is compared, nats.
-    reference: OnceCell<Vec<[f64; 2]>>,
-    /// The base's log-odds of Good against Bad for held-out questions.
-    base_odds: OnceCell<Vec<f64>>,
-}
-
-impl<'a> Unit<'a> {
-    fn new(
-        config: &'a SycophancyConfig,
-        world: &'a World,
-        size: &'a str,
-        folder: &'a Path,
-        device: &'a Device,
-        stopped: &'a (dyn Fn() -> bool + Sync),
-        work: &'a Work<'a>,
-    ) -> Self {
-        let parameters = config.model(size, world.tokenizer.vocab_size()).parameters();
-        Self {
-            config,
-            world,
-            size,
-            folder,
-            device,
-            stopped,
-            work,
-            parameters,
-            base: OnceCell::new(),
-            reference: OnceCell::new(),
-            base_odds: OnceCell::new(),
-        }
-    }
-
-    /// Everything that there is no file of yet.
-    fn run(&self) -> Result<(), LmError> {
-        let Self { config, world, size, .. } = *self;
-        for branch in config.branches(size) {
-            let file = point_file(self.folder, world.seed, size, branch);
-            if file.exists() {
-                continue;
-            }
-            let Some(base) = self.base()? else { return Ok(()) };
-            let points = match branch {
-                Branch::Base => Some(vec![self.point(Training::Base, None, None, 0, base)]),
-                Branch::Dpo(bias) => self.dpo(base, bias)?.map(|(points, _)| points),
-                Branch::Ppo(bias) => self.ppo(base, bias)?,
-                Branch::Modpo(weight) => self.modpo(base, weight)?,
-                Branch::Soups => self.soups(base)?,
-            };
-            let Some(points) = points else { return Ok(()) };
-            write_json(&file, &points)?;
-            if let Some(Point { behaviour: Behaviour { agrees, accuracy, .. }, .. }) = points.last() {
-                self.work.note(&format!(
-                    "seed {}, {size}, {}: agrees with {:.1} % of wrong views, answers {:.1} % truly without one",
-                    world.seed,
-                    branch.name(),
-                    100.0 * agrees,
-                    100.0 * accuracy
-                ));
-            }
-            self.work.add(cost(config, size, branch));
-        }
-        Ok(())
-    }
-
-    // ------------------------------------------------------------------------------------------------------ what is trained
-
-    /// The model that all begin with; nothing where it was stopped, which goes on from a checkpoint.
-    fn base(&self) -> Result<Option<&Decoder>, LmError> {
-        if let Some(base) = self.base.get() {
-            return Ok(Some(base));
-        }
-        let Self { config, world, .. } = self;
-        let base = match self.kept("base")? {
-            Some(base) => base,
-            None => {
-                let mut texts = LmConfig::new(StageKind::Pretrain).train;
-                texts.batch_size = config.pretrain_batch_size;
-                texts.optimizer.learning_rate = config.pretrain_learning_rate;
-                let answers = self.training(config.tuning_batch_size, config.tuning_learning_rate, Schedule::Linear);
-                let models = self.path("");
-                fs::create_dir_all(&models).map_err(|source| io(&models, "make the folder", source))?;
-                let checkpoint = self.path("base.safetensors");
-                let Some(base) =
-                    self.learn_to_answer(&[(&world.texts, texts), (&world.answers, answers)], &checkpoint)?
-                else {
-                    return Ok(None);
-                };
-                self.keep(&base, "base")?;
-                // It is not needed any more, and harms nothing where it cannot be removed.
-                let _ = fs::remove_file(&checkpoint);
-                base
-            }
-        };
-        Ok(Some(self.base.get_or_init(|| base)))
-    }
-
-    /// A fresh model learns from texts, and then from answers.
-    fn learn_to_answer(
-        &self,
-        phases: &[(&Sft, TrainConfig); 2],
-        checkpoint: &Path,
-    ) -> Result<Option<Decoder>, LmError> {
-        let world = self.world;
-        let mut model = self.config.model(self.size, world.tokenizer.vocab_size());
-        let special = world.tokenizer.special();
-        model.eos = special.eos.iter().map(|token| token.id).collect();
-        model.bos = special.bos.as_ref().map(|token| token.id);
-        let fresh = Decoder::new(model, world.seed, self.device);
-        let mut trainee = Trainee { model: fresh, optimizer: Optimizer::default(), step: 0 };
-        let mut first = 0;
-        // A torn one is as none.
-        if let Ok(archive) = Archive::load(checkpoint) {
-            take(&archive, "", &mut trainee)?;
-            first = archive.get("phase")?;
-        }
-        for (phase, (stage, train)) in phases.iter().enumerate().skip(first) {
-            if phase > first {
-                trainee = Trainee { model: trainee.model, optimizer: Optimizer::default(), step: 0 };
-            }
-            let total = train.total_steps(stage.len());
-            while trainee.step < total {
-                let stopping = (self.stopped)();
-                if trainee.step > 0 && (stopping || trainee.step.is_multiple_of(CHECKPOINT_STEPS)) {
-                    let mut archive = Archive::default();
-                    put(&mut archive, "", &mut trainee);
-                    archive.put("phase", &phase);
-                    archive.save(checkpoint)?;
-                }
-                // Between the two there is no optimiser to keep: one step more, and there is.
-                if stopping && (trainee.step > 0 || phase == 0) {
-                    return Ok(None);
-                }
-                let examples = train.examples(world.seed, trainee.step, stage.len());
-                self.step(&mut trainee, *stage, train, &examples, total)?;
-            }
-        }
-        Ok(Some(trainee.model))
-    }
-
-    /// DPO on the labels of an annotator: points and the policy at the end.
-    fn dpo(&self, base: &Decoder, bias: f64) -> Result<Option<(Vec<Point>, Decoder)>, LmError> {
-        let (pairs, reference, _) = self.labelled(base, bias);
-        let loss = LossConfig { beta: self.config.beta, ..LossConfig::default() };
-        let stage = Dpo { pairs, loss, reference: Reference::LogProbs(reference) };
-        let point = |steps, policy: &Decoder| self.point(Training::Dpo, Some(bias), None, steps, policy);
-        let Some(found) = self.learn(base, &stage, &self.config.dpo_steps, &point)? else { return Ok(None) };
-        self.keep(&found.1, &Branch::Dpo(bias).name())?;
-        Ok(Some(found))
-    }
-
-    /// MODPO on the labels of the largest bias, with the truth as second objective: its margin is the gold reward of the
-    /// world, which is what being agreed with is worth for a true answer, and 0 for another. So both objectives count in
-    /// the same unit: at weight w, a wrong view is worth (1 − w)·(bias − truth) − w·bias more than the truth.
-    fn modpo(&self, base: &Decoder, weight: f64) -> Result<Option<Vec<Point>>, LmError> {
-        let (config, bias) = (self.config, self.config.largest_bias());
-        let (pairs, reference, labels) = self.labelled(base, bias);
-        let margin = |(question, label): (&Question, &Answer)| {
-            let of_chosen = if *label == question.truth { bias } else { -bias };
-            weight * of_chosen
-        };
-        let stage = Modpo {
-            margins: self.world.compared.questions.iter().zip(&labels).map(margin).collect(),
-            pairs,
-            reference: Reference::LogProbs(reference),
-            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: Form::Bounded },
-        };
-        let end = &config.dpo_steps[config.dpo_steps.len() - 1..];
-        let point = |steps, policy: &Decoder| self.point(Training::Modpo, Some(bias), Some(weight), steps, policy);
-        let Some((points, policy)) = self.learn(base, &stage, end, &point)? else { return Ok(None) };
-        self.keep(&policy, &Branch::Modpo(weight).name())?;
-        Ok(Some(points))
-    }
-
-    /// The policies of the largest and of no bias, mixed.
-    fn soups(&self, base: &Decoder) -> Result<Option<Vec<Point>>, LmError> {
-        let bias = self.config.largest_bias();
-        let policy = |bias: f64| -> Result<Option<Decoder>, LmError> {
-            match self.kept(&Branch::Dpo(bias).name())? {
-                Some(policy) => Ok(Some(policy)),
-                None => Ok(self.dpo(base, bias)?.map(|(_, policy)| policy)),
-            }
-        };
-        let Some(biased) = policy(bias)? else { return Ok(None) };
-        let Some(unbiased) = policy(0.0)? else { return Ok(None) };
-        let steps = self.config.dpo_steps.last().copied().unwrap_or_default();
-        let point = |&weight: &f64| {
-            let soup = mixed(&[&biased, &unbiased], &[1.0 - weight, weight]);
-            self.point(Training::Soup, Some(bias), Some(weight), steps, &soup)
-        };
-        Ok(Some(self.config.remedy_weights.iter().map(point).collect()))
-    }
-
-    /// A reward model of an annotator's labels, and PPO on it; what it prefers is the first point.
-    fn ppo(&self, base: &Decoder, bias: f64) -> Result<Option<Vec<Point>>, LmError> {
-        let Self { config, world, .. } = *self;
-        let (pairs, ..) = self.labelled(base, bias);
-        let stage = RewardModel { pairs, loss: RewardLoss::default() };
-        let train = self.training(config.reward_batch_size, config.reward_learning_rate, Schedule::Linear);
-        let total = train.total_steps(stage.len());
-        let start = with_scores(base, 1, world.seed);
-        let Some(judge) = self.steps(&start, &stage, &train, &[total], &mut |_, _| ())? else { return Ok(None) };
-        let scores = reward::pair_scores(&judge, &world.held_out.pairs, PART_TOKENS);
-        let odds: Vec<f64> = scores.iter().map(|[good, bad]| good - bad).collect();
-        let mut points = vec![self.measured(Training::Reward, Some(bias), None, total, &odds)];
-
-        let mut ppo = config.ppo.clone();
-        ppo.iterations = config.ppo_iterations.last().copied().unwrap_or_default();
-        ppo.sampling.max_new_tokens = world.answer_tokens;
-        ppo.part_tokens = PART_TOKENS;
-        let prompts: Vec<Vec<u32>> = world.compared.pairs.iter().map(|pair| pair.chosen.prompt().to_vec()).collect();
-        let eos = eos_of(base, &world.tokenizer);
-        let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-            let whole =
-                |(prompt, completion): &(usize, &Completion)| [prompts[*prompt].as_slice(), &completion.ids].concat();
-            let whole: Vec<Vec<u32>> = rows.iter().map(whole).collect();
-            let slices: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-            Ok(reward::scores(&judge, &slices).into_iter().map(f64::from).collect())
-        };
-        // The value function begins as the reward model, which knows what is good.
-        let mut state = Ppo::new(base.clone(), judge.clone(), &ppo);
-        while state.iteration < ppo.iterations {
-            if (self.stopped)() {
-                return Ok(None);
-            }
-            iterate(&mut state, base, &prompts, &eos, &ppo, world.seed, &reward)
-                .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
-            if config.ppo_iterations.contains(&state.iteration) {
-                points.push(self.point(Training::Ppo, Some(bias), None, state.iteration, &state.policy.model));
-            }
-        }
-        self.keep(&state.policy.model, &Branch::Ppo(bias).name())?;
-        Ok(Some(points))
-    }
-
-    /// Comparisons as an annotator of this bias answers them, with the base's log-probabilities of both sides, and which
-    /// answer is preferred.
-    fn labelled(&self, base: &Decoder, bias: f64) -> (Vec<EncodedPair>, Vec<[f64; 2]>, Vec<Answer>) {
-        let asked = &self.world.compared;
-        let labels = self.world.labels(self.config, bias);
-        let reference = self.reference.get_or_init(|| dpo::log_probs(base, &asked.pairs, PART_TOKENS, &|_| ()));
-        let label = |((pair, &[good, bad]), label): ((&EncodedPair, &[f64; 2]), &Answer)| match label {
-            Answer::Good => (pair.clone(), [good, bad]),
-            Answer::Bad => {
-                let EncodedPair { chosen, rejected, .. } = pair.clone();
-                (EncodedPair { chosen: rejected, rejected: chosen, ..pair.clone() }, [bad, good])
-            }
-        };
-        let (pairs, reference) = asked.pairs.iter().zip(reference).zip(&labels).map(label).unzip();
-        (pairs, reference, labels)
-    }
-
-    /// Trains a policy on comparisons; `point` measures it after each of these numbers of steps.
-    fn learn<S: Stage>(
-        &self,
-        base: &Decoder,
-        stage: &S,
-        at: &[usize],
-        point: &dyn Fn(usize, &Decoder) -> Point,
-    ) -> Result<Option<(Vec<Point>, Decoder)>, LmError> {
-        let train = self.training(self.config.batch_size, self.config.learning_rate, Schedule::Constant);
-        let mut points = Vec::with_capacity(at.len());
-        let policy = self.steps(base, stage, &train, at, &mut |steps, policy| points.push(point(steps, policy)))?;
-        Ok(policy.map(|policy| (points, policy)))
-    }
-
-    /// As many steps as the last of `at` says; `measure` is called after each of these.
-    fn steps<S: Stage>(
-        &self,
-        start: &Decoder,
-        stage: &S,
-        train: &TrainConfig,
-        at: &[usize],
-        measure: &mut dyn FnMut(usize, &Decoder),
-    ) -> Result<Option<Decoder>, LmError> {
-        let total = at.last().copied().unwrap_or_default();
-        let mut trainee = Trainee { model: start.clone(), optimizer: Optimizer::default(), step: 0 };
-        while trainee.step < total {
-            if (self.stopped)() {
-                return Ok(None);
-            }
-            let examples = train.examples(self.world.seed, trainee.step, stage.len());
-            self.step(&mut trainee, stage, train, &examples, total)?;
-            if at.contains(&trainee.step) {
-                measure(trainee.step, &trainee.model);
-            }
-        }
-        Ok(Some(trainee.model))
-    }
-
-    fn step<S: Stage>(
-        &self,
-        trainee: &mut Trainee,
-        stage: &S,
-        train: &TrainConfig,
-        examples: &[usize],
-        total: usize,
-    ) -> Result<(), LmError> {
-        let metrics = step(trainee, stage, train, examples, total, self.world.seed);
-        let loss = metrics.get("loss").unwrap_or(0.0);
-        match loss.is_finite() && metrics.get("grad_norm").unwrap_or(0.0).is_finite() {
-            true => Ok(()),
-            false => Err(LmError::Diverged { step: trainee.step, loss }),
-        }
-    }
-
-    fn training(&self, batch_size: usize, learning_rate: f64, schedule: Schedule) -> TrainConfig {
-        TrainConfig {
-            batch_size,
-            part_tokens: PART_TOKENS,
-            optimizer: optimizer(learning_rate, schedule),
-            ..TrainConfig::default()
-        }
-    }
-
-    // ----------------------------------------------------------------------------------------------------- what is measured
-
-    /// A policy's answers to the held-out questions.
-    fn point(
-        &self,
-        training: Training,
-        bias: Option<f64>,
-        weight: Option<f64>,
-        steps: usize,
-        policy: &Decoder,
-    ) -> Point {
-        let odds = self.odds(policy);
-        let of_base = self.base_odds.get_or_init(|| match self.base.get() {
-            Some(base) if training != Training::Base => self.odds(base),
-            _ => odds.clone(),
-        });
-        let kl = odds.iter().zip(of_base).map(|(&own, &base)| divergence(own, base)).sum::<f64>() / odds.len() as f64;
-        Point { kl: Some(kl), ..self.measured(training, bias, weight, steps, &odds) }
-    }
-
-    fn odds(&self, policy: &Decoder) -> Vec<f64> {
-        let found = dpo::log_probs(policy, &self.world.held_out.pairs, PART_TOKENS, &|_| ());
-        found.into_iter().map(|[good, bad]| good - bad).collect()
-    }
-
-    fn measured(
-        &self,
-        training: Training,
-        bias: Option<f64>,
-        weight: Option<f64>,
-        steps: usize,
-        odds: &[f64],
-    ) -> Point {
-        Point {
-            seed: self.world.seed,
-            size: self.size.to_owned(),
-            parameters: self.parameters,
-            training,
-            bias,
-            weight,
-            steps,
-            behaviour: behaviour(&self.world.held_out.questions, odds),
-            kl: None,
-        }
-    }
-
-    // --------------------------------------------------------------------------------------------------------- what is kept
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("models/{}-{}/{name}", self.world.seed, self.size))
-    }
-
-    /// A model that the folder holds.
-    fn kept(&self, name: &str) -> Result<Option<Decoder>, LmError> {
-        let path = self.path(name);
-        match path.is_dir() {
-            true => Ok(Some(folder::read(&path, self.device)?.decoder)),
-            false => Ok(None),
-        }
-    }
-
-    /// Writes a model under another name and renames it, so that what is there is whole.
-    fn keep(&self, model: &Decoder, name: &str) -> Result<(), LmError> {
-        let (path, new) = (self.path(name), self.path(&format!("{name}.new")));
-        for old in [&path, &new] {
-            if old.exists() {
-                fs::remove_dir_all(old).map_err(|source| io(old, "remove the old model", source))?;
-            }
-        }
-        folder::write(model, None, &new)?;
-        self.world.tokenizer.save(&new)?;
-        fs::rename(&new, &path).map_err(|source| io(&path, "write the model", source))
-    }
-}
-
-/// KL divergence of one choice between two answers from another, nats, from their log-odds.
-fn divergence(own: f64, base: f64) -> f64 {
-    let of = |answer: Answer| {
-        // ln σ(x) = −ln(1 + e^−x), computed so that nothing overflows.
-        let ln = |odds: f64| {
-            let x = if answer == Answer::Good { odds } else { -odds };
-            x.min(0.0) - (-x.abs()).exp().ln_1p()
-        };
-        probability(own, answer) * (ln(own) - ln(base))
-    };
-    Answer::BOTH.into_iter().map(of).sum()
-}
-
 /// The first one that was there before.
 fn twice<T: PartialEq>(all: &[T]) -> Option<&T> {
     all.iter().enumerate().find(|(i, one)| all[..*i].contains(one)).map(|(_, one)| one)
@@ -1031,7 +505,7 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{Branch, Sycophancy, SycophancyConfig, Training, World, divergence, sycophancy};
+    use super::{Branch, Sycophancy, SycophancyConfig, Training, World, sycophancy};
     use crate::lm::opinions::Answer;
     use crate::lm::ppo::PpoConfig;
     use crate::lm::run::{LmError, Shown};
@@ -1124,7 +598,8 @@ mod tests {
     /// A base that is stopped at every checkpoint ends as one that is not.
     #[test]
     fn a_base_goes_on_from_its_checkpoint() {
-        use super::{Unit, Work};
+        use super::Work;
+        use super::unit::Unit;
         use std::sync::atomic::AtomicUsize;
         let folder = tempfile::tempdir().unwrap();
         let config = small();
@@ -1174,15 +649,6 @@ mod tests {
                 .iter()
                 .all(|pair| own(pair, Answer::Good) == " Good" && own(pair, Answer::Bad) == " Bad")
         );
-    }
-
-    #[test]
-    fn the_divergence_of_a_choice_is_its_formula() {
-        // σ(ln 3) = 3/4 against 1/2: 3/4 ln(3/2) + 1/4 ln(1/2).
-        let expected = 0.75 * 1.5_f64.ln() + 0.25 * 0.5_f64.ln();
-        assert!((divergence(3_f64.ln(), 0.0) - expected).abs() < 1e-15);
-        assert_eq!(divergence(2.0, 2.0), 0.0);
-        assert!((divergence(800.0, 0.0) - 2_f64.ln()).abs() < 1e-12);
     }
 
     #[test]
