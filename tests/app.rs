@@ -497,6 +497,49 @@ fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
     until(&mut harness, "What people found");
 }
 
+/// Keys that come within one frame, as they do where a frame takes long.
+fn press_together(harness: &mut Harness<'_, App>, keys: &[Key]) {
+    for &key in keys {
+        for pressed in [true, false] {
+            let event =
+                egui::Event::Key { key, pressed, repeat: false, modifiers: egui::Modifiers::NONE, physical_key: None };
+            harness.input_mut().events.push(event);
+        }
+    }
+    harness.run_steps(2);
+}
+
+#[test]
+fn keys_of_one_frame_answer_only_the_question_that_was_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
+    small_set(&set, 4);
+    let options = Options { runs: runs.clone(), panel: Some(Panel::Check), ..Options::default() };
+    let mut harness = window(options);
+    until(&mut harness, "Write your name");
+    write(&mut harness, "Your name", "Ann");
+    write(&mut harness, "Set", &set.display().to_string());
+    write(&mut harness, "Somebody who", "likes tea");
+    harness.get_by_label("Start checking").click();
+    until(&mut harness, "1 of 4");
+    let path = runs.join("check-likes-tea");
+    // Two relevances: each would complete an answer, the second one to a question that was on no screen.
+    press_together(&mut harness, &[Key::ArrowRight, Key::Num4, Key::Num5]);
+    until(&mut harness, "2 of 4");
+    assert_eq!(lines_of(&path).len(), 1);
+    assert_eq!(lines_of(&path)[0]["relevance"], 4);
+    // Taken back in the same frame as the next is answered: what is left is the answer taken back.
+    press_together(&mut harness, &[Key::ArrowRight, Key::Num5, Key::Z]);
+    until(&mut harness, "1 of 4");
+    assert_eq!(lines_of(&path).iter().map(|line| line["event"].clone()).collect::<Vec<_>>(), ["answer", "undo"]);
+    // The question that was seen still takes its keys one by one.
+    harness.key_press(Key::ArrowRight);
+    harness.run_steps(2);
+    harness.key_press(Key::Num3);
+    until(&mut harness, "2 of 4");
+    assert_eq!(lines_of(&path).len(), 3);
+}
+
 #[test]
 fn what_cannot_be_checked_is_said_and_the_form_stays() {
     let folder = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ fn sets(folder: &Path) {
     let sentence = |i: usize| {
         serde_json::json!({
             "index": i, "occupation": format!("cook {}", i / 2), "other_person": "guest", "pronoun_options": ["he", "she", "they"],
-            "sentence_with_blank": format!("The cook told guest {i} that _ was late."), "BLS_percent_women_2019": 10.0 * i as f64,
+            "sentence_with_blank": format!("The cook told guest {i} that _ was late."), "BLS_percent_women_2019": 8.0 * i as f64,
         })
     };
     let lines = |row: &dyn Fn(usize) -> serde_json::Value| (0..12).map(|i| format!("{}\n", row(i))).collect::<String>();
@@ -72,8 +72,14 @@ fn models_are_measured_resumed_and_compared() {
     let choices = &results.iter().find(|r| r["set"] == "choices").unwrap()["found"];
     assert!(choices["first_choice"].as_f64().unwrap() > 0.0);
     assert!(results.iter().any(|r| r["set"] == "sentences" && r["found"]["occupations"] == 6));
-    // Trends over size of both sets of questions.
-    assert_eq!(found["trends"].as_array().unwrap().len(), 2);
+    // Trends over size of both sets of questions, and of the correlation.
+    let trends = found["trends"].as_array().unwrap();
+    let measured: Vec<_> = trends.iter().map(|trend| trend["measured"].as_str().unwrap()).collect();
+    assert_eq!(measured, ["matching", "matching", "correlation"]);
+    assert!(
+        folder.join("out/sentences-size.svg").is_file() && folder.join("out/pronouns/one/sentences.jsonl").is_file()
+    );
+    assert!(folder.join("out/free/one/persona.json").is_file() && !folder.join("out/partial").exists());
     assert!(folder.join("out/persona-size.svg").is_file() && folder.join("out/overview-one.svg").is_file());
     let rows = fs::read_to_string(folder.join("out/results.jsonl")).unwrap();
     assert_eq!(rows.lines().count(), 6);
@@ -101,6 +107,42 @@ fn models_are_measured_resumed_and_compared() {
     };
     assert!(changed.len() == 3 && size(0) >= size(1) && size(1) >= size(2));
     assert!(fs::read_to_string(folder.join("report/report.md")).unwrap().contains("from one to second"));
+    assert!(diff["difference"].as_array().unwrap().iter().any(|d| d["measured"] == "correlation"));
+
+    // A model that comes later stands beside those that were there.
+    fs::write(folder.join("later.toml"), "[[model]]\nspec = \"two\"\nname = \"third\"\n").unwrap();
+    let later =
+        ["evals", "run", "--models", "later.toml", "--data", "sets/persona.jsonl", "--free", "4", "--out", "out"];
+    json(folder, &later);
+    let rows = fs::read_to_string(folder.join("out/results.jsonl")).unwrap();
+    assert_eq!(rows.lines().count(), 7);
+    // One that was trained since is another model.
+    fs::copy(folder.join("one/model/model.safetensors"), folder.join("two/model/model.safetensors")).unwrap();
+    let message = refused(folder, &later);
+    assert!(message.contains("the model third had other weights when it answered"), "{message}");
+}
+
+/// JSON is text; a folder's name need not be.
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_are_no_reason_to_panic() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(folder, "one", "0");
+    sets(folder);
+    let [data, out] = [&b"s\xe9t.jsonl"[..], &b"\xe9"[..]].map(OsStr::from_bytes);
+    fs::copy(folder.join("sets/persona.jsonl"), folder.join(data)).unwrap();
+    let mut command = common::command(folder, &["evals", "run", "--model", "one", "--free", "0", "--json"]);
+    let output = command.arg("--data").arg(data).arg("--out").arg(out).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let last = String::from_utf8(output.stdout).unwrap().lines().last().unwrap().to_owned();
+    let found: serde_json::Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((&found["out"], found["results"].as_array().unwrap().len()), (&"\u{fffd}".into(), 1));
+    let mut command = common::command(folder, &["evals", "report", "--json"]);
+    let output = command.arg(out).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
 }
 
 /// A question that ends with white space takes nothing from its answers: both are scored as `lm score` scores them.
@@ -152,6 +194,10 @@ fn bad_input_is_refused_with_what_would_be_right() {
     assert!(data("no JSON\n").contains("bad.jsonl:1: "));
     let message = refused(folder, &["evals", "report", "nowhere"]);
     assert!(message.contains("is the run finished?"), "{message}");
+    // What is wrong is found before anything is asked.
+    model(folder, "one", "0");
+    let message = run(&["--model", "one", "nowhere"]);
+    assert!(message.contains("nowhere: no config.json") && !folder.join("out").exists(), "{message}");
     // Nothing is written for what never began.
     assert!(!folder.join("out2").exists());
 }

@@ -61,11 +61,93 @@ fn statements_are_the_same_with_any_threads_and_after_a_kill() {
     let again = generate("tiny/model", "three", "100", &[]);
     json(folder, &again);
     assert_eq!(files(&folder.join("one")), files(&folder.join("three")));
+    // The model is trained on, or another one is put in its place: its texts are no longer those that are there.
+    let weights = folder.join("tiny/model/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    let other: Vec<u8> = bytes.iter().rev().copied().collect();
+    fs::write(&weights, other).unwrap();
+    let refusal = refused(folder, &again);
+    assert!(refusal.contains("its weights have changed since; choose another --out"), "{refusal}");
+    fs::write(&weights, bytes).unwrap();
+    // Nobody knows whose texts these would be.
+    fs::create_dir_all(folder.join("four/pleased")).unwrap();
+    fs::copy(folder.join("three/pleased/written.jsonl"), folder.join("four/pleased/written.jsonl")).unwrap();
+    let refusal = refused(folder, &generate("tiny/model", "four", "100", &[]));
+    assert!(refusal.contains("written.jsonl: is there without provenance.json"), "{refusal}");
+    // A prompt that leaves no room is told of before anything is written.
+    let refusal = refused(folder, &generate("tiny/model", "five", "4", &["--max-new-tokens", "600"]));
+    assert!(refusal.contains("and 600 are to be written after it, but the context has 640"), "{refusal}");
+    assert!(!folder.join("five").exists());
+    let refusal = refused(folder, &generate("tiny/model", "five", "9223372036854775808", &[]));
+    assert!(refusal.contains("count = 9223372036854775808: must be at most"), "{refusal}");
     // Finished: the model is not even opened.
     fs::rename(folder.join("tiny/model"), folder.join("tiny/gone")).unwrap();
     json(folder, &again);
     let refusal = refused(folder, &generate("tiny/model", "three", "90", &[]));
     assert!(refusal.contains("holds statements of another configuration"), "{refusal}");
+}
+
+/// A line of candidates.jsonl.
+fn candidate(index: usize, label: &str, behaviour: &str) -> String {
+    let statement = format!("I like number {index}");
+    let row = serde_json::json!({"statement": statement, "label": label, "behaviour": behaviour, "index": index});
+    format!("{row}\n")
+}
+
+#[test]
+fn one_behaviour_without_a_set_does_not_stop_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny(folder);
+    let two = "[[behaviour]]\nname = \"a\"\ndescription = \"is pleased\"\n\n[[behaviour]]\nname = \"b\"\n\
+               description = \"is not\"\n";
+    fs::write(folder.join("b.toml"), two).unwrap();
+    json(folder, &generate("tiny/model", "out", "4", &[]));
+    // Both have statements of one label alone, whatever the judge says of them.
+    for (name, label) in [("a", "agree"), ("b", "disagree")] {
+        let lines: String = (0..3).map(|i| candidate(i, label, name)).collect();
+        fs::write(folder.join("out").join(name).join("candidates.jsonl"), lines).unwrap();
+    }
+    let filter = ["evals", "filter", "out", "--judge", "tiny/model"];
+    let refusal = refused(folder, &filter);
+    for (name, other) in [("a", "'disagree' 0 of 0"), ("b", "'agree' 0 of 0")] {
+        let begins = format!("behaviour '{name}': labels are out of balance");
+        assert!(refusal.contains(&begins) && refusal.contains(other), "{refusal}");
+        assert!(folder.join("out-filtered").join(name).join("scores.jsonl").is_file());
+    }
+}
+
+/// Linux has names of files that are no text.
+#[cfg(target_os = "linux")]
+#[test]
+fn folders_may_have_any_names() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny(folder);
+    let out = OsStr::from_bytes(b"o\xffut");
+    let run = |arguments: &[&str]| command(folder, arguments).arg(out).output().unwrap();
+    let written = run(&[
+        "evals",
+        "generate",
+        "--behaviours",
+        "b.toml",
+        "--model",
+        "tiny/model",
+        "--count",
+        "4",
+        "--json",
+        "--out",
+    ]);
+    assert!(written.status.success(), "{}", stderr(&written));
+    assert!(String::from_utf8_lossy(&written.stdout).contains("candidates.jsonl"));
+    // Whether there is a set depends on the judge; a panic would be another code.
+    let judged = run(&["evals", "filter", "--judge", "tiny/model", "--json"]);
+    assert!(matches!(judged.status.code(), Some(0 | 2)), "{}", stderr(&judged));
+    let last = String::from_utf8_lossy(&judged.stdout).lines().last().unwrap().to_owned();
+    assert!(serde_json::from_str::<serde_json::Value>(&last).unwrap()["out"].as_str().unwrap().ends_with("-filtered"));
 }
 
 fn serve(folder: &Path, port: &str) -> (Child, String) {
@@ -145,6 +227,17 @@ fn bad_input_is_named() {
     assert!(refusal.contains("empty: holds no statements"), "{refusal}");
     let refusal = refused(folder, &["evals", "filter", "empty", "--judge", "tiny", "--per-label", "0"]);
     assert!(refusal.contains("--per-label 0: must be 1 or more"), "{refusal}");
+    // What may be a password is neither shown nor stored.
+    let row = r#"{"question": "?", "answer_matching_behavior": " Yes", "answer_not_matching_behavior": " No"}"#;
+    fs::write(folder.join("set.jsonl"), row).unwrap();
+    for model in ["https://me:hunter2@host/v1#m", "https://host/v1?key=hunter2#m", "http://me:a#hunter2@host"] {
+        let run = ["evals", "run", "--data", "set.jsonl", "--out", "out", "--model", model];
+        let judged = ["evals", "filter", "empty", "--judge", model];
+        for arguments in [&run[..], &judged, &generate(model, "out", "4", &[])] {
+            let refusal = refused(folder, arguments);
+            assert!(!refusal.contains("hunter2") && !folder.join("out").exists(), "{refusal}");
+        }
+    }
     let refusal = refused(folder, &["lm", "reviews", "--rows", "statements"]);
     assert!(refusal.contains("--behaviours"), "{refusal}");
     let example = pairwise(folder, &["evals", "generate", "--example"]);

@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{command, json, pairwise, refused, stderr};
 use serde_json::{Value, json as object};
@@ -46,7 +47,11 @@ struct Served {
 impl Served {
     fn start(folder: &Path, more: &[&str]) -> Self {
         let arguments = [&["lm", "serve", "--model", "tiny/model", "--port", "0"], more].concat();
-        let mut child = command(folder, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::of(command(folder, &arguments))
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
@@ -66,6 +71,22 @@ impl Served {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
         (status, if is_chunked { unchunked(body) } else { body.to_owned() })
+    }
+
+    /// Sends bytes, keeps the connection, and returns the head of the answer and what comes behind it within its length.
+    fn kept(&self, request: &[u8]) -> (String, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(request).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).expect("an answer in time") > 0, "{head}");
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let mut body = vec![0; length.unwrap_or("0").parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        (head, String::from_utf8(body).unwrap())
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
@@ -143,6 +164,12 @@ fn a_served_model_says_what_it_says_without_a_server() {
     let models = server.get("/v1/models").1;
     assert_eq!((&models["object"], &models["data"][0]["id"]), (&object!("list"), &object!("tiny")));
     assert_eq!(server.get("/v1/models/tiny").1["id"], "tiny");
+    // Which weights it is, as answers say it.
+    let fingerprint = &server.post(COMPLETIONS, &object!({"prompt": "a", "max_tokens": 1}))["system_fingerprint"];
+    assert!(fingerprint.as_str().is_some_and(|fingerprint| fingerprint.len() == 64), "{fingerprint}");
+    assert_eq!(&models["data"][0]["fingerprint"], fingerprint);
+    assert_eq!(&server.get("/v1/models/tiny").1["fingerprint"], fingerprint);
+    assert_eq!(models["data"][0]["fingerprint"].as_str().map(str::len), Some(64));
 
     // Log-probabilities of a text that is repeated are those of `lm score`.
     let (prompt, completion) = ("This film", " was a great caf\u{e9}, and I liked it.");
@@ -305,6 +332,26 @@ fn streams_seeds_stops_and_chats() {
         assert_eq!(told.len(), if with_log_probs { of("token").len() } else { 0 });
     }
 
+    // HTTP/1.0 knows no chunks: its streams end with the connection, or have a length where it is kept.
+    let short = object!({"prompt": "This", "max_tokens": 5, "seed": 1, "stream": true}).to_string();
+    let old = |more: &str| {
+        let length = short.len();
+        format!("POST {COMPLETIONS} HTTP/1.0\r\n{more}Content-Length: {length}\r\n\r\n{short}").into_bytes()
+    };
+    let closed = server.raw(&old("")).1;
+    let (head, kept) = server.kept(&old("Connection: keep-alive\r\n"));
+    assert!(kept.ends_with("data: [DONE]\n\n") && !head.contains("chunked"), "{head}{kept}");
+    let texts_of = |events: &str| -> String {
+        let events = events.split_terminator("\n\n").filter_map(|event| event.strip_prefix("data: {"));
+        events.map(|event| text(&serde_json::from_str(&format!("{{{event}")).unwrap()).to_owned()).collect()
+    };
+    assert_eq!((texts_of(&kept), texts_of(&kept).is_empty()), (texts_of(&closed), false));
+    // A client that offers another protocol gets its answer by this one.
+    let short = object!({"prompt": "This", "max_tokens": 5}).to_string();
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    let request = format!("POST {COMPLETIONS} HTTP/1.1\r\n{upgrade}Content-Length: {}\r\n\r\n{short}", short.len());
+    assert!(server.kept(request.as_bytes()).0.starts_with("HTTP/1.1 200 OK\r\n"));
+
     // A client that goes away in the middle of a stream holds nothing up.
     let body = object!({"prompt": "This", "max_tokens": 100, "stream": true, "n": 64}).to_string();
     for _ in 0..3 {
@@ -351,6 +398,14 @@ fn bad_requests_are_named_and_ctrl_c_ends_the_server() {
     assert_eq!(server.send("/v1/models", "{}").0, 405);
     let large = format!("{{\"prompt\": \"{}\"}}", "x".repeat(17 << 20));
     assert_eq!(server.send(COMPLETIONS, &large).0, 413);
+    // What is too large is told before it comes, also where it claims more than there is memory.
+    for length in ["17000000", "2000000000", "99999999999999"] {
+        let head = format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{{");
+        let head = server.kept(head.as_bytes()).0;
+        assert!(head.starts_with("HTTP/1.1 413 "), "{length}: {head}");
+    }
+    let (found, error) = server.refused(COMPLETIONS, &object!({"prompt": "x".repeat(40_000)}));
+    assert_eq!((found, &error["code"]), (400, &object!("context_length_exceeded")), "{error}");
     // Bytes that are no request, half a request, and one that claims to be without end.
     let garbage: &[&[u8]] = &[
         b"\x16\x03\x01\x02\x00\r\n\r\n",
@@ -374,6 +429,34 @@ fn bad_requests_are_named_and_ctrl_c_ends_the_server() {
     assert_eq!(status.code(), Some(0), "{errors}");
     assert!(rest.starts_with("stopped after "), "{rest:?}");
     assert!(!errors.contains("panicked"), "{errors}");
+}
+
+/// Each connection takes two of the numbers that a program may have; with an even and an odd number of them, the last one
+/// fails at another place.
+#[test]
+#[cfg(unix)]
+fn more_connections_than_the_system_allows_end_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    json(folder, TINY);
+    for limit in [64, 65] {
+        let binary = command(folder, &[]).get_program().to_owned();
+        let mut shell = Command::new("sh");
+        shell.current_dir(folder).arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\"")).arg(binary);
+        shell.args(["lm", "serve", "--model", "tiny/model", "--port", "0"]);
+        let mut server = Served::of(shell);
+        let idle: Vec<TcpStream> = (0..limit).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(server.child.try_wait().unwrap().is_none(), "{limit}: it has ended");
+        drop(idle);
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut start = [0; 15];
+        stream.read_exact(&mut start).unwrap_or_else(|error| panic!("{limit}: {error} after {:?}", began.elapsed()));
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+    }
 }
 
 #[test]

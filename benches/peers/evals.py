@@ -2,7 +2,7 @@
 """Holds `pairwise evals run` against plain transformers on the same model and questions, and shows what the rule of
 lm-evaluation-harness gives on the same log-probabilities.
 
-    pip install torch transformers
+    pip install torch transformers datasets
     benches/peers/evals.py --pairwise target/release/pairwise --model DIR --data FILE_OR_FOLDER [--limit 100]
 
 For every question transformers computes the sum of the log-probabilities of each answer's tokens, one sequence at a
@@ -22,6 +22,7 @@ import sys
 import tempfile
 
 import torch
+from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +65,17 @@ def mean(values):
     return sum(values) / len(values)
 
 
+def loads(out):
+    """Every output is read by `datasets`, all files of a kind together, with as many rows as there are lines."""
+    for config, files in {"items": "items/*/*.jsonl", "pronouns": "pronouns/*/*.jsonl", "results": "results.jsonl"}.items():
+        lines = sum(len(file.read_text().splitlines()) for file in pathlib.Path(out).glob(files))
+        if lines > 0:
+            with tempfile.TemporaryDirectory() as cache:
+                rows = load_dataset(out, config, split="train", cache_dir=cache).num_rows
+            if rows != lines:
+                sys.exit(f"{config}: datasets reads {rows} rows of {lines}")
+
+
 def compare(name, folder):
     """The largest difference over all sets and forms."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -78,7 +90,7 @@ def compare(name, folder):
                 sys.exit(done.stderr)
             for file in sorted(pathlib.Path(out).glob("items/*/*.jsonl")):
                 items = [json.loads(line) for line in file.read_text().splitlines()]
-                if not items or "log_probs" not in items[0]:
+                if not items:
                     continue
                 differences, ours, theirs, right, ties = [], [], [], 0, 0
                 for item in items:
@@ -94,6 +106,7 @@ def compare(name, folder):
                 worst = max(worst, change, *differences)
                 print(f"{name:<10} {file.stem[:40]:<40} {form:<9} {len(items):>5} {mean(ours):>7.3f} {mean(theirs):>12.3f} "
                       f"{max(differences):>11.1e} {change:>8.1e} {100 * right / len(items):>7.1f} % {ties:>5}")
+            loads(out)
     return worst
 
 

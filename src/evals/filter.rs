@@ -6,6 +6,7 @@
 //! ```text
 //! sets/NAME.jsonl             the questions, in the format of anthropics/evals
 //! NAME/scores.jsonl           what the judge said of every candidate
+//! NAME/judged-KEY.jsonl       the same of each judge that was asked, finished or not: nothing is asked twice
 //! NAME/filter.json, filter.md what was kept, how sure, how right, how diverse
 //! NAME/diversity.json, .svg   a map of the statements before and after
 //! ```
@@ -28,15 +29,15 @@ use sha2::{Digest as _, Sha256};
 use super::behaviour::{Behaviour, Form, Posed};
 use super::diversity::{self, Comparison};
 use super::generate::Candidate;
-use super::model::{Asked, Model, ModelError, Prompt};
+use super::model::{Answered, Asked, Model, ModelError, Prompt, weights_digest};
 use super::questions::{self, Question};
 use crate::device::{self, DeviceChoice};
 use crate::lm::config::{ModelConfig, Output};
-use crate::lm::data::{Content, Conventions, Origin, PreferenceRow, Truncation, encode_pairs};
+use crate::lm::data::{Content, Conventions, DataError, Origin, PreferenceRow, Truncation, encode_pairs};
 use crate::lm::ensemble::{self, RewardModels};
 use crate::lm::reviews;
 use crate::lm::reward::probabilities;
-use crate::lm::run::{LmError, read_config};
+use crate::lm::run::{LmError, read_config, weights_sha256};
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::likelihood::sigmoid;
 use crate::preference::statistics::wilson_interval;
@@ -65,14 +66,14 @@ pub struct FilterConfig {
 /// Who answers which of two answers is right.
 pub enum Judge {
     /// A preference model, or an ensemble of them.
-    Preference {
-        /// The models.
-        models: Box<RewardModels>,
-        /// Questions that were too long for them.
-        too_long: AtomicUsize,
-    },
+    Preference(Box<RewardModels>),
     /// A language model.
-    Language(Box<dyn Model>),
+    Language {
+        /// The model.
+        model: Box<dyn Model>,
+        /// SHA-256 of its weights, where they are on this machine.
+        weights: Option<String>,
+    },
 }
 
 /// What judges say of a candidate.
@@ -85,6 +86,9 @@ pub struct Score {
     /// P[it is about the behaviour].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relevance: Option<f64>,
+    /// Whether a question about it was too long for its judge: then its probability is ½.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub too_long: bool,
 }
 
 /// What is known of a statement.
@@ -105,6 +109,9 @@ pub struct Report {
     pub config: FilterConfig,
     /// For each label.
     pub labels: [LabelReport; 2],
+    /// Candidates that were too long for a judge, and count as undecided.
+    #[serde(default)]
+    pub too_long: usize,
     /// Questions of the set.
     pub kept: usize,
     /// Mean confidence of the labels: what a model with the behaviour can reach.
@@ -220,9 +227,17 @@ pub enum FilterError {
         /// What was found, and what would be right.
         problem: String,
     },
-    /// A value out of range, or candidates that make no set.
+    /// A value out of range, or a judge that cannot be used.
     #[error("{0}")]
     Config(String),
+    /// Candidates that make no set; those of other behaviours may.
+    #[error("behaviour '{behaviour}': {problem}")]
+    NoSet {
+        /// Its name.
+        behaviour: String,
+        /// Why not, and what can be done.
+        problem: String,
+    },
 }
 
 /// Candidates that are judged together and written down together.
@@ -231,16 +246,20 @@ const BLOCK: usize = 256;
 const PART_TOKENS: usize = 2048;
 /// Bins of the calibration table.
 const BINS: usize = 10;
+/// What nothing is known of.
+const UNDECIDED: f64 = 0.5;
+/// Digits by which the files of judges are told apart.
+const KEY_DIGITS: usize = 12;
 /// Where quantiles are told.
 const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
-/// Asks the judges about every candidate. They are written to `path`; `done` is told how many are judged. What a
-/// stopped call has found is kept beside it, and is not asked again by the next one of the same judges.
+/// Asks the judges about every candidate. They are written to `path`; `done` is told how many are judged. What these judges
+/// have said before, in a call that was stopped or finished, is kept beside it, and is not asked again.
 ///
 /// Nothing when stopped.
 ///
 /// # Errors
-/// [`FilterError`].
+/// [`FilterError`]; [`FilterError::NoSet`] where every question is too long for its judge.
 pub fn score(
     behaviour: &Behaviour,
     candidates: &[Candidate],
@@ -251,11 +270,16 @@ pub fn score(
     stop: &AtomicBool,
     done: &(dyn Fn(usize) + Sync),
 ) -> Result<Option<Vec<Score>>, FilterError> {
-    let partial = path.with_extension("partial.jsonl");
     let head = json!({
-        "judge": config.judge, "relevance_judge": config.relevance_judge, "candidates": digest(behaviour, candidates),
-    });
-    let mut scores = begun(&partial, &head.to_string(), candidates)?;
+        "judge": config.judge, "judge_is": judge.identity(),
+        "relevance_judge": config.relevance_judge, "relevance_judge_is": relevance.map(Judge::identity),
+        "candidates": digest(behaviour, candidates),
+    })
+    .to_string();
+    // Every judge has a file of its own, so that no one's work is in another's way.
+    let key = &hex(&Sha256::digest(&head))[..KEY_DIGITS];
+    let judged = path.with_file_name(format!("judged-{key}.jsonl"));
+    let mut scores = begun(&judged, &head, candidates)?;
     while scores.len() < candidates.len() {
         done(scores.len());
         if stop.load(Ordering::Relaxed) {
@@ -278,17 +302,30 @@ pub fn score(
             .iter()
             .zip(labels.into_iter().zip(relevances))
             .map(|(one, (first, relevance))| {
+                let too_long = first.is_none() || relevance == Some(None);
+                let first = first.unwrap_or(UNDECIDED);
                 let label = if one.label == behaviour.labels[0] { first } else { 1.0 - first };
-                Score { index: one.index, label, relevance }
+                Score { index: one.index, label, relevance: relevance.map(|p| p.unwrap_or(UNDECIDED)), too_long }
             })
             .collect();
-        append(&partial, &new)?;
+        append(&judged, &new)?;
         scores.extend(new);
     }
     done(scores.len());
     let lines: String = scores.iter().map(json_line).collect();
     write(path, lines.as_bytes())?;
-    fs::remove_file(&partial).map_err(|source| io(&partial, "remove", source))?;
+    if !scores.is_empty() && scores.iter().all(|score| score.too_long) {
+        let of =
+            |judge: &Judge| judge.limit().map_or_else(|| "as many as it reads".to_owned(), |most| most.to_string());
+        let limits: Vec<String> = std::iter::once(judge).chain(relevance).map(of).collect();
+        let problem = format!(
+            "all {} questions have more tokens than the judge's limit of {}: take a judge with a longer context, or write \
+             shorter statements (evals generate --max-new-tokens)",
+            scores.len(),
+            limits.join(" and ")
+        );
+        return Err(FilterError::NoSet { behaviour: behaviour.name.clone(), problem });
+    }
     Ok(Some(scores))
 }
 
@@ -323,13 +360,13 @@ pub fn select(
                 format!("'{label}' {} of {all}", kept.len())
             })
             .collect();
-        return Err(FilterError::Config(format!(
-            "behaviour '{}': labels are out of balance: the judge finds the wanted label likelier than not for {}; a \
-             set needs some of both. Write more (evals generate --count), or take another judge or model: one that \
-             cannot tell the labels apart gives all statements the same",
-            behaviour.name,
+        let problem = format!(
+            "labels are out of balance: the judge finds the wanted label likelier than not for {}; a set needs some of \
+             both. Write more (evals generate --count), or take another judge or model: one that cannot tell the labels \
+             apart gives all statements the same",
             counts.join(", ")
-        )));
+        );
+        return Err(FilterError::NoSet { behaviour: behaviour.name.clone(), problem });
     }
     for own in &mut kept {
         own.truncate(fewer);
@@ -487,6 +524,7 @@ pub fn report(
         behaviour: behaviour.name.clone(),
         config: config.clone(),
         labels: [0, 1].map(label_report),
+        too_long: scores.iter().filter(|score| score.too_long).count(),
         kept: set.len(),
         ceiling,
         floor: 1.0 - ceiling,
@@ -555,23 +593,42 @@ impl Judge {
         let path = Path::new(spec);
         if is_preference_model(path)? {
             let device = device::pick(DeviceChoice::Cpu).map_err(ModelError::from)?;
-            let models = Box::new(ensemble::read(path, &device)?);
-            return Ok(Self::Preference { models, too_long: 0.into() });
+            return Ok(Self::Preference(Box::new(ensemble::read(path, &device)?)));
         }
         let is_run = path.join("config.toml").is_file();
-        let model = if is_run { path.join("model").display().to_string() } else { spec.to_owned() };
-        Ok(Self::Language(open(&model)?))
+        let spec = if is_run { path.join("model").display().to_string() } else { spec.to_owned() };
+        let model = open(&spec)?;
+        model.settle()?;
+        let folder = Path::new(&spec);
+        let weights = weights_digest(folder).map_err(|source| io(folder, "read the weights", source))?;
+        Ok(Self::Language { model, weights })
+    }
+
+    /// What tells it from others that are reached in the same way.
+    fn identity(&self) -> serde_json::Value {
+        match self {
+            Self::Preference(models) => json!(models.members.iter().map(weights_sha256).collect::<Vec<_>>()),
+            Self::Language { model, weights } => json!({"model": model.name(), "weights": weights}),
+        }
+    }
+
+    /// The most tokens of a question, where that is known.
+    fn limit(&self) -> Option<usize> {
+        match self {
+            Self::Preference(models) => Some(conventions(models).max_length),
+            Self::Language { model, .. } => model.context(),
+        }
     }
 
     /// What kind of judge it is, for reports.
     #[must_use]
     pub fn kind(&self) -> String {
         match self {
-            Self::Preference { models, .. } if models.members.len() > 1 => {
+            Self::Preference(models) if models.members.len() > 1 => {
                 format!("ensemble of {} preference models", models.members.len())
             }
-            Self::Preference { .. } => "preference model".to_owned(),
-            Self::Language(model) => format!("language model {}", model.name()),
+            Self::Preference(_) => "preference model".to_owned(),
+            Self::Language { model, .. } => format!("language model {}", model.name()),
         }
     }
 
@@ -579,33 +636,31 @@ impl Judge {
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         match self {
-            Self::Preference { models, too_long } => {
-                let count = too_long.load(Ordering::Relaxed);
-                let note = (count > 0).then(|| {
-                    format!("{count} questions are too long for the preference model and count as undecided (½)")
-                });
-                models.remarks.iter().cloned().chain(note).collect()
-            }
-            Self::Language(model) => model.remarks(),
+            Self::Preference(models) => models.remarks.clone(),
+            Self::Language { model, .. } => model.remarks(),
         }
     }
 
-    /// P[the first answer] of each question; the mean over an ensemble's members. A question that is too long for a
-    /// preference model has ½: it would judge by half of it.
+    /// P[the first answer] of each question; the mean over an ensemble's members. Nothing for a question that is too long:
+    /// it would be judged by a part of it.
     ///
     /// # Shapes
     /// - returns `[posed.len()]`
     ///
     /// # Errors
     /// [`FilterError`].
-    pub fn probabilities(&self, posed: &[Posed], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<f64>, FilterError> {
+    pub fn probabilities(
+        &self,
+        posed: &[Posed],
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<Option<f64>>, FilterError> {
         match self {
-            Self::Preference { models, too_long } => {
-                let found = preferences(models, posed, too_long)?;
+            Self::Preference(models) => {
+                let found = preferences(models, posed)?;
                 done(posed.len());
                 Ok(found)
             }
-            Self::Language(model) => {
+            Self::Language { model, .. } => {
                 let asked: Vec<Asked> = posed
                     .iter()
                     .map(|Posed { prompt, answers, .. }| Asked {
@@ -614,13 +669,14 @@ impl Judge {
                     })
                     .collect();
                 let answered = model.answers(&asked, done)?;
-                let of = |log_probs: &[f64]| match log_probs {
+                let of = |answered: &Answered| match answered.log_probs.as_slice() {
+                    _ if answered.cut => Some(None),
                     // Both as good as impossible: nothing is known.
-                    [first, second] if first == second => Some(0.5),
-                    [first, second] => Some(sigmoid(first - second)).filter(|p| p.is_finite()),
+                    [first, second] if first == second => Some(Some(UNDECIDED)),
+                    [first, second] => Some(sigmoid(first - second)).filter(|p| p.is_finite()).map(Some),
                     _ => None,
                 };
-                let found: Option<Vec<f64>> = answered.iter().map(|answered| of(&answered.log_probs)).collect();
+                let found: Option<Vec<Option<f64>>> = answered.iter().map(of).collect();
                 found.filter(|found| found.len() == posed.len()).ok_or_else(|| {
                     let problem = "did not give two log-probabilities for every question";
                     FilterError::Config(format!("{}: {problem}", model.name()))
@@ -640,6 +696,10 @@ impl Report {
         page += "| label | candidates | likelier than not | kept | least confidence |\n|---|---|---|---|---|\n";
         for LabelReport { label, candidates, above_half, kept, least } in &self.labels {
             let _ = writeln!(page, "| {label} | {candidates} | {above_half} | {kept} | {least:.3} |");
+        }
+        if self.too_long > 0 {
+            let _ =
+                writeln!(page, "\n{} candidates are too long for a judge and count as undecided (½).", self.too_long);
         }
         let [five, quarter, median, three_quarters, most] = self.quantiles;
         let _ = writeln!(
@@ -715,8 +775,15 @@ fn is_preference_model(path: &Path) -> Result<bool, FilterError> {
     Ok(config.output != Output::Tokens)
 }
 
-/// P[first answer] by preference models, encoded as in their training.
-fn preferences(models: &RewardModels, posed: &[Posed], too_long: &AtomicUsize) -> Result<Vec<f64>, FilterError> {
+/// As in a preference model's training, but whole.
+fn conventions(models: &RewardModels) -> Conventions {
+    let context = models.members.iter().map(|member| member.config.context).min().unwrap_or(0);
+    let own = models.config.as_ref().map(|config| config.conventions.clone()).unwrap_or_default();
+    Conventions { truncation: Truncation::Filter, ..own }.within(context)
+}
+
+/// P[first answer] by preference models; nothing for questions that are too long.
+fn preferences(models: &RewardModels, posed: &[Posed]) -> Result<Vec<Option<f64>>, FilterError> {
     let origin = Origin { path: Arc::from(Path::new("statement")), line: 0 };
     let row = |(i, Posed { prompt, answers: [first, second], rest }): (usize, &Posed)| PreferenceRow {
         origin: Origin { line: i as u64 + 1, ..origin.clone() },
@@ -727,37 +794,56 @@ fn preferences(models: &RewardModels, posed: &[Posed], too_long: &AtomicUsize) -
         target: None,
     };
     let rows: Vec<PreferenceRow> = posed.iter().enumerate().map(row).collect();
-    let context = models.members.iter().map(|member| member.config.context).min().unwrap_or(0);
-    let own = models.config.as_ref().map(|config| config.conventions.clone()).unwrap_or_default();
-    let conventions = Conventions { truncation: Truncation::Filter, ..own }.within(context);
-    let (pairs, _) = encode_pairs(&rows, &models.tokenizer, None, &conventions).map_err(LmError::from)?;
-    too_long.fetch_add(posed.len() - pairs.len(), Ordering::Relaxed);
+    let pairs = match encode_pairs(&rows, &models.tokenizer, None, &conventions(models)) {
+        Ok((pairs, _)) => pairs,
+        Err(DataError::NothingLeft { .. }) => Vec::new(),
+        Err(error) => return Err(LmError::from(error).into()),
+    };
+    let mut found = vec![None; posed.len()];
+    if pairs.is_empty() {
+        return Ok(found);
+    }
     let all = probabilities(&models.members, &pairs, &models.likelihood, PART_TOKENS);
-    let mut found = vec![0.5; posed.len()];
+    if let Some(wrong) = all.iter().find(|p| !p.is_finite()) {
+        let problem = format!("the judge finds a probability of {wrong}: are its weights finite numbers?");
+        return Err(FilterError::Config(problem));
+    }
     for (i, pair) in pairs.iter().enumerate() {
-        found[pair.row] = all.iter().skip(i).step_by(pairs.len()).sum::<f64>() / models.members.len() as f64;
+        found[pair.row] = Some(all.iter().skip(i).step_by(pairs.len()).sum::<f64>() / models.members.len() as f64);
     }
     Ok(found)
 }
 
-/// Scores of a call that was stopped, if it had the same judges and candidates; a torn line is cut off.
+/// What the judges of this head have said; a torn line is cut off.
 fn begun(path: &Path, head: &str, candidates: &[Candidate]) -> Result<Vec<Score>, FilterError> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(io(path, "read", source)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::trim_end);
     let mut scores: Vec<Score> = Vec::new();
-    if lines.next() == Some(head) {
-        let fits = |score: &Score, i: usize| candidates.get(i).is_some_and(|one| one.index == score.index);
-        for line in lines {
-            match serde_json::from_str::<Score>(line) {
-                Ok(score) if fits(&score, scores.len()) => scores.push(score),
-                _ => break,
-            }
+    match lines.next() {
+        Some(found) if found != head => {
+            let problem = "holds what other judges said: remove the file, and these are asked again".to_owned();
+            return Err(FilterError::Row { path: path.to_owned(), line: 1, problem });
+        }
+        _ => {}
+    }
+    let fits = |score: &Score, i: usize| candidates.get(i).is_some_and(|one| one.index == score.index);
+    for line in lines {
+        match serde_json::from_str::<Score>(line) {
+            Ok(score) if fits(&score, scores.len()) => scores.push(score),
+            _ => break,
         }
     }
     // Blocks are asked for whole, so that the same things are computed together.
     scores.truncate(if scores.len() < candidates.len() { scores.len() / BLOCK * BLOCK } else { scores.len() });
     let kept: String = std::iter::once(format!("{head}\n")).chain(scores.iter().map(json_line)).collect();
-    write(path, kept.as_bytes())?;
+    if kept.as_bytes() != bytes {
+        write(path, kept.as_bytes())?;
+    }
     Ok(scores)
 }
 
@@ -765,7 +851,11 @@ fn digest(behaviour: &Behaviour, candidates: &[Candidate]) -> String {
     let mut hash = Sha256::new();
     hash.update(json_line(behaviour));
     candidates.iter().for_each(|candidate| hash.update(json_line(candidate)));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Two pictures of one map: all candidates, and what was kept.
@@ -845,7 +935,10 @@ fn io(path: &Path, action: &'static str, source: std::io::Error) -> FilterError 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use burn::tensor::Device;
 
     use super::{
         FilterConfig, FilterError, Judge, Score, Truth, begun, quantile, report, rows, save, score, select, truths,
@@ -854,10 +947,17 @@ mod tests {
     use crate::evals::generate::Candidate;
     use crate::evals::model::{Answered, Asked, How, Model, ModelError, Prompt, Sampling, Written};
     use crate::evals::questions::{self, Rows};
+    use crate::lm::config::{ModelConfig, Output, SmallLlama};
+    use crate::lm::ensemble::RewardModels;
+    use crate::lm::model::Decoder;
+    use crate::lm::reward::RewardLoss;
+    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
-    /// Finds a statement with number n true of the behaviour with odds of n to 10 − n; about it where n is even.
+    /// Finds a statement with number n true of the behaviour with odds of n to 10 − n; about it where n is even. Those with
+    /// "long" are too long for it.
+    #[derive(Default)]
     struct Fake {
-        asked: AtomicUsize,
+        asked: Arc<AtomicUsize>,
     }
 
     impl Model for Fake {
@@ -876,7 +976,8 @@ mod tests {
                 done(1);
                 let odds = if asked.answers == [" Yes", " No"] { [9.0 - 8.0 * (n % 2.0), 1.0] } else { [n, 10.0 - n] };
                 // Neither is likely: only their ratio counts.
-                Answered { log_probs: odds.map(|odds| (odds * 1e-9).ln()).to_vec(), how: How::Exact }
+                let log_probs = odds.map(|odds| (odds * 1e-9).ln()).to_vec();
+                Answered { log_probs, how: How::Exact, cut: text.contains("long"), conditional: false }
             };
             Ok(asked.iter().map(one).collect())
         }
@@ -895,7 +996,7 @@ mod tests {
     }
 
     fn fake() -> Judge {
-        Judge::Language(Box::new(Fake { asked: 0.into() }))
+        Judge::Language { model: Box::new(Fake::default()), weights: None }
     }
 
     /// Statements 1 to 9, written to agree with and again to disagree with.
@@ -946,7 +1047,8 @@ mod tests {
 
     #[test]
     fn labels_out_of_balance_are_refused_with_counts() {
-        let undecided: Vec<Score> = (0..18).map(|index| Score { index, label: 0.5, relevance: None }).collect();
+        let undecided: Vec<Score> =
+            (0..18).map(|index| Score { index, label: 0.5, relevance: None, too_long: false }).collect();
         let error = select(&dogs(), &candidates(), &undecided, 5).unwrap_err().to_string();
         assert!(error.contains("likelier than not for 'agree' 0 of 9, 'disagree' 0 of 9"), "{error}");
         let scores = scored(false);
@@ -1092,41 +1194,131 @@ mod tests {
         }
     }
 
+    fn many() -> Vec<Candidate> {
+        (0..600).map(|index| Candidate { index, ..candidates()[index % 18].clone() }).collect()
+    }
+
     #[test]
-    fn a_stopped_judge_is_not_asked_again() {
+    fn a_judge_is_not_asked_again_whoever_else_was_asked_between() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.jsonl");
-        let many: Vec<Candidate> =
-            (0..600).map(|index| Candidate { index, ..candidates()[index % 18].clone() }).collect();
-        let (config, stop) = (FilterConfig::default(), AtomicBool::new(false));
-        let judge = fake();
-        let Judge::Language(model) = &judge else { panic!("a language model") };
-        assert_eq!(model.name(), "fake");
-        let ask = |stop: &AtomicBool, at: usize| {
+        let many = many();
+        let config = FilterConfig::default();
+        // Judges of other weights, which are called alike.
+        let asked = Arc::new(AtomicUsize::new(0));
+        let judge = |weights: &str| {
+            let model = Box::new(Fake { asked: Arc::clone(&asked) });
+            Judge::Language { model, weights: Some(weights.to_owned()) }
+        };
+        let ask = |weights: &str, at: usize| {
+            let stop = AtomicBool::new(false);
             let show = |done: usize| {
                 if done == at {
                     stop.store(true, Ordering::Relaxed);
                 }
             };
-            score(&dogs(), &many, &config, &judge, None, &path, stop, &show).unwrap()
+            let before = asked.load(Ordering::Relaxed);
+            let found = score(&dogs(), &many, &config, &judge(weights), None, &path, &stop, &show).unwrap();
+            (found.map(|found| found.len()), asked.load(Ordering::Relaxed) - before)
         };
-        assert_eq!(ask(&stop, 256), None);
-        let partial = folder.path().join("scores.partial.jsonl");
-        let text = std::fs::read_to_string(&partial).unwrap();
+        assert_eq!(ask("a", 256), (None, 256));
+        let judged = |key: &str| {
+            let files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.to_str().unwrap().contains(key)).collect::<Vec<_>>()
+        };
+        let own = judged("judged-").remove(0);
+        let text = std::fs::read_to_string(&own).unwrap();
         assert_eq!(text.lines().count(), 1 + 256);
         // Another block, torn.
-        std::fs::write(&partial, format!("{text}{{\"index\":256,\"la")).unwrap();
+        std::fs::write(&own, format!("{text}{{\"index\":256,\"la")).unwrap();
         let head = text.lines().next().unwrap();
-        assert_eq!(begun(&partial, head, &many).unwrap().len(), 256);
-        assert_eq!(begun(&folder.path().join("other.jsonl"), head, &many).unwrap(), []);
-        let found = ask(&AtomicBool::new(false), usize::MAX).unwrap();
-        assert_eq!(found.len(), 600);
-        assert!(!partial.exists() && path.is_file());
+        assert_eq!(begun(&own, head, &many).unwrap().len(), 256);
+        assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
+        // Another judge has a file of its own, and does not touch it.
+        assert_eq!(ask("b", usize::MAX), (Some(600), 600));
+        assert_eq!((std::fs::read_to_string(&own).unwrap(), judged("judged-").len()), (text.clone(), 2));
+        let of_b = std::fs::read(&path).unwrap();
+        assert_eq!(ask("a", usize::MAX), (Some(600), 344));
+        // Finished ones are not asked again either, and scores.jsonl is the last one's.
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(ask(&AtomicBool::new(false), usize::MAX).unwrap(), found);
-        // Scores of other judges are not gone on with.
-        std::fs::write(&partial, &text).unwrap();
-        assert_eq!(begun(&partial, "{}", &many).unwrap(), []);
+        assert_eq!(ask("a", usize::MAX), (Some(600), 0));
+        assert_eq!((ask("b", usize::MAX), std::fs::read(&path).unwrap()), ((Some(600), 0), of_b));
+        // A file that is not this judge's is not written over.
+        let error = begun(&own, "{}", &many).unwrap_err().to_string();
+        assert!(error.contains(":1: holds what other judges said: remove the file"), "{error}");
+    }
+
+    /// Reads 64 tokens, most of them a letter.
+    fn reward_model(scale: f32) -> Judge {
+        let tokens = TokenizerConfig { vocab_size: 270, min_frequency: 2, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::repeat_n("abc".to_owned(), 3), &tokens).unwrap();
+        let size = SmallLlama { vocabulary: tokenizer.vocab_size(), hidden: 16, layers: 1, heads: 2, context: 64 };
+        let config = ModelConfig { output: Output::Scores(1), tied: false, ..ModelConfig::small_llama(size) };
+        let mut decoder = Decoder::new(config, 3, &Device::flex());
+        decoder.parameters.iter_mut().for_each(|tensor| *tensor = tensor.clone() * scale);
+        Judge::Preference(Box::new(RewardModels {
+            members: vec![decoder],
+            tokenizer,
+            likelihood: RewardLoss::default().likelihood,
+            config: None,
+            remarks: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn what_is_too_long_is_undecided_and_all_too_long_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        let (config, never) = (FilterConfig::default(), AtomicBool::new(false));
+        let short = Behaviour { discrimination: "{statement} {label}".to_owned(), ..dogs() };
+        let ask = |judge: &Judge, all: &[Candidate]| {
+            score(&short, all, &config, judge, None, &path, &never, &|_| ()).map(Option::unwrap)
+        };
+        // A whole block is too long, and the next one is not.
+        let all: Vec<Candidate> = many()
+            .into_iter()
+            .map(|one| Candidate {
+                statement: if one.index < 256 {
+                    format!("{} {}", one.statement, "long ".repeat(20))
+                } else {
+                    one.statement
+                },
+                ..one
+            })
+            .collect();
+        for judge in [reward_model(1.0), fake()] {
+            let found = ask(&judge, &all).unwrap();
+            assert!(found.iter().all(|score| score.too_long == (score.index < 256)));
+            assert!(found[..256].iter().all(|score| score.label == 0.5) && found[256..].iter().any(|s| s.label != 0.5));
+            let kept = [vec![300], vec![301]];
+            let known = vec![None; all.len()];
+            let (report, _) = report(&short, &all, &found, &kept, &known, &config);
+            assert_eq!(report.too_long, 256);
+            assert!(report.to_markdown().contains("256 candidates are too long for a judge and count as undecided"));
+        }
+        let error = ask(&reward_model(1.0), &all[..256]).unwrap_err();
+        assert!(matches!(error, FilterError::NoSet { .. }));
+        let error = error.to_string();
+        let expected =
+            "behaviour 'dogs': all 256 questions have more tokens than the judge's limit of 64: take a judge with";
+        assert!(error.starts_with(expected), "{error}");
+        // Again, from what is kept.
+        assert_eq!(ask(&reward_model(1.0), &all[..256]).unwrap_err().to_string(), error);
+    }
+
+    #[test]
+    fn a_judge_whose_weights_are_no_numbers_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.jsonl");
+        let never = AtomicBool::new(false);
+        let short = Behaviour { discrimination: "{statement} {label}".to_owned(), ..dogs() };
+        let judge = reward_model(f32::NAN);
+        let found = score(&short, &candidates(), &FilterConfig::default(), &judge, None, &path, &never, &|_| ());
+        assert_eq!(
+            found.unwrap_err().to_string(),
+            "the judge finds a probability of NaN: are its weights finite numbers?"
+        );
+        assert!(!path.exists());
     }
 
     #[test]

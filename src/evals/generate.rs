@@ -73,6 +73,9 @@ pub struct Writer {
     pub name: String,
     /// Its parameters, where that is known.
     pub parameters: Option<usize>,
+    /// SHA-256 of its weights, where they are on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 /// What became of the texts of a label.
@@ -153,19 +156,31 @@ const PROVENANCE: &str = "provenance.json";
 const WRITTEN: &str = "written.jsonl";
 const CANDIDATES: &str = "candidates.jsonl";
 
-/// What is there already, if all is written; nothing if there is something to do.
+/// What is there already, if all is written; nothing if there is something to do. `weights` is the SHA-256 of the model's
+/// weights, where they are on this machine.
 ///
 /// # Errors
-/// When the folder holds statements of another configuration, or it or the examples are not what they should be.
+/// When the folder holds statements of another configuration or of other weights, or it or the examples are not what they
+/// should be.
 pub fn finished(
     behaviour: &Behaviour,
     config: &GenerateConfig,
+    weights: Option<&str>,
     out: &Path,
 ) -> Result<Option<Provenance>, GenerateError> {
     config.validate(behaviour)?;
     let folder = out.join(&behaviour.name);
     let path = folder.join(PROVENANCE);
-    let Some(found) = read_json::<Provenance>(&path)? else { return Ok(None) };
+    let Some(found) = read_json::<Provenance>(&path)? else {
+        // Whose texts these are nobody knows.
+        return match [WRITTEN, CANDIDATES].map(|name| folder.join(name)).into_iter().find(|path| path.exists()) {
+            Some(path) => {
+                let problem = format!("is there without {PROVENANCE}: remove it, or choose another --out");
+                Err(GenerateError::File { path, problem })
+            }
+            None => Ok(None),
+        };
+    };
     let wanted = provenance(behaviour, config, found.model.clone());
     let problem = |what: &str| {
         let problem =
@@ -181,11 +196,21 @@ pub fn finished(
     if (&found.config, &found.sampling) != (&wanted.config, &wanted.sampling) {
         return problem("configuration");
     }
+    if let (Some(then), Some(now)) = (found.model.weights.as_deref(), weights)
+        && then != now
+    {
+        let problem = format!(
+            "holds statements of {} as it was before: its weights have changed since; choose another --out",
+            found.config.model
+        );
+        return Err(GenerateError::File { path, problem });
+    }
     Ok(found.counts.is_some().then_some(found))
 }
 
-/// Writes statements for a behaviour into a folder of its name, and goes on where it was stopped. `done` is told how
-/// many texts are written and of how many. Nothing when stopped; the result is the same whether it was or not.
+/// Writes statements for a behaviour into a folder of its name, and goes on where it was stopped. `weights` as for
+/// [`finished`]. `done` is told how many texts are written and of how many. Nothing when stopped; the result is the same
+/// whether it was or not.
 ///
 /// # Errors
 /// [`GenerateError`]. What was written is kept.
@@ -193,20 +218,30 @@ pub fn generate(
     behaviour: &Behaviour,
     config: &GenerateConfig,
     model: &dyn Model,
+    weights: Option<&str>,
     out: &Path,
     stop: &AtomicBool,
     done: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Option<Provenance>, GenerateError> {
-    if let Some(found) = finished(behaviour, config, out)? {
+    if let Some(found) = finished(behaviour, config, weights, out)? {
         return Ok(Some(found));
+    }
+    // A server's model may be known by the server's address until it is asked.
+    model.settle()?;
+    let writer =
+        Writer { name: model.name().to_owned(), parameters: model.parameters(), weights: weights.map(str::to_owned) };
+    let mut provenance = provenance(behaviour, config, writer);
+    let prompt = |index: usize, examples: &[usize]| Prompt::Text(behaviour.prompt(index / config.count, examples));
+    let total = 2 * config.count;
+    // What cannot be finished is not begun. Without examples there are only two prompts.
+    for index in (0..total).step_by(if config.few_shot { 1 } else { config.count }) {
+        model.fits(&prompt(index, &examples(behaviour, config, index)), &provenance.sampling)?;
     }
     let folder = out.join(&behaviour.name);
     fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
-    let writer = Writer { name: model.name().to_owned(), parameters: model.parameters() };
-    let mut provenance = provenance(behaviour, config, writer);
     let path = folder.join(PROVENANCE);
     match read_json::<Provenance>(&path)? {
-        Some(found) if found.model != provenance.model => {
+        Some(found) if (&found.model.name, found.model.parameters) != (&provenance.model.name, model.parameters()) => {
             let problem = format!(
                 "was begun by the model {}, and this is {}: choose another --out, or give the same model to go on",
                 found.model.name, provenance.model.name
@@ -216,7 +251,6 @@ pub fn generate(
         Some(_) => {}
         None => write_json(&path, &provenance)?,
     }
-    let total = 2 * config.count;
     let written_path = folder.join(WRITTEN);
     let mut lines = whole_blocks(&written_path, total)?;
     while lines.len() < total {
@@ -227,10 +261,7 @@ pub fn generate(
         let block = lines.len()..total.min(lines.len() + BLOCK);
         let first = block.start;
         let shown: Vec<Vec<usize>> = block.clone().map(|index| examples(behaviour, config, index)).collect();
-        let prompts: Vec<Prompt> = block
-            .zip(&shown)
-            .map(|(index, examples)| Prompt::Text(behaviour.prompt(index / config.count, examples)))
-            .collect();
+        let prompts: Vec<Prompt> = block.zip(&shown).map(|(index, examples)| prompt(index, examples)).collect();
         let of_block = std::sync::atomic::AtomicUsize::new(0);
         let count = |more: usize| done(first + of_block.fetch_add(more, Ordering::Relaxed) + more, total);
         let written = model.write(&prompts, &provenance.sampling, first as u64, &count)?;
@@ -348,6 +379,9 @@ impl GenerateConfig {
         let wrong = |problem: String| Err(GenerateError::Config(problem));
         if self.count == 0 {
             return wrong("count = 0: must be 1 or more".to_owned());
+        }
+        if self.count.checked_mul(2).is_none() {
+            return wrong(format!("count = {}: must be at most {}", self.count, usize::MAX / 2));
         }
         if !(self.near_duplicates > 0.0 && self.near_duplicates <= 1.0) {
             let problem = "must be above 0, and at most 1, which leaves out only those with the same runs of words";
@@ -536,19 +570,34 @@ mod tests {
     use crate::evals::diversity::words;
     use crate::evals::model::{Answered, Asked, Model, ModelError, Prompt, Sampling, Written};
 
-    /// Writes what the prompt and the stream say; fails when it was asked too often.
+    /// Writes what the prompt and the stream say; fails when it was asked too often. Like a server without a name given it
+    /// is known by its own once it is settled or has written.
     struct Fake {
         calls: AtomicUsize,
         fails_at: usize,
+        settled: AtomicBool,
     }
 
     fn fake(fails_at: usize) -> Fake {
-        Fake { calls: 0.into(), fails_at }
+        Fake { calls: 0.into(), fails_at, settled: false.into() }
     }
 
     impl Model for Fake {
         fn name(&self) -> &str {
-            "fake"
+            let known = self.settled.load(Ordering::Relaxed) || self.calls.load(Ordering::Relaxed) > 0;
+            if known { "fake" } else { "http://host/v1" }
+        }
+        fn settle(&self) -> Result<(), ModelError> {
+            self.settled.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        /// Of texts with "room" it has none for more than 9 tokens.
+        fn fits(&self, prompt: &Prompt, sampling: &Sampling) -> Result<(), ModelError> {
+            let Prompt::Text(text) = prompt else { panic!("text") };
+            match text.contains("room") && sampling.max_new_tokens > 9 {
+                true => Err(ModelError::Config("no room".to_owned())),
+                false => Ok(()),
+            }
         }
         fn parameters(&self) -> Option<usize> {
             Some(7)
@@ -598,13 +647,13 @@ mod tests {
         let dogs = Behaviour::persona("dogs", "likes dogs");
         let never = AtomicBool::new(false);
         let whole = folder.path().join("whole");
-        let done = generate(&dogs, &config(), &fake(99), &whole, &never, &|_, _| ()).unwrap().unwrap();
+        let done = generate(&dogs, &config(), &fake(99), None, &whole, &never, &|_, _| ()).unwrap().unwrap();
         assert_eq!(done.counts.unwrap()[0].written, 100);
         let expected = files(&whole.join("dogs"));
 
         // The server fails at the third block.
         let broken = folder.path().join("broken");
-        let error = generate(&dogs, &config(), &fake(2), &broken, &never, &|_, _| ()).unwrap_err().to_string();
+        let error = generate(&dogs, &config(), &fake(2), None, &broken, &never, &|_, _| ()).unwrap_err().to_string();
         assert_eq!(error, "the server is gone");
         let written = broken.join("dogs/written.jsonl");
         let text = std::fs::read_to_string(&written).unwrap();
@@ -613,10 +662,13 @@ mod tests {
         // Killed while writing: the block's line is torn. A block is asked for again, the one before is not.
         std::fs::write(&written, &text[..text.len() - 9]).unwrap();
         // Stopped by Ctrl-C before the next block.
-        assert_eq!(generate(&dogs, &config(), &fake(0), &broken, &AtomicBool::new(true), &|_, _| ()).unwrap(), None);
+        assert_eq!(
+            generate(&dogs, &config(), &fake(0), None, &broken, &AtomicBool::new(true), &|_, _| ()).unwrap(),
+            None
+        );
         assert_eq!(std::fs::read_to_string(&written).unwrap().lines().count(), 64);
         let model = fake(99);
-        generate(&dogs, &config(), &model, &broken, &never, &|_, _| ()).unwrap().unwrap();
+        generate(&dogs, &config(), &model, None, &broken, &never, &|_, _| ()).unwrap().unwrap();
         assert_eq!(model.calls.load(Ordering::Relaxed), 3);
         assert_eq!(files(&broken.join("dogs")), expected);
         // Killed before the candidates were written.
@@ -626,12 +678,12 @@ mod tests {
         value["counts"] = serde_json::Value::Null;
         std::fs::write(broken.join("dogs/provenance.json"), value.to_string()).unwrap();
         let model = fake(0);
-        generate(&dogs, &config(), &model, &broken, &never, &|_, _| ()).unwrap().unwrap();
+        generate(&dogs, &config(), &model, None, &broken, &never, &|_, _| ()).unwrap().unwrap();
         assert_eq!(model.calls.load(Ordering::Relaxed), 0);
         assert_eq!(files(&broken.join("dogs")), expected);
         // Finished: nothing is asked, nothing changes.
-        assert!(finished(&dogs, &config(), &broken).unwrap().is_some());
-        generate(&dogs, &config(), &fake(0), &broken, &never, &|_, _| ()).unwrap().unwrap();
+        assert!(finished(&dogs, &config(), None, &broken).unwrap().is_some());
+        generate(&dogs, &config(), &fake(0), None, &broken, &never, &|_, _| ()).unwrap().unwrap();
         assert_eq!(files(&broken.join("dogs")), expected);
         let (found, candidates) = read(&broken.join("dogs")).unwrap();
         assert_eq!(found, done);
@@ -647,9 +699,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dogs = Behaviour::persona("dogs", "likes dogs");
         let never = AtomicBool::new(false);
-        generate(&dogs, &config(), &fake(99), folder.path(), &never, &|_, _| ()).unwrap();
+        generate(&dogs, &config(), &fake(99), None, folder.path(), &never, &|_, _| ()).unwrap();
         let error = |behaviour: &Behaviour, config: &GenerateConfig| {
-            finished(behaviour, config, folder.path()).unwrap_err().to_string()
+            finished(behaviour, config, None, folder.path()).unwrap_err().to_string()
         };
         let other = GenerateConfig { seed: 1, ..config() };
         assert!(
@@ -661,6 +713,7 @@ mod tests {
         assert!(error(&cats, &config()).contains("of another description of the behaviour"));
         for (config, expected) in [
             (GenerateConfig { count: 0, ..config() }, "count = 0: must be 1 or more"),
+            (GenerateConfig { count: usize::MAX / 2 + 1, ..config() }, ": must be at most "),
             (GenerateConfig { near_duplicates: 0.0, ..config() }, "near_duplicates = 0: must be above 0"),
             (GenerateConfig { near_duplicates: f64::NAN, ..config() }, "near_duplicates = NaN: must be above 0"),
             (GenerateConfig { temperature: Some(-1.0), ..config() }, "temperature"),
@@ -684,6 +737,61 @@ mod tests {
         assert!(matches!(found, GenerateError::Io { .. }), "{found}");
         let empty = tempfile::tempdir().unwrap();
         assert!(folders(empty.path()).unwrap_err().to_string().contains("holds no statements"));
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_models_name_from_the_first_behaviour_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let [dogs, cats] = ["dogs", "cats"].map(|name| Behaviour::persona(name, name));
+        let (never, at_once) = (AtomicBool::new(false), AtomicBool::new(true));
+        let model = fake(99);
+        let first = generate(&dogs, &config(), &model, None, folder.path(), &never, &|_, _| ()).unwrap().unwrap();
+        assert_eq!(first.model.name, "fake");
+        // Stopped in the second behaviour; another process goes on.
+        assert_eq!(generate(&cats, &config(), &model, None, folder.path(), &at_once, &|_, _| ()).unwrap(), None);
+        let second = generate(&cats, &config(), &fake(99), None, folder.path(), &never, &|_, _| ()).unwrap().unwrap();
+        assert_eq!(second.model, first.model);
+    }
+
+    #[test]
+    fn texts_of_other_weights_or_of_nobody_are_not_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let dogs = Behaviour::persona("dogs", "likes dogs");
+        let (never, at_once) = (AtomicBool::new(false), AtomicBool::new(true));
+        let error = |weights: Option<&str>| finished(&dogs, &config(), weights, out).unwrap_err().to_string();
+        // Begun, and finished.
+        for stop in [&at_once, &never] {
+            generate(&dogs, &config(), &fake(99), Some("a"), out, stop, &|_, _| ()).unwrap();
+            let found = error(Some("b"));
+            assert!(
+                found.contains("holds statements of fake as it was before: its weights have changed since"),
+                "{found}"
+            );
+        }
+        assert_eq!(finished(&dogs, &config(), Some("a"), out).unwrap().unwrap().model.weights.as_deref(), Some("a"));
+        // A finished folder may be read after the model is gone.
+        assert!(finished(&dogs, &config(), None, out).unwrap().is_some());
+        std::fs::remove_file(out.join("dogs/provenance.json")).unwrap();
+        let found = error(Some("a"));
+        assert!(found.contains("written.jsonl: is there without provenance.json: remove it, or choose"), "{found}");
+        std::fs::remove_file(out.join("dogs/written.jsonl")).unwrap();
+        let found = error(Some("a"));
+        assert!(found.contains("candidates.jsonl: is there without provenance.json"), "{found}");
+    }
+
+    #[test]
+    fn what_leaves_no_room_is_not_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        // Only the prompt of the second label is too long.
+        let dogs =
+            Behaviour { labels: ["agree", "room"].map(str::to_owned), ..Behaviour::persona("dogs", "likes dogs") };
+        let dogs = Behaviour { generation: "{label}".to_owned(), ..dogs };
+        let never = AtomicBool::new(false);
+        let model = fake(99);
+        let found = generate(&dogs, &config(), &model, None, folder.path(), &never, &|_, _| ()).unwrap_err();
+        assert_eq!(found.to_string(), "no room");
+        assert!(!folder.path().join("dogs").exists() && model.calls.load(Ordering::Relaxed) == 0);
     }
 
     #[test]
@@ -743,7 +851,7 @@ mod tests {
             .collect();
         let config = GenerateConfig { few_shot: true, ..config() };
         let never = AtomicBool::new(false);
-        let found = generate(&dogs, &config, &fake(99), folder.path(), &never, &|_, _| ()).unwrap().unwrap();
+        let found = generate(&dogs, &config, &fake(99), None, folder.path(), &never, &|_, _| ()).unwrap().unwrap();
         assert!(found.prompts[0].ends_with("\n-{examples}"));
         let (_, candidates) = read(&folder.path().join("dogs")).unwrap();
         assert!(candidates.iter().all(|one| one.examples.len() == 5));

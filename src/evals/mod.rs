@@ -12,6 +12,7 @@ pub mod behaviour;
 pub mod diversity;
 pub mod endpoint;
 pub mod filter;
+mod folder;
 pub mod generate;
 pub mod measure;
 pub mod model;

@@ -1,9 +1,12 @@
 //! Whatever answers questions and writes texts: a folder of this machine, or a server.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::endpoint::{Endpoint, EndpointConfig, EndpointError};
 use crate::device::{self, DeviceChoice, DeviceError};
@@ -16,16 +19,37 @@ use crate::lm::model::Decoder;
 use crate::lm::run::{LmError, eos_of, tokenizer_of};
 use crate::lm::sample::{Completion, Finish, SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
-use crate::lm::train::cut;
+use crate::lm::train::cut as in_parts;
 use crate::nn::to_host;
 
 /// Something that answers and writes.
 pub trait Model: Send + Sync {
-    /// What tables call it.
+    /// What tables call it; a server without a name given is known by its own once this is settled.
     fn name(&self) -> &str;
+
+    /// Finds out what it is called, so that the name does not change from then on.
+    ///
+    /// # Errors
+    /// [`ModelError`]: a server that does not answer, or has several models.
+    fn settle(&self) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// Number of its parameters, where that is known.
     fn parameters(&self) -> Option<usize>;
+
+    /// The most tokens that it reads and writes together, where that is known.
+    fn context(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether it can write as much as is wanted after a prompt, as far as that is known before.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the lengths, where it cannot.
+    fn fits(&self, _prompt: &Prompt, _sampling: &Sampling) -> Result<(), ModelError> {
+        Ok(())
+    }
 
     /// How likely every answer to every question is. `done` is told of how many more questions are answered, from several
     /// threads.
@@ -38,7 +62,7 @@ pub trait Model: Send + Sync {
     /// written in pieces; a server is given `seed + first + i`.
     ///
     /// # Errors
-    /// [`ModelError`], likewise.
+    /// [`ModelError`], likewise; and for a prompt that leaves no room.
     fn write(
         &self,
         prompts: &[Prompt],
@@ -77,6 +101,11 @@ pub struct Answered {
     pub log_probs: Vec<f64>,
     /// How they were found.
     pub how: How,
+    /// Whether the prompt lost its beginning, being too long.
+    pub cut: bool,
+    /// Whether they are conditional on what the answers have in common at their beginning, so that their sum says nothing
+    /// about other answers.
+    pub conditional: bool,
 }
 
 /// How probabilities of answers were found.
@@ -157,6 +186,44 @@ pub fn open(spec: &str, config: &EndpointConfig, template: Option<&str>) -> Resu
     Ok(Box::new(Local::open(Path::new(spec), template)?))
 }
 
+/// SHA-256 of a folder's weights, whole, in shards or of adapters: the names and bytes of its *.safetensors files. Nothing
+/// for a folder without, or none at all, such as a server's address.
+pub(crate) fn weights_digest(folder: &Path) -> Result<Option<String>, std::io::Error> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
+            files.push(path);
+        }
+    }
+    if files.is_empty() {
+        return Ok(None);
+    }
+    files.sort();
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; READ_BYTES];
+    for path in files {
+        let mut file = File::open(&path)?;
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        // With their lengths, so that no byte of one can stand for one of another.
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update(file.metadata()?.len().to_le_bytes());
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => hash.update(&buffer[..count]),
+            }
+        }
+    }
+    Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
 impl Form {
     /// The prompt of a question.
     #[must_use]
@@ -216,12 +283,16 @@ pub struct Local {
     template: Option<ChatTemplate>,
     eos: Vec<u32>,
     remarks: Vec<String>,
-    /// Prompts that lost their beginning, being too long.
+    /// Questions that lost their beginning, being too long.
     cut: std::sync::atomic::AtomicUsize,
 }
 
 /// Tokens that are computed together.
 const PART_TOKENS: usize = 2048;
+/// Characters of a prompt that a message shows.
+const SHOWN: usize = 80;
+/// Bytes of weights that are read at once.
+const READ_BYTES: usize = 1 << 20;
 
 impl Local {
     /// Reads a folder; `template` is a chat template by name or file.
@@ -275,14 +346,29 @@ impl Local {
         Ok(self.tokenizer.encode(text, special).map_err(LmError::from)?)
     }
 
-    /// The last tokens that leave room for `room` more.
-    fn fitted(&self, mut ids: Vec<u32>, room: usize) -> Vec<u32> {
-        let most = self.decoder.config.context.saturating_sub(room).max(1);
-        if ids.len() > most {
-            self.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            ids.drain(..ids.len() - most);
+    /// A prompt's tokens, which leave room for `room` more: one without its beginning would be another prompt.
+    fn prompt_ids(&self, prompt: &Prompt, room: usize) -> Result<Vec<u32>, ModelError> {
+        let (text, special) = self.text(prompt)?;
+        let mut ids = self.encode(&text, special)?;
+        if ids.is_empty() {
+            // A model that was trained on texts between EOS tokens begins one after it.
+            ids.extend(self.eos.first());
         }
-        ids
+        let context = self.decoder.config.context;
+        match ids.len() {
+            0 => Err(ModelError::Config(format!(
+                "{}: a prompt is empty, and there is no token to begin with",
+                self.name
+            ))),
+            length if length.saturating_add(room) > context => Err(ModelError::Config(format!(
+                "{}: a prompt has {length} tokens, and {room} are to be written after it, but the context has {context}: \
+                 let it write fewer (evals generate --max-new-tokens), show fewer or shorter examples, or take a model \
+                 with a longer context; the prompt begins: {:?}",
+                self.name,
+                text.chars().take(SHOWN).collect::<String>()
+            ))),
+            _ => Ok(ids),
+        }
     }
 
     /// What a completion adds to its prompt's text: some tokenizers drop a space at the beginning of a text.
@@ -294,8 +380,9 @@ impl Local {
         Ok(all.strip_prefix(&before_text).map_or_else(|| decode(written), |text| Ok(text.to_owned()))?)
     }
 
-    /// A question with each of its answers, tokenised together: an answer begins where these differ from the question.
-    fn encoded(&self, asked: &Asked) -> Result<Vec<Encoded>, ModelError> {
+    /// A question with each of its answers, tokenised together: an answer begins where these differ from the question. And
+    /// whether the question lost its beginning.
+    fn encoded(&self, asked: &Asked) -> Result<(Vec<Encoded>, bool), ModelError> {
         let (prompt, special) = self.text(&asked.prompt)?;
         let prompt_ids = self.encode(&prompt, special)?;
         let mut all = Vec::with_capacity(asked.answers.len());
@@ -324,7 +411,7 @@ impl Local {
             encoded.ids.drain(..over);
             encoded.prompt_len = shared - over;
         });
-        Ok(all)
+        Ok((all, over > 0))
     }
 }
 
@@ -337,9 +424,21 @@ impl Model for Local {
         Some(self.decoder.config.parameters())
     }
 
+    fn context(&self) -> Option<usize> {
+        Some(self.decoder.config.context)
+    }
+
+    fn fits(&self, prompt: &Prompt, sampling: &Sampling) -> Result<(), ModelError> {
+        self.prompt_ids(prompt, sampling.max_new_tokens).map(|_| ())
+    }
+
     fn answers(&self, asked: &[Asked], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
-        let encoded: Vec<Vec<Encoded>> =
-            asked.par_iter().map(|asked| self.encoded(asked)).collect::<Result<_, ModelError>>()?;
+        let (encoded, cut): (Vec<Vec<Encoded>>, Vec<bool>) = asked
+            .par_iter()
+            .map(|asked| self.encoded(asked))
+            .collect::<Result<Vec<_>, ModelError>>()?
+            .into_iter()
+            .unzip();
         let all: Vec<usize> = (0..encoded.len()).collect();
         let length = |i: usize| encoded[i].iter().map(|one| one.ids.len()).max().unwrap_or(0);
         let of_part = |part: &Vec<usize>| {
@@ -357,9 +456,10 @@ impl Model for Local {
             let one = |&i: &usize| sums.by_ref().take(encoded[i].len()).collect();
             part.iter().map(one).collect::<Vec<Vec<f64>>>()
         };
-        let parts = cut(length, &all, PART_TOKENS);
+        let parts = in_parts(length, &all, PART_TOKENS);
         let found: Vec<Vec<f64>> = parts.par_iter().flat_map(of_part).collect();
-        Ok(found.into_iter().map(|log_probs| Answered { log_probs, how: How::Exact }).collect())
+        let one = |(log_probs, cut)| Answered { log_probs, how: How::Exact, cut, conditional: false };
+        Ok(found.into_iter().zip(cut).map(one).collect())
     }
 
     fn write(
@@ -369,22 +469,8 @@ impl Model for Local {
         first: u64,
         done: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Written>, ModelError> {
-        let mut ids = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            let (text, special) = self.text(prompt)?;
-            let mut own = self.encode(&text, special)?;
-            if own.is_empty() {
-                // A model that was trained on texts between EOS tokens begins one after it.
-                own.extend(self.eos.first());
-            }
-            ids.push(self.fitted(own, sampling.max_new_tokens));
-        }
-        if ids.iter().any(Vec::is_empty) {
-            return Err(ModelError::Config(format!(
-                "{}: a prompt is empty, and there is no token to begin with",
-                self.name
-            )));
-        }
+        let ids: Vec<Vec<u32>> =
+            prompts.iter().map(|prompt| self.prompt_ids(prompt, sampling.max_new_tokens)).collect::<Result<_, _>>()?;
         // What follows stays the same when more is written, so a stop text that was seen is there to stay.
         let goes_on = |number: usize, written: &[u32]| {
             sampling.stop.is_empty()
@@ -404,7 +490,10 @@ impl Model for Local {
         let cut = self.cut.load(std::sync::atomic::Ordering::Relaxed);
         let note = (cut > 0).then(|| {
             let context = self.decoder.config.context;
-            format!("{}: {cut} prompts did not fit the context of {context} tokens and lost their beginning", self.name)
+            format!(
+                "{}: {cut} questions did not fit the context of {context} tokens and lost their beginning",
+                self.name
+            )
         });
         self.remarks.iter().cloned().chain(note).collect()
     }
@@ -417,5 +506,90 @@ fn name_of(folder: &Path) -> String {
         Some(name) if name == "model" => folder.parent().and_then(own).unwrap_or(name),
         Some(name) => name,
         None => folder.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use burn::tensor::Device;
+
+    use super::{Asked, Local, Model as _, Prompt, Sampling, weights_digest};
+    use crate::lm::config::{ModelConfig, SmallLlama};
+    use crate::lm::model::Decoder;
+    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
+
+    /// Reads 32 tokens, each a letter.
+    fn local() -> Local {
+        let tokens = TokenizerConfig { vocab_size: 258, min_frequency: 9, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::once("abc".to_owned()), &tokens).unwrap();
+        let size = SmallLlama { vocabulary: tokenizer.vocab_size(), hidden: 16, layers: 1, heads: 2, context: 32 };
+        let decoder = Decoder::new(ModelConfig::small_llama(size), 3, &Device::flex());
+        Local::new("tiny".to_owned(), decoder, tokenizer, None, Vec::new())
+    }
+
+    #[test]
+    fn questions_that_were_cut_are_told_of() {
+        let local = local();
+        let asked: Vec<Asked> = [20, 28, 29, 40]
+            .map(|length| Asked {
+                prompt: Prompt::Text("q".repeat(length)),
+                answers: [" Yes", " No"].map(str::to_owned).to_vec(),
+            })
+            .to_vec();
+        let found = local.answers(&asked, &|_| ()).unwrap();
+        // " Yes" has four tokens.
+        assert_eq!(found.iter().map(|one| one.cut).collect::<Vec<_>>(), [false, false, true, true]);
+        assert!(found.iter().all(|one| !one.conditional));
+        assert_eq!(found[2].log_probs, found[3].log_probs);
+        assert_eq!(
+            local.remarks(),
+            ["tiny: 2 questions did not fit the context of 32 tokens and lost their beginning"]
+        );
+    }
+
+    #[test]
+    fn a_prompt_without_room_after_it_is_refused_with_its_lengths() {
+        let local = local();
+        let of = |length: usize, max_new_tokens: usize| {
+            let prompt = Prompt::Text("q".repeat(length));
+            let sampling = Sampling { max_new_tokens, ..Sampling::default() };
+            let fits = local.fits(&prompt, &sampling).map_err(|error| error.to_string());
+            let written = local.write(&[prompt], &sampling, 0, &|_| ()).map_err(|error| error.to_string());
+            assert_eq!(fits, written.map(|_| ()));
+            fits
+        };
+        assert_eq!(of(20, 12), Ok(()));
+        let found = of(20, 13).unwrap_err();
+        let expected = "tiny: a prompt has 20 tokens, and 13 are to be written after it, but the context has 32: let it write \
+                        fewer (evals generate --max-new-tokens)";
+        assert!(
+            found.starts_with(expected) && found.ends_with("the prompt begins: \"qqqqqqqqqqqqqqqqqqqq\""),
+            "{found}"
+        );
+        assert!(of(1, usize::MAX).is_err() && of(33, 1).is_err());
+        assert_eq!(local.context(), Some(32));
+    }
+
+    #[test]
+    fn a_folders_digest_is_of_all_its_weights_and_of_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = || weights_digest(folder.path()).unwrap();
+        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+        assert_eq!(of(), None);
+        write("config.json", b"{}");
+        assert_eq!(of(), None);
+        write("b.safetensors", b"xy");
+        let one = of();
+        // Lengths before contents: printf '\15\0\0\0\0\0\0\0b.safetensors\2\0\0\0\0\0\0\0xy' | sha256sum.
+        assert_eq!(one.as_deref(), Some("a164731ae54d11761af6a3407751f898b1b1cd21b05ac2fb503086aed4e5124a"));
+        write("config.json", b"{ }");
+        assert_eq!(of(), one);
+        write("adapter_model.safetensors", b"");
+        let two = of();
+        write("b.safetensors", b"xz");
+        assert!(two != one && of() != two);
+        assert_eq!(weights_digest(std::path::Path::new("http://127.0.0.1:8080/v1#m")).unwrap(), None);
     }
 }

@@ -227,15 +227,17 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), QuestionsError> {
 fn read_file(path: &Path) -> Result<Set, QuestionsError> {
     let io = |source| QuestionsError::Io { path: path.to_owned(), source };
     let mut objects: Vec<(usize, Map<String, Value>)> = Vec::new();
-    for (i, line) in BufReader::new(File::open(path).map_err(io)?).lines().enumerate() {
-        let line = line.map_err(io)?;
+    for (i, line) in BufReader::new(File::open(path).map_err(io)?).split(b'\n').enumerate() {
+        let row = |problem: String| QuestionsError::Row { path: path.to_owned(), line: i + 1, problem };
+        let line = String::from_utf8(line.map_err(io)?).map_err(|error| {
+            let before = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).chars().count();
+            row(format!("is not UTF-8 after {before} characters; expected a JSON object on every line"))
+        })?;
         if line.trim().is_empty() {
             continue;
         }
-        let object = serde_json::from_str(line.trim_start_matches('\u{feff}')).map_err(|error| {
-            let problem = format!("{error}; expected a JSON object on every line, as in anthropics/evals");
-            QuestionsError::Row { path: path.to_owned(), line: i + 1, problem }
-        })?;
+        let object = serde_json::from_str(line.trim_start_matches('\u{feff}'))
+            .map_err(|error| row(format!("{error}; expected a JSON object on every line, as in anthropics/evals")))?;
         objects.push((i + 1, object));
     }
     let Some((_, first)) = objects.first() else {
@@ -250,7 +252,7 @@ fn read_file(path: &Path) -> Result<Set, QuestionsError> {
     } else if has("sentence_with_blank") {
         Rows::Sentences(rows(path, objects, check_sentence)?)
     } else if has("occupation") && has("BLS_percent_women_2019") {
-        Rows::Occupations(rows(path, objects, |_| Ok(()))?)
+        Rows::Occupations(rows(path, objects, |one: &Occupation| check_percent(one.percent_women))?)
     } else {
         let found: Vec<&str> = first.keys().map(String::as_str).collect();
         let problem = format!(
@@ -288,12 +290,29 @@ fn check_question(question: &Question) -> Result<(), String> {
     if question.answers().any(|answer| answer.trim().is_empty()) {
         return Err("answer_matching_behavior and answer_not_matching_behavior: must not be empty".to_owned());
     }
-    let answers: Vec<&str> = question.answers().collect();
-    match answers.iter().enumerate().find(|(i, answer)| answers[..*i].contains(answer)) {
-        Some((_, twice)) => {
-            Err(format!("the answer {twice:?} both matches the behaviour and does not, or stands twice"))
+    if let Some(confidence) = question.label_confidence.filter(|confidence| !(0.5..=1.0).contains(confidence)) {
+        return Err(format!("label_confidence: is {confidence}: must be a probability of 0.5 or more, up to 1"));
+    }
+    check_answers(&question.answers().collect::<Vec<_>>())
+}
+
+/// Each answer is another one, and none is the beginning of another: its probability would be counted in both.
+fn check_answers(answers: &[&str]) -> Result<(), String> {
+    for (i, answer) in answers.iter().enumerate() {
+        if answers[..i].contains(answer) {
+            return Err(format!("the answer {answer:?} both matches the behaviour and does not, or stands twice"));
         }
-        None => Ok(()),
+        if let Some(longer) = answers.iter().find(|other| other.starts_with(answer) && *other != answer) {
+            return Err(format!("the answer {answer:?} is the beginning of {longer:?}: none may begin with another"));
+        }
+    }
+    Ok(())
+}
+
+fn check_percent(percent_women: f64) -> Result<(), String> {
+    match (0.0..=100.0).contains(&percent_women) {
+        true => Ok(()),
+        false => Err(format!("BLS_percent_women_2019: is {percent_women}: must be a percentage, from 0 to 100")),
     }
 }
 
@@ -302,6 +321,9 @@ fn check_sentence(sentence: &Sentence) -> Result<(), String> {
         3 => {}
         found => return Err(format!("pronoun_options: there are {found}: must be 3, such as he, she, they")),
     }
+    let pronouns: Vec<&str> = sentence.pronoun_options.iter().map(String::as_str).collect();
+    check_answers(&pronouns).map_err(|problem| format!("pronoun_options: {problem}"))?;
+    check_percent(sentence.percent_women)?;
     match sentence.sentence_with_blank.contains('_') {
         true => Ok(()),
         false => Err("sentence_with_blank: has no '_'".to_owned()),
@@ -425,5 +447,30 @@ mod tests {
         assert!(error(r#"[1, 2]"#).starts_with("set.jsonl:1: invalid type"), "{}", error("[1, 2]"));
         let two = r#"{"occupation": "cook", "sentence_with_blank": "_", "pronoun_options": ["he"], "BLS_percent_women_2019": 1}"#;
         assert_eq!(error(two), "set.jsonl:1: pronoun_options: there are 1: must be 3, such as he, she, they");
+        let sure = PERSONA.replace("0.9", "93");
+        assert_eq!(error(&sure), "set.jsonl:1: label_confidence: is 93: must be a probability of 0.5 or more, up to 1");
+        let begins = r#"{"question": "Is it?", "answer_matching_behavior": " No", "answer_not_matching_behavior": [" Yes", " No opinion"]}"#;
+        assert_eq!(
+            error(begins),
+            "set.jsonl:1: the answer \" No\" is the beginning of \" No opinion\": none may begin with another"
+        );
+        assert!(error(&begins.replace(" No\"", " No opinion, no\"")).contains("\" No opinion\" is the beginning of"));
+        for rest in [r#", "sentence_with_blank": "_", "pronoun_options": ["he", "she", "they"]"#, ""] {
+            let row = format!("{{\"occupation\": \"cook\", \"BLS_percent_women_2019\": 1160{rest}}}");
+            let expected = "set.jsonl:1: BLS_percent_women_2019: is 1160: must be a percentage, from 0 to 100";
+            assert_eq!(error(&row), expected);
+        }
+        let twins = r#"{"occupation": "cook", "sentence_with_blank": "_", "pronoun_options": ["he", "her", "they"], "BLS_percent_women_2019": 1}"#;
+        assert!(error(twins).contains("pronoun_options: the answer \"he\" is the beginning of \"her\""));
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_is_named_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set.jsonl");
+        let bytes = [PERSONA.as_bytes(), b"\n\n{\"question\": \"\xe9t\xe9\"}\n"].concat();
+        std::fs::write(&path, bytes).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("set.jsonl:3: is not UTF-8 after 14 characters; expected a JSON object on every line"));
     }
 }

@@ -1,37 +1,32 @@
 //! Models on sets of questions, in a folder.
-//!
-//! ```text
-//! OUT/
-//!   config.toml           what was asked for
-//!   items/MODEL/SET.jsonl one object for each question: probabilities of its answers
-//!   results.jsonl         one object for each model and set, flat, for tables (Python: datasets, pandas)
-//!   results.json          the same in full
-//! ```
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
+use super::endpoint;
+use super::folder::{self, Place, io, key, line, read_lines, safe, write};
+pub use super::folder::{read_filled, read_items, read_outcomes};
 use super::measure::{
-    Behaviour, Filled, Free, Item, Items, MeasureConfig, Pronouns, answer_freely, ask, behaviour, drawn, fill,
-    fingerprint, pronouns,
+    Behaviour, Filled, Free, Item, MeasureConfig, Pronouns, answer_freely, ask, behaviour, drawn, fill, fingerprint,
+    fingerprint_of_sentences, pronouns,
 };
-use super::model::{Model, ModelError};
-use super::questions::{self, QuestionsError, Rows, Set};
-use crate::lm::config::ModelConfig;
+use super::model::{Model, ModelError, weights_digest};
+use super::questions::{self, Question, QuestionsError, Rows, Sentence, Set};
+use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{LmSummary, StageKind};
-use crate::run::archive::write_atomically;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
     /// Files or folders of questions.
+    #[serde(serialize_with = "folder::shown")]
     pub sets: Vec<PathBuf>,
     /// How they are asked.
     pub measure: MeasureConfig,
@@ -53,6 +48,9 @@ pub struct ModelEntry {
     /// Steps of preference training that it has had, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
+    /// SHA-256 of its weights, of a folder; a run finds it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
 }
 
 /// A model on a set.
@@ -125,7 +123,7 @@ impl ModelEntry {
     #[must_use]
     pub fn of(spec: &str) -> Self {
         if let Some((_, name)) = server(spec) {
-            return Self { name, spec: spec.to_owned(), parameters: None, steps: None };
+            return Self { name, spec: spec.to_owned(), parameters: None, steps: None, weights: None };
         }
         let given = Path::new(spec);
         let (folder, run) = match (given.join("model/config.json").is_file(), given.parent()) {
@@ -142,17 +140,17 @@ impl ModelEntry {
         });
         let config = ModelConfig::read(&folder.join("config.json")).ok();
         let parameters = config.map(|(config, _)| config.parameters());
-        Self { name, spec: folder.display().to_string(), parameters, steps }
+        Self { name, spec: folder.display().to_string(), parameters, steps, weights: None }
     }
 }
 
-/// Gives models that are called alike different names.
+/// Gives models that are called alike, or whose names would be the same folder's, different names.
 pub fn name_apart(models: &mut [ModelEntry]) {
     let mut taken = BTreeSet::new();
     for model in models {
         let wanted = model.name.clone();
         let mut number = 2;
-        while !taken.insert(model.name.clone()) {
+        while !taken.insert(key(&model.name)) {
             model.name = format!("{wanted}-{number}");
             number += 1;
         }
@@ -163,7 +161,7 @@ pub fn name_apart(models: &mut [ModelEntry]) {
 /// its spec.
 ///
 /// # Errors
-/// [`EvalsError`]; what was answered before is kept, set by set, and a later call goes on from there.
+/// [`EvalsError`]; what was answered before is kept, block by block, and a later call goes on from there.
 pub fn run(
     config: &RunConfig,
     folder: &Path,
@@ -173,6 +171,10 @@ pub fn run(
 ) -> Result<Option<Vec<Outcome>>, EvalsError> {
     if config.models.is_empty() {
         return Err(EvalsError::Config("models: there is none: give a folder or a server (--model SPEC)".to_owned()));
+    }
+    // An address that must not be stored, as it holds a password, is refused before anything is.
+    for model in &config.models {
+        endpoint::check(&model.spec).map_err(ModelError::from)?;
     }
     let mut sets = Vec::new();
     for path in &config.sets {
@@ -189,170 +191,199 @@ pub fn run(
         return Err(EvalsError::Config("sets: there is no question: give a file or folder (--data FILE …)".to_owned()));
     }
     let names = set_names(&sets);
+    let mut config = config.clone();
+    for entry in &mut config.models {
+        entry.weights = checked(&entry.spec, open)?;
+    }
     fs::create_dir_all(folder).map_err(|source| io(folder, "make the folder", source))?;
-    same_config(config, folder)?;
-    let mut outcomes = Vec::new();
+    let known = folder::remember(&config, folder)?;
+    let (mut outcomes, mut has_card) = (Vec::new(), true);
     for entry in &config.models {
-        let mut model: Option<Box<dyn Model>> = None;
-        for (set, name) in sets.iter().zip(&names) {
-            let file = folder.join("items").join(safe(&entry.name)).join(format!("{name}.jsonl"));
-            let free_file = file.with_extension("free.json");
-            if !file.exists() {
-                let model = match &mut model {
-                    Some(model) => model,
-                    none => none.insert(open(&entry.spec)?),
-                };
-                let what = format!("{}, {name}", entry.name);
-                if !answered(&**model, set, &config.measure, &file, &free_file, &what, stop, shown)? {
-                    return Ok(None);
-                }
-            }
-            outcomes.push(outcome(entry, set, name, &config.measure, &file, &free_file)?);
-        }
-        for remark in model.iter().flat_map(|model| model.remarks()) {
-            shown.note(&format!("note: {remark}"));
+        let ended = all_sets(entry, &sets, &names, &config.measure, folder, open, stop, shown, &mut outcomes);
+        // What there is can be reported, whatever happens to the next set or model.
+        folder::write_results(folder, &known.models, &outcomes)?;
+        has_card = folder::write_card(folder)?;
+        if !ended? {
+            return Ok(None);
         }
     }
-    write_results(folder, &outcomes)?;
+    if !has_card {
+        shown.note(&format!("{}: has a README.md of its own: Python's datasets is told nothing", folder.display()));
+    }
     Ok(Some(outcomes))
 }
 
-/// Outcomes of a run's folder.
-///
-/// # Errors
-/// When there are none.
-pub fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
-    let path = folder.join("results.json");
-    let text =
-        fs::read_to_string(&path).map_err(|source| io(&path, "read the results (is the run finished?)", source))?;
-    serde_json::from_str(&text).map_err(|error| EvalsError::Config(format!("{}: {error}", path.display())))
+/// Sees before the first question whether there is such a model: found after hours of another one, a wrong name is dear.
+/// The digest of its weights, where there are any on this machine.
+fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {
+    if server(spec).is_some() {
+        // Nothing is asked yet: the address and the cache are looked at.
+        drop(open(spec)?);
+        return Ok(None);
+    }
+    let folder = Path::new(spec);
+    let file = folder.join("config.json");
+    if file.is_file() {
+        let (config, _) = ModelConfig::read(&file).map_err(|error| EvalsError::Config(error.to_string()))?;
+        if config.output != Output::Tokens {
+            return Err(EvalsError::Config(format!("{spec}: is a model that scores, not one that writes")));
+        }
+    } else if !folder.join("adapter_config.json").is_file() {
+        return Err(EvalsError::Config(format!(
+            "{spec}: no config.json and no adapter_config.json here: this is not a model's folder"
+        )));
+    }
+    weights_digest(folder).map_err(|source| io(folder, "read the weights", source))
 }
 
-/// What a model of a run answered to a set of questions.
-///
-/// # Errors
-/// When its file is missing, or is not of questions.
-pub fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<Item>, EvalsError> {
-    read_lines(&folder.join("items").join(safe(model)).join(format!("{set}.jsonl")))
+/// A model and a set.
+struct Asking<'a> {
+    entry: &'a ModelEntry,
+    set: &'a Set,
+    name: &'a str,
+    config: &'a MeasureConfig,
+    place: Place,
+    /// Which questions of the set.
+    numbers: Vec<usize>,
 }
 
-fn answered(
-    model: &dyn Model,
-    set: &Set,
+/// False where it was stopped.
+fn all_sets(
+    entry: &ModelEntry,
+    sets: &[Set],
+    names: &[String],
     config: &MeasureConfig,
-    file: &Path,
-    free_file: &Path,
-    what: &str,
+    folder: &Path,
+    open: &Open<'_>,
     stop: &AtomicBool,
     shown: &dyn Shown,
+    outcomes: &mut Vec<Outcome>,
 ) -> Result<bool, EvalsError> {
-    let count = match &set.rows {
-        Rows::Questions(questions) => questions.len(),
-        Rows::Sentences(sentences) => sentences.len(),
-        Rows::Occupations(_) => return Ok(true),
-    };
-    let numbers = drawn(count, config);
-    let mut lines = String::new();
-    let mut line = |value: serde_json::Value| lines += &format!("{value}\n");
-    for (block, numbers) in numbers.chunks(BLOCK).enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        shown.count(what, block * BLOCK, count.min(if config.limit > 0 { config.limit } else { count }));
-        match &set.rows {
-            Rows::Questions(questions) => {
-                ask(model, questions, numbers, config, &|_| ())?.iter().for_each(|item| line(json!(item)));
+    let mut model: Option<Box<dyn Model>> = None;
+    for (set, name) in sets.iter().zip(names) {
+        let count = match &set.rows {
+            Rows::Questions(questions) => questions.len(),
+            Rows::Sentences(sentences) => sentences.len(),
+            Rows::Occupations(_) => continue,
+        };
+        let place = Place::new(folder, &entry.name, name, &set.rows);
+        let asking = Asking { entry, set, name, config, place, numbers: drawn(count, config) };
+        if !asking.place.answers.exists() {
+            let model = match &mut model {
+                Some(model) => model,
+                none => none.insert(open(&entry.spec)?),
+            };
+            if !answered(&**model, &asking, stop, shown)? {
+                return Ok(false);
             }
-            Rows::Sentences(sentences) => {
-                fill(model, sentences, numbers, config.form, &|_| ())?.iter().for_each(|filled| line(json!(filled)));
-            }
-            Rows::Occupations(_) => {}
         }
+        outcomes.push(outcome(&asking)?);
     }
-    let parent = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|source| io(parent, "make the folder", source))?;
-    if let (Rows::Questions(questions), true) = (&set.rows, config.free_answers > 0) {
-        let free = answer_freely(model, questions, &numbers, config)?;
-        write(free_file, &(json!(free).to_string() + "\n"))?;
+    for remark in model.iter().flat_map(|model| model.remarks()) {
+        shown.note(&format!("note: {remark}"));
     }
-    shown.count(what, numbers.len(), numbers.len());
-    write(file, &lines)?;
     Ok(true)
 }
 
-fn outcome(
-    entry: &ModelEntry,
-    set: &Set,
-    name: &str,
-    config: &MeasureConfig,
-    file: &Path,
-    free_file: &Path,
-) -> Result<Outcome, EvalsError> {
-    let items = match &set.rows {
+/// Asks a set, and writes the answers down; false where it was stopped.
+fn answered(model: &dyn Model, asking: &Asking<'_>, stop: &AtomicBool, shown: &dyn Shown) -> Result<bool, EvalsError> {
+    let Asking { entry, set, name, config, place, numbers } = asking;
+    let what = format!("{}, {name}", entry.name);
+    let head = json!({ "asked": digest(asking), "measure": config, "weights": entry.weights });
+    let mut lines = folder::begun(&place.partial, &head, numbers.len(), BLOCK)?;
+    while lines.len() < numbers.len() {
+        shown.count(&what, lines.len(), numbers.len());
+        if stop.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let block = &numbers[lines.len()..numbers.len().min(lines.len() + BLOCK)];
+        let new: Vec<String> = match &set.rows {
+            Rows::Questions(questions) => {
+                let items = ask(model, questions, block, config, &|_| ())?;
+                items.iter().map(|item| line(&entry.name, name, item)).collect()
+            }
+            Rows::Sentences(sentences) => {
+                let filled = fill(model, sentences, block, config.form, &|_| ())?;
+                filled.iter().map(|filled| line(&entry.name, name, filled)).collect()
+            }
+            Rows::Occupations(_) => return Ok(true),
+        };
+        folder::append(&place.partial, &new)?;
+        lines.extend(new);
+    }
+    shown.count(&what, numbers.len(), numbers.len());
+    if let (Rows::Questions(questions), true) = (&set.rows, config.free_answers > 0) {
+        let free = answer_freely(model, questions, numbers, config)?;
+        folder::make_parent(&place.free)?;
+        write(&place.free, &line(&entry.name, name, &free))?;
+    }
+    folder::make_parent(&place.answers)?;
+    write(&place.answers, &lines.concat())?;
+    folder::end(&place.partial)?;
+    Ok(true)
+}
+
+/// SHA-256 of the rows that are asked, with all of their fields.
+fn digest(asking: &Asking<'_>) -> String {
+    let mut hash = Sha256::new();
+    for &number in &asking.numbers {
+        let row = match &asking.set.rows {
+            Rows::Questions(questions) => json!([number, questions[number]]),
+            Rows::Sentences(sentences) => json!([number, sentences[number]]),
+            Rows::Occupations(_) => continue,
+        };
+        hash.update(format!("{row}\n"));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the answers that are there say, if they are to these questions.
+fn outcome(asking: &Asking<'_>) -> Result<Outcome, EvalsError> {
+    let Asking { entry, set, name, config, place, numbers } = asking;
+    let file = &place.answers;
+    let other = || {
+        EvalsError::Config(format!(
+            "{}: holds answers to other questions than {} has now: remove it, or choose another --out",
+            file.display(),
+            set.path.display()
+        ))
+    };
+    let (asked, found) = match &set.rows {
         Rows::Questions(questions) => {
             let items: Vec<Item> = read_lines(file)?;
-            let numbers = drawn(questions.len(), config);
-            let same = items.len() == numbers.len()
-                && items.iter().zip(&numbers).all(|(item, &number)| item.question == questions[number].question);
-            if !same {
-                return Err(EvalsError::Config(format!(
-                    "{}: holds answers to other questions than {} has now: remove it, or choose another --out",
-                    file.display(),
-                    set.path.display()
-                )));
+            let same = |(item, &number): (&Item, &usize)| item.index == number && is_of(item, &questions[number]);
+            if items.len() != numbers.len() || !items.iter().zip(numbers).all(same) {
+                return Err(other());
             }
-            Items::Questions(items)
+            (fingerprint(&items, config), Found::Behaviour(Box::new(behaviour(&items, config.seed))))
         }
-        Rows::Sentences(_) | Rows::Occupations(_) => Items::Sentences(read_lines::<Filled>(file)?),
+        Rows::Sentences(sentences) => {
+            let filled: Vec<Filled> = read_lines(file)?;
+            let asked: Vec<&Sentence> = numbers.iter().map(|&number| &sentences[number]).collect();
+            let same = |((filled, &number), sentence): ((&Filled, &usize), &&Sentence)| {
+                filled.index == number && is_of_sentence(filled, sentence)
+            };
+            if filled.len() != numbers.len() || !filled.iter().zip(numbers).zip(&asked).all(same) {
+                return Err(other());
+            }
+            (fingerprint_of_sentences(&asked, config), Found::Pronouns(pronouns(&filled, config.seed)))
+        }
+        Rows::Occupations(_) => return Err(other()),
     };
-    let free = fs::read_to_string(free_file).ok().and_then(|text| serde_json::from_str(&text).ok());
-    let (asked, found) = match &items {
-        Items::Questions(items) => (fingerprint(items), Found::Behaviour(Box::new(behaviour(items, config.seed)))),
-        Items::Sentences(filled) => (name.to_owned(), Found::Pronouns(pronouns(filled, config.seed))),
-    };
-    Ok(Outcome { model: entry.clone(), set: name.to_owned(), asked, found, free })
+    let free = fs::read_to_string(&place.free).ok().and_then(|text| serde_json::from_str(&text).ok());
+    Ok(Outcome { model: (*entry).clone(), set: (*name).to_owned(), asked, found, free })
 }
 
-fn write_results(folder: &Path, outcomes: &[Outcome]) -> Result<(), EvalsError> {
-    let lines: String = outcomes.iter().map(|outcome| format!("{}\n", flat(outcome))).collect();
-    write(&folder.join("results.jsonl"), &lines)?;
-    let whole = serde_json::to_string_pretty(outcomes).expect("plain structs always serialise") + "\n";
-    write(&folder.join("results.json"), &whole)
+fn is_of(item: &Item, question: &Question) -> bool {
+    item.question == question.question
+        && item.label_confidence == question.label_confidence
+        && question.answers().eq(item.answers.iter().map(String::as_str))
 }
 
-/// One row, with the same fields whatever was measured.
-fn flat(outcome: &Outcome) -> serde_json::Value {
-    let Outcome { model, set, asked, found, free } = outcome;
-    let (behaviour, pronouns) = match found {
-        Found::Behaviour(behaviour) => (Some(behaviour), None),
-        Found::Pronouns(pronouns) => (None, Some(pronouns)),
-    };
-    let correlation = pronouns.and_then(|found| found.correlation);
-    let both = behaviour.and_then(|found| found.both_ways);
-    json!({
-        "model": model.name, "parameters": model.parameters, "steps": model.steps, "set": set, "asked": asked,
-        "questions": behaviour.map_or_else(|| pronouns.map(|found| found.sentences), |found| Some(found.questions)),
-        "chance": behaviour.map(|found| found.chance),
-        "matching": behaviour.map(|found| found.matching.value),
-        "matching_low": behaviour.map(|found| found.matching.interval[0]),
-        "matching_high": behaviour.map(|found| found.matching.interval[1]),
-        "both_ways": both.map(|found| found.value),
-        "both_ways_low": both.map(|found| found.interval[0]),
-        "both_ways_high": both.map(|found| found.interval[1]),
-        "likeliest": behaviour.map(|found| found.likeliest.value),
-        "off_label": behaviour.map_or_else(|| pronouns.map(|found| found.off_label), |found| Some(found.off_label)),
-        "first_choice": behaviour.and_then(|found| found.first_choice),
-        "ceiling": behaviour.and_then(|found| found.ceiling),
-        "floor": behaviour.and_then(|found| found.floor),
-        "between": behaviour.and_then(|found| found.between),
-        "calibration_error": behaviour.map(|found| found.calibration_error),
-        "refusals": free.map(|free| free.refusals), "free_answers": free.map(|free| free.asked),
-        "skew": pronouns.map(|found| found.skew.value),
-        "correlation": correlation.map(|found| found.value),
-        "correlation_low": correlation.map(|found| found.interval[0]),
-        "correlation_high": correlation.map(|found| found.interval[1]),
-        "how": behaviour.map_or_else(|| pronouns.map(|found| found.how), |found| Some(found.how)),
-    })
+fn is_of_sentence(filled: &Filled, sentence: &Sentence) -> bool {
+    filled.sentence == sentence.sentence_with_blank
+        && filled.occupation == sentence.occupation
+        && filled.percent_women == sentence.percent_women
 }
 
 /// Names of sets: that of the file, and of its folder where two files are called alike.
@@ -364,20 +395,17 @@ fn set_names(sets: &[Set]) -> Vec<String> {
             folder.map_or_else(|| set.name.clone(), |folder| format!("{folder}-{}", set.name))
         }
     };
+    let mut taken = BTreeSet::new();
     let mut names: Vec<String> = sets.iter().map(|set| safe(&of(set))).collect();
-    for i in 0..names.len() {
-        if names[..i].contains(&names[i]) {
-            names[i] = format!("{}-{}", names[i], i + 1);
+    for name in &mut names {
+        let wanted = name.clone();
+        let mut number = 2;
+        while !taken.insert(key(name)) {
+            *name = format!("{wanted}-{number}");
+            number += 1;
         }
     }
     names
-}
-
-/// A name as part of a path.
-fn safe(name: &str) -> String {
-    let fine = |c: char| if c.is_alphanumeric() || "-_.+".contains(c) { c } else { '_' };
-    let name: String = name.chars().map(fine).collect();
-    if name.chars().all(|c| c == '.') { format!("_{name}") } else { name }
 }
 
 /// Address and model's name of a server's spec.
@@ -389,49 +417,260 @@ fn server(spec: &str) -> Option<(String, String)> {
     })
 }
 
-/// A folder belongs to one way of asking; sets and models may be added.
-fn same_config(config: &RunConfig, folder: &Path) -> Result<(), EvalsError> {
-    let path = folder.join("config.toml");
-    if let Ok(text) = fs::read_to_string(&path) {
-        let found: RunConfig = toml::from_str(&text)
-            .map_err(|error| EvalsError::Config(format!("{}: {}", path.display(), error.message())))?;
-        if found.measure != config.measure {
-            return Err(EvalsError::Config(format!(
-                "{}: its questions were asked in another way: choose another --out, or give the same form, limit and seed",
-                path.display()
-            )));
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::{BLOCK, EvalsError, ModelEntry, Outcome, RunConfig, Shown, name_apart, read_outcomes, run};
+    use crate::evals::measure::MeasureConfig;
+    use crate::evals::model::{Answered, Asked, How, Model, ModelError, Prompt, Sampling, Written};
+
+    /// Says yes with ¾; counts what it is asked, and fails or stops after some of it.
+    #[derive(Clone, Default)]
+    struct Fake {
+        asked: Arc<AtomicUsize>,
+        stop: Arc<AtomicBool>,
+        /// Blocks that are answered before it is stopped.
+        stops_after: Option<usize>,
+        fails: bool,
+    }
+
+    impl Model for Fake {
+        fn name(&self) -> &str {
+            "fake"
         }
-        for model in &config.models {
-            if let Some(other) = found.models.iter().find(|other| other.name == model.name && other.spec != model.spec)
-            {
-                return Err(EvalsError::Config(format!(
-                    "{}: has a model {} that is {}, and this is {}: choose another --out",
-                    path.display(),
-                    model.name,
-                    other.spec,
-                    model.spec
-                )));
+
+        fn parameters(&self) -> Option<usize> {
+            None
+        }
+
+        fn answers(&self, asked: &[Asked], _done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
+            if self.fails {
+                return Err(ModelError::Config("is broken".to_owned()));
             }
+            let before = self.asked.fetch_add(asked.len(), Ordering::Relaxed);
+            if self.stops_after.is_some_and(|blocks| before + asked.len() >= blocks * BLOCK) {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            let log_prob = |answer: &String| if answer == " Yes" { 0.75_f64.ln() } else { 0.25_f64.ln() };
+            let one = |asked: &Asked| Answered {
+                log_probs: asked.answers.iter().map(log_prob).collect(),
+                how: How::Exact,
+                cut: false,
+                conditional: false,
+            };
+            Ok(asked.iter().map(one).collect())
+        }
+
+        fn write(
+            &self,
+            prompts: &[Prompt],
+            _sampling: &Sampling,
+            _first: u64,
+            _done: &(dyn Fn(usize) + Sync),
+        ) -> Result<Vec<Written>, ModelError> {
+            Ok(prompts.iter().map(|_| Written { text: " Yes".to_owned(), ended: true }).collect())
+        }
+
+        fn remarks(&self) -> Vec<String> {
+            Vec::new()
         }
     }
-    let text = toml::to_string(config).expect("a configuration always serialises");
-    write(&path, &text)
-}
 
-fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalsError> {
-    let text = fs::read_to_string(path).map_err(|source| io(path, "read the answers", source))?;
-    let one = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| {
-            EvalsError::Config(format!("{}:{}: {error}: remove the file, and it is asked again", path.display(), i + 1))
-        })
-    };
-    text.lines().enumerate().map(one).collect()
-}
+    struct Quiet;
 
-fn write(path: &Path, text: &str) -> Result<(), EvalsError> {
-    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
-}
+    impl Shown for Quiet {
+        fn note(&self, _text: &str) {}
 
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> EvalsError {
-    EvalsError::Io { path: path.to_owned(), action, source }
+        fn count(&self, _what: &str, _done: usize, _of: usize) {}
+    }
+
+    fn persona(path: &Path, count: usize, change: impl Fn(&mut serde_json::Value)) {
+        let one = |i: usize| {
+            let (matching, other) = if i.is_multiple_of(2) { (" Yes", " No") } else { (" No", " Yes") };
+            let mut row = serde_json::json!({
+                "question": format!("Is it {i}?"), "label_confidence": 0.9, "answer_matching_behavior": matching,
+                "answer_not_matching_behavior": other,
+            });
+            if i == count - 1 {
+                change(&mut row);
+            }
+            format!("{row}\n")
+        };
+        fs::write(path, (0..count).map(one).collect::<String>()).unwrap();
+    }
+
+    fn entry(name: &str, spec: &str) -> ModelEntry {
+        ModelEntry { name: name.to_owned(), spec: spec.to_owned(), parameters: None, steps: None, weights: None }
+    }
+
+    /// A model's folder, as far as it is looked at before the first question.
+    fn model(folder: &Path, weights: &str) -> String {
+        fs::create_dir_all(folder).unwrap();
+        let config = serde_json::json!({
+            "model_type": "gpt2", "vocab_size": 10, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_positions": 8,
+        });
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        fs::write(folder.join("model.safetensors"), weights).unwrap();
+        folder.display().to_string()
+    }
+
+    fn asked(
+        models: &[ModelEntry],
+        data: &[PathBuf],
+        out: &Path,
+        fake: &Fake,
+    ) -> Result<Option<Vec<Outcome>>, EvalsError> {
+        let measure = MeasureConfig { free_answers: 2, ..MeasureConfig::default() };
+        let config = RunConfig { sets: data.to_vec(), measure, models: models.to_vec() };
+        let open = |spec: &str| -> Result<Box<dyn Model>, ModelError> {
+            Ok(Box::new(Fake { fails: spec.contains("broken"), ..fake.clone() }))
+        };
+        fake.stop.store(false, Ordering::Relaxed);
+        run(&config, out, &open, &fake.stop, &Quiet)
+    }
+
+    fn names(out: &Path) -> Vec<String> {
+        read_outcomes(out).unwrap().into_iter().map(|outcome| outcome.model.name).collect()
+    }
+
+    #[test]
+    fn models_of_earlier_calls_stay_and_a_name_stays_one_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, data) = (folder.path().join("out"), vec![folder.path().join("set.jsonl")]);
+        persona(&data[0], 6, |_| ());
+        let fake = Fake::default();
+        asked(&[entry("dpo", "http://a/v1#x")], &data, &out, &fake).unwrap().unwrap();
+        asked(&[entry("other", "http://a/v1#y")], &data, &out, &fake).unwrap().unwrap();
+        assert_eq!(names(&out), ["dpo", "other"]);
+        assert_eq!(fs::read_to_string(out.join("results.jsonl")).unwrap().lines().count(), 2);
+        let error = asked(&[entry("dpo", "http://a/v1#z")], &data, &out, &fake).unwrap_err().to_string();
+        assert!(error.contains("has answers of a model dpo that is http://a/v1#x"), "{error}");
+        // Another name that would be the same folder.
+        let error = asked(&[entry("DPO", "http://a/v1#x")], &data, &out, &fake).unwrap_err().to_string();
+        assert!(error.contains("and DPO is http://a/v1#x"), "{error}");
+        // The same again asks nothing, and what is known of a model now is shown everywhere.
+        let before = fake.asked.load(Ordering::Relaxed);
+        let sized = ModelEntry { parameters: Some(1000), ..entry("dpo", "http://a/v1#x") };
+        asked(&[sized], &data, &out, &fake).unwrap().unwrap();
+        assert_eq!(fake.asked.load(Ordering::Relaxed), before);
+        assert_eq!(read_outcomes(&out).unwrap()[0].model.parameters, Some(1000));
+        assert_eq!(names(&out), ["dpo", "other"]);
+        // What has no answers any more has no results.
+        fs::remove_dir_all(out.join("items/other")).unwrap();
+        asked(&[entry("third", "http://a/v1#y")], &data, &out, &fake).unwrap().unwrap();
+        assert_eq!(names(&out), ["dpo", "third"]);
+
+        let mut alike = ["org/m", "org:m", "Org/M", "m"].map(|name| entry(name, "http://a/v1"));
+        name_apart(&mut alike);
+        assert_eq!(alike.map(|model| model.name), ["org/m", "org:m-2", "Org/M-3", "m"]);
+    }
+
+    #[test]
+    fn answers_to_other_questions_or_of_other_weights_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, data) = (folder.path().join("out"), vec![folder.path().join("set.jsonl")]);
+        let fake = Fake::default();
+        let spec = model(&folder.path().join("m"), "weights");
+        let again = || asked(&[entry("m", &spec)], &data, &out, &fake);
+        persona(&data[0], 6, |_| ());
+        again().unwrap().unwrap();
+        let changes: [fn(&mut serde_json::Value); 3] = [
+            |row| row["label_confidence"] = 0.8.into(),
+            |row| row["answer_not_matching_behavior"] = " Maybe".into(),
+            |row| row["question"] = "Is it?".into(),
+        ];
+        for change in changes {
+            persona(&data[0], 6, change);
+            let error = again().unwrap_err().to_string();
+            assert!(error.contains("holds answers to other questions than"), "{error}");
+        }
+        persona(&data[0], 6, |_| ());
+        again().unwrap().unwrap();
+        model(&folder.path().join("m"), "trained further");
+        let error = again().unwrap_err().to_string();
+        assert!(error.contains("the model m had other weights when it answered"), "{error}");
+        // Where nothing was answered, there is nothing to mistake.
+        fs::remove_dir_all(out.join("items")).unwrap();
+        fs::remove_dir_all(out.join("free")).unwrap();
+        again().unwrap().unwrap();
+    }
+
+    #[test]
+    fn sentences_are_held_against_the_set_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, data) = (folder.path().join("out"), vec![folder.path().join("set.jsonl")]);
+        let fake = Fake::default();
+        let write = |women: f64, sentence: &str| {
+            let row = serde_json::json!({
+                "occupation": "cook", "sentence_with_blank": sentence, "pronoun_options": ["he", "she", "they"],
+                "BLS_percent_women_2019": women,
+            });
+            fs::write(&data[0], format!("{row}\n")).unwrap();
+        };
+        write(40.0, "The cook said _ was late.");
+        let models = [entry("m", "http://a/v1#m")];
+        let found = asked(&models, &data, &out, &fake).unwrap().unwrap();
+        assert!(out.join("pronouns/m/set.jsonl").is_file() && found[0].asked != "set");
+        for (women, sentence) in [(60.0, "The cook said _ was late."), (40.0, "The cook knew _ was late.")] {
+            write(women, sentence);
+            let error = asked(&models, &data, &out, &fake).unwrap_err().to_string();
+            assert!(error.contains("holds answers to other questions than"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_answered_before_a_stop_is_not_asked_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = vec![folder.path().join("set.jsonl")];
+        let [out, whole] = ["out", "whole"].map(|name| folder.path().join(name));
+        let count = BLOCK + 10;
+        persona(&data[0], count, |_| ());
+        let models = [entry("m", "http://a/v1#m")];
+        let stopping = Fake { stops_after: Some(1), ..Fake::default() };
+        assert_eq!(asked(&models, &data, &out, &stopping).unwrap(), None);
+        let partial = out.join("partial/m/set.jsonl");
+        assert_eq!(fs::read_to_string(&partial).unwrap().lines().count(), 1 + BLOCK);
+        assert!(!out.join("items").exists());
+        // A torn line is asked again; so is what is not a whole block.
+        let mut torn = fs::read(&partial).unwrap();
+        torn.extend(b"{\"model\": \"m\"}\n{\"ind");
+        fs::write(&partial, torn).unwrap();
+        let fake = Fake::default();
+        asked(&models, &data, &out, &fake).unwrap().unwrap();
+        assert_eq!(fake.asked.load(Ordering::Relaxed), 10);
+        assert!(!out.join("partial").exists());
+        asked(&models, &data, &whole, &fake).unwrap().unwrap();
+        for file in ["items/m/set.jsonl", "free/m/set.json", "results.json"] {
+            assert_eq!(fs::read(out.join(file)).unwrap(), fs::read(whole.join(file)).unwrap(), "{file}");
+        }
+        // Answers to other questions are neither taken nor lost.
+        fs::remove_dir_all(out.join("items")).unwrap();
+        assert_eq!(asked(&models, &data, &out, &Fake { stops_after: Some(1), ..Fake::default() }).unwrap(), None);
+        let kept = fs::read(&partial).unwrap();
+        persona(&data[0], count, |row| row["label_confidence"] = 0.8.into());
+        let error = asked(&models, &data, &out, &fake).unwrap_err().to_string();
+        assert!(error.contains("partial/m/set.jsonl: holds answers to other questions"), "{error}");
+        assert_eq!(fs::read(&partial).unwrap(), kept);
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_found_first_and_one_that_fails_keeps_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, data) = (folder.path().join("out"), vec![folder.path().join("set.jsonl")]);
+        persona(&data[0], 6, |_| ());
+        let fake = Fake::default();
+        let good = entry("good", "http://a/v1#good");
+        let typo = folder.path().join("typo").display().to_string();
+        let error = asked(&[good.clone(), entry("typo", &typo)], &data, &out, &fake).unwrap_err().to_string();
+        assert!(error.contains("typo: no config.json and no adapter_config.json here"), "{error}");
+        assert!(fake.asked.load(Ordering::Relaxed) == 0 && !out.exists());
+        let broken = entry("broken", "http://a/v1#broken");
+        let error = asked(&[good, broken], &data, &out, &fake).unwrap_err().to_string();
+        assert!(error.contains("is broken"), "{error}");
+        assert_eq!(names(&out), ["good"]);
+    }
 }

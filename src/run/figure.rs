@@ -110,7 +110,7 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return write(path, |svg| {
             let root = SVGBackend::with_string(svg, CURVES_SIZE).into_drawing_area();
-            draw_curves(&root, 1, title, axes, series)?;
+            draw_curves(&root, 1, title, axes, None, series)?;
             root.present()?;
             Ok(())
         });
@@ -121,7 +121,7 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
     let draw = || -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let mut rgb = vec![0; 3 * width as usize * height as usize];
         let root = BitMapBackend::with_buffer(&mut rgb, (width, height)).into_drawing_area();
-        draw_curves(&root, PICTURE_SCALE, title, axes, series)?;
+        draw_curves(&root, PICTURE_SCALE, title, axes, None, series)?;
         root.present()?;
         drop(root);
         let rgba = rgb.chunks(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect();
@@ -139,6 +139,8 @@ pub struct Panel {
     pub title: String,
     /// What lies along and what lies up.
     pub axes: [String; 2],
+    /// Lowest and highest value of what lies up; where there is none, those of the curves.
+    pub heights: Option<[f64; 2]>,
     /// Its curves.
     pub series: Vec<Series>,
 }
@@ -153,8 +155,10 @@ pub fn panels(path: &Path, panels: &[Panel]) -> Result<(), RunError> {
     write(path, |svg| {
         let size = (2 * width, height * u32::try_from(rows)?);
         let root = SVGBackend::with_string(svg, size).into_drawing_area();
-        for (area, Panel { title, axes: [along, up], series }) in root.split_evenly((rows, 2)).iter().zip(panels) {
-            draw_curves(area, 1, title, [along, up], series)?;
+        for (area, Panel { title, axes: [along, up], heights, series }) in
+            root.split_evenly((rows, 2)).iter().zip(panels)
+        {
+            draw_curves(area, 1, title, [along, up], *heights, series)?;
         }
         root.present()?;
         Ok(())
@@ -169,6 +173,9 @@ const SMALL: f64 = 50.0;
 
 /// Share of the largest place beyond which the smallest one is where a figure begins.
 const FAR_FROM_ZERO: f64 = 0.5;
+
+/// Width of a letter in the names of bars, pixels.
+const LETTER: u32 = 7;
 
 /// Pixels of a picture for each of its figure's: sharp in print and on dense screens.
 const PICTURE_SCALE: u32 = 2;
@@ -190,6 +197,7 @@ fn draw_curves<B: DrawingBackend>(
     scale: u32,
     title: &str,
     [along, up]: [&str; 2],
+    range: Option<[f64; 2]>,
     series: &[Series],
 ) -> Result<(), Box<dyn std::error::Error>>
 where
@@ -205,7 +213,10 @@ where
     let least = along_all().fold(f64::INFINITY, f64::min);
     let first = if least > FAR_FROM_ZERO * last && least < last { least } else { least.min(0.0) };
     let heights = points().flat_map(|point| point.interval.unwrap_or([point.y; 2]));
-    let range = padded(heights.chain(dots().map(|dot| dot.1)));
+    let range = match range {
+        Some([low, high]) => (low, high),
+        None => padded(heights.chain(dots().map(|dot| dot.1))),
+    };
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(root)
         .caption(title, font(16))
@@ -232,6 +243,10 @@ where
         let radius = 2 * scale;
         chart.draw_series(series.dots.iter().map(|&dot| Circle::new(dot, radius, color.mix(0.45).filled())))?;
         let line = series.points.iter().map(|point| (point.x, point.y));
+        if series.points.len() == 1 {
+            // A line of one point is nothing.
+            chart.draw_series(line.clone().map(|point| Circle::new(point, radius, color.filled())))?;
+        }
         let length = 16 * i32::try_from(scale)?;
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(2 * scale)))?
@@ -260,14 +275,16 @@ pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), R
     let range = padded(all.filter(|v| v.is_finite()));
     let height = 90 + 34 * u32::try_from(bars.len()).unwrap_or(100);
     let count = bars.len();
+    let letters = bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
+    let names = u32::try_from(letters).unwrap_or(u32::MAX).saturating_mul(LETTER).clamp(170, 400);
     let draw = |svg: &mut String| -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, (720, height)).into_drawing_area();
+        let root = SVGBackend::with_string(svg, (550 + names, height)).into_drawing_area();
         root.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&root)
             .caption(title, (FONT, 15))
             .margin(12)
             .x_label_area_size(32)
-            .y_label_area_size(170)
+            .y_label_area_size(names)
             .build_cartesian_2d(range.0..range.1, -0.5..count as f64 - 0.5)?;
         let name = |y: &f64| {
             let row = count as f64 - 1.0 - y.round();

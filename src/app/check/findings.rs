@@ -88,7 +88,7 @@ fn hint(name: &str) -> &'static str {
             "Questions whose label at least two thirds of their raters chose; \"can't tell\" is no choice of it"
         }
         "Fleiss' κ" => {
-            "Agreement of the raters beyond chance, 1 at best, over the questions that all of them have answered"
+            "Agreement of the raters beyond chance, 1 at best, over the questions that two or more of them have answered"
         }
         "relevance, 1 to 5" => "Mean ± standard deviation over all answers, and how many were 1/2/3/4/5",
         "called clear by all" => "Questions that none of their raters called ambiguous",

@@ -80,8 +80,10 @@ pub(super) enum Request {
         /// Who answers.
         rater: String,
     },
-    /// Keep the present item's answer.
+    /// Keep an item's answer.
     Answer {
+        /// What was asked when it was given: an answer to what is no longer asked is none.
+        turn: Turn,
         /// The answer's text; nothing for "can't tell".
         label: Option<String>,
         /// 1 to 5.
@@ -144,8 +146,9 @@ impl Check {
                 return Ok(());
             }
             (_, None) => return Ok(()),
-            (Request::Answer { label, relevance, ambiguous }, Some(open)) => {
-                let Some(turn) = open.next else { return Ok(()) };
+            // Several keys of one frame may each complete an answer: the next question was not seen yet.
+            (Request::Answer { turn, .. }, Some(open)) if open.next != Some(turn) => return Ok(()),
+            (Request::Answer { turn, label, relevance, ambiguous }, Some(open)) => {
                 let answer = Answer {
                     rater: open.rater.clone(),
                     item: turn.item,
@@ -167,7 +170,8 @@ impl Check {
             (Request::Report, Some(open)) => {
                 folder::finish(&mut open.validation, &open.rater).map_err(|error| error.to_string())?;
                 // Read again: others may have answered meanwhile.
-                open.report = Some(report::write(&open.validation.path).map_err(|error| error.to_string())?);
+                let report = report::write(&open.validation.path, Some(&open.rater));
+                open.report = Some(report.map_err(|error| error.to_string())?);
                 open
             }
         };
@@ -223,7 +227,7 @@ fn begin(path: &Path, wanted: &Wanted, rater: &str) -> Result<Open, String> {
     let rater = rater_name(rater)?.to_owned();
     let validation = folder::begin(path, wanted).map_err(|error| error.to_string())?;
     let report = match is_final(&validation.events, &rater) {
-        true => Some(report::write(path).map_err(|error| error.to_string())?),
+        true => Some(report::write(path, Some(&rater)).map_err(|error| error.to_string())?),
         false => None,
     };
     let mut open = Open {

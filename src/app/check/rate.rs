@@ -165,7 +165,7 @@ fn act(open: &mut Open, turn: Turn, wanted: Do, requests: &mut Vec<Request>) {
         Label::Right => Some(answers[1 - turn.first].clone()),
         Label::CannotTell => None,
     };
-    requests.push(Request::Answer { label, relevance, ambiguous });
+    requests.push(Request::Answer { turn, label, relevance, ambiguous });
 }
 
 fn header(ui: &mut Ui, theme: &Theme, open: &Open) {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
-use crate::evals::filter::{self as lib, FilterConfig, Judge, Report, shown};
+use crate::evals::filter::{self as lib, FilterConfig, FilterError, Judge, Report, shown};
 use crate::evals::generate::{folders, read};
 
 #[derive(Debug, Args)]
@@ -75,21 +75,35 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
     let relevance = config.relevance_judge.as_ref().map(|_| other.as_ref().unwrap_or(&judge));
     let stop = on_interrupt()?;
     let (progress, started) = (Progress::new(), Instant::now());
-    let mut reports = Vec::new();
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for (behaviour, candidates, truths) in &all {
         let own = out.join(&behaviour.name);
         std::fs::create_dir_all(&own).map_err(|error| Failure::usage(format!("{}: {error}", own.display())))?;
         let count = |done| progress.count(&format!("{}: statements judged", behaviour.name), done, candidates.len());
         let path = own.join("scores.jsonl");
-        let scores = lib::score(behaviour, candidates, &config, &judge, relevance, &path, &stop, &count)?;
-        let Some(scores) = scores else {
-            progress.finish();
-            return Err(Failure::interrupted(format!(
-                "what is judged is kept; go on with the same command and --out {}",
-                out.display()
-            )));
+        let scores = lib::score(behaviour, candidates, &config, &judge, relevance, &path, &stop, &count);
+        let kept = match scores {
+            Ok(Some(scores)) => {
+                lib::select(behaviour, candidates, &scores, config.per_label).map(|kept| (scores, kept))
+            }
+            Ok(None) => {
+                progress.finish();
+                return Err(Failure::interrupted(format!(
+                    "what is judged is kept; go on with the same command and --out {}",
+                    out.display()
+                )));
+            }
+            Err(error) => Err(error),
         };
-        let kept = lib::select(behaviour, candidates, &scores, config.per_label)?;
+        let (scores, kept) = match kept {
+            Ok(found) => found,
+            // Other behaviours may make their sets.
+            Err(error @ FilterError::NoSet { .. }) => {
+                failures.push(error.to_string());
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let rows = lib::rows(behaviour, candidates, &scores, &kept, config.seed);
         let (report, map) = lib::report(behaviour, candidates, &scores, &kept, truths, &config);
         let set = lib::save(&out, behaviour, &rows, &report, &map)?;
@@ -104,15 +118,22 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
     print_line(&format!("judge: {}, {}", config.judge, judge.kind()));
     reports.iter().for_each(|(report, _)| describe(report));
     let seconds = started.elapsed().as_secs_f64();
-    print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
+    if !reports.is_empty() {
+        print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
+    }
     if args.shared.json {
-        let sets: Vec<_> = reports.iter().map(|(report, set)| json!({"set": set, "report": report})).collect();
+        // Paths as text: one that is no UTF-8 has no JSON.
+        let one = |(report, set): &(Report, PathBuf)| json!({"set": set.display().to_string(), "report": report});
+        let sets: Vec<_> = reports.iter().map(one).collect();
         print_json(&json!({
-            "sets": sets, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
-            "wall_seconds": seconds, "out": out,
+            "sets": sets, "failures": failures, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
+            "wall_seconds": seconds, "out": out.display().to_string(),
         }));
     }
-    Ok(())
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::usage(failures.join("\n"))),
+    }
 }
 
 fn describe(report: &Report) {
@@ -126,6 +147,9 @@ fn describe(report: &Report) {
         report.ceiling,
         report.floor
     ));
+    if report.too_long > 0 {
+        print_line(&format!("  {} candidates are too long for a judge and count as undecided (½)", report.too_long));
+    }
     if let Some(truth) = &report.truth {
         let of = |accuracy: Option<lib::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
         print_line(&format!("  labels right: unfiltered {}; filtered {}", of(truth.before), of(truth.after)));

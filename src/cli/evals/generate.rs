@@ -1,6 +1,6 @@
 //! `evals generate`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -11,7 +11,7 @@ use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::behaviour::{self, EXAMPLE};
 use crate::evals::generate::{self as lib, GenerateConfig, Provenance};
-use crate::evals::model::Model;
+use crate::evals::model::{Model, weights_digest};
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -88,9 +88,11 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         seed: args.seed,
     };
     // Everything is checked before anything is written.
+    let weights = weights_digest(Path::new(spec))
+        .map_err(|error| Failure::usage(format!("{spec}: its weights cannot be read: {error}")))?;
     let mut all = Vec::with_capacity(behaviours.len());
     for own in &behaviours {
-        all.push(lib::finished(own, &config, &args.out)?);
+        all.push(lib::finished(own, &config, weights.as_deref(), &args.out)?);
     }
     args.shared.threads.apply()?;
     let stop = on_interrupt()?;
@@ -105,7 +107,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
             none => none.insert(args.models.open(spec)?),
         };
         let count = |done, of| progress.count(&format!("{}: texts", own.name), done, of);
-        *found = lib::generate(own, &config, model.as_ref(), &args.out, &stop, &count)?;
+        *found = lib::generate(own, &config, model.as_ref(), weights.as_deref(), &args.out, &stop, &count)?;
         if found.is_none() {
             progress.finish();
             return Err(Failure::interrupted(format!(
@@ -129,12 +131,14 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
             .map(|one| {
                 json!({
                     "name": one.behaviour.name, "labels": one.behaviour.labels, "counts": one.counts,
-                    "candidates": args.out.join(&one.behaviour.name).join("candidates.jsonl"),
+                    // Not as a path: one that is no UTF-8 has no JSON.
+                    "candidates": args.out.join(&one.behaviour.name).join("candidates.jsonl").display().to_string(),
                 })
             })
             .collect();
         print_json(&json!({
-            "behaviours": behaviours, "model": spec, "seed": config.seed, "wall_seconds": seconds, "out": args.out,
+            "behaviours": behaviours, "model": spec, "seed": config.seed, "wall_seconds": seconds,
+            "out": args.out.display().to_string(),
         }));
     }
     Ok(())

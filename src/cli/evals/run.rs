@@ -84,6 +84,8 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             limit: args.limit,
             free_answers: args.free,
             seed: args.seed,
+            // Only conversations are written by a template.
+            chat_template: args.models_args.chat_template.clone().filter(|_| args.form == Form::Chat),
         },
         models: models(args)?,
     };
@@ -93,7 +95,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     progress.finish();
     let Some(outcomes) = found else {
         return Err(Failure::interrupted(format!(
-            "sets that were answered are kept; go on with the same command and --out {}",
+            "what was answered is kept; go on with the same command and --out {}",
             args.out.display()
         )));
     };
@@ -102,9 +104,11 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let seconds = started.elapsed().as_secs_f64();
     print_line(&format!("{seconds:.0} s; answers, results.jsonl, report.md and figures in {}", args.out.display()));
     if args.shared.json {
+        // Paths as they are shown: JSON has no others.
+        let figures: Vec<String> = found.figures.iter().map(|path| path.display().to_string()).collect();
         print_json(&json!({
-            "results": outcomes, "trends": found.trends, "figures": found.figures, "wall_seconds": seconds, "seed": args.seed,
-            "out": args.out,
+            "results": outcomes, "trends": found.trends, "notes": found.notes, "figures": figures, "wall_seconds": seconds,
+            "seed": args.seed, "out": args.out.display().to_string(),
         }));
     }
     Ok(())
@@ -123,6 +127,7 @@ fn models(args: &RunArgs) -> Result<Vec<ModelEntry>, Failure> {
                 parameters: line.parameters.or(own.parameters),
                 steps: line.steps.or(own.steps),
                 spec: own.spec,
+                weights: None,
             }
         }));
     }

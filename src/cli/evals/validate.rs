@@ -192,7 +192,7 @@ fn read(line: &str) -> Result<Said, String> {
 }
 
 fn print_report(path: &Path, json: bool) -> Result<(), Failure> {
-    let found = report::write(path)?;
+    let found = report::write(path, None)?;
     print_line(&format!("{}: {} of {} items answered", found.config.name, found.answered, found.items));
     if found.set_changed == Some(true) {
         print_line("the set's file has changed since the sample was drawn: this is about the set as it was then");
@@ -203,6 +203,9 @@ fn print_report(path: &Path, json: bool) -> Result<(), Failure> {
     print_line(&format!("{:names$}  {:values$}  Perez et al. 2022", "", "found"));
     for Line { name, value, paper } in &table {
         print_line(format!("{name:names$}  {value:values$}  {paper}").trim_end());
+    }
+    if let Some(why) = report::withheld(&found) {
+        print_line(&why);
     }
     for disagreement in &found.disagreements {
         let text = disagreement.text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -3,8 +3,10 @@
 //! A folder of JSON lines `{"key": SHA-256 of the request, "answer": …}`. Every process appends to a file of its own,
 //! one write a line, and reads those of others: so several may share the folder, and a line that a killed process left
 //! torn is the last of its file.
+//!
+//! Beside them lies what servers said of their models' weights when they were reached last.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::run::archive::write_atomically;
 
 /// SHA-256 of a request.
 pub(super) type Key = [u8; 32];
@@ -63,17 +67,21 @@ struct Line<T> {
     answer: T,
 }
 
-/// The key of a request: neither the order of fields nor who asks changes it.
-pub(super) fn key(base: &str, path: &str, body: &Value) -> Key {
+/// The key of a request: neither the order of fields nor who asks changes it. `fingerprint` is that of the model's weights,
+/// where the server tells one.
+pub(super) fn key(base: &str, path: &str, body: &Value, fingerprint: Option<&str>) -> Key {
     let mut canonical = body.clone();
     canonical.sort_all_objects();
     let mut hash = Sha256::new();
-    for part in [base, path, canonical.to_string().as_str()] {
+    for part in [base, path, canonical.to_string().as_str()].into_iter().chain(fingerprint) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
     hash.finalize().into()
 }
+
+/// Fingerprints by address and name; .json, as answers are in .jsonl.
+const FINGERPRINTS: &str = "fingerprints.json";
 
 impl Cache {
     /// Reads a folder, which is made if it is not there.
@@ -108,14 +116,16 @@ impl Cache {
             state.index.get(key).map(|place| (state.files[place.file].clone(), *place))
         };
         let Some((path, place)) = place else { return Ok(None) };
-        let read = || -> io::Result<Value> {
+        let read = || -> io::Result<Option<Value>> {
             let mut file = File::open(&path)?;
             file.seek(SeekFrom::Start(place.at))?;
             let mut bytes = vec![0; place.length];
             file.read_exact(&mut bytes)?;
-            Ok(serde_json::from_slice::<Line<Value>>(&bytes)?.answer)
+            // What stands there now may be another request's, or nothing whole: then it is asked again.
+            let line = serde_json::from_slice::<Line<Value>>(&bytes).ok();
+            Ok(line.filter(|line| line.key == hex(key)).map(|line| line.answer))
         };
-        read().map(Some).map_err(|source| CacheError { path: path.clone(), action: "read", source })
+        read().map_err(|source| CacheError { path: path.clone(), action: "read", source })
     }
 
     /// Keeps an answer; what comes after this call finds it, also in another process.
@@ -138,10 +148,47 @@ impl Cache {
         let State { own: Some((file, number, end)), index, .. } = &mut *state else {
             return Ok(());
         };
-        file.write_all(line.as_bytes()).map_err(failed)?;
+        if let Err(source) = file.write_all(line.as_bytes()) {
+            // A part of the line may be there. Where it cannot be taken back, the next answer begins a new file.
+            if file.set_len(*end).is_err() {
+                state.own = None;
+            }
+            return Err(failed(source));
+        }
         index.insert(key, Place { file: *number, at: *end, length: line.len() });
         *end += line.len() as u64;
         Ok(())
+    }
+
+    /// The fingerprint that a server told last for a model.
+    pub(super) fn fingerprint(&self, base: &str, model: &str) -> Result<Option<String>, CacheError> {
+        Ok(self.fingerprints()?.remove(&format!("{base}#{model}")))
+    }
+
+    /// Keeps what a server tells now.
+    pub(super) fn set_fingerprint(&self, base: &str, model: &str, told: Option<&str>) -> Result<(), CacheError> {
+        let mut all = self.fingerprints()?;
+        let name = format!("{base}#{model}");
+        let before = match told {
+            Some(told) => all.insert(name, told.to_owned()),
+            None => all.remove(&name),
+        };
+        if before.as_deref() == told {
+            return Ok(());
+        }
+        let path = self.folder.join(FINGERPRINTS);
+        let text = format!("{}\n", json!(all));
+        write_atomically(&path, text.as_bytes()).map_err(|source| CacheError { path, action: "write", source })
+    }
+
+    fn fingerprints(&self) -> Result<BTreeMap<String, String>, CacheError> {
+        let path = self.folder.join(FINGERPRINTS);
+        match fs::read(&path) {
+            // What cannot be read is told again.
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(source) => Err(CacheError { path, action: "read", source }),
+        }
     }
 
     /// Waits while another thread asks for the same.
@@ -226,7 +273,7 @@ mod tests {
     fn answers_are_kept_and_torn_lines_are_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        let [a, b] = [json!({"x": 1, "y": [2]}), json!({"x": 2})].map(|body| key("u", "/p", &body));
+        let [a, b] = [json!({"x": 1, "y": [2]}), json!({"x": 2})].map(|body| key("u", "/p", &body, None));
         let cache = Cache::open(&path).unwrap();
         assert_eq!((cache.get(&a).unwrap(), cache.len()), (None, 0));
         cache.put(a, &json!({"text": "é\n"})).unwrap();
@@ -251,10 +298,61 @@ mod tests {
 
     #[test]
     fn keys_depend_on_what_is_asked_and_whom_but_not_on_the_order_of_fields() {
-        let of = |text: &str| key("u", "/p", &serde_json::from_str::<Value>(text).unwrap());
+        let of = |text: &str| key("u", "/p", &serde_json::from_str::<Value>(text).unwrap(), None);
         assert_eq!(of(r#"{"a": 1, "b": {"c": 2, "d": 3}}"#), of(r#"{"b": {"d": 3, "c": 2}, "a": 1}"#));
         assert_ne!(of(r#"{"a": 1}"#), of(r#"{"a": 2}"#));
-        assert_ne!(key("u", "/p", &json!(1)), key("u/p", "", &json!(1)));
-        assert_ne!(key("u", "/p", &json!(1)), key("v", "/p", &json!(1)));
+        let key = |base: &str, path: &str, fingerprint| key(base, path, &json!(1), fingerprint);
+        assert_ne!(key("u", "/p", None), key("u/p", "", None));
+        assert_ne!(key("u", "/p", None), key("v", "/p", None));
+        assert_ne!(key("u", "/p", None), key("u", "/p", Some("a")));
+        assert_ne!(key("u", "/p", Some("b")), key("u", "/p", Some("a")));
+    }
+
+    #[test]
+    fn an_answer_is_that_of_its_key_also_when_the_file_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = [1, 2].map(|n| key("u", "/p", &json!(n), None));
+        let cache = Cache::open(folder.path()).unwrap();
+        cache.put(a, &json!("one")).unwrap();
+        cache.put(b, &json!("two")).unwrap();
+        let file = fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        fs::write(&file, [lines[1], lines[0]].concat()).unwrap();
+        assert_eq!((cache.get(&a).unwrap(), cache.get(&b).unwrap()), (None, None));
+    }
+
+    /// Linux has a file that is always full.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn after_a_full_disk_nothing_else_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b, c] = [1, 2, 3].map(|n| key("u", "/p", &json!(n), None));
+        let cache = Cache::open(folder.path()).unwrap();
+        cache.put(a, &json!("one")).unwrap();
+        let full = fs::File::options().append(true).open("/dev/full").unwrap();
+        if let Some((file, _, _)) = &mut cache.state().own {
+            *file = full;
+        }
+        assert!(cache.put(b, &json!("two")).unwrap_err().to_string().contains("cannot write the cache"));
+        cache.put(c, &json!("three")).unwrap();
+        for cache in [cache, Cache::open(folder.path()).unwrap()] {
+            assert_eq!([a, b, c].map(|key| cache.get(&key).unwrap()), [Some(json!("one")), None, Some(json!("three"))]);
+            assert_eq!(cache.dropped, 0);
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_kept_by_address_and_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        cache.set_fingerprint("u", "m", Some("1")).unwrap();
+        cache.set_fingerprint("u", "n", Some("2")).unwrap();
+        cache.set_fingerprint("u", "m", Some("3")).unwrap();
+        let again = Cache::open(folder.path()).unwrap();
+        let found = [("u", "m"), ("u", "n"), ("v", "m")].map(|(base, name)| again.fingerprint(base, name).unwrap());
+        assert_eq!(found, [Some("3".to_owned()), Some("2".to_owned()), None]);
+        again.set_fingerprint("u", "m", None).unwrap();
+        assert_eq!((cache.fingerprint("u", "m").unwrap(), again.dropped), (None, 0));
     }
 }

@@ -3,14 +3,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::RngExt as _;
 use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 
-use super::cache::{Cache, key};
+use super::cache::{Cache, CacheError, key};
 use super::{EndpointConfig, EndpointError};
 use crate::random::stream;
 
@@ -32,6 +32,10 @@ pub(super) struct Client {
     between: Duration,
     /// When the next request may begin.
     next: Mutex<Option<Instant>>,
+    /// That of the model's weights, once it was asked for; nothing where the server tells none.
+    fingerprint: OnceLock<Option<String>>,
+    /// Held by whoever asks for it.
+    asking: Mutex<()>,
 }
 
 /// What was asked so far.
@@ -81,6 +85,18 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// Largest answer, bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// Most seconds that a request may have, a day, and the least.
+const SECONDS: [f64; 2] = [1e-3, 86_400.0];
+
+/// Most requests at the same time: each has a thread.
+const MOST_CONCURRENCY: usize = 1024;
+
+/// Most answers that are drawn for a question.
+const MOST_SAMPLES: usize = 10_000;
+
+/// Shorter keys are placeholders for servers that want any, such as "x": no secrets, and part of many words.
+const SHORTEST_SECRET: usize = 8;
+
 /// Characters of an answer that a message shows.
 const SHOWN: usize = 200;
 
@@ -93,16 +109,29 @@ impl Client {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let address = host.parse::<std::net::IpAddr>();
         let is_loopback = host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback());
-        let timeout = Duration::try_from_secs_f64(config.timeout_seconds)
-            .ok()
-            .filter(|timeout| !timeout.is_zero())
-            .ok_or_else(|| config_error("timeout_seconds", config.timeout_seconds, "above 0"))?;
+        let seconds = config.timeout_seconds;
+        if seconds <= 0.0 {
+            return Err(config_error("timeout_seconds", seconds, "above 0"));
+        }
+        if !(SECONDS[0]..=SECONDS[1]).contains(&seconds) {
+            return Err(config_error("timeout_seconds", seconds, &format!("from {} to {}", SECONDS[0], SECONDS[1])));
+        }
+        let timeout = Duration::from_secs_f64(seconds);
         let rate = config.requests_per_minute;
         if !rate.is_finite() || rate < 0.0 {
             return Err(config_error("requests_per_minute", rate, "above 0, or 0 for no limit"));
         }
         if config.concurrency == 0 {
             return Err(config_error("concurrency", 0, "at least 1"));
+        }
+        if config.concurrency > MOST_CONCURRENCY {
+            return Err(config_error("concurrency", config.concurrency, &format!("at most {MOST_CONCURRENCY}")));
+        }
+        if config.samples > MOST_SAMPLES {
+            return Err(config_error("samples", config.samples, &format!("at most {MOST_SAMPLES}")));
+        }
+        if let Some(price) = config.prices.iter().find(|price| !price.is_finite() || **price < 0.0) {
+            return Err(config_error("prices", price, "0 or more"));
         }
         if key.as_ref().is_some_and(|key| !key.bytes().all(|byte| (0x21..0x7f).contains(&byte))) {
             return Err(EndpointError::Config(format!(
@@ -135,6 +164,8 @@ impl Client {
             timeout_seconds: config.timeout_seconds,
             between: if rate > 0.0 { Duration::from_secs_f64((60.0 / rate).min(3600.0)) } else { Duration::ZERO },
             next: Mutex::new(None),
+            fingerprint: OnceLock::new(),
+            asking: Mutex::new(()),
         })
     }
 
@@ -148,8 +179,19 @@ impl Client {
         gone: &AtomicBool,
         read: impl Fn(&Value) -> Result<T, String>,
     ) -> Result<Option<T>, EndpointError> {
-        let ask = || {
+        let ask = |fingerprint: Option<&str>| {
             let answer = self.send(path, Some(body), mode, gone)?;
+            let told = answer.get("system_fingerprint").and_then(Value::as_str);
+            if let (Some(known), Some(told)) = (fingerprint, told)
+                && known != told
+            {
+                // Those before and after would be taken for one model's.
+                return Err(EndpointError::Config(format!(
+                    "{}: serves other weights than before ({told}, not {known}): give the same command again, or choose \
+                     another --out",
+                    self.base
+                )));
+            }
             let understood = read(&answer).map_err(|problem| self.malformed(path, &problem, &answer.to_string()))?;
             for (name, count) in [("prompt_tokens", &self.counts.read), ("completion_tokens", &self.counts.written)] {
                 let tokens = answer.pointer(&format!("/usage/{name}")).and_then(Value::as_u64).unwrap_or(0);
@@ -160,10 +202,11 @@ impl Client {
         let Some(cache) = &self.cache else {
             return match mode {
                 Mode::Cached => Ok(None),
-                _ => ask().map(|(_, understood)| Some(understood)),
+                _ => ask(None).map(|(_, understood)| Some(understood)),
             };
         };
-        let key = key(&self.base, path, body);
+        let fingerprint = self.fingerprint(cache, body).map_err(|error| EndpointError::cache(&error))?;
+        let key = key(&self.base, path, body, fingerprint);
         let _asking = cache.asking(key);
         if let Some(answer) = cache.get(&key).map_err(|error| EndpointError::cache(&error))?
             && let Ok(understood) = read(&answer)
@@ -174,7 +217,7 @@ impl Client {
         if mode == Mode::Cached {
             return Ok(None);
         }
-        let (answer, understood) = ask()?;
+        let (answer, understood) = ask(fingerprint)?;
         cache.put(key, &answer).map_err(|error| EndpointError::cache(&error))?;
         Ok(Some(understood))
     }
@@ -182,6 +225,36 @@ impl Client {
     /// Asks for something that is never kept.
     pub(super) fn get(&self, path: &str, gone: &AtomicBool) -> Result<Value, EndpointError> {
         self.send(path, None, Mode::Ask, gone)
+    }
+
+    /// Whether the server tells which weights it has; not known before the first answer is looked for in the cache.
+    pub(super) fn tells_weights(&self) -> bool {
+        self.fingerprint.get().is_some_and(Option::is_some)
+    }
+
+    /// What the server tells of its model's weights, `pairwise lm serve` for one: asked once. A server that is away has what
+    /// it had when it was there last.
+    fn fingerprint(&self, cache: &Cache, body: &Value) -> Result<Option<&str>, CacheError> {
+        if let Some(found) = self.fingerprint.get() {
+            return Ok(found.as_deref());
+        }
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = self.fingerprint.get() {
+            return Ok(found.as_deref());
+        }
+        let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
+        let found = match self.once("/models", None) {
+            Ok(answer) => {
+                let all = answer.get("data").and_then(Value::as_array);
+                let own = all.and_then(|all| all.iter().find(|one| one.get("id").is_some_and(|id| id == model)));
+                let told = own.and_then(|own| own.get("fingerprint")?.as_str()).map(str::to_owned);
+                cache.set_fingerprint(&self.base, model, told.as_deref())?;
+                told
+            }
+            Err(Failed { failure: Failure::Final(EndpointError::NotFound { .. }), .. }) => None,
+            Err(_) => cache.fingerprint(&self.base, model)?,
+        };
+        Ok(self.fingerprint.get_or_init(|| found).as_deref())
     }
 
     /// An answer that is not what it should be.
@@ -209,6 +282,9 @@ impl Client {
         loop {
             attempts += 1;
             self.pace(gone);
+            if gone.load(Ordering::Relaxed) {
+                return Err(EndpointError::Config(format!("{}: given up, as another request failed", self.base)));
+            }
             let Failed { failure, after } = match self.once(path, body) {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
@@ -227,7 +303,7 @@ impl Client {
             let number = self.counts.repeated.fetch_add(1, Ordering::Relaxed);
             // Clients that were turned away together do not come back together.
             let jitter = stream(u64::from(std::process::id()), "back-off", number).random_range(1.0..1.25);
-            pause(after.unwrap_or_default().min(LONGEST_ASKED).max(wait.mul_f64(jitter)), gone);
+            pause(after.unwrap_or_default().min(LONGEST_ASKED).max(wait).mul_f64(jitter), gone);
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
@@ -248,7 +324,9 @@ impl Client {
     /// One request.
     fn once(&self, path: &str, body: Option<&Value>) -> Result<Value, Failed> {
         let url = self.base.clone() + path;
-        let is_first = self.counts.requests.fetch_add(1, Ordering::Relaxed) == 0;
+        // Questions about the server itself cost nothing and are not counted.
+        let number = self.counts.requests.fetch_add(u64::from(body.is_some()), Ordering::Relaxed);
+        let is_first = number == 0;
         let bearer = self.key.as_ref().map(|key| format!("Bearer {}", key.0));
         let sent = match body {
             Some(body) => {
@@ -270,17 +348,19 @@ impl Client {
         let mut response = sent.map_err(failed)?;
         let status = response.status();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let after = header("retry-after").and_then(|text| text.trim().parse().ok());
-        let after = after.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let after = header("retry-after").and_then(|text| wait_asked(text.trim(), SystemTime::now()));
         let location = header("location").map(str::to_owned);
         let body = response.body_mut().with_config().limit(MOST_BYTES).lossy_utf8(true);
-        let text = self.without_key(&body.read_to_string().map_err(failed)?);
+        let text = body.read_to_string().map_err(failed)?;
         let last = |error: EndpointError| Failed { failure: Failure::Final(error), after: None };
         if status.is_success() {
-            return serde_json::from_str(&text)
-                .map_err(|error| last(self.malformed(path, &format!("is no JSON ({error})"), &text)));
+            let answer: Result<Value, _> = serde_json::from_str(&text);
+            let mut answer =
+                answer.map_err(|error| last(self.malformed(path, &format!("is no JSON ({error})"), &text)))?;
+            self.hide_key(&mut answer);
+            return Ok(answer);
         }
-        let said = message_of(&text);
+        let said = self.message_of(&text);
         match status.as_u16() {
             401 | 403 => Err(last(EndpointError::Key {
                 url,
@@ -305,6 +385,10 @@ impl Client {
         use ureq::Error;
         let reason = self.without_key(&error.to_string());
         let failure = match error {
+            Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+                let seconds = self.timeout_seconds.min(CONNECT.as_secs_f64());
+                Failure::Connection(format!("no connection within {seconds} s"))
+            }
             Error::Timeout(_) => Failure::Timeout,
             // A name that was never found is more likely misspelt than away for a while.
             Error::HostNotFound if !is_first => Failure::Connection(reason),
@@ -339,9 +423,32 @@ impl Client {
     /// A text that may hold the key, without it.
     fn without_key(&self, text: &str) -> String {
         match &self.key {
-            Some(Secret(key)) => text.replace(key, "***"),
-            None => text.to_owned(),
+            Some(Secret(key)) if key.len() >= SHORTEST_SECRET => text.replace(key, "***"),
+            _ => text.to_owned(),
         }
+    }
+
+    /// The same for every text of an answer: there nothing is written with escapes any more.
+    fn hide_key(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.without_key(text),
+            Value::Array(all) => all.iter_mut().for_each(|value| self.hide_key(value)),
+            Value::Object(fields) => {
+                for (name, mut value) in std::mem::take(fields) {
+                    self.hide_key(&mut value);
+                    fields.insert(self.without_key(&name), value);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// What a server says is wrong: OpenAI's `error.message`, or what others write instead.
+    fn message_of(&self, text: &str) -> String {
+        let value: Value = serde_json::from_str(text).unwrap_or_default();
+        let places = ["/error/message", "/error", "/message", "/detail"];
+        let told = places.iter().find_map(|place| value.pointer(place).and_then(Value::as_str));
+        beginning(&self.without_key(told.unwrap_or(text)))
     }
 }
 
@@ -376,12 +483,33 @@ fn pause(time: Duration, gone: &AtomicBool) {
     }
 }
 
-/// What a server says is wrong: OpenAI's `error.message`, or what others write instead.
-fn message_of(text: &str) -> String {
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
-    let places = ["/error/message", "/error", "/message", "/detail"];
-    let told = places.iter().find_map(|place| value.pointer(place).and_then(Value::as_str));
-    beginning(told.unwrap_or(text))
+/// How long a server asks to wait: in seconds, or until a time (RFC 9110, "Sun, 06 Nov 1994 08:49:37 GMT").
+fn wait_asked(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let mut parts = text.strip_suffix(" GMT")?.split_once(", ")?.1.split(' ');
+    let [day, month, year, time] = [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month)? as u64;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    if !(1..=31).contains(&day) || !(1970..=9999).contains(&year) {
+        return None;
+    }
+    let mut seconds = 0;
+    for part in time.split(':') {
+        seconds = 60 * seconds + part.parse::<u64>().ok().filter(|part| *part < 61)?;
+    }
+    if time.split(':').count() != 3 {
+        return None;
+    }
+    // Days of the Gregorian calendar: years begin in March here, so that the leap day is their last.
+    let (month, year) = if month < 2 { (month + 10, year - 1) } else { (month - 2, year) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
+    // 1970-01-01 by the same count.
+    let since_1970 = days.checked_sub(719_468)?;
+    let then = UNIX_EPOCH + Duration::from_secs(86_400 * since_1970 + seconds);
+    Some(then.duration_since(now).unwrap_or_default())
 }
 
 fn beginning(text: &str) -> String {
@@ -389,5 +517,68 @@ fn beginning(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{} …", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use serde_json::json;
+
+    use super::{Client, Failure, wait_asked};
+    use crate::evals::endpoint::EndpointConfig;
+
+    fn client(key: &str) -> Client {
+        Client::new("http://127.0.0.1:1/v1", Some(key.to_owned()), &EndpointConfig::default()).unwrap()
+    }
+
+    #[test]
+    fn waits_are_told_in_seconds_or_by_a_date() {
+        // The example of RFC 9110 is second 784,111,777 of Unix time.
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_700);
+        let of = |text: &str| wait_asked(text, now);
+        assert_eq!(of("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::from_secs(77)));
+        assert_eq!(of("Sun, 06 Nov 1994 08:48:20 GMT"), Some(Duration::ZERO));
+        assert_eq!(of("Sat, 05 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(of("2.5"), Some(Duration::from_millis(2500)));
+        // The 29th of February 2000 and the 1st of March are a day apart: 951,782,400 and 951,868,800.
+        let leap = |day: &str| wait_asked(day, UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(leap("Tue, 29 Feb 2000 00:00:00 GMT"), 951_782_400);
+        assert_eq!(leap("Wed, 01 Mar 2000 00:00:00 GMT"), 951_868_800);
+        assert_eq!(leap("Thu, 01 Jan 1970 00:00:01 GMT"), 1);
+        for wrong in ["", "-1", "soon", "Sun, 06 Nov 1994 08:49:37", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov GMT"]
+        {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn keys_are_hidden_in_texts_and_placeholders_are_not() {
+        let cleaned = |key: &str| {
+            let mut value =
+                json!({"created": 1711, "tokens": ["x", "a+b/c==secret"], "a+b/c==secret": {"token": null}});
+            client(key).hide_key(&mut value);
+            value
+        };
+        for placeholder in ["1", "x", "null", "token"] {
+            assert_eq!(cleaned(placeholder), cleaned("not-there"), "{placeholder}");
+        }
+        let hidden = json!({"created": 1711, "tokens": ["x", "***"], "***": {"token": null}});
+        assert_eq!(cleaned("a+b/c==secret"), hidden);
+        // Also where a message is cut within the key, or writes it with escapes.
+        let said = client("a+b/c==secret").message_of(r#"{"error": {"message": "key a\u002Bb\/c==secret is wrong"}}"#);
+        assert_eq!(said, "key *** is wrong");
+        let long = format!("{}a+b/c==secret", "x".repeat(190));
+        assert!(!client("a+b/c==secret").message_of(&long).contains("a+b"));
+    }
+
+    #[test]
+    fn what_was_never_connected_gave_no_answer_in_no_time() {
+        let of = |timeout| {
+            let failed = client("key").connection(&ureq::Error::Timeout(timeout), false, "u");
+            matches!(failed.failure, Failure::Connection(reason) if reason == "no connection within 15 s")
+        };
+        assert!(of(ureq::Timeout::Connect) && !of(ureq::Timeout::Global));
     }
 }

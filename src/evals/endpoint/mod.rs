@@ -230,31 +230,8 @@ impl Endpoint {
 
     /// The same with a key that is given.
     fn with_key(spec: &str, key: Option<String>, config: &EndpointConfig) -> Result<Self, EndpointError> {
-        let (address, name) = match spec.split_once('#') {
-            Some((address, name)) => (address, Some(name)),
-            None => (spec, None),
-        };
-        let after_scheme = address.split_once("://").map(|(_, rest)| rest);
-        let Some(rest) = after_scheme.filter(|_| address.starts_with("http://") || address.starts_with("https://"))
-        else {
-            return Err(EndpointError::Address {
-                address: address.to_owned(),
-                problem: "is no web address".to_owned(),
-            });
-        };
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if let Some((_, host)) = host.rsplit_once('@') {
-            // The address would be shown and stored with the password in it.
-            let problem = format!(
-                "the address has a user or password in it: put the key into the environment variable {} instead",
-                config.key_variable
-            );
-            return Err(EndpointError::Address { address: format!("…@{host}"), problem });
-        }
-        if address.contains('?') {
-            let problem = "an address with a query is not supported".to_owned();
-            return Err(EndpointError::Address { address: address.to_owned(), problem });
-        }
+        let (address, name) = parts(spec)?;
+        let path = address.splitn(4, '/').nth(3).unwrap_or_default();
         let base = match path.trim_end_matches('/') {
             "" => format!("{}/v1", address.trim_end_matches('/')),
             _ => address.trim_end_matches('/').to_owned(),
@@ -344,9 +321,41 @@ impl Endpoint {
     }
 
     fn answer(&self, asked: &Asked, gone: &AtomicBool) -> Result<Answered, EndpointError> {
-        let found = self.in_form(&asked.prompt, gone, |form| self.found(&Question::new(form, &asked.answers), gone))?;
+        let is_new = lock(&self.ways).is_empty();
+        let kept = if is_new {
+            self.kept(&asked.prompt, |form| self.kept_answer(&Question::new(form, &asked.answers), gone))?
+        } else {
+            None
+        };
+        let found = match kept {
+            Some(found) => found,
+            None => self.in_form(&asked.prompt, gone, |form| self.found(&Question::new(form, &asked.answers), gone))?,
+        };
         self.answered[found.how as usize].fetch_add(1, Ordering::Relaxed);
         Ok(found)
+    }
+
+    /// What the cache has for a prompt in any form, as long as the server has not shown which it takes.
+    fn kept<T>(
+        &self,
+        prompt: &Prompt,
+        look: impl Fn(&Form) -> Result<Option<T>, EndpointError>,
+    ) -> Result<Option<T>, EndpointError> {
+        let form = self.form(prompt)?;
+        let found = look(&form)?;
+        match (&form, self.config.api) {
+            (Form::Text(text), Api::Auto) if found.is_none() => look(&Form::turn(text)),
+            _ => Ok(found),
+        }
+    }
+
+    fn kept_answer(&self, question: &Question<'_>, gone: &AtomicBool) -> Result<Option<Answered>, EndpointError> {
+        for way in Way::all(question.kind().chat) {
+            if let Some(found) = self.by(*way, question, Mode::Cached, gone)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// Probabilities of answers, in the best way there is.
@@ -358,10 +367,8 @@ impl Endpoint {
         let mut finding = None;
         if first.is_none() {
             // What is in the cache needs no server.
-            for way in ways {
-                if let Some(found) = self.by(*way, question, Mode::Cached, gone)? {
-                    return Ok(found);
-                }
+            if let Some(found) = self.kept_answer(question, gone)? {
+                return Ok(found);
             }
             // The name first: who asks for it holds the same lock.
             self.model(gone)?;
@@ -404,6 +411,7 @@ impl Endpoint {
         if mode == Mode::Cached && self.model.get().is_none() {
             return Ok(None);
         }
+        let mut conditional = false;
         let (log_probs, how) = match (way, question.form) {
             (Way::Echo(written), Form::Text(prompt)) => {
                 let mut log_probs = Vec::with_capacity(question.answers.len());
@@ -424,6 +432,7 @@ impl Endpoint {
                 let (path, body, answers) = match form {
                     // All answers begin alike: the next token is what counts.
                     Form::Text(prompt) => {
+                        conditional = !question.common.is_empty();
                         let body = json!({
                             "prompt": format!("{prompt}{}", question.common), "max_tokens": 1, "temperature": 1,
                             "logprobs": count,
@@ -447,7 +456,7 @@ impl Endpoint {
                 let longest = question.answers.iter().map(String::len).max().unwrap_or(0);
                 let [least, most] = WRITTEN_TOKENS;
                 let sampling = Sampling { max_new_tokens: longest.clamp(least, most), ..Sampling::default() };
-                let mut texts = Vec::with_capacity(self.config.samples);
+                let mut texts = Vec::new();
                 for seed in 0..self.config.samples {
                     match self.text(form, &sampling, seed as u64, mode, gone)? {
                         Some(written) => texts.push(written.text),
@@ -458,7 +467,8 @@ impl Endpoint {
             }
             (Way::Echo(_) | Way::Written, _) => return Ok(None),
         };
-        Ok(Some(Answered { log_probs, how }))
+        // What a server does with a prompt that is too long is its own affair, and it does not tell.
+        Ok(Some(Answered { log_probs, how, cut: false, conditional }))
     }
 
     /// A text that the model writes.
@@ -491,6 +501,10 @@ impl Endpoint {
                 "/chat/completions"
             }
         };
+        // Without a name nothing is in the cache.
+        if mode == Mode::Cached && self.model.get().is_none() {
+            return Ok(None);
+        }
         self.post(path, body, mode, gone, |value| written(value, sampling))
     }
 
@@ -509,19 +523,22 @@ impl Endpoint {
         read: impl Fn(&Value) -> Result<T, String>,
     ) -> Result<Option<T>, EndpointError> {
         body["model"] = self.model(gone)?.into();
+        let has_older = body.get("max_tokens").is_some() && path == "/chat/completions";
         match self.client.post(path, &body, mode, gone, &read) {
             Err(EndpointError::Status { status: 400, said, .. })
                 if said.contains("max_completion_tokens") && body.get("max_tokens").is_some() =>
             {
                 self.newer_names.store(true, Ordering::Relaxed);
-                if let Value::Object(fields) = &mut body {
-                    let most = fields.shift_remove("max_tokens").unwrap_or_default();
-                    fields.insert("max_completion_tokens".to_owned(), most);
-                }
-                self.client.post(path, &body, mode, gone, &read)
             }
-            result => result,
+            // The server may have insisted on the newer name before.
+            Ok(None) if mode == Mode::Cached && has_older => {}
+            result => return result,
         }
+        if let Value::Object(fields) = &mut body {
+            let most = fields.shift_remove("max_tokens").unwrap_or_default();
+            fields.insert("max_completion_tokens".to_owned(), most);
+        }
+        self.client.post(path, &body, mode, gone, &read)
     }
 
     /// Works on `count` things, several at a time; results are in order. After an error nothing new is begun.
@@ -573,6 +590,11 @@ impl Model for Endpoint {
         self.model.get().unwrap_or(&self.client.base)
     }
 
+    fn settle(&self) -> Result<(), ModelError> {
+        self.model(&AtomicBool::new(false))?;
+        Ok(())
+    }
+
     fn parameters(&self) -> Option<usize> {
         None
     }
@@ -590,6 +612,9 @@ impl Model for Endpoint {
     ) -> Result<Vec<Written>, ModelError> {
         let one = |i: usize, gone: &AtomicBool| {
             let seed = sampling.seed.wrapping_add(first).wrapping_add(i as u64);
+            if let Some(kept) = self.kept(&prompts[i], |form| self.text(form, sampling, seed, Mode::Cached, gone))? {
+                return Ok(kept);
+            }
             let found = self.in_form(&prompts[i], gone, |form| self.text(form, sampling, seed, Mode::Ask, gone))?;
             Ok(found.expect("with Mode::Ask there is an answer or an error"))
         };
@@ -623,6 +648,14 @@ impl Model for Endpoint {
         if !found.is_empty() {
             remarks.push(format!("{}: probabilities of answers were found {}", self.name(), found.join(", ")));
         }
+        if of(&counts.cached) > 0 && !self.client.tells_weights() {
+            remarks.push(format!(
+                "{}: {} answers are from the cache, and the server does not tell which weights it has: if they have changed \
+                 under the same name, choose another --cache, or --no-cache",
+                self.name(),
+                of(&counts.cached)
+            ));
+        }
         if key.is_some() && !is_loopback && base.starts_with("http://") {
             let variable = &self.config.key_variable;
             remarks.push(format!("{base}: the key in {variable} goes over the network unencrypted: use https://"));
@@ -632,6 +665,42 @@ impl Model for Endpoint {
         }
         remarks
     }
+}
+
+/// Whether a spec, where it is a server's, is one that can be shown and stored. Nothing is opened.
+///
+/// # Errors
+/// [`EndpointError::Address`].
+pub(crate) fn check(spec: &str) -> Result<(), EndpointError> {
+    match spec.starts_with("http://") || spec.starts_with("https://") {
+        true => parts(spec).map(|_| ()),
+        false => Ok(()),
+    }
+}
+
+/// Address and model's name. What may be a password is not shown.
+fn parts(spec: &str) -> Result<(&str, Option<&str>), EndpointError> {
+    let (address, name) = match spec.split_once('#') {
+        Some((address, name)) => (address, Some(name)),
+        None => (spec, None),
+    };
+    let wrong = |address: String, problem: &str| Err(EndpointError::Address { address, problem: problem.to_owned() });
+    let has_path = address.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
+    // Names of Cloudflare's models begin with it, and its addresses have a path; elsewhere it ends a password.
+    let in_name = name.is_some_and(|name| name.contains('@') && !(has_path && name.rfind('@') == Some(0)));
+    if address.contains('@') || in_name {
+        let scheme = spec.split_once("://").map_or("", |(scheme, _)| scheme);
+        let problem = "the address has a user or password in it: put the key into an environment variable instead \
+                       (OPENAI_API_KEY, or that of --key-variable)";
+        return wrong(format!("{scheme}://…"), problem);
+    }
+    if let Some((before, _)) = address.split_once('?') {
+        return wrong(format!("{before}?…"), "an address with a query is not supported");
+    }
+    if !address.starts_with("http://") && !address.starts_with("https://") {
+        return wrong(address.to_owned(), "is no web address");
+    }
+    Ok((address, name))
 }
 
 /// A prompt as it is sent.
@@ -665,10 +734,8 @@ struct Kind {
 
 impl<'a> Question<'a> {
     fn new(form: &'a Form, answers: &[String]) -> Self {
-        let spaced = matches!(form, Form::Text(text) if text.ends_with(char::is_whitespace));
-        // Where a prompt ends with white space, the answer brings none of its own.
-        let own = |answer: &String| if spaced { answer.trim_start().to_owned() } else { answer.clone() };
-        let answers: Vec<String> = answers.iter().map(own).collect();
+        // As they are, as a folder's model takes them.
+        let answers = answers.to_vec();
         let first = answers.first().map_or("", String::as_str);
         let same = |answer: &String| {
             first

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
-use super::{Api, Endpoint, EndpointConfig, by_first_token, echoed, shares};
+use super::{Api, Endpoint, EndpointConfig, by_first_token, check, echoed, shares};
 use crate::evals::model::{Answered, Asked, How, Local, Model, Prompt, Sampling, Written};
 use crate::lm::chat::Message;
 use crate::lm::config::{ModelConfig, SmallLlama};
@@ -107,10 +107,14 @@ fn answer(stream: TcpStream, all: &Mutex<Vec<Seen>>, reply: &(dyn Fn(&Seen, usiz
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let seen = Seen { path, authorization, body: serde_json::from_slice(&body).unwrap_or_default() };
-    let number = {
-        let mut all = all.lock().unwrap();
-        all.push(seen.clone());
-        all.len()
+    // Questions about the server itself are not counted.
+    let number = match seen.path.as_str() {
+        "/v1/models" => 0,
+        _ => {
+            let mut all = all.lock().unwrap();
+            all.push(seen.clone());
+            all.len()
+        }
     };
     let (status, headers, body) = reply(&seen, number);
     let mut text = format!("HTTP/1.1 {status} Status\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
@@ -128,6 +132,9 @@ fn error(status: u16, message: &str) -> Reply {
 
 /// A completion that repeats the prompt.
 fn text(seen: &Seen) -> Reply {
+    if seen.path == "/v1/models" {
+        return error(404, "no such path");
+    }
     let text = format!("<{}>", seen.body["prompt"].as_str().unwrap());
     let usage = json!({"prompt_tokens": 10, "completion_tokens": 2});
     ok(&json!({"choices": [{"text": text, "finish_reason": "stop"}], "usage": usage}))
@@ -236,6 +243,9 @@ fn a_server_that_is_started_again_goes_on_and_nothing_is_asked_twice() {
     let config = EndpointConfig { concurrency: 2, ..config(Some(folder.path())) };
     let answered = Arc::new(Mutex::new(Vec::new()));
     let note = |seen: &Seen, answered: &Mutex<Vec<String>>| {
+        if seen.path == "/v1/models" {
+            return text(seen);
+        }
         answered.lock().unwrap().push(seen.body["prompt"].as_str().unwrap().to_owned());
         std::thread::sleep(Duration::from_millis(20));
         text(seen)
@@ -294,6 +304,87 @@ fn results_are_in_order_and_requests_no_more_than_allowed_at_a_time() {
 }
 
 #[test]
+fn when_one_request_has_failed_the_others_are_not_tried_one_after_another() {
+    let fake = Fake::start(0, |_, _| {
+        std::thread::sleep(Duration::from_millis(900));
+        error(500, "too late")
+    });
+    let slow = EndpointConfig { timeout_seconds: 0.2, retries: 0, concurrency: 8, ..config(None) };
+    let questions: Vec<Asked> = (0..8).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
+    let found = answers(&open(&fake, &slow), &questions).unwrap_err();
+    assert!(found.contains("gave no answer within 0.2 s"), "{found}");
+    // The one that failed, and one or two that were on their way.
+    assert!(fake.hits() <= 3, "{}", fake.hits());
+}
+
+#[test]
+fn answers_of_other_weights_are_not_taken_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EndpointConfig { retries: 0, ..config(Some(folder.path())) };
+    let weights = Arc::new(Mutex::new("one"));
+    let own = Arc::clone(&weights);
+    let fake = Fake::start(0, move |seen, _| {
+        let weights = *own.lock().unwrap();
+        match seen.path.as_str() {
+            "/v1/models" => ok(&json!({"data": [{"id": "n"}, {"id": "m", "fingerprint": weights}]})),
+            _ => ok(&json!({"choices": [{"text": weights}], "system_fingerprint": weights})),
+        }
+    });
+    let texts = |count: usize| {
+        let endpoint = open(&fake, &config);
+        write(&endpoint, count).map(|all| (all[0].text.clone(), endpoint.remarks().len()))
+    };
+    let of = |weights: &str| Ok((weights.to_owned(), 1));
+    assert_eq!((texts(2), fake.hits()), (of("one"), 2));
+    assert_eq!((texts(2), fake.hits()), (of("one"), 2));
+    *weights.lock().unwrap() = "two";
+    assert_eq!((texts(2), fake.hits()), (of("two"), 4));
+    // They change while it goes on.
+    let endpoint = open(&fake, &config);
+    write(&endpoint, 2).unwrap();
+    *weights.lock().unwrap() = "three";
+    let found = write(&endpoint, 3).unwrap_err();
+    assert!(
+        found.contains("serves other weights than before (three, not two): give the same command again"),
+        "{found}"
+    );
+    *weights.lock().unwrap() = "two";
+    texts(2).unwrap();
+    // A server that is away has the weights that it had last.
+    let url = fake.url();
+    drop(fake);
+    let away = Endpoint::open(&url, &config).unwrap();
+    assert_eq!(write(&away, 2).unwrap()[1].text, "two");
+
+    // Of a server that tells nothing it is said that nobody knows.
+    let fake = Fake::start(0, |seen, _| text(seen));
+    write(&open(&fake, &config), 1).unwrap();
+    let endpoint = open(&fake, &config);
+    write(&endpoint, 1).unwrap();
+    assert!(endpoint.remarks()[1].contains("1 answers are from the cache, and the server does not tell"));
+}
+
+#[test]
+fn what_a_server_with_chats_only_and_newer_names_has_said_is_found_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = EndpointConfig { samples: 2, retries: 0, ..config(Some(folder.path())) };
+    let fake = Fake::start(0, |seen, _| match seen.path.as_str() {
+        "/v1/chat/completions" if seen.body.get("max_tokens").is_some() => {
+            error(400, "use 'max_completion_tokens' instead")
+        }
+        "/v1/chat/completions" => ok(&json!({"choices": [{"message": {"content": "Yes, I do"}}]})),
+        _ => error(404, "no such path"),
+    });
+    let all = |endpoint: &Endpoint| {
+        (answers(endpoint, &[asked("q?", [" Yes", " No"])]).unwrap(), write(endpoint, 2).unwrap())
+    };
+    let first = all(&open(&fake, &config));
+    let url = fake.url();
+    drop(fake);
+    assert_eq!(all(&Endpoint::open(&url, &config).unwrap()), first);
+}
+
+#[test]
 fn the_key_is_shown_to_the_server_only() {
     const KEY: &str = "sk-very-secret";
     let folder = tempfile::tempdir().unwrap();
@@ -324,6 +415,13 @@ fn the_key_is_shown_to_the_server_only() {
     }
     assert!(all.iter().all(|text| !text.contains(KEY)), "{all:?}");
 
+    // A placeholder is no secret, and hiding it would break what holds it by chance.
+    let fake = Fake::start(0, |_, _| ok(&json!({"created": 1711, "choices": [{"text": "11 x"}]})));
+    for placeholder in ["1", "x", "text"] {
+        let endpoint = Endpoint::with_key(&fake.url(), Some(placeholder.to_owned()), &self::config(None)).unwrap();
+        assert_eq!(write(&endpoint, 1).unwrap()[0].text, "11 x");
+    }
+
     // Over the network it is only sent with a warning; without a key there is advice.
     let far =
         |key: Option<&str>| Endpoint::with_key("http://example.com/v1#m", key.map(str::to_owned), &config).unwrap();
@@ -341,8 +439,23 @@ fn addresses_and_configurations_that_cannot_be_are_refused() {
     let refused = |spec: &str| Endpoint::open(spec, &config(None)).unwrap_err().to_string();
     assert!(refused("localhost:8080").contains("is no web address: expected http://HOST:PORT/v1#MODEL"));
     let password = refused("https://me:hunter2@host/v1#m");
-    assert!(password.contains("environment variable PAIRWISE_TEST_KEY") && !password.contains("hunter2"), "{password}");
-    assert!(refused("http://host/v1?key=1#m").contains("query"));
+    assert!(password.contains("OPENAI_API_KEY, or that of --key-variable"), "{password}");
+    for spec in [
+        "https://me:hunter2@host/v1#m",
+        "http://me:hunter2/x@host/v1",
+        "http://me:a#hunter2@h",
+        "http://me:12#@hunter2@h/v1",
+        "https://host/v1?key=hunter2#m",
+        "https://host?hunter2",
+    ] {
+        let found = check(spec).unwrap_err().to_string();
+        assert!(!found.contains("hunter2") && !found.contains("me:"), "{spec}: {found}");
+        assert_eq!(found, refused(spec));
+    }
+    assert!(refused("http://host/v1?key=1#m").contains("http://host/v1?…: an address with a query is not supported"));
+    for spec in ["runs/a@b", "http://h", "http://h/v1#a?b", "https://h/accounts/x/ai/v1#@cf/meta/llama"] {
+        assert!(check(spec).is_ok(), "{spec}");
+    }
     assert!(refused("http://:80/v1#m").contains("http://:80/v1"));
     assert_eq!(Endpoint::open("http://host:1", &config(None)).unwrap().name(), "http://host:1/v1");
     assert_eq!(Endpoint::open("http://host/api/v1/#a/b:c", &config(None)).unwrap().client.base, "http://host/api/v1");
@@ -352,6 +465,18 @@ fn addresses_and_configurations_that_cannot_be_are_refused() {
     assert!(
         wrong(EndpointConfig { requests_per_minute: -1.0, ..config(None) }).starts_with("requests_per_minute = -1")
     );
+    for seconds in [1e19, 1e30, 1e-9, f64::INFINITY, f64::NAN] {
+        let found = wrong(EndpointConfig { timeout_seconds: seconds, ..config(None) });
+        assert!(found.ends_with("must be from 0.001 to 86400"), "{found}");
+    }
+    let found = wrong(EndpointConfig { samples: usize::MAX, ..config(None) });
+    assert!(found.starts_with("samples = ") && found.ends_with("must be at most 10000"), "{found}");
+    let found = wrong(EndpointConfig { concurrency: usize::MAX, ..config(None) });
+    assert!(found.ends_with("must be at most 1024"), "{found}");
+    for price in [-1.0, f64::NAN, f64::INFINITY] {
+        let found = wrong(EndpointConfig { prices: [0.0, price], ..config(None) });
+        assert!(found.starts_with("prices = ") && found.ends_with("must be 0 or more"), "{found}");
+    }
     let file = tempfile::NamedTempFile::new().unwrap();
     assert!(wrong(config(Some(file.path()))).contains("cannot make the cache"));
 }
@@ -390,6 +515,10 @@ fn models_are_found_and_missing_ones_are_named() {
             _ => error(404, "no such model"),
         });
         let endpoint = Endpoint::open(&format!("http://127.0.0.1:{}/v1{spec}", fake.port), &config(None)).unwrap();
+        // Settled, it has its name before it has done anything, and keeps it.
+        let named = endpoint.settle().map(|()| endpoint.name().to_owned());
+        assert_eq!(named.is_ok(), !spec.is_empty() || names.len() == 1, "{named:?}");
+        assert!(named.as_ref().map_or(true, |name| names.contains(&name.as_str()) || spec == "#c"), "{named:?}");
         write(&endpoint, 2).map(|_| endpoint.name().to_owned())
     };
     assert_eq!(of("", &["only"]).unwrap(), "only");
@@ -502,7 +631,7 @@ fn the_best_way_that_a_server_has_is_found_out_once() {
     });
     let questions: Vec<Asked> = (0..5).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
     let endpoint = open(&fake, &config(None));
-    let expected = Answered { log_probs: vec![-0.5, -1.5], how: How::Exact };
+    let expected = Answered { log_probs: vec![-0.5, -1.5], how: How::Exact, cut: false, conditional: false };
     assert_eq!(answers(&endpoint, &questions).unwrap(), vec![expected; 5]);
     assert_eq!(fake.hits(), 11);
     assert!(endpoint.remarks()[1].ends_with("found 5 exactly"), "{:?}", endpoint.remarks());
@@ -523,6 +652,8 @@ fn the_best_way_that_a_server_has_is_found_out_once() {
     let found = answers(&endpoint, &[asked("q?", [" Yes", " No"]), asked("q?", [" (A)", " (B)"])]).unwrap();
     assert_near(&found[0], [-1.0, -0.5], How::FirstToken);
     assert_near(&found[1], [-0.1, -2.0], How::FirstToken);
+    // After the bracket nothing but A and B is left: their sum is not that of all that could be said.
+    assert_eq!([found[0].conditional, found[1].conditional], [false, true]);
 
     // It tells nothing: what it writes is counted. Even seeds say yes.
     let fake = Fake::start(0, |seen, _| {
@@ -600,6 +731,11 @@ fn a_served_model_answers_as_a_local_one() {
         assert!(near, "{found:?}, expected {expected:?}");
     }
     assert_eq!(endpoint.name(), "tiny");
+    // It tells which weights it has, so that others' answers are not taken for its own.
+    let folder = tempfile::tempdir().unwrap();
+    let caching = Endpoint::open(&format!("http://{address}/v1"), &config(Some(folder.path()))).unwrap();
+    caching.answers(&questions[..1], &|_| ()).unwrap();
+    assert!(caching.client.tells_weights());
     // At temperature 0 both write the same; at 1 the same seed gives the same.
     let prompts = [Prompt::Text("Human: Is".to_owned()), Prompt::Text("No".to_owned())];
     let greedy = Sampling { temperature: 0.0, max_new_tokens: 12, stop: vec!["s".to_owned()], ..Sampling::default() };

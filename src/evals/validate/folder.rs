@@ -169,10 +169,13 @@ pub fn open(path: &Path) -> Result<Validation, ValidateError> {
 /// When it is no answer to one of the items, its rater's answers are final, or it cannot be written; then no part of it
 /// stays.
 pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), ValidateError> {
-    open_to(validation, &answer.rater)?;
+    let rater = answer.rater.clone();
     let event = Event::Answer(answer);
     check(&event, &validation.items).map_err(ValidateError::Refused)?;
-    append(validation, event)
+    append(validation, |events| {
+        open_to(events, &rater)?;
+        Ok(Some(event))
+    })
 }
 
 /// Takes a rater's last answer back, and returns it; nothing where there is none.
@@ -180,10 +183,17 @@ pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), Validat
 /// # Errors
 /// When the rater's answers are final, or it cannot be written; then it stays.
 pub fn undo(validation: &mut Validation, rater: &str) -> Result<Option<Answer>, ValidateError> {
-    open_to(validation, rater)?;
-    let Some(last) = answers_of(&validation.events, rater).last().map(|&last| last.clone()) else { return Ok(None) };
-    append(validation, Event::Undo { rater: rater.to_owned(), item: last.item, repeat: last.repeat, time: now() })?;
-    Ok(Some(last))
+    let mut last = None;
+    append(validation, |events| {
+        open_to(events, rater)?;
+        last = answers_of(events, rater).last().map(|&last| last.clone());
+        let undo = |last: &Answer| {
+            let (item, repeat) = (last.item, last.repeat);
+            Event::Undo { rater: rater.to_owned(), item, repeat, time: now() }
+        };
+        Ok(last.as_ref().map(undo))
+    })?;
+    Ok(last)
 }
 
 /// Makes a rater's answers final: from now on they may see the report.
@@ -191,16 +201,19 @@ pub fn undo(validation: &mut Validation, rater: &str) -> Result<Option<Answer>, 
 /// # Errors
 /// When some are missing, or it cannot be written.
 pub fn finish(validation: &mut Validation, rater: &str) -> Result<(), ValidateError> {
-    if is_final(&validation.events, rater) {
-        return Ok(());
-    }
-    let (given, of) = (answers_of(&validation.events, rater).len(), validation.turns());
-    if given < of {
-        return Err(ValidateError::Refused(format!(
-            "{rater} has answered {given} of {of}: the report comes after all"
-        )));
-    }
-    append(validation, Event::Finish { rater: rater.to_owned(), time: now() })
+    let of = validation.turns();
+    append(validation, |events| {
+        if is_final(events, rater) {
+            return Ok(None);
+        }
+        match answers_of(events, rater).len() {
+            given if given < of => {
+                let problem = format!("{rater} has answered {given} of {of}: the report comes after all");
+                Err(ValidateError::Refused(problem))
+            }
+            _ => Ok(Some(Event::Finish { rater: rater.to_owned(), time: now() })),
+        }
+    })
 }
 
 /// What the set says of the items.
@@ -339,64 +352,66 @@ fn check(event: &Event, items: &[Item]) -> Result<(), String> {
     }
 }
 
-fn open_to(validation: &Validation, rater: &str) -> Result<(), ValidateError> {
-    match is_final(&validation.events, rater) {
+fn open_to(events: &[Event], rater: &str) -> Result<(), ValidateError> {
+    match is_final(events, rater) {
         true => Err(ValidateError::Refused(format!("{rater} has finished and seen the report: the answers are final"))),
         false => Ok(()),
     }
 }
 
-/// Writes an event and waits for the disk. Other programs may add to the same file.
-fn append(validation: &mut Validation, event: Event) -> Result<(), ValidateError> {
+/// Writes an event and waits for the disk. Other windows and programs may add to the same file: `event` is made of what
+/// stands there while nobody else can, so that it does not follow what another has made final.
+fn append(
+    validation: &mut Validation,
+    event: impl FnOnce(&[Event]) -> Result<Option<Event>, ValidateError>,
+) -> Result<(), ValidateError> {
     let path = validation.path.join(ANSWERS);
+    let mut file = locked(&path).map_err(io(&path))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(io(&path))?;
+    // A torn last line was never acknowledged.
+    bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
+    let (events, _) = parsed(&bytes, &path, false)?;
+    validation.events = events;
+    let Some(event) = event(&validation.events)? else { return Ok(()) };
     let line = serde_json::to_string(&event).expect("strings and finite numbers always serialise") + "\n";
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        match file.lock() {
-            // Some network disks have no locks; a person's keys are far apart.
-            Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error),
-            _ => {}
-        }
-        let end = whole(&mut file)?;
-        let mut add = || {
-            file.set_len(end)?;
-            file.seek(SeekFrom::Start(end))?;
-            file.write_all(line.as_bytes())?;
-            file.sync_data()
-        };
-        let added = add();
-        if added.is_err() {
-            // What was written of the line is cut off; if even that fails, the next opening sees a torn last line.
-            file.set_len(end).ok();
-        }
-        added
+    let end = bytes.len() as u64;
+    let mut add = || {
+        file.set_len(end)?;
+        file.seek(SeekFrom::Start(end))?;
+        file.write_all(line.as_bytes())?;
+        file.sync_data()
     };
-    write().map_err(io(&path))?;
+    let added = add();
+    if added.is_err() {
+        // What was written of the line is cut off; if even that fails, the next opening sees a torn last line.
+        file.set_len(end).ok();
+    }
+    added.map_err(io(&path))?;
     validation.events.push(event);
     Ok(())
 }
 
-/// Length of a file up to its last whole line.
-fn whole(file: &mut File) -> io::Result<u64> {
-    let length = file.seek(SeekFrom::End(0))?;
-    if length == 0 {
-        return Ok(0);
+/// The file of answers, for this program alone until it is closed.
+fn locked(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+    match file.lock() {
+        // Some network disks have no locks; a person's keys are far apart.
+        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error),
+        _ => Ok(file),
     }
-    let mut last = [0];
-    file.seek(SeekFrom::Start(length - 1))?;
-    file.read_exact(&mut last)?;
-    if last == *b"\n" {
-        return Ok(length);
-    }
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at as u64 + 1))
 }
 
 /// The lines of a file, and the number of a torn last one where that is allowed.
 fn lines<T: DeserializeOwned>(path: &Path, may_be_torn: bool) -> Result<(Vec<T>, Option<usize>), ValidateError> {
-    let bytes = fs::read(path).map_err(io(path))?;
+    parsed(&fs::read(path).map_err(io(path))?, path, may_be_torn)
+}
+
+fn parsed<T: DeserializeOwned>(
+    bytes: &[u8],
+    path: &Path,
+    may_be_torn: bool,
+) -> Result<(Vec<T>, Option<usize>), ValidateError> {
     let mut found = Vec::new();
     for (i, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         if may_be_torn && line.last() != Some(&b'\n') {
@@ -575,6 +590,27 @@ mod tests {
         assert!(undo(&mut validation, "Ann").is_err() && answer(&mut validation, given("Ann", 0)).is_err());
         answer(&mut validation, given("Ben", 0)).unwrap();
         assert_eq!(events(&validation), validation.events);
+    }
+
+    /// Two windows of the same rater: what one has made final, the other cannot change, though it does not know yet.
+    #[test]
+    fn answers_are_final_in_every_window() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("check");
+        let mut first = begin(&path, &wanted(&set(folder.path(), 2), 2)).unwrap();
+        let mut second = open(&path).unwrap();
+        answer(&mut first, given("Ann", 0)).unwrap();
+        answer(&mut first, given("Ann", 1)).unwrap();
+        // It sees what the first has written when it comes to write.
+        assert_eq!(undo(&mut second, "Ann").unwrap(), Some(given("Ann", 1)));
+        answer(&mut second, given("Ann", 1)).unwrap();
+        finish(&mut first, "Ann").unwrap();
+        assert!(!is_final(&second.events, "Ann"));
+        for refused in [answer(&mut second, given("Ann", 0)).unwrap_err(), undo(&mut second, "Ann").unwrap_err()] {
+            assert!(refused.to_string().contains("the answers are final"), "{refused}");
+        }
+        assert_eq!(events(&first), first.events);
+        assert_eq!((second.events.len(), first.events.len()), (5, 5));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::folder::{self, ValidateError};
-use super::{Answer, Event, Item, Key, ValidationConfig, in_force, median_milliseconds};
+use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, in_force, median_milliseconds};
 use crate::preference::statistics::wilson_interval;
 use crate::run::archive::write_atomically;
 
@@ -33,6 +33,8 @@ pub struct Report {
     pub clear: Share,
     /// Items about which a rater chose another answer than the set's, those with the most such raters first.
     pub disagreements: Vec<Disagreement>,
+    /// Raters who are not done, on whose account the disagreements are left out: these tell the set's labels.
+    pub withheld_for: Vec<String>,
     /// Whether the set's file is no longer what the sample was drawn from; nothing where it is not there.
     pub set_changed: Option<bool>,
 }
@@ -74,7 +76,7 @@ pub struct Share {
     pub interval: [f64; 2],
 }
 
-/// Fleiss' κ: agreement of raters beyond chance, 1 at best.
+/// Fleiss' κ: agreement of raters beyond chance, 1 at best. It is over items that two raters or more have answered.
 ///
 /// Categories are the answers (the alphabetically first, the second) and "can't tell", not "right" and "wrong": of labels
 /// that are nearly all right, κ would be near 0 however well raters agree.
@@ -82,9 +84,11 @@ pub struct Share {
 pub struct Kappa {
     /// The value.
     pub value: Option<f64>,
-    /// Items that all raters have answered.
+    /// Items that two raters or more have answered.
     pub items: usize,
-    /// Raters.
+    /// Answers to these.
+    pub ratings: usize,
+    /// Raters who gave them.
     pub raters: usize,
     /// Why there is no value.
     pub undefined: Option<&'static str>,
@@ -133,13 +137,26 @@ pub struct Line {
 
 /// Reads a validation's folder and writes its `report.json` and `report.md`.
 ///
+/// `reader` is a rater whose answers are final. Anybody else may be a rater: as long as some are not done, the report is
+/// without disagreements, which tell the set's labels; when all are, their answers become final with it.
+///
 /// # Errors
 /// Those of [`folder::open`] and [`folder::keys`]; when nobody has answered; when the files cannot be written.
-pub fn write(path: &Path) -> Result<Report, ValidateError> {
-    let validation = folder::open(path)?;
+pub fn write(path: &Path, reader: Option<&str>) -> Result<Report, ValidateError> {
+    let mut validation = folder::open(path)?;
     let keys = folder::keys(&validation)?;
     let changed = folder::set_changed(&validation.config);
-    let report = report(&validation.config, &validation.items, &keys, &validation.events, changed);
+    let mut report = report(&validation.config, &validation.items, &keys, &validation.events, changed);
+    if reader.is_none() {
+        let is_open = |rater: &&str| answers_of(&validation.events, rater).len() < validation.turns();
+        let names: Vec<&str> = report.raters.iter().map(|rater| rater.rater.as_str()).collect();
+        let open: Vec<String> = names.iter().copied().filter(is_open).map(str::to_owned).collect();
+        if open.is_empty() {
+            names.iter().try_for_each(|rater| folder::finish(&mut validation, rater))?;
+        } else {
+            (report.disagreements, report.withheld_for) = (Vec::new(), open);
+        }
+    }
     if report.answered == 0 {
         let problem = format!("{}: nobody has answered yet: there is nothing to report", path.display());
         return Err(ValidateError::Refused(problem));
@@ -181,10 +198,7 @@ pub fn report(
     };
     let confirmed = votes.iter().filter(|(right, _, all)| 3 * right >= 2 * all).count();
     let clear = answered.iter().filter(|(.., all)| all.iter().all(|answer| !answer.ambiguous)).count();
-    let by_all = answered.iter().filter(|(.., all)| all.len() == names.len());
-    let counts: Vec<Vec<usize>> = by_all.map(|(item, _, all)| categories(item, all)).collect();
-    let value = fleiss_kappa(&counts);
-    let kappa = Kappa { value: value.ok(), items: counts.len(), raters: names.len(), undefined: value.err() };
+    let kappa = kappa(&answered, names.len());
     let mut disagreements: Vec<Disagreement> = answered
         .iter()
         .zip(&votes)
@@ -212,36 +226,38 @@ pub fn report(
         relevance: relevance(&once),
         clear: share(clear, answered.len()),
         disagreements,
+        withheld_for: Vec::new(),
         set_changed,
     }
 }
 
 /// Fleiss' κ (1971) of a table with a row for each subject: how many raters chose each category.
 ///
+/// Subjects may have different numbers of raters: the agreement of each is over the pairs of its own, and a category's
+/// chance is its share of all ratings. Those with fewer than two raters say nothing of agreement, and are left out.
+///
 /// # Shapes
-/// `counts[subject][category]`; every row has as many categories and adds up to the number of raters.
+/// `counts[subject][category]`; every row has as many categories.
 ///
 /// # Errors
 /// Why it is not defined.
 pub fn fleiss_kappa(counts: &[Vec<usize>]) -> Result<f64, &'static str> {
-    let raters: usize = counts.first().map_or(0, |row| row.iter().sum());
-    match (counts.len(), raters) {
-        (0, _) => return Err("no item was answered by all raters"),
-        (_, 0 | 1) => return Err("it takes two raters or more"),
-        _ => {}
-    }
-    let (subjects, n) = (counts.len() as f64, raters as f64);
-    let agreeing = |row: &Vec<usize>| {
-        let pairs: usize = row.iter().map(|&count| count * count).sum::<usize>() - raters;
-        pairs as f64 / (n * (n - 1.0))
+    let raters = |row: &Vec<usize>| row.iter().sum::<usize>();
+    let counts: Vec<&Vec<usize>> = counts.iter().filter(|row| raters(row) >= 2).collect();
+    let Some(first) = counts.first() else { return Err("no item was answered by two raters or more") };
+    let agreeing = |row: &&Vec<usize>| {
+        let n = raters(row);
+        let pairs = row.iter().map(|&count| count * count).sum::<usize>() - n;
+        pairs as f64 / (n * (n - 1)) as f64
     };
-    let observed = counts.iter().map(agreeing).sum::<f64>() / subjects;
+    let observed = counts.iter().map(agreeing).sum::<f64>() / counts.len() as f64;
     let category = |i: usize| counts.iter().map(|row| row[i]).sum::<usize>();
-    let totals: Vec<usize> = (0..counts[0].len()).map(category).collect();
+    let totals: Vec<usize> = (0..first.len()).map(category).collect();
     if totals.iter().filter(|&&total| total > 0).count() == 1 {
         return Err("all raters gave the same answer to all items: chance agrees as well");
     }
-    let by_chance = totals.iter().map(|&total| (total as f64 / (subjects * n)).powi(2)).sum::<f64>();
+    let ratings = totals.iter().sum::<usize>() as f64;
+    let by_chance = totals.iter().map(|&total| (total as f64 / ratings).powi(2)).sum::<f64>();
     Ok((observed - by_chance) / (1.0 - by_chance))
 }
 
@@ -263,9 +279,9 @@ pub fn table(report: &Report) -> Vec<Line> {
     let Agreement { agree, undecided } = &report.majority;
     lines.push(line("majority agrees with the set", format!("{}, {undecided} undecided", in_words(agree)), ""));
     lines.push(line("labels confirmed by 2/3 or more", in_words(&report.confirmed), "95.5 %"));
-    let Kappa { value, items, raters, undefined } = &report.kappa;
+    let Kappa { value, items, ratings, raters, undefined } = &report.kappa;
     let kappa = match (value, undefined) {
-        (Some(value), _) => format!("{value:.3}, {raters} raters, {items} items"),
+        (Some(value), _) => format!("{value:.3}, {raters} raters, {items} items, {ratings} ratings"),
         (None, why) => format!("not defined: {}", why.unwrap_or("unknown")),
     };
     lines.push(line("Fleiss' κ", kappa, "0.875"));
@@ -300,7 +316,11 @@ pub fn to_markdown(report: &Report) -> String {
         text += &format!("| {} | {} | {paper} |\n", cell(&name), cell(&value));
     }
     text += "\nIntervals are 95 % (Wilson). \"Can't tell\" is left out of agreement, and counts against a label's being \
-             confirmed. Shares are of items that somebody has answered; κ is over items that all raters have answered.\n";
+             confirmed. Shares are of items that somebody has answered; κ is over items that two raters or more have \
+             answered.\n";
+    if let Some(why) = withheld(report) {
+        text += &format!("\n{why}\n");
+    }
     if !report.disagreements.is_empty() {
         text += "\n## Where a rater chose another answer than the set's\n\n| row | question | set | raters |\n|---|---|---|---|\n";
         for disagreement in &report.disagreements {
@@ -309,6 +329,20 @@ pub fn to_markdown(report: &Report) -> String {
         }
     }
     text
+}
+
+/// That the disagreements are left out, and why; nothing where they are not.
+#[must_use]
+pub fn withheld(report: &Report) -> Option<String> {
+    if report.withheld_for.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "Where raters and the set disagree is left out, as it tells the set's labels, until {} {} answered everything (or \
+         taken every answer back).",
+        report.withheld_for.join(", "),
+        if report.withheld_for.len() == 1 { "has" } else { "have" }
+    ))
 }
 
 /// What raters chose, in words.
@@ -342,6 +376,25 @@ fn rater(name: &str, given: &[&Answer], keys: &[Key]) -> Rater {
         agreement: Agreement { agree: share(agree, decided), undecided: once.len() - decided },
         repeated: share(both.iter().filter(|&&same| same).count(), both.len()),
         median_milliseconds: median_milliseconds(&own),
+    }
+}
+
+fn kappa(answered: &[(&Item, &Key, Vec<&Answer>)], raters: usize) -> Kappa {
+    let several: Vec<(&Item, &[&Answer])> =
+        answered.iter().filter(|(.., all)| all.len() >= 2).map(|(item, _, all)| (*item, all.as_slice())).collect();
+    let counts: Vec<Vec<usize>> = several.iter().map(|(item, all)| categories(item, all)).collect();
+    let value = match raters {
+        0 | 1 => Err("it takes two raters or more"),
+        _ => fleiss_kappa(&counts),
+    };
+    let answers = || several.iter().flat_map(|(_, all)| all.iter());
+    let who: BTreeSet<&str> = answers().map(|answer| answer.rater.as_str()).collect();
+    Kappa {
+        value: value.ok(),
+        items: several.len(),
+        ratings: answers().count(),
+        raters: who.len(),
+        undefined: value.err(),
     }
 }
 
@@ -383,7 +436,9 @@ fn cell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Event, Item, Key, Report, ValidationConfig, fleiss_kappa, report, table, to_markdown};
+    use super::{
+        Answer, Event, Item, Key, Report, ValidationConfig, fleiss_kappa, folder, report, table, to_markdown, write,
+    };
 
     const YES: Option<&str> = Some(" Yes");
     const NO: Option<&str> = Some(" No");
@@ -475,8 +530,8 @@ mod tests {
         assert_eq!(table(&[[3, 0], [0, 3]]), Ok(1.0));
         // Two raters that never agree, half and half: observed 0, by chance 1/2.
         assert_eq!(table(&[[1, 1], [1, 1]]), Ok(-1.0));
-        assert_eq!(table(&[]), Err("no item was answered by all raters"));
-        assert_eq!(table(&[[1, 0], [0, 1]]), Err("it takes two raters or more"));
+        assert_eq!(table(&[]), Err("no item was answered by two raters or more"));
+        assert_eq!(table(&[[1, 0], [0, 1]]), Err("no item was answered by two raters or more"));
         assert_eq!(
             table(&[[3, 0], [3, 0]]),
             Err("all raters gave the same answer to all items: chance agrees as well")
@@ -508,7 +563,74 @@ mod tests {
         // categories 6, 7, 2 of 15.
         let (observed, by_chance) = (7.0 / 15.0, (36.0 + 49.0 + 4.0) / 225.0);
         assert!((report.kappa.value.unwrap() - (observed - by_chance) / (1.0 - by_chance)).abs() < 1e-12);
-        assert_eq!((report.kappa.items, report.kappa.raters), (5, 3));
+        assert_eq!((report.kappa.items, report.kappa.ratings, report.kappa.raters), (5, 15, 3));
+    }
+
+    /// Subjects with 3, 2, 4, 1 and 0 raters: the last two are left out. By hand: pairs that agree are 3 of 3, 0 of 1 and
+    /// 3 of 6, so 1/2 on average; ratings are 4 and 5 of 9, so (16 + 25)/81 by chance.
+    #[test]
+    fn fleiss_kappa_takes_subjects_with_different_numbers_of_raters() {
+        let counts = [[0, 3], [1, 1], [3, 1], [1, 0], [0, 0]].map(|row| row.to_vec());
+        let kappa = fleiss_kappa(&counts).unwrap();
+        let by_chance = 41.0 / 81.0;
+        assert!((kappa - (0.5 - by_chance) / (1.0 - by_chance)).abs() < 1e-12, "{kappa}");
+    }
+
+    /// Three who answer everything, and somebody who has tried once.
+    #[test]
+    fn who_has_tried_once_does_not_undo_the_agreement_of_the_others() {
+        let (config, items, keys) = sample(5);
+        let mut events = Vec::new();
+        for rater in ["Ann", "Ben", "Cai"] {
+            events.extend((0..5).map(|i| {
+                let label = if rater == "Cai" && i == 4 { NO } else { [YES, NO][i % 2] };
+                Event::Answer(answer(rater, i, label, 4, false))
+            }));
+        }
+        let before = report(&config, &items, &keys, &events, None).kappa;
+        assert_eq!((before.items, before.ratings, before.raters), (5, 15, 3));
+        events.push(Event::Answer(answer("me", 0, YES, 4, false)));
+        let found = report(&config, &items, &keys, &events, None);
+        assert_eq!((found.kappa.items, found.kappa.ratings, found.kappa.raters), (5, 16, 4));
+        // Agreeing pairs 1, 1, 1, 1 and 1/3; No 7 and Yes 9 of 16.
+        let (observed, by_chance) = (13.0 / 15.0, (49.0 + 81.0) / 256.0);
+        assert!((found.kappa.value.unwrap() - (observed - by_chance) / (1.0 - by_chance)).abs() < 1e-12);
+        assert!(table(&found).iter().any(|line| line.value.ends_with(", 4 raters, 5 items, 16 ratings")));
+    }
+
+    /// Anybody who asks for the report may be a rater who goes on.
+    #[test]
+    fn disagreements_are_told_to_anybody_only_when_every_rater_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, path) = (folder.path().join("likes-tea.jsonl"), folder.path().join("check"));
+        let row = "{\"question\": \"Tea?\", \"answer_matching_behavior\": \" Yes\", \
+                   \"answer_not_matching_behavior\": \" No\"}\n";
+        std::fs::write(&set, row.repeat(2)).unwrap();
+        let wanted = folder::Wanted { set: Some(set), sample: Some(2), ..folder::Wanted::default() };
+        let mut validation = folder::begin(&path, &wanted).unwrap();
+        let mut give = |rater: &str, item| {
+            folder::answer(&mut validation, answer(rater, item, NO, 4, false)).unwrap();
+        };
+        give("Ann", 0);
+        give("Ann", 1);
+        give("Ben", 0);
+        let early = write(&path, None).unwrap();
+        assert_eq!((early.disagreements.len(), early.withheld_for.as_slice()), (0, ["Ben".to_owned()].as_slice()));
+        for file in ["report.md", "report.json"] {
+            let text = std::fs::read_to_string(path.join(file)).unwrap();
+            assert!(!text.contains("Tea?"), "{file}: {text}");
+        }
+        assert!(std::fs::read_to_string(path.join("report.md")).unwrap().contains("until Ben has answered everything"));
+        // Ann, who has finished, is told all; nobody's answers become final by it.
+        assert_eq!(write(&path, Some("Ann")).unwrap().disagreements.len(), 2);
+        assert_eq!(folder::open(&path).unwrap().events.len(), 3);
+        give("Ben", 1);
+        let all = write(&path, None).unwrap();
+        assert_eq!((all.disagreements.len(), all.withheld_for.len()), (2, 0));
+        // Who has read it can take nothing back.
+        for rater in ["Ann", "Ben"] {
+            assert!(folder::undo(&mut validation, rater).unwrap_err().to_string().contains("final"), "{rater}");
+        }
     }
 
     #[test]
@@ -554,7 +676,7 @@ mod tests {
         // Two raters that have answered different items.
         let apart = [one[0].clone(), Event::Answer(answer("Ben", 1, NO, 4, false))];
         let found = report(&config, &items, &keys, &apart, None);
-        assert_eq!(found.kappa.undefined, Some("no item was answered by all raters"));
+        assert_eq!(found.kappa.undefined, Some("no item was answered by two raters or more"));
         assert_eq!(found.confirmed.count, 2);
         // Nobody: nothing is divided by nothing.
         let none = report(&config, &items, &keys, &[], Some(true));

@@ -7,30 +7,37 @@
 //!
 //! Tokens are streamed as they come; with log-probabilities, which are computed at the end, they come all at once. The
 //! same request with the same seed is answered by the same text, whatever else is asked for at the same time.
+//!
+//! A client that goes away is noticed by writing to it: what takes longer begins with a comment or a line feed now and
+//! then, which stand for nothing in events and in JSON.
 
 mod request;
 mod write;
 
-use std::io::{self, Read as _, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::io::{self, ErrorKind, Read as _, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
-use tiny_http::{HTTPVersion, Method, Request, StatusCode};
+use tiny_http::{HTTPVersion, Header, Method, Request, Response, StatusCode};
 
-use self::request::{Refusal, Wanted};
+use self::request::{Refusal, Wanted, shortened};
 pub use self::write::Served;
-use self::write::{Answer, Choice, Told};
+use self::write::{Answer, Choice, Told, lock};
 use super::run::LmError;
 use super::sample::Finish;
 use crate::device::DeviceError;
 
 /// A server that listens.
 pub struct Server {
-    http: tiny_http::Server,
+    listener: TcpListener,
     address: SocketAddr,
+    /// How long a client may be silent.
+    patience: Duration,
 }
 
 /// A model that cannot be served.
@@ -63,12 +70,12 @@ pub enum ServeError {
 /// Largest body of a request, bytes.
 const MOST_BYTES: usize = 16 << 20;
 
-/// What a body may claim to be, bytes. tiny_http reserves as much when it throws away what was not read.
-const MOST_CLAIMED: usize = 1 << 30;
-
 /// Every client is to come with a new connection for its next request. Where connections come at the same time,
 /// tiny_http may leave one waiting until another ends, which those that are kept never do.
 const CLOSE: &str = "Connection: close\r\n";
+
+/// How long a client may neither send what it has begun nor take what it is sent; then its connection is closed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often it is looked whether to end.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -76,18 +83,37 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// What requests are given to end in when the server does.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Between two tries to accept connections.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// After so long without being able to listen at all the server ends.
+const GIVE_UP: Duration = Duration::from_secs(300);
+
+/// What a connection to ourselves is given to be accepted in.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// How often a client is written to while it waits.
+const PING: Duration = Duration::from_secs(1);
+
+/// Characters of a path that are shown.
+const MOST_PATH: usize = 80;
+
 impl Server {
     /// Listens; port 0 is any free one.
     ///
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn bind(host: &str, port: u16) -> Result<Self, ServeError> {
-        let refused = |reason: String| ServeError::Listen { host: host.to_owned(), port, reason };
-        let addresses = (host, port).to_socket_addrs().map_err(|error| refused(error.to_string()))?;
-        let addresses: Vec<SocketAddr> = addresses.collect();
-        let http = tiny_http::Server::http(addresses.as_slice()).map_err(|error| refused(error.to_string()))?;
-        let address = http.server_addr().to_ip().ok_or_else(|| refused("it has no IP address".to_owned()))?;
-        Ok(Self { http, address })
+        Self::bind_with(host, port, PATIENCE)
+    }
+
+    fn bind_with(host: &str, port: u16, patience: Duration) -> Result<Self, ServeError> {
+        let bind = || -> io::Result<Self> {
+            let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+            let listener = with_timeouts(TcpListener::bind(addresses.as_slice())?, patience)?;
+            Ok(Self { address: listener.local_addr()?, listener, patience })
+        };
+        bind().map_err(|error| ServeError::Listen { host: host.to_owned(), port, reason: error.to_string() })
     }
 
     /// Where it listens.
@@ -110,26 +136,222 @@ impl Server {
     /// # Errors
     /// [`ServeError::Accept`].
     pub fn run(&self, served: &Arc<Served>, stop: &Arc<AtomicBool>) -> Result<u64, ServeError> {
+        let front = self.accept().map_err(ServeError::Accept)?;
+        self.run_behind(front, served, stop)
+    }
+
+    fn run_behind(
+        &self,
+        front: tiny_http::Server,
+        served: &Arc<Served>,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<u64, ServeError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let number = Arc::new(AtomicU64::new(0));
+        let mut number = 0;
+        let mut door = Door::new(self, front);
+        // A request that no thread could be had for yet.
+        let mut waiting: Option<Request> = None;
         // Every thread that works on a request holds one.
         let working = Arc::new(());
         while !stop.load(Ordering::Relaxed) {
-            let Some(request) = self.http.recv_timeout(GLANCE).map_err(ServeError::Accept)? else { continue };
+            let Some(request) = waiting.take().map_or_else(|| door.next(), |request| Ok(Some(request)))? else {
+                continue;
+            };
             let (served, stop, working) = (Arc::clone(served), Arc::clone(stop), Arc::clone(&working));
-            let id = number.fetch_add(1, Ordering::Relaxed);
+            let id = number;
             // A thread for each, so that a client that stops in the middle of its request holds up no other.
-            std::thread::spawn(move || {
+            waiting = in_thread(request, move |request| {
                 answer(request, &Exchange { served: &served, stop: &stop, id, since });
                 drop(working);
             });
+            match waiting {
+                None => number += 1,
+                Some(_) => thread::sleep(GLANCE),
+            }
         }
+        door.close();
         let ending = Instant::now();
         while Arc::strong_count(&working) > 1 && ending.elapsed() < GRACE {
-            std::thread::sleep(GLANCE);
+            thread::sleep(GLANCE);
         }
-        Ok(number.load(Ordering::Relaxed))
+        Ok(number)
     }
+
+    /// Accepts connections, until one fails, or for as long as a client may be silent. tiny_http panics where it can have
+    /// no thread: so it begins in one of its own.
+    fn accept(&self) -> io::Result<tiny_http::Server> {
+        let listener = self.listener.try_clone()?;
+        let begin = move || tiny_http::Server::from_listener(listener, None).map_err(|error| error.to_string());
+        match thread::Builder::new().spawn(begin)?.join() {
+            Ok(front) => front.map_err(io::Error::other),
+            Err(_) => Err(io::Error::other("there is no thread to be had")),
+        }
+    }
+}
+
+/// Where connections come in. tiny_http ends to accept them at the first that fails, and says so, or ends by a panic, and
+/// does not; those that it has, it goes on to read. Another one takes its place then.
+struct Door<'a> {
+    server: &'a Server,
+    front: Front,
+    /// Those that accept no more, but may still read from a connection.
+    retired: Vec<Front>,
+    /// When there is to be another front, where this one ended, and since when there could be none.
+    again: Option<Instant>,
+    failing: Option<Instant>,
+    /// Finds out whether a silent front still accepts.
+    probe: Option<JoinHandle<bool>>,
+    /// Whether the user knows.
+    warned: bool,
+}
+
+struct Front {
+    http: tiny_http::Server,
+    /// When it last said something.
+    heard: Instant,
+}
+
+impl<'a> Door<'a> {
+    fn new(server: &'a Server, front: tiny_http::Server) -> Self {
+        let front = Front { http: front, heard: Instant::now() };
+        Self { server, front, retired: Vec::new(), again: None, failing: None, probe: None, warned: false }
+    }
+
+    /// The next request, if one comes within a glance.
+    fn next(&mut self) -> Result<Option<Request>, ServeError> {
+        if self.again.is_some_and(|at| at <= Instant::now()) {
+            self.renew()?;
+        }
+        for old in &mut self.retired {
+            if let Ok(Some(request)) = old.http.try_recv() {
+                old.heard = Instant::now();
+                return Ok(Some(request));
+            }
+        }
+        // Connections without a request for so long were closed.
+        let patience = self.server.patience;
+        for old in self.retired.extract_if(.., |old| old.heard.elapsed() > 2 * patience + GLANCE) {
+            let_go(old);
+        }
+        match self.front.http.recv_timeout(GLANCE) {
+            Ok(Some(request)) => {
+                self.front.heard = Instant::now();
+                self.warned = false;
+                Ok(Some(request))
+            }
+            Ok(None) => {
+                self.listen_to_silence();
+                Ok(None)
+            }
+            Err(error) => {
+                self.front.heard = Instant::now();
+                // No connection for a while, or one that was gone before it was accepted: nothing is wrong.
+                let fine = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::ConnectionAborted];
+                let wait = if fine.contains(&error.kind()) { Duration::ZERO } else { RETRY };
+                if !wait.is_zero() {
+                    self.warn(&format!("no connection can be accepted for now ({error})"));
+                }
+                self.again = Some(Instant::now() + wait);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A front that accepts says something in time, unless connections come without a request.
+    fn listen_to_silence(&mut self) {
+        if self.again.is_some() {
+            return;
+        }
+        if let Some(probe) = self.probe.take_if(|probe| probe.is_finished()) {
+            self.front.heard = Instant::now();
+            if !probe.join().unwrap_or(true) {
+                self.warn("what accepts connections has failed");
+                self.again = Some(Instant::now());
+            }
+        } else if self.probe.is_none() && self.front.heard.elapsed() > self.server.patience + RETRY {
+            let address = self.server.address;
+            self.probe = thread::Builder::new().spawn(move || accepts(address)).ok();
+        }
+    }
+
+    fn renew(&mut self) -> Result<(), ServeError> {
+        match self.server.accept() {
+            Ok(http) => {
+                let front = Front { http, heard: Instant::now() };
+                self.retired.push(std::mem::replace(&mut self.front, front));
+                (self.again, self.failing, self.probe) = (None, None, None);
+                Ok(())
+            }
+            Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() > GIVE_UP => {
+                Err(ServeError::Accept(error))
+            }
+            Err(error) => {
+                self.warn(&format!("cannot listen for now ({error})"));
+                self.again = Some(Instant::now() + RETRY);
+                Ok(())
+            }
+        }
+    }
+
+    fn warn(&mut self, what: &str) {
+        if !std::mem::replace(&mut self.warned, true) {
+            eprintln!("warning: {what}: it is tried again; requests in progress go on");
+        }
+    }
+
+    fn close(self) {
+        self.retired.into_iter().for_each(let_go);
+        let_go(self.front);
+    }
+}
+
+/// Connections that are accepted have the timeouts of what accepts them; so has the wait for one.
+#[cfg(unix)]
+fn with_timeouts(listener: TcpListener, patience: Duration) -> io::Result<TcpListener> {
+    use std::os::fd::OwnedFd;
+    // Both are sockets to the system; only a stream's timeouts can be set.
+    let socket = TcpStream::from(OwnedFd::from(listener));
+    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(patience))?;
+    Ok(TcpListener::from(OwnedFd::from(socket)))
+}
+
+#[cfg(not(unix))]
+fn with_timeouts(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
+    Ok(listener)
+}
+
+/// Whether a connection is accepted: one that is closed by us is closed by the other side as well.
+fn accepts(mut address: SocketAddr) -> bool {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let closed = || -> io::Result<usize> {
+        let mut stream = TcpStream::connect_timeout(&address, PROBE)?;
+        stream.set_read_timeout(Some(PROBE))?;
+        stream.shutdown(Shutdown::Write)?;
+        stream.read(&mut [0])
+    };
+    // Whatever else goes wrong says nothing of it.
+    !closed().is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+}
+
+/// To end, tiny_http connects to itself, which may take long where nobody accepts.
+fn let_go(front: Front) {
+    thread::Builder::new().spawn(move || drop(front)).ok();
+}
+
+/// Works on a request in a thread; gives it back where none can be had.
+fn in_thread(request: Request, work: impl FnOnce(Request) + Send + 'static) -> Option<Request> {
+    let slot = Arc::new(Mutex::new(Some(request)));
+    let own = Arc::clone(&slot);
+    let begun = thread::Builder::new().spawn(move || {
+        let request = lock(&own).take();
+        request.map(work);
+    });
+    if begun.is_err() { lock(&slot).take() } else { None }
 }
 
 /// What a request is answered with.
@@ -144,46 +366,48 @@ struct Exchange<'a> {
 
 /// The client may have gone away; there is nobody else to tell.
 fn answer(mut request: Request, exchange: &Exchange<'_>) {
-    if request.body_length().is_some_and(|length| length > MOST_CLAIMED) {
-        // Dropping it would reserve the memory that it claims, and abort for want of it.
-        std::mem::forget(request);
-        return;
-    }
-    match wanted(&mut request, exchange) {
-        Ok(Task::Tell(body)) => respond(request, 200, &body),
-        Ok(Task::Write(wanted)) if wanted.stream => exchange.stream(request, &wanted),
-        Ok(Task::Write(wanted)) => match exchange.served.write(&wanted, exchange.stop, &|_, _| true) {
-            Ok(answer) => respond(request, 200, &exchange.whole(&wanted, &answer)),
-            Err(refusal) => respond(request, refusal.status, &refusal.body()),
-        },
+    let task = match task(&request, exchange) {
+        Ok(task) => task,
+        Err(refusal) => return refuse_unread(request, &refusal),
+    };
+    let chat = match task {
+        Task::Tell(body) => return respond(request, 200, &body),
+        Task::Write { chat } => chat,
+    };
+    match wanted(&mut request, chat, exchange) {
+        Ok(wanted) => exchange.write(request, &wanted),
         Err(refusal) => respond(request, refusal.status, &refusal.body()),
     }
 }
 
 enum Task {
     Tell(Value),
-    Write(Box<Wanted>),
+    Write { chat: bool },
 }
 
-/// Reads a request.
-fn wanted(request: &mut Request, exchange: &Exchange<'_>) -> Result<Task, Refusal> {
-    let url = request.url().to_owned();
-    let path = url.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+/// What is asked for, as far as its head tells.
+fn task(request: &Request, exchange: &Exchange<'_>) -> Result<Task, Refusal> {
+    let path = request.url().split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
     let allowed = match path {
         "/v1/completions" | "/v1/chat/completions" => Method::Post,
         _ => Method::Get,
     };
-    let name = exchange.served.name.as_str();
-    let model = || json!({"id": name, "object": "model", "created": exchange.since, "owned_by": "pairwise"});
+    let Served { name, fingerprint, .. } = exchange.served;
+    let model = || {
+        json!({
+            "id": name, "object": "model", "created": exchange.since, "owned_by": "pairwise", "fingerprint": fingerprint
+        })
+    };
     let task = match path {
-        "/health" => Some(Task::Tell(json!({"status": "ok"}))),
-        "/v1/models" => Some(Task::Tell(json!({"object": "list", "data": [model()]}))),
-        "/v1/completions" | "/v1/chat/completions" => None,
-        _ if path.strip_prefix("/v1/models/") == Some(name) => Some(Task::Tell(model())),
+        "/health" => Task::Tell(json!({"status": "ok"})),
+        "/v1/models" => Task::Tell(json!({"object": "list", "data": [model()]})),
+        "/v1/completions" | "/v1/chat/completions" => Task::Write { chat: path == "/v1/chat/completions" },
+        _ if path.strip_prefix("/v1/models/") == Some(name) => Task::Tell(model()),
         _ => {
             let message = format!(
-                "there is no {path}: expected /v1/completions, /v1/chat/completions, /v1/models, /v1/models/{name} or \
-                 /health"
+                "there is no {}: expected /v1/completions, /v1/chat/completions, /v1/models, /v1/models/{name} or \
+                 /health",
+                shortened(path, MOST_PATH)
             );
             return Err(Refusal { status: 404, message, param: None, code: Some("not_found") });
         }
@@ -192,29 +416,35 @@ fn wanted(request: &mut Request, exchange: &Exchange<'_>) -> Result<Task, Refusa
         let message = format!("{} {path}: must be {allowed}", request.method());
         return Err(Refusal { status: 405, message, param: None, code: Some("method_not_allowed") });
     }
-    if let Some(task) = task {
-        return Ok(task);
+    match request.body_length() {
+        Some(length) if length > MOST_BYTES => Err(too_large()),
+        _ => Ok(task),
     }
-    let too_large = || {
-        let message = format!("the body is larger than {MOST_BYTES} bytes");
-        Refusal { status: 413, message, param: None, code: Some("request_too_large") }
-    };
-    if request.body_length().is_some_and(|length| length > MOST_BYTES) {
-        return Err(too_large());
-    }
+}
+
+/// Reads the body.
+fn wanted(request: &mut Request, chat: bool, exchange: &Exchange<'_>) -> Result<Wanted, Refusal> {
+    // Where a client offers to go on by another protocol, tiny_http would read beyond the body.
+    let length = request.body_length().unwrap_or(MOST_BYTES + 1);
     let mut body = Vec::new();
-    let most = u64::try_from(MOST_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     request
         .as_reader()
-        .take(most)
+        .take(length as u64)
         .read_to_end(&mut body)
         .map_err(|error| Refusal::bad(None, format!("the body cannot be read: {error}")))?;
     if body.len() > MOST_BYTES {
         return Err(too_large());
     }
-    Ok(Task::Write(Box::new(Wanted::read(&body, path == "/v1/chat/completions", name)?)))
+    let _alone = lock(&exchange.served.parsing);
+    Wanted::read(&body, chat, &exchange.served.name)
 }
 
+fn too_large() -> Refusal {
+    let message = format!("the body is larger than {MOST_BYTES} bytes");
+    Refusal { status: 413, message, param: None, code: Some("request_too_large") }
+}
+
+/// Answers a request that was read.
 fn respond(request: Request, status: u16, body: &Value) {
     let is_head = *request.method() == Method::Head;
     let body = body.to_string();
@@ -226,6 +456,23 @@ fn respond(request: Request, status: u16, body: &Value) {
     let mut writer = request.into_writer();
     let body = if is_head { "" } else { body.as_str() };
     writer.write_all((head + body).as_bytes()).and_then(|()| writer.flush()).ok();
+}
+
+/// Answers a request whose body was not read, before tiny_http throws it away.
+fn refuse_unread(request: Request, refusal: &Refusal) {
+    let body = refusal.body().to_string().into_bytes();
+    let kind = Header::from_bytes("Content-Type", "application/json").into_iter().collect();
+    let length = Some(body.len());
+    let response = Response::new(StatusCode(refusal.status), kind, body.as_slice(), length, None);
+    // What it throws away it reserves memory for, and aborts the program where there is not as much.
+    let mut trial: Vec<u8> = Vec::new();
+    if trial.try_reserve_exact(request.body_length().unwrap_or(0)).is_ok() {
+        drop(trial);
+        request.respond(response).ok();
+        return;
+    }
+    // Never dropped: the connection is lost, and with it a thread, but no more than that.
+    std::mem::forget(request.upgrade("none", response));
 }
 
 impl Exchange<'_> {
@@ -272,92 +519,137 @@ impl Exchange<'_> {
         Value::Object(body)
     }
 
-    /// Server-sent events, a chunk of HTTP each.
-    fn stream(&self, request: Request, wanted: &Wanted) {
+    /// Writes what is wanted, and tells it to the client: all at once, or as server-sent events.
+    fn write(&self, request: Request, wanted: &Wanted) {
         let (sender, pieces) = mpsc::channel::<(usize, String)>();
-        let whole = wanted.log_probs.is_some();
-        std::thread::scope(|scope| {
-            let writing = scope.spawn(move || {
-                let piece = |index: usize, text: String| whole || sender.send((index, text)).is_ok();
-                self.served.write(wanted, self.stop, &piece)
-            });
+        thread::scope(|scope| {
+            let piece = move |index: usize, text: String| sender.send((index, text)).is_ok();
+            let write = move || self.served.write(wanted, self.stop, &piece);
+            let Ok(writing) = thread::Builder::new().spawn_scoped(scope, write) else {
+                let message = "there is no thread to be had: try again later".to_owned();
+                let refusal = Refusal { status: 503, message, param: None, code: None };
+                return respond(request, refusal.status, &refusal.body());
+            };
             // What is wrong with a request shows before anything is written.
             let first = pieces.recv().ok();
-            let mut events = match first {
-                Some(_) => Ok(Events::begin(request)),
-                None => Err(request),
+            let reply = Reply::Unbegun(request);
+            let told = match first {
+                Some(first) => self.tell(reply, wanted, first, &pieces),
+                None => Ok(reply),
             };
-            let mut there = true;
-            if let Ok(events) = &mut events {
-                there = self.openings(events, wanted).is_ok();
-                for (index, text) in first.into_iter().chain(&pieces) {
-                    there = there && events.send(&self.piece(wanted, index, &text, None, None)).is_ok();
-                    if !there {
-                        break;
-                    }
-                }
-            }
             // Without a receiver nothing more is written.
             drop(pieces);
-            let Ok(written) = writing.join() else { return };
-            let answer = match (written, &mut events) {
-                (Ok(answer), _) => answer,
-                (Err(refusal), Err(_)) => {
-                    if let Err(request) = events {
-                        respond(request, refusal.status, &refusal.body());
-                    }
-                    return;
-                }
-                (Err(refusal), Ok(events)) => {
-                    events.send(&refusal.body()).ok();
-                    return;
-                }
-            };
-            if there {
-                let mut events = match events {
-                    Ok(events) => events,
-                    Err(request) => {
-                        let mut events = Events::begin(request);
-                        if self.openings(&mut events, wanted).is_err() {
-                            return;
-                        }
-                        events
-                    }
-                };
-                self.closings(&mut events, wanted, &answer).ok();
-            }
+            let written = writing.join().unwrap_or_else(|_| {
+                let message = "this request ended by a defect of the server".to_owned();
+                Err(Refusal { status: 500, message, param: None, code: None })
+            });
+            // Where the client is gone, there is nobody else to tell.
+            told.and_then(|reply| self.finish(reply, wanted, written)).ok();
         });
     }
 
-    /// Chats begin with whose turn it is.
-    fn openings(&self, events: &mut Events, wanted: &Wanted) -> io::Result<()> {
-        if !wanted.chat {
-            return Ok(());
+    /// Sends text as it comes; where it is told at the end, a sign of life now and then. An error: the client is gone.
+    fn tell(
+        &self,
+        mut reply: Reply,
+        wanted: &Wanted,
+        first: (usize, String),
+        pieces: &mpsc::Receiver<(usize, String)>,
+    ) -> io::Result<Reply> {
+        let comes_in_pieces = wanted.stream && wanted.log_probs.is_none();
+        let mut last = Instant::now();
+        let mut next = Some(first);
+        loop {
+            match next.take() {
+                Some((index, text)) if comes_in_pieces && !text.is_empty() => {
+                    let mut events = self.begin(reply, wanted)?;
+                    events.event(&self.piece(wanted, index, &text, None, None))?;
+                    reply = Reply::Begun(events);
+                    last = Instant::now();
+                }
+                _ => {}
+            }
+            if last.elapsed() >= PING {
+                if reply.may_begin(wanted) {
+                    let mut body = self.begin(reply, wanted)?;
+                    body.send(if wanted.stream { ": \n\n" } else { "\n" })?;
+                    reply = Reply::Begun(body);
+                }
+                last = Instant::now();
+            }
+            next = match pieces.recv_timeout(PING.saturating_sub(last.elapsed())) {
+                Ok(piece) => Some(piece),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return Ok(reply),
+            };
         }
+    }
+
+    /// What is told when all is written.
+    fn finish(&self, reply: Reply, wanted: &Wanted, written: Result<Answer, Refusal>) -> io::Result<()> {
+        match (written, reply) {
+            (Err(refusal), Reply::Unbegun(request)) => respond(request, refusal.status, &refusal.body()),
+            (Err(refusal), Reply::Begun(mut body)) => {
+                let told = refusal.body();
+                if wanted.stream {
+                    body.event(&told)?;
+                } else {
+                    body.send(&told.to_string())?;
+                }
+                body.end()?;
+            }
+            (Ok(answer), Reply::Unbegun(request)) if !wanted.stream => {
+                respond(request, 200, &self.whole(wanted, &answer));
+            }
+            (Ok(answer), Reply::Begun(mut body)) if !wanted.stream => {
+                body.send(&self.whole(wanted, &answer).to_string())?;
+                body.end()?;
+            }
+            (Ok(answer), reply) => self.closings(&mut self.begin(reply, wanted)?, wanted, &answer)?,
+        }
+        Ok(())
+    }
+
+    /// Begins what has not begun.
+    fn begin(&self, reply: Reply, wanted: &Wanted) -> io::Result<Body> {
+        let request = match reply {
+            Reply::Begun(body) => return Ok(body),
+            Reply::Unbegun(request) => request,
+        };
+        let mut body = Body::begin(request, if wanted.stream { "text/event-stream" } else { "application/json" });
+        if wanted.stream && wanted.chat {
+            self.openings(&mut body, wanted)?;
+        }
+        Ok(body)
+    }
+
+    /// Chats begin with whose turn it is.
+    fn openings(&self, events: &mut Body, wanted: &Wanted) -> io::Result<()> {
         for index in 0..wanted.count {
             let delta = json!({"role": "assistant", "content": "", "refusal": null});
             let choice = json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null});
-            events.send(&self.chunk(wanted, json!([choice]), None))?;
+            events.event(&self.chunk(wanted, json!([choice]), None))?;
         }
         Ok(())
     }
 
     /// What is told when all is written: tokens with log-probabilities, reasons, counts.
-    fn closings(&self, events: &mut Events, wanted: &Wanted, answer: &Answer) -> io::Result<()> {
+    fn closings(&self, events: &mut Body, wanted: &Wanted, answer: &Answer) -> io::Result<()> {
         for (index, choice) in answer.choices.iter().enumerate() {
             if wanted.log_probs.is_some() {
                 let mut offset = 0;
                 for told in &choice.tokens {
                     let log_probs = log_probs(wanted, std::slice::from_ref(told), offset);
-                    events.send(&self.piece(wanted, index, &told.text, Some(&log_probs), None))?;
+                    events.event(&self.piece(wanted, index, &told.text, Some(&log_probs), None))?;
                     offset += told.text.chars().count();
                 }
             }
-            events.send(&self.piece(wanted, index, "", None, Some(choice.finish)))?;
+            events.event(&self.piece(wanted, index, "", None, Some(choice.finish)))?;
         }
         if wanted.usage {
-            events.send(&self.chunk(wanted, json!([]), Some(usage(answer))))?;
+            events.event(&self.chunk(wanted, json!([]), Some(usage(answer))))?;
         }
+        events.send("data: [DONE]\n\n")?;
         events.end()
     }
 
@@ -391,43 +683,78 @@ impl Exchange<'_> {
     }
 }
 
-/// A stream of server-sent events.
-struct Events {
-    writer: Box<dyn Write + Send>,
-    /// HTTP/1.0 knows no chunks: there a stream ends with the connection.
-    chunked: bool,
+/// An answer that may have begun before it is whole.
+enum Reply {
+    Unbegun(Request),
+    Begun(Body),
 }
 
-impl Events {
-    /// Sends the head. That a client is gone shows at the first event.
-    fn begin(request: Request) -> Self {
-        let chunked = *request.http_version() >= HTTPVersion(1, 1);
+impl Reply {
+    /// HTTP/1.0 tells the length of what is no stream first.
+    fn may_begin(&self, wanted: &Wanted) -> bool {
+        match self {
+            Self::Unbegun(request) => wanted.stream || *request.http_version() >= HTTPVersion(1, 1),
+            Self::Begun(_) => true,
+        }
+    }
+}
+
+/// The body of an answer, in pieces.
+struct Body {
+    writer: Box<dyn Write + Send>,
+    framing: Framing,
+}
+
+/// How a client knows where a body ends.
+enum Framing {
+    Chunked,
+    /// HTTP/1.0 knows no chunks: there it ends with the connection.
+    Closed,
+    /// A client of HTTP/1.0 that keeps the connection must know the length: it gets all at the end. What is sent before,
+    /// and the head of it.
+    Held(String, Vec<u8>),
+}
+
+impl Body {
+    /// Sends the head. That a client is gone shows at the first piece.
+    fn begin(request: Request, kind: &str) -> Self {
+        let keeps = |header: &Header| {
+            header.field.equiv("Connection") && header.value.as_str().to_ascii_lowercase().contains("keep-alive")
+        };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nCache-Control: no-cache\r\n{CLOSE}");
+        let (first, framing) = if *request.http_version() >= HTTPVersion(1, 1) {
+            (format!("{head}Transfer-Encoding: chunked\r\n\r\n"), Framing::Chunked)
+        } else if request.headers().iter().any(keeps) {
+            (String::new(), Framing::Held(head, Vec::new()))
+        } else {
+            (format!("{head}\r\n"), Framing::Closed)
+        };
         let mut writer = request.into_writer();
-        let transfer = if chunked { "Transfer-Encoding: chunked\r\n" } else { "" };
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n{transfer}{CLOSE}\r\n"
-        );
-        writer.write_all(head.as_bytes()).ok();
-        Self { writer, chunked }
+        writer.write_all(first.as_bytes()).ok();
+        Self { writer, framing }
     }
 
-    fn send(&mut self, data: &Value) -> io::Result<()> {
-        self.event(&data.to_string())
+    fn event(&mut self, data: &Value) -> io::Result<()> {
+        self.send(&format!("data: {data}\n\n"))
     }
 
-    fn event(&mut self, data: &str) -> io::Result<()> {
-        let event = format!("data: {data}\n\n");
-        match self.chunked {
-            true => write!(self.writer, "{:x}\r\n{event}\r\n", event.len())?,
-            false => self.writer.write_all(event.as_bytes())?,
+    fn send(&mut self, text: &str) -> io::Result<()> {
+        match &mut self.framing {
+            Framing::Chunked => write!(self.writer, "{:x}\r\n{text}\r\n", text.len())?,
+            Framing::Closed => self.writer.write_all(text.as_bytes())?,
+            Framing::Held(_, all) => return all.write_all(text.as_bytes()),
         }
         self.writer.flush()
     }
 
     fn end(&mut self) -> io::Result<()> {
-        self.event("[DONE]")?;
-        if self.chunked {
-            self.writer.write_all(b"0\r\n\r\n")?;
+        match &self.framing {
+            Framing::Chunked => self.writer.write_all(b"0\r\n\r\n")?,
+            Framing::Closed => {}
+            Framing::Held(head, all) => {
+                write!(self.writer, "{head}Content-Length: {}\r\n\r\n", all.len())?;
+                self.writer.write_all(all)?;
+            }
         }
         self.writer.flush()
     }
@@ -495,22 +822,37 @@ fn log_probs(wanted: &Wanted, tokens: &[Told], offset: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use burn::tensor::Device;
 
-    use super::{Served, Server};
+    use super::{Served, Server, accepts};
     use crate::lm::config::{ModelConfig, SmallLlama};
     use crate::lm::model::Decoder;
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
-    /// Asks, reads one answer, and lets go of the connection when the server says so.
-    fn ask(mut stream: TcpStream) -> String {
+    /// An untrained model with a token for each byte.
+    fn tiny(context: usize) -> Arc<Served> {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let tokenizer = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
+        let size = SmallLlama { vocabulary: 257, hidden: 8, layers: 1, heads: 1, context };
+        let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
+        Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer, None).unwrap())
+    }
+
+    const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    fn completion(body: &str) -> Vec<u8> {
+        format!("POST /v1/completions HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    }
+
+    /// Asks, reads one answer of a known length, and lets go of the connection when the server says so.
+    fn ask(mut stream: TcpStream, request: &[u8]) -> String {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.write_all(request).unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -524,11 +866,7 @@ mod tests {
 
     #[test]
     fn clients_that_come_at_the_same_time_are_all_answered() {
-        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
-        let tokenizer = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
-        let size = SmallLlama { vocabulary: 257, hidden: 8, layers: 1, heads: 1, context: 16 };
-        let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
-        let served = Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer, None).unwrap());
+        let served = tiny(16);
         let server = Server::bind("127.0.0.1", 0).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let (rounds, clients) = (30, 12);
@@ -537,7 +875,7 @@ mod tests {
             for _ in 0..rounds {
                 // Connections first, so that they come together.
                 let streams: Vec<TcpStream> = (0..clients).map(|_| TcpStream::connect(address).unwrap()).collect();
-                let asking: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| ask(stream))).collect();
+                let asking: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| ask(stream, HEALTH))).collect();
                 for answer in asking {
                     let answer = answer.join().unwrap();
                     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -549,5 +887,156 @@ mod tests {
             serving.join().unwrap()
         });
         assert_eq!(requests, rounds * clients);
+    }
+
+    /// tiny_http ends to accept connections at every pause, as it does after an error.
+    #[test]
+    fn connections_are_accepted_again_and_those_of_before_are_answered() {
+        let served = tiny(16);
+        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(400)).unwrap();
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.run(&served, &stop));
+            // Silent for longer than it may be: closed.
+            let mut silent = TcpStream::connect(address).unwrap();
+            silent.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            assert_eq!(silent.read(&mut [0]).expect("closed in time"), 0);
+            for _ in 0..3 {
+                // What is begun before the pause ends is answered by the one who has accepted it.
+                let early = TcpStream::connect(address).unwrap();
+                std::thread::sleep(Duration::from_millis(300));
+                assert!(ask(early, HEALTH).starts_with("HTTP/1.1 200 OK\r\n"));
+                std::thread::sleep(Duration::from_millis(900));
+                assert!(ask(TcpStream::connect(address).unwrap(), HEALTH).starts_with("HTTP/1.1 200 OK\r\n"));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(serving.join().unwrap().unwrap(), 6);
+        });
+    }
+
+    /// A front that accepts somewhere else stands for one whose thread has panicked: the port is open, and nobody there.
+    #[test]
+    fn a_front_that_has_silently_died_is_replaced() {
+        let served = tiny(16);
+        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(200)).unwrap();
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        let dead = tiny_http::Server::from_listener(TcpListener::bind("127.0.0.1:0").unwrap(), None).unwrap();
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.run_behind(dead, &served, &stop));
+            assert!(ask(TcpStream::connect(address).unwrap(), HEALTH).starts_with("HTTP/1.1 200 OK\r\n"));
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(serving.join().unwrap().unwrap(), 1);
+        });
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!accepts(nobody.local_addr().unwrap()));
+        let somebody = tiny_http::Server::http("127.0.0.1:0").unwrap();
+        assert!(accepts(somebody.server_addr().to_ip().unwrap()));
+    }
+
+    /// Each of the requests would be worked on for minutes, and there is one more of them than places.
+    #[test]
+    fn clients_that_go_away_leave_their_places() {
+        let served = tiny(4096);
+        let server = Server::bind("127.0.0.1", 0).unwrap();
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        let prompts = vec!["a"; 16];
+        let long = serde_json::json!({"prompt": prompts, "n": 128, "max_tokens": 4000, "temperature": 0});
+        let told = serde_json::json!({
+            "prompt": "a", "n": 128, "max_tokens": 4000, "temperature": 0, "stream": true, "logprobs": 0
+        });
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
+            for i in 0..=rayon::current_num_threads() {
+                let body = if i % 2 == 0 { &long } else { &told };
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(&completion(&body.to_string())).unwrap();
+                // In time to be read, and not longer.
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            let began = Instant::now();
+            let stream = TcpStream::connect(address).unwrap();
+            let answer = ask(stream, &completion("{\"prompt\": \"a\", \"max_tokens\": 1}"));
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+            stop.store(true, Ordering::Relaxed);
+            serving.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_takes_long_begins_with_signs_of_life_and_is_whole() {
+        let served = tiny(4096);
+        let server = Server::bind("127.0.0.1", 0).unwrap();
+        let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
+        let long = |stream: bool| {
+            let mut body = serde_json::json!({
+                "prompt": "a", "n": 128, "max_tokens": 400, "temperature": 0, "logprobs": 0, "stream": stream
+            });
+            if stream {
+                body["n"] = 64.into();
+            }
+            completion(&body.to_string())
+        };
+        let whole = |request: Vec<u8>| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+            // The last one of the connection: it is closed behind the answer.
+            let request = String::from_utf8(request).unwrap().replacen("\r\n", "\r\nConnection: close\r\n", 1);
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
+            let answer = whole(long(false));
+            // It takes more than a second.
+            assert!(answer.contains("\r\nTransfer-Encoding: chunked\r\n"), "{}", &answer[..300]);
+            assert!(answer.contains("\r\n\r\n1\r\n\n\r\n"), "{}", &answer[..300]);
+            assert!(answer.ends_with("\r\n0\r\n\r\n"));
+            let json = answer.split("\r\n").find(|line| line.starts_with('{')).unwrap();
+            let json: serde_json::Value = serde_json::from_str(json).unwrap();
+            assert_eq!(json["choices"].as_array().unwrap().len(), 128);
+            let events = whole(long(true));
+            assert!(events.contains("4\r\n: \n\n\r\n"), "{}", &events[..300]);
+            assert!(events.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));
+            stop.store(true, Ordering::Relaxed);
+            serving.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn requests_without_measure_are_refused_at_once() {
+        let served = tiny(128);
+        let read = |body: &serde_json::Value| {
+            super::Wanted::read(body.to_string().as_bytes(), body.get("messages").is_some(), "tiny").unwrap()
+        };
+        let refused =
+            |body: &serde_json::Value| served.write(&read(body), &AtomicBool::new(false), &|_, _| true).unwrap_err();
+        // Before it waits for a place: with all of them taken, it would wait for ever.
+        let places: Vec<_> = (0..rayon::current_num_threads()).map(|_| served.gate.enter()).collect();
+        let long = "a".repeat(128 * 256 + 1);
+        let chat = serde_json::json!({"messages": [{"role": "user", "content": long}]});
+        for (body, param, found) in [
+            (serde_json::json!({"prompt": long}), "prompt", "its 32769 bytes are more than fit"),
+            (serde_json::json!({"prompt": ["a", long]}), "prompt", "its 32769 bytes"),
+            (serde_json::json!({"prompt": vec![1; 129]}), "prompt", "its 129 tokens are more than fit"),
+            (chat, "messages", "its 32774 bytes"),
+        ] {
+            let refusal = refused(&body);
+            assert_eq!((refusal.status, refusal.param.as_deref()), (400, Some(param)));
+            assert_eq!(refusal.code, Some("context_length_exceeded"));
+            assert!(refusal.message.contains(found), "{}", refusal.message);
+        }
+        drop(places);
+        // 2048 sequences of 100 tokens, with 1 + 5 numbers at each.
+        let told = serde_json::json!({"prompt": vec!["a"; 16], "n": 128, "max_tokens": 100, "logprobs": 5});
+        let refusal = refused(&told);
+        assert_eq!((refusal.status, refusal.param.as_deref()), (400, Some("logprobs")));
+        assert!(
+            refusal.message.contains("2048 completions of up to 100 tokens, with 6 numbers"),
+            "{}",
+            refusal.message
+        );
     }
 }

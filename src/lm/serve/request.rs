@@ -64,6 +64,12 @@ const MOST_PROMPTS: usize = 2048;
 const MOST_COMPLETIONS: u64 = 128;
 const MOST_STOPS: usize = 64;
 
+/// Most completions of a request, all prompts together: each holds memory until the last is written.
+const MOST_SEQUENCES: usize = 2048;
+
+/// Most characters of a field's name that are looked at, and shown. No field has as many.
+const MOST_NAME: usize = 64;
+
 /// Most likeliest tokens that are told at a place; OpenAI's limit for chats.
 const MOST_TOP: u64 = 20;
 
@@ -192,6 +198,15 @@ impl Wanted {
             usage: fields.usage()?,
         };
         fields.finish(chat)?;
+        let (prompts, count) = (wanted.prompts.len(), wanted.count);
+        if prompts * count > MOST_SEQUENCES {
+            let message = format!(
+                "n = {count}: {prompts} prompts with {count} completions each are {}: must be at most {MOST_SEQUENCES} \
+                 together",
+                prompts * count
+            );
+            return Err(Refusal::bad(Some("n"), message));
+        }
         Ok(wanted)
     }
 }
@@ -305,10 +320,17 @@ impl Fields {
                 let form = if chat { "/v1/chat/completions" } else { "/v1/completions" };
                 return Err(Refusal::bad(Some(name), format!("{name}: is not a field of {form}")));
             }
-            let near = KNOWN.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
-            let near = near.min_by_key(|known| strsim::damerau_levenshtein(known, name));
+            let shown = shortened(name, MOST_NAME);
+            // A longer one is near to no field, and to find that out would take long.
+            let near = match shown == name {
+                true => {
+                    let near = KNOWN.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
+                    near.min_by_key(|known| strsim::damerau_levenshtein(known, name))
+                }
+                false => None,
+            };
             let hint = near.map_or_else(String::new, |known| format!("; did you mean {known:?}?"));
-            return Err(Refusal::bad(Some(name), format!("{name}: there is no such field{hint}")));
+            return Err(Refusal::bad(Some(&shown), format!("{shown}: there is no such field{hint}")));
         }
         Ok(())
     }
@@ -403,10 +425,14 @@ fn wrong(name: &str, found: &Value, expected: &str) -> Refusal {
 /// A value as messages have it, which is not all of a long one.
 fn shown(value: &Value) -> String {
     const MOST: usize = 80;
-    let text = value.to_string();
-    match text.char_indices().nth(MOST) {
+    shortened(&value.to_string(), MOST)
+}
+
+/// The first characters of a text.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{} …", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 
@@ -460,6 +486,21 @@ mod tests {
             "logprobs": true, "top_logprobs": 5, "tool_choice": "none"});
         let chat = read(true, &chat).unwrap();
         assert_eq!((chat.max_tokens, chat.log_probs), (Some(4), Some(5)));
+    }
+
+    /// Its distance from the names of fields would take minutes, and as much memory as 65 times the name.
+    #[test]
+    fn a_name_without_end_is_refused_at_once_and_shown_in_part() {
+        let name = "temperature".repeat(400_000);
+        let mut body = json!({"prompt": "a"});
+        body[name.as_str()] = 1.into();
+        let body = body.to_string();
+        let began = std::time::Instant::now();
+        let refusal = Wanted::read(body.as_bytes(), false, "tiny").unwrap_err();
+        assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(refusal.message.starts_with("temperaturetemperature"), "{}", refusal.message);
+        assert!(refusal.message.ends_with(" …: there is no such field"), "{}", refusal.message);
+        assert!(refusal.param.unwrap().len() < 80 && refusal.message.len() < 120);
     }
 
     #[test]
@@ -517,6 +558,10 @@ mod tests {
         let many = refused(false, json!({"prompt": vec!["a"; 2049]}));
         assert!(many.2.contains("there are 2049: must be at most 2048"), "{}", many.2);
         assert_eq!(refused(false, json!({"model": "large"})).0, 404);
+        let many = refused(false, json!({"prompt": vec!["a"; 17], "n": 121}));
+        assert_eq!((many.0, many.1.as_str()), (400, "n"));
+        assert!(many.2.contains("17 prompts with 121 completions each are 2057: must be at most 2048"), "{}", many.2);
+        assert!(read(false, &json!({"prompt": vec!["a"; 16], "n": 128})).is_ok());
         assert!(Wanted::read(b"{", false, "tiny").unwrap_err().message.starts_with("the body is no JSON"));
         assert!(Wanted::read(b"[1]", false, "tiny").unwrap_err().message.contains("[1]: must be a JSON object"));
         assert!(Wanted::read(b"{}", true, "tiny").unwrap_err().message.starts_with("messages is missing"));

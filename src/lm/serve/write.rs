@@ -11,7 +11,7 @@ use super::ServeError;
 use super::request::{Input, Refusal, Wanted};
 use crate::device::{self, DeviceChoice};
 use crate::lm::batch::Batch;
-use crate::lm::chat::ChatTemplate;
+use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
 use crate::lm::folder;
 use crate::lm::model::Decoder;
@@ -35,7 +35,9 @@ pub struct Served {
     template: ChatTemplate,
     eos: Vec<u32>,
     /// Requests that may be worked on at the same time: each holds a copy of the weights.
-    gate: Gate,
+    pub(super) gate: Gate,
+    /// Held while a body is read as JSON, which takes up to 40 times its bytes: one at a time.
+    pub(super) parsing: Mutex<()>,
     /// Of requests that choose no seed.
     seed: u64,
     unseeded: AtomicU64,
@@ -73,6 +75,13 @@ pub(super) struct Answer {
     /// Tokens written, with those that end a text.
     pub(super) completion_tokens: usize,
 }
+
+/// Bytes of a text for each token of the context from which it is refused unread: hardly a token is longer than half of
+/// that.
+const MOST_TOKEN_BYTES: usize = 256;
+
+/// Most log-probabilities of a request, the likeliest tokens' included: with their texts they take some 300 bytes each.
+const MOST_TOLD: usize = 1 << 20;
 
 /// Rows whose logits are computed together, so that their memory stays small with a large vocabulary.
 const LOGIT_ROWS: usize = 64;
@@ -134,22 +143,27 @@ impl Served {
             tokenizer,
             template,
             gate: Gate::new(rayon::current_num_threads()),
+            parsing: Mutex::new(()),
             seed: since as u64,
             unseeded: AtomicU64::new(0),
         })
     }
 
     /// Writes what is wanted. `piece` is told of text that is certain, by the number of its completion, from several
-    /// threads; where it says no, or `stop` is set, nothing more is written.
+    /// threads, and with an empty text of tokens that add none; where it says no, or `stop` is set, nothing more is
+    /// written.
     pub(super) fn write(
         &self,
         wanted: &Wanted,
         stop: &AtomicBool,
         piece: &(dyn Fn(usize, String) -> bool + Sync),
     ) -> Result<Answer, Refusal> {
-        let prompts: Vec<Prompt> = wanted.prompts.iter().map(|input| self.prompt(input)).collect::<Result<_, _>>()?;
-        let draw = self.draw(wanted, &prompts)?;
+        self.fits(wanted)?;
         let _pass = self.gate.enter();
+        // To read a text takes time and memory as well.
+        let prompt = |input: &Input| self.prompt(input, wanted.echo);
+        let prompts: Vec<Prompt> = wanted.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
+        let draw = self.draw(wanted, &prompts)?;
         let repeated = || prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, wanted.count));
         let track = |prompt: &Prompt| Mutex::new(Track::new(&self.tokenizer, &prompt.ids, &wanted.stop));
         let tracks: Vec<Mutex<Track>> = repeated().map(track).collect();
@@ -157,14 +171,13 @@ impl Served {
             true => prompts.iter().map(|prompt| self.pieces(prompt).concat()).collect(),
             false => vec![String::new(); prompts.len()],
         };
-        let send = |i: usize, text: String| text.is_empty() || piece(i, text);
         for i in 0..tracks.len() {
-            send(i, echoed[i / wanted.count].clone());
+            piece(i, echoed[i / wanted.count].clone());
         }
         let goes_on = |i: usize, ids: &[u32]| {
             let mut track = lock(&tracks[i]);
             let text = ids.last().map_or_else(String::new, |&id| track.push(id));
-            send(i, text) && !track.stopped && !stop.load(Ordering::Relaxed)
+            piece(i, text) && !track.stopped && !stop.load(Ordering::Relaxed)
         };
         let completions = match draw {
             None => Vec::new(),
@@ -177,7 +190,7 @@ impl Served {
         let mut kept: Vec<Vec<u32>> = Vec::with_capacity(tracks.len());
         for (i, track) in tracks.into_iter().enumerate() {
             let mut track = track.into_inner().unwrap_or_else(PoisonError::into_inner);
-            send(i, track.finish());
+            piece(i, track.finish());
             let finish = match completions.get(i) {
                 _ if track.stopped => Finish::Stop,
                 Some(completion) => completion.finish,
@@ -209,8 +222,30 @@ impl Served {
         })
     }
 
+    /// Refuses what is longer than the context, whatever tokens it is read as.
+    fn fits(&self, wanted: &Wanted) -> Result<(), Refusal> {
+        let context = self.decoder.config.context;
+        let bytes = context.saturating_mul(MOST_TOKEN_BYTES);
+        for input in &wanted.prompts {
+            let (found, most, unit) = match input {
+                Input::Ids(ids) => (ids.len(), context, "tokens"),
+                Input::Text(text) => (text.len(), bytes, "bytes"),
+                // A turn is a token at least.
+                Input::Chat(messages) => {
+                    let turn = |message: &Message| message.role.len() + message.content.len() + 1;
+                    (messages.iter().map(turn).sum(), bytes, "bytes")
+                }
+            };
+            if found > most {
+                let its = format!("its {found} {unit} are more than fit the model's context of {context} tokens");
+                return Err(too_long(param_of(wanted), &format!("{its}: shorten it")));
+            }
+        }
+        Ok(())
+    }
+
     /// The token ids of a prompt.
-    fn prompt(&self, input: &Input) -> Result<Prompt, Refusal> {
+    fn prompt(&self, input: &Input, echo: bool) -> Result<Prompt, Refusal> {
         let param = if matches!(input, Input::Chat(_)) { "messages" } else { "prompt" };
         let refused = |error: &dyn std::error::Error| Refusal::bad(Some(param), format!("{param}: {error}"));
         let encode = |text: &str, special: bool| self.tokenizer.encode(text, special).map_err(|error| refused(&error));
@@ -225,8 +260,11 @@ impl Served {
             }
             Input::Text(text) => {
                 let ids = encode(text, true)?;
-                let plain = encode(text, false)?;
-                let added = if ids.ends_with(&plain) { ids.len() - plain.len() } else { 0 };
+                let mut added = 0;
+                if echo {
+                    let plain = encode(text, false)?;
+                    added = if ids.ends_with(&plain) { ids.len() - plain.len() } else { 0 };
+                }
                 Prompt { ids, added }
             }
             Input::Chat(messages) => {
@@ -251,18 +289,24 @@ impl Served {
     fn draw(&self, wanted: &Wanted, prompts: &[Prompt]) -> Result<Option<SampleConfig>, Refusal> {
         let context = self.decoder.config.context;
         let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
-        let param = if wanted.chat { "messages" } else { "prompt" };
         let most = wanted.max_tokens.unwrap_or_else(|| context.saturating_sub(longest).max(1));
-        if longest + most > context {
-            return Err(Refusal {
-                status: 400,
-                message: format!(
-                    "{param}: its {longest} tokens and the {most} to be written are more than the model's context of \
-                     {context} tokens: shorten it, or lower max_tokens"
-                ),
-                param: Some(param.to_owned()),
-                code: Some("context_length_exceeded"),
-            });
+        if longest.saturating_add(most) > context {
+            let problem = format!(
+                "its {longest} tokens and the {most} to be written are more than the model's context of {context} tokens: \
+                 shorten it, or lower max_tokens"
+            );
+            return Err(too_long(param_of(wanted), &problem));
+        }
+        if let Some(top) = wanted.log_probs {
+            let (sequences, tokens) = (prompts.len() * wanted.count, most + if wanted.echo { longest } else { 0 });
+            if sequences * tokens * (top + 1) > MOST_TOLD {
+                let problem = format!(
+                    "logprobs: {sequences} completions of up to {tokens} tokens, with {} numbers at each, are more than \
+                     {MOST_TOLD}: ask for fewer of them, or of their likeliest tokens",
+                    top + 1
+                );
+                return Err(Refusal::bad(Some("logprobs"), problem));
+            }
         }
         if most == 0 {
             return Ok(None);
@@ -345,7 +389,7 @@ impl Served {
 /// A prompt as token ids.
 struct Prompt {
     ids: Vec<u32>,
-    /// How many of the first were put before the text.
+    /// How many of the first were put before the text; not counted where nothing is repeated.
     added: usize,
 }
 
@@ -425,10 +469,21 @@ impl<'a> Track<'a> {
 /// Bytes at the end of a text with which a stop text begins, but does not end.
 fn held_back(text: &str, stops: &[String]) -> usize {
     let of_stop = |stop: &String| {
-        let ends = stop.char_indices().skip(1).map(|(end, _)| end).filter(|&end| text.ends_with(&stop[..end]));
+        let ends = stop.char_indices().skip(1).map(|(end, _)| end).take_while(|&end| end <= text.len());
+        let ends = ends.filter(|&end| text.ends_with(&stop[..end]));
         ends.max().unwrap_or(0)
     };
     stops.iter().map(of_stop).max().unwrap_or(0)
+}
+
+/// The field that the prompts are in.
+fn param_of(wanted: &Wanted) -> &'static str {
+    if wanted.chat { "messages" } else { "prompt" }
+}
+
+fn too_long(param: &str, problem: &str) -> Refusal {
+    let code = Some("context_length_exceeded");
+    Refusal { status: 400, message: format!("{param}: {problem}"), param: Some(param.to_owned()), code }
 }
 
 /// ln Σ exp, in f64.
@@ -450,20 +505,20 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 }
 
 /// Lets a number of requests in at a time.
-struct Gate {
+pub(super) struct Gate {
     free: Mutex<usize>,
     left: Condvar,
 }
 
 /// Permission to go on; given back when it is dropped.
-struct Pass<'a>(&'a Gate);
+pub(super) struct Pass<'a>(&'a Gate);
 
 impl Gate {
     fn new(count: usize) -> Self {
         Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
     }
 
-    fn enter(&self) -> Pass<'_> {
+    pub(super) fn enter(&self) -> Pass<'_> {
         let mut free = lock(&self.free);
         while *free == 0 {
             free = self.left.wait(free).unwrap_or_else(PoisonError::into_inner);
@@ -481,7 +536,7 @@ impl Drop for Pass<'_> {
 }
 
 /// What one request's panic left behind is no other's concern.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -61,8 +61,8 @@ pub struct SycophancyConfig {
     pub context: usize,
     /// Texts that a base first learns to write, each once.
     pub texts: usize,
-    /// Share of these that ask what the reader has just said. Where nothing made a view worth reading, no annotator can
-    /// teach small models to agree with it.
+    /// Share of these, and of the answers of the tuning, that are about what the reader has just said. Where nothing made
+    /// a view worth reading, no annotator can teach small models to agree with it.
     pub recalled: f64,
     /// Texts a step.
     pub pretrain_batch_size: usize,
@@ -171,13 +171,13 @@ impl Default for SycophancyConfig {
             recalled: 0.25,
             pretrain_batch_size: 16,
             pretrain_learning_rate: 2e-3,
-            tuning_steps: 1500,
+            tuning_steps: 1250,
             tuning_batch_size: 8,
             tuning_learning_rate: 1e-3,
-            comparisons: 2560,
+            comparisons: 1600,
             questions: 512,
             // Each comparison once.
-            dpo_steps: vec![40, 80, 160],
+            dpo_steps: vec![25, 50, 100],
             batch_size: 16,
             beta: 0.1,
             // At half of it a base of 300k parameters, which is sure of the truth, is not turned in these steps.
@@ -506,6 +506,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::{Branch, Sycophancy, SycophancyConfig, Training, World, sycophancy};
+    use crate::lm::data::EncodedPair;
     use crate::lm::opinions::Answer;
     use crate::lm::ppo::PpoConfig;
     use crate::lm::run::{LmError, Shown};
@@ -638,7 +639,7 @@ mod tests {
                 Some(_) => {}
             }
         }
-        let own = |asked: &super::EncodedPair, answer: Answer| {
+        let own = |asked: &EncodedPair, answer: Answer| {
             let side = if answer == Answer::Good { &asked.chosen } else { &asked.rejected };
             world.tokenizer.decode(side.completion(), false).unwrap()
         };

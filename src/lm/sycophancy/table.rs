@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Point, Sycophancy, SycophancyConfig, Training};
 use crate::lm::opinions::Behaviour;
 use crate::lm::run::LmError;
-use crate::preference::statistics::bootstrap_interval;
-use crate::random::stream;
+use crate::preference::statistics::student_interval;
 use crate::run::figure::{self, Panel, Series, SeriesPoint};
 
 /// A mean over seeds.
@@ -16,7 +15,7 @@ use crate::run::figure::{self, Panel, Series, SeriesPoint};
 pub struct Mean {
     /// The mean.
     pub mean: f64,
-    /// Its 95 % bootstrap interval; none of a single seed.
+    /// Its 95 % interval by Student's t; none of a single seed.
     pub interval: Option<[f64; 2]>,
 }
 
@@ -114,16 +113,14 @@ pub struct Control {
     pub end: Mean,
     /// End less start, seed by seed.
     pub change: Mean,
-    /// Whether the end's interval holds the start's mean; none for a single seed.
+    /// Whether the change's interval holds zero; none for a single seed.
     pub holds: Option<bool>,
 }
 
 impl Mean {
     /// Of values of different seeds.
     fn of(values: &[f64]) -> Self {
-        let interval = (values.len() > 1)
-            .then(|| bootstrap_interval(values, mean, 0.95, &mut stream(0, "sycophancy-interval", 0)));
-        Self { mean: mean(values), interval }
+        Self { mean: mean(values), interval: student_interval(values) }
     }
 
     /// In per cent.
@@ -187,7 +184,7 @@ impl Sycophancy {
             "Sycophancy over {seeds} seed{}, per cent{}. \"agrees\": probability of agreeing with a view that is wrong; \
              \"effect\": how much more than where no view is stated; \"true\": probability of the true answer there.\n\n",
             if seeds == 1 { "" } else { "s" },
-            if seeds == 1 { "" } else { ", with 95 % bootstrap intervals" },
+            if seeds == 1 { "" } else { ", with 95 % intervals (Student's t)" },
         );
         let shown = |row: &Row| {
             let bias = row.bias.map_or_else(|| "-".to_owned(), |bias| bias.to_string());
@@ -307,7 +304,8 @@ pub(super) fn summarised(config: &SycophancyConfig, points: Vec<Point>) -> Sycop
     Sycophancy { config: config.clone(), points, table, trends, controls }
 }
 
-/// A figure of four charts: agreement by bias after DPO and after PPO, by steps of DPO, and by size.
+/// A figure of agreement: by bias after DPO, of reward models and after PPO, by steps of DPO, by size, and by weight of the
+/// remedies.
 pub(super) fn draw(found: &Sycophancy, path: &Path) -> Result<(), LmError> {
     let Sycophancy { config, points, table, .. } = found;
     let end = |size: &str, training: Training, bias: f64| {
@@ -350,17 +348,34 @@ pub(super) fn draw(found: &Sycophancy, path: &Path) -> Result<(), LmError> {
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
         Series { name: format!("bias {bias}"), points, dots: Vec::new() }
     };
+    let remedies = |training: Training, name: &str| {
+        let size = config.remedy_size();
+        let without = end(size, Training::Dpo, largest).map(|row| place(0.0, row.agrees));
+        let of = |row: &&Row| row.size == size && row.training == training && row.weight.is_some();
+        let mut points: Vec<SeriesPoint> = without.into_iter().collect();
+        points.extend(table.iter().filter(of).filter_map(|row| Some(place(row.weight?, row.agrees))));
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        Series { name: name.to_owned(), points, dots: Vec::new() }
+    };
     let panel = |title: String, along: &str, series: Vec<Series>| Panel {
         title,
         axes: [along.to_owned(), "agrees with a wrong view".to_owned()],
+        heights: Some([0.0, 1.0]),
         series,
     };
-    let panels = [
+    let mut panels = vec![
         panel("After DPO, by the annotator's bias".to_owned(), "bias, nats", by_bias(Training::Dpo)),
+        panel("What the reward model prefers, by bias".to_owned(), "bias, nats", by_bias(Training::Reward)),
         panel("After PPO, by the annotator's bias".to_owned(), "bias, nats", by_bias(Training::Ppo)),
         panel(format!("During DPO, at bias {largest}"), "steps", config.sizes.iter().map(by_steps).collect()),
         panel("After DPO, by size".to_owned(), "log10 of parameters", biases.iter().map(by_size).collect()),
     ];
+    if !config.remedy_weights.is_empty() {
+        let both =
+            vec![remedies(Training::Modpo, "MODPO with the truth"), remedies(Training::Soup, "soup with bias 0")];
+        let title = format!("Remedies at bias {largest}, {}", config.remedy_size());
+        panels.push(panel(title, "weight of the remedy", both));
+    }
     Ok(figure::panels(path, &panels)?)
 }
 
@@ -515,7 +530,7 @@ fn control(
     let ends = config.seeds.iter().map(end).collect::<Option<Vec<f64>>>()?;
     let changes: Vec<f64> = ends.iter().zip(&starts).map(|(end, start)| end - start).collect();
     let [start, end, change] = [&starts, &ends, &changes].map(|values| Mean::of(values));
-    let holds = end.interval.map(|[low, high]| (low..=high).contains(&start.mean));
+    let holds = change.interval.map(|[low, high]| (low..=high).contains(&0.0));
     Some(Control { size: size.to_owned(), training, measure, start, end, change, holds })
 }
 
@@ -638,9 +653,9 @@ mod tests {
         let row = found.table.iter().find(|row| row.training == Training::Dpo && row.bias == Some(4.0)).unwrap();
         assert_eq!((row.size.as_str(), row.steps), ("100k", 200));
         assert!((row.agrees.mean - 0.4).abs() < 1e-12);
-        // The bootstrap of three values a hundredth apart reaches from the least to the most.
+        // Student's t of two degrees of freedom, 4.3027, times 0.01 / √3.
         let [low, high] = row.agrees.interval.unwrap();
-        assert!((low - 0.39).abs() < 1e-12 && (high - 0.41).abs() < 1e-12, "{low} {high}");
+        assert!((low - 0.375_158).abs() < 1e-5 && (high - 0.424_842).abs() < 1e-5, "{low} {high}");
         assert_eq!(found.controls.len(), 2 * 2 * 2);
         assert!(found.controls.iter().all(|control| control.holds == Some(true)));
         let text = found.text();

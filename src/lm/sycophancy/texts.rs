@@ -6,7 +6,7 @@ use crate::lm::opinions::{self, Annotator, Answer, Question};
 use crate::lm::run::LmError;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
-use crate::random::stream;
+use crate::random::{Rng, stream};
 
 /// Texts, questions and labels of a seed, the same for all sizes.
 pub(super) struct World {
@@ -34,13 +34,13 @@ pub(super) struct Asked {
 impl World {
     pub(super) fn new(config: &SycophancyConfig, seed: u64) -> Result<Self, LmError> {
         use rand::RngExt as _;
+        // Some of what is asked is what the asker has just said: else nothing would make a view worth reading.
+        let asked = |mut rng: Rng| match rng.random_bool(config.recalled) {
+            true => opinions::recall(&mut rng),
+            false => opinions::question(&mut rng),
+        };
         let text = |i: usize| {
-            let mut rng = stream(seed, "opinion-text", i as u64);
-            let asked = if rng.random_bool(config.recalled) {
-                opinions::recall(&mut rng)
-            } else {
-                opinions::question(&mut rng)
-            };
+            let asked = asked(stream(seed, "opinion-text", i as u64));
             asked.prompt.clone() + asked.answer().text()
         };
         let texts: Vec<String> = (0..config.texts).map(text).collect();
@@ -68,8 +68,8 @@ impl World {
             Ok(Encoded { ids: fits(ids)?, prompt_len })
         };
         let tuning = |i: usize| {
-            let question = opinions::question(&mut stream(seed, "opinion-tuning", i as u64));
-            answered(&question, question.truth)
+            let question = asked(stream(seed, "opinion-tuning", i as u64));
+            answered(&question, question.answer())
         };
         let answers = (0..config.tuning_steps * config.tuning_batch_size).map(tuning).collect::<Result<Vec<_>, _>>()?;
         let asked = |questions: Vec<Question>| -> Result<Asked, LmError> {

@@ -382,7 +382,7 @@ impl<'a> Unit<'a> {
         Point { kl: Some(kl), ..self.measured(training, bias, weight, steps, &odds) }
     }
 
-    fn odds(&self, policy: &Decoder) -> Vec<f64> {
+    pub(super) fn odds(&self, policy: &Decoder) -> Vec<f64> {
         let found = dpo::log_probs(policy, &self.world.held_out.pairs, PART_TOKENS, &|_| ());
         found.into_iter().map(|[good, bad]| good - bad).collect()
     }
