@@ -99,7 +99,9 @@ def convert(folder, path):
 def start(model, port, log):
     """llama.cpp's server; its log-probabilities need the logits of all tokens."""
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--model_alias", "stories",
-               "--port", str(port), "--n_ctx", "512", "--logits_all", "true", "--n_threads", "1"]
+               "--port", str(port), "--n_ctx", "512", "--logits_all", "true", "--n_threads", "1",
+               # 32-bit keys and values, as the weights: by default they are rounded to 16 bits.
+               "--type_k", "0", "--type_v", "0"]
     child = subprocess.Popen(command, stdout=log, stderr=log)
     for _ in range(600):
         try:

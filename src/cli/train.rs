@@ -322,7 +322,7 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping after this iteration; press Ctrl-C again to stop at once");
+        eprintln!("stopping; press Ctrl-C again to stop at once");
     })
     .map_err(|e| Failure::negative(e.to_string()))?;
     Ok(stop)
