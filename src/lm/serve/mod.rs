@@ -834,6 +834,15 @@ mod tests {
     use crate::lm::model::Decoder;
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
+    /// Ends the server, also where a test fails: its thread would be waited for without end.
+    struct Ends<'a>(&'a AtomicBool);
+
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// An untrained model with a token for each byte.
     fn tiny(context: usize) -> Arc<Served> {
         let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
@@ -871,6 +880,7 @@ mod tests {
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let (rounds, clients) = (30, 12);
         let requests = std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
             for _ in 0..rounds {
                 // Connections first, so that they come together.
@@ -896,6 +906,7 @@ mod tests {
         let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(400)).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run(&served, &stop));
             // Silent for longer than it may be: closed.
             let mut silent = TcpStream::connect(address).unwrap();
@@ -922,6 +933,7 @@ mod tests {
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let dead = tiny_http::Server::from_listener(TcpListener::bind("127.0.0.1:0").unwrap(), None).unwrap();
         std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run_behind(dead, &served, &stop));
             assert!(ask(TcpStream::connect(address).unwrap(), HEALTH).starts_with("HTTP/1.1 200 OK\r\n"));
             stop.store(true, Ordering::Relaxed);
@@ -945,6 +957,7 @@ mod tests {
             "prompt": "a", "n": 128, "max_tokens": 4000, "temperature": 0, "stream": true, "logprobs": 0
         });
         std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
             for i in 0..=rayon::current_num_threads() {
                 let body = if i % 2 == 0 { &long } else { &told };
@@ -970,7 +983,7 @@ mod tests {
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let long = |stream: bool| {
             let mut body = serde_json::json!({
-                "prompt": "a", "n": 128, "max_tokens": 400, "temperature": 0, "logprobs": 0, "stream": stream
+                "prompt": "a", "n": 128, "max_tokens": 1500, "temperature": 0, "logprobs": 0, "stream": stream
             });
             if stream {
                 body["n"] = 64.into();
@@ -988,6 +1001,7 @@ mod tests {
             answer
         };
         std::thread::scope(|scope| {
+            let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
             let answer = whole(long(false));
             // It takes more than a second.
