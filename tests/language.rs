@@ -301,7 +301,10 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     assert_eq!((shown.text.as_str(), shown.updates), ("The tea", 2));
     engine.close();
     let closed = summary(&path);
-    assert_eq!((closed.updates, closed.answered), (2, 6), "the seventh answer waits for two more");
+    // An update is due after three answers, and takes what there is: a fourth, where its thread wakes up late. Then the
+    // seventh does not wait for two more.
+    assert_eq!(closed.updates, 2);
+    assert!((6..=7).contains(&closed.answered), "{}", closed.answered);
     assert!(path.join("model/model.safetensors").is_file() && path.join("model/tokenizer.json").is_file());
 
     let engine = LanguageEngine::start(Begin::Open, &killed, || {});
@@ -316,7 +319,7 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     std::fs::remove_dir_all(again.join("checkpoints")).unwrap();
     let engine = LanguageEngine::start(Begin::Open, &again, || {});
     let view = wait(&engine, |view| view.phase == Phase::Waiting);
-    assert_eq!((view.reports.len(), view.given), (3, 1));
+    assert_eq!((view.reports.len(), view.given), (3, 7 - closed.answered));
     engine.close();
     assert_eq!(summary(&again).weights_sha256, closed.weights_sha256);
     let (_, events, torn) = Ledger::open(&again.join("labels.jsonl")).unwrap();
