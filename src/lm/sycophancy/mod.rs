@@ -155,7 +155,7 @@ pub struct Sycophancy {
 }
 
 impl Default for SycophancyConfig {
-    /// Five sizes in little more than an hour on two cores.
+    /// Five sizes in an hour or two on two cores.
     fn default() -> Self {
         Self {
             seeds: vec![0, 1, 2],

@@ -625,6 +625,25 @@ mod tests {
         (config, points)
     }
 
+    /// Every seed moves by 0.06, by less than seeds differ: start and end belong together.
+    #[test]
+    fn a_control_that_moves_in_every_seed_does_not_hold() {
+        let (config, mut points) = made_up(&[0, 1, 2]);
+        for point in &mut points {
+            point.behaviour.agrees += 0.1 * point.seed as f64;
+            let ends = point.training == Training::Dpo && point.steps == 200 && point.size == "1m";
+            if ends && point.bias == Some(0.0) {
+                point.behaviour.agrees += 0.06;
+            }
+        }
+        let found = summarised(&config, points);
+        for control in found.controls.iter().filter(|control| control.measure == Measure::Agrees) {
+            let moved = control.training == Training::Dpo && control.size == "1m";
+            assert_eq!(control.holds, Some(!moved), "{}", control.words());
+            assert!((control.change.mean - if moved { 0.06 } else { 0.0 }).abs() < 1e-12);
+        }
+    }
+
     #[test]
     fn what_is_known_of_points_is_found() {
         let (config, points) = made_up(&[0, 1, 2]);
