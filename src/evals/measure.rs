@@ -1,9 +1,9 @@
 //! How a model answers a set of questions: the probability of the answers that match the behaviour.
 //!
 //! Every number but the calibration error is a mean over the labels of the mean over the questions with that label, so
-//! that a model that always gives the same answer, or none at all, reads exactly what chance gives. The likeliest answer alone says too little:
-//! where all answers are equally likely, which one is called the likeliest is a matter of their order, and a model that
-//! knows nothing can read 100 %.
+//! that a model that always gives the same answer, or none at all, reads exactly what chance gives. The likeliest answer
+//! alone says too little: where all answers are equally likely, which one is called the likeliest is a matter of their
+//! order, and a model that knows nothing can read 100 %.
 
 use std::collections::BTreeMap;
 

@@ -14,6 +14,7 @@ pub mod endpoint;
 pub mod filter;
 mod folder;
 pub mod generate;
+pub mod judge;
 pub mod measure;
 pub mod model;
 pub mod questions;

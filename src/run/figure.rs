@@ -174,6 +174,12 @@ const SMALL: f64 = 50.0;
 /// Share of the largest place beyond which the smallest one is where a figure begins.
 const FAR_FROM_ZERO: f64 = 0.5;
 
+/// Curves of no more points than this show their intervals as bars, side by side: of several curves, bands hide each other.
+const FEW_POINTS: usize = 6;
+
+/// Share of a figure's width between the bars of two curves.
+const ASIDE: f64 = 0.008;
+
 /// Width of a letter in the names of bars, pixels.
 const LETTER: u32 = 7;
 
@@ -212,18 +218,23 @@ where
     // with its smallest.
     let least = along_all().fold(f64::INFINITY, f64::min);
     let first = if least > FAR_FROM_ZERO * last && least < last { least } else { least.min(0.0) };
+    let with_bars = series.len() > 1 && series.iter().all(|series| series.points.len() <= FEW_POINTS);
+    let aside = if with_bars { ASIDE * (last - first) } else { 0.0 };
+    // Room for the bars of the first and of the last curve.
+    let room = aside * series.len() as f64;
     let heights = points().flat_map(|point| point.interval.unwrap_or([point.y; 2]));
     let range = match range {
         Some([low, high]) => (low, high),
         None => padded(heights.chain(dots().map(|dot| dot.1))),
     };
+    let series_count = series.len();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(root)
         .caption(title, font(16))
         .margin(12 * scale)
         .x_label_area_size(40 * scale)
         .y_label_area_size(60 * scale)
-        .build_cartesian_2d(first..last, range.0..range.1)?;
+        .build_cartesian_2d(first - room..last + room, range.0..range.1)?;
     chart
         .configure_mesh()
         .x_desc(along)
@@ -233,16 +244,25 @@ where
         .label_style(font(12))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for (series, color) in series.iter().zip(COLORS.iter().cycle()) {
+    for (number, (series, color)) in series.iter().zip(COLORS.iter().cycle()).enumerate() {
+        let aside = aside * (number as f64 - 0.5 * (series_count - 1) as f64);
         let bound = |i: usize| series.points.iter().filter_map(move |point| Some((point.x, point.interval?[i])));
         let (mut outline, high): (Vec<_>, Vec<_>) = (bound(0).collect(), bound(1).collect());
         outline.extend(high.into_iter().rev());
-        if !outline.is_empty() {
+        if with_bars {
+            let bar = |point: &SeriesPoint| {
+                let ([low, high], x) = (point.interval?, point.x + aside);
+                Some(PathElement::new([(x, low), (x, high)], color.mix(0.6).stroke_width(scale)))
+            };
+            chart.draw_series(series.points.iter().filter_map(bar))?;
+            let place = |point: &SeriesPoint| Circle::new((point.x + aside, point.y), 3 * scale, color.filled());
+            chart.draw_series(series.points.iter().map(place))?;
+        } else if !outline.is_empty() {
             chart.draw_series([Polygon::new(outline, color.mix(0.2))])?;
         }
         let radius = 2 * scale;
         chart.draw_series(series.dots.iter().map(|&dot| Circle::new(dot, radius, color.mix(0.45).filled())))?;
-        let line = series.points.iter().map(|point| (point.x, point.y));
+        let line = series.points.iter().map(|point| (point.x + aside, point.y));
         if series.points.len() == 1 {
             // A line of one point is nothing.
             chart.draw_series(line.clone().map(|point| Circle::new(point, radius, color.filled())))?;

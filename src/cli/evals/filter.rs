@@ -9,8 +9,9 @@ use serde_json::json;
 use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
-use crate::evals::filter::{self as lib, FilterConfig, FilterError, Judge, Report, shown};
+use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
 use crate::evals::generate::{folders, read};
+use crate::evals::judge::Judge;
 
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {

@@ -24,7 +24,8 @@ pub(super) struct MergeArgs {
     /// linear (a rewarded soup), slerp, task-arithmetic, ties, dare or dare-ties [default: linear]
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
-    /// One weight for each model [default: the same for all, summing to 1]
+    /// One weight for each model; where the first is negative, with an equals sign: --weights=-0.5,1.5 [default: the
+    /// same for all, summing to 1]
     #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
     weights: Vec<f64>,
     /// Folder of the model that all were fine-tuned from: for task-arithmetic, ties, dare and dare-ties

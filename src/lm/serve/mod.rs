@@ -11,20 +11,22 @@
 //! A client that goes away is noticed by writing to it: what takes longer begins with a comment or a line feed now and
 //! then, which stand for nothing in events and in JSON.
 
+mod door;
 mod request;
 mod write;
 
-use std::io::{self, ErrorKind, Read as _, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::io::{self, Read as _, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use tiny_http::{HTTPVersion, Header, Method, Request, Response, StatusCode};
 
+use self::door::{Door, GLANCE, Port};
 use self::request::{Refusal, Wanted, shortened};
 pub use self::write::Served;
 use self::write::{Answer, Choice, Told, lock};
@@ -34,10 +36,9 @@ use crate::device::DeviceError;
 
 /// A server that listens.
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-    /// How long a client may be silent.
-    patience: Duration,
+    port: Port,
+    /// How often a client is written to while it waits.
+    ping: Duration,
 }
 
 /// A model that cannot be served.
@@ -77,20 +78,8 @@ const CLOSE: &str = "Connection: close\r\n";
 /// How long a client may neither send what it has begun nor take what it is sent; then its connection is closed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often it is looked whether to end.
-const GLANCE: Duration = Duration::from_millis(50);
-
 /// What requests are given to end in when the server does.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// Between two tries to accept connections.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// After so long without being able to listen at all the server ends.
-const GIVE_UP: Duration = Duration::from_secs(300);
-
-/// What a connection to ourselves is given to be accepted in.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// How often a client is written to while it waits.
 const PING: Duration = Duration::from_secs(1);
@@ -104,28 +93,26 @@ impl Server {
     /// # Errors
     /// [`ServeError::Listen`].
     pub fn bind(host: &str, port: u16) -> Result<Self, ServeError> {
-        Self::bind_with(host, port, PATIENCE)
+        Self::bind_with(host, port, PATIENCE, PING)
     }
 
-    fn bind_with(host: &str, port: u16, patience: Duration) -> Result<Self, ServeError> {
-        let bind = || -> io::Result<Self> {
-            let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-            let listener = with_timeouts(TcpListener::bind(addresses.as_slice())?, patience)?;
-            Ok(Self { address: listener.local_addr()?, listener, patience })
-        };
-        bind().map_err(|error| ServeError::Listen { host: host.to_owned(), port, reason: error.to_string() })
+    fn bind_with(host: &str, port: u16, patience: Duration, ping: Duration) -> Result<Self, ServeError> {
+        match Port::bind(host, port, patience) {
+            Ok(port) => Ok(Self { port, ping }),
+            Err(error) => Err(ServeError::Listen { host: host.to_owned(), port, reason: error.to_string() }),
+        }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address
     }
 
     /// Whether only this machine can reach it.
     #[must_use]
     pub fn is_private(&self) -> bool {
-        match self.address.ip() {
+        match self.port.address.ip() {
             IpAddr::V4(ip) => ip.is_loopback(),
             IpAddr::V6(ip) => ip.is_loopback(),
         }
@@ -136,7 +123,7 @@ impl Server {
     /// # Errors
     /// [`ServeError::Accept`].
     pub fn run(&self, served: &Arc<Served>, stop: &Arc<AtomicBool>) -> Result<u64, ServeError> {
-        let front = self.accept().map_err(ServeError::Accept)?;
+        let front = self.port.accept().map_err(ServeError::Accept)?;
         self.run_behind(front, served, stop)
     }
 
@@ -148,7 +135,7 @@ impl Server {
     ) -> Result<u64, ServeError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut number = 0;
-        let mut door = Door::new(self, front);
+        let mut door = Door::new(&self.port, front);
         // A request that no thread could be had for yet.
         let mut waiting: Option<Request> = None;
         // Every thread that works on a request holds one.
@@ -158,10 +145,10 @@ impl Server {
                 continue;
             };
             let (served, stop, working) = (Arc::clone(served), Arc::clone(stop), Arc::clone(&working));
-            let id = number;
+            let (id, ping) = (number, self.ping);
             // A thread for each, so that a client that stops in the middle of its request holds up no other.
             waiting = in_thread(request, move |request| {
-                answer(request, &Exchange { served: &served, stop: &stop, id, since });
+                answer(request, &Exchange { served: &served, stop: &stop, id, since, ping });
                 drop(working);
             });
             match waiting {
@@ -176,171 +163,6 @@ impl Server {
         }
         Ok(number)
     }
-
-    /// Accepts connections, until one fails, or for as long as a client may be silent. tiny_http panics where it can have
-    /// no thread: so it begins in one of its own.
-    fn accept(&self) -> io::Result<tiny_http::Server> {
-        let listener = self.listener.try_clone()?;
-        let begin = move || tiny_http::Server::from_listener(listener, None).map_err(|error| error.to_string());
-        match thread::Builder::new().spawn(begin)?.join() {
-            Ok(front) => front.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("there is no thread to be had")),
-        }
-    }
-}
-
-/// Where connections come in. tiny_http ends to accept them at the first that fails, and says so, or ends by a panic, and
-/// does not; those that it has, it goes on to read. Another one takes its place then.
-struct Door<'a> {
-    server: &'a Server,
-    front: Front,
-    /// Those that accept no more, but may still read from a connection.
-    retired: Vec<Front>,
-    /// When there is to be another front, where this one ended, and since when there could be none.
-    again: Option<Instant>,
-    failing: Option<Instant>,
-    /// Finds out whether a silent front still accepts.
-    probe: Option<JoinHandle<bool>>,
-    /// Whether the user knows.
-    warned: bool,
-}
-
-struct Front {
-    http: tiny_http::Server,
-    /// When it last said something.
-    heard: Instant,
-}
-
-impl<'a> Door<'a> {
-    fn new(server: &'a Server, front: tiny_http::Server) -> Self {
-        let front = Front { http: front, heard: Instant::now() };
-        Self { server, front, retired: Vec::new(), again: None, failing: None, probe: None, warned: false }
-    }
-
-    /// The next request, if one comes within a glance.
-    fn next(&mut self) -> Result<Option<Request>, ServeError> {
-        if self.again.is_some_and(|at| at <= Instant::now()) {
-            self.renew()?;
-        }
-        for old in &mut self.retired {
-            if let Ok(Some(request)) = old.http.try_recv() {
-                old.heard = Instant::now();
-                return Ok(Some(request));
-            }
-        }
-        // Connections without a request for so long were closed.
-        let patience = self.server.patience;
-        for old in self.retired.extract_if(.., |old| old.heard.elapsed() > 2 * patience + GLANCE) {
-            let_go(old);
-        }
-        match self.front.http.recv_timeout(GLANCE) {
-            Ok(Some(request)) => {
-                self.front.heard = Instant::now();
-                self.warned = false;
-                Ok(Some(request))
-            }
-            Ok(None) => {
-                self.listen_to_silence();
-                Ok(None)
-            }
-            Err(error) => {
-                self.front.heard = Instant::now();
-                // No connection for a while, or one that was gone before it was accepted: nothing is wrong.
-                let fine = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::ConnectionAborted];
-                let wait = if fine.contains(&error.kind()) { Duration::ZERO } else { RETRY };
-                if !wait.is_zero() {
-                    self.warn(&format!("no connection can be accepted for now ({error})"));
-                }
-                self.again = Some(Instant::now() + wait);
-                Ok(None)
-            }
-        }
-    }
-
-    /// A front that accepts says something in time, unless connections come without a request.
-    fn listen_to_silence(&mut self) {
-        if self.again.is_some() {
-            return;
-        }
-        if let Some(probe) = self.probe.take_if(|probe| probe.is_finished()) {
-            self.front.heard = Instant::now();
-            if !probe.join().unwrap_or(true) {
-                self.warn("what accepts connections has failed");
-                self.again = Some(Instant::now());
-            }
-        } else if self.probe.is_none() && self.front.heard.elapsed() > self.server.patience + RETRY {
-            let address = self.server.address;
-            self.probe = thread::Builder::new().spawn(move || accepts(address)).ok();
-        }
-    }
-
-    fn renew(&mut self) -> Result<(), ServeError> {
-        match self.server.accept() {
-            Ok(http) => {
-                let front = Front { http, heard: Instant::now() };
-                self.retired.push(std::mem::replace(&mut self.front, front));
-                (self.again, self.failing, self.probe) = (None, None, None);
-                Ok(())
-            }
-            Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() > GIVE_UP => {
-                Err(ServeError::Accept(error))
-            }
-            Err(error) => {
-                self.warn(&format!("cannot listen for now ({error})"));
-                self.again = Some(Instant::now() + RETRY);
-                Ok(())
-            }
-        }
-    }
-
-    fn warn(&mut self, what: &str) {
-        if !std::mem::replace(&mut self.warned, true) {
-            eprintln!("warning: {what}: it is tried again; requests in progress go on");
-        }
-    }
-
-    fn close(self) {
-        self.retired.into_iter().for_each(let_go);
-        let_go(self.front);
-    }
-}
-
-/// Connections that are accepted have the timeouts of what accepts them; so has the wait for one.
-#[cfg(unix)]
-fn with_timeouts(listener: TcpListener, patience: Duration) -> io::Result<TcpListener> {
-    use std::os::fd::OwnedFd;
-    // Both are sockets to the system; only a stream's timeouts can be set.
-    let socket = TcpStream::from(OwnedFd::from(listener));
-    socket.set_read_timeout(Some(patience))?;
-    socket.set_write_timeout(Some(patience))?;
-    Ok(TcpListener::from(OwnedFd::from(socket)))
-}
-
-#[cfg(not(unix))]
-fn with_timeouts(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
-    Ok(listener)
-}
-
-/// Whether a connection is accepted: one that is closed by us is closed by the other side as well.
-fn accepts(mut address: SocketAddr) -> bool {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    let closed = || -> io::Result<usize> {
-        let mut stream = TcpStream::connect_timeout(&address, PROBE)?;
-        stream.set_read_timeout(Some(PROBE))?;
-        stream.shutdown(Shutdown::Write)?;
-        stream.read(&mut [0])
-    };
-    // Whatever else goes wrong says nothing of it.
-    !closed().is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
-}
-
-/// To end, tiny_http connects to itself, which may take long where nobody accepts.
-fn let_go(front: Front) {
-    thread::Builder::new().spawn(move || drop(front)).ok();
 }
 
 /// Works on a request in a thread; gives it back where none can be had.
@@ -362,6 +184,8 @@ struct Exchange<'a> {
     id: u64,
     /// When the server began, seconds since 1970.
     since: u64,
+    /// How often the client is written to while it waits.
+    ping: Duration,
 }
 
 /// The client may have gone away; there is nobody else to tell.
@@ -569,7 +393,7 @@ impl Exchange<'_> {
                 }
                 _ => {}
             }
-            if last.elapsed() >= PING {
+            if last.elapsed() >= self.ping {
                 if reply.may_begin(wanted) {
                     let mut body = self.begin(reply, wanted)?;
                     body.send(if wanted.stream { ": \n\n" } else { "\n" })?;
@@ -577,7 +401,7 @@ impl Exchange<'_> {
                 }
                 last = Instant::now();
             }
-            next = match pieces.recv_timeout(PING.saturating_sub(last.elapsed())) {
+            next = match pieces.recv_timeout(self.ping.saturating_sub(last.elapsed())) {
                 Ok(piece) => Some(piece),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Ok(reply),
@@ -829,7 +653,8 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{Served, Server, accepts};
+    use super::door::accepts;
+    use super::{PATIENCE, PING, Served, Server};
     use crate::lm::config::{ModelConfig, SmallLlama};
     use crate::lm::model::Decoder;
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
@@ -903,7 +728,7 @@ mod tests {
     #[test]
     fn connections_are_accepted_again_and_those_of_before_are_answered() {
         let served = tiny(16);
-        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(400)).unwrap();
+        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(400), PING).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         std::thread::scope(|scope| {
             let _ends = Ends(&stop);
@@ -929,7 +754,7 @@ mod tests {
     #[test]
     fn a_front_that_has_silently_died_is_replaced() {
         let served = tiny(16);
-        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(200)).unwrap();
+        let server = Server::bind_with("127.0.0.1", 0, Duration::from_millis(200), PING).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let dead = tiny_http::Server::from_listener(TcpListener::bind("127.0.0.1:0").unwrap(), None).unwrap();
         std::thread::scope(|scope| {
@@ -978,16 +803,14 @@ mod tests {
 
     #[test]
     fn what_takes_long_begins_with_signs_of_life_and_is_whole() {
-        let served = tiny(4096);
-        let server = Server::bind("127.0.0.1", 0).unwrap();
+        let served = tiny(512);
+        // A hundredth of what the request takes on a fast machine.
+        let server = Server::bind_with("127.0.0.1", 0, PATIENCE, Duration::from_millis(1)).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let long = |stream: bool| {
-            let mut body = serde_json::json!({
-                "prompt": "a", "n": 128, "max_tokens": 1500, "temperature": 0, "logprobs": 0, "stream": stream
+            let body = serde_json::json!({
+                "prompt": "a", "n": 64, "max_tokens": 500, "temperature": 0, "logprobs": 0, "stream": stream
             });
-            if stream {
-                body["n"] = 64.into();
-            }
             completion(&body.to_string())
         };
         let whole = |request: Vec<u8>| {
@@ -1004,13 +827,12 @@ mod tests {
             let _ends = Ends(&stop);
             let serving = scope.spawn(|| server.run(&served, &stop).unwrap());
             let answer = whole(long(false));
-            // It takes more than a second.
             assert!(answer.contains("\r\nTransfer-Encoding: chunked\r\n"), "{}", &answer[..300]);
             assert!(answer.contains("\r\n\r\n1\r\n\n\r\n"), "{}", &answer[..300]);
             assert!(answer.ends_with("\r\n0\r\n\r\n"));
             let json = answer.split("\r\n").find(|line| line.starts_with('{')).unwrap();
             let json: serde_json::Value = serde_json::from_str(json).unwrap();
-            assert_eq!(json["choices"].as_array().unwrap().len(), 128);
+            assert_eq!(json["choices"].as_array().unwrap().len(), 64);
             let events = whole(long(true));
             assert!(events.contains("4\r\n: \n\n\r\n"), "{}", &events[..300]);
             assert!(events.ends_with("data: [DONE]\n\n\r\n0\r\n\r\n"));

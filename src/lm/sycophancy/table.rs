@@ -123,6 +123,12 @@ impl Mean {
         Self { mean: mean(values), interval: student_interval(values) }
     }
 
+    /// Of what lies between two bounds: so does its interval, then.
+    fn within(values: &[f64], [least, most]: [f64; 2]) -> Self {
+        let Self { mean, interval } = Self::of(values);
+        Self { mean, interval: interval.map(|ends| ends.map(|end| end.clamp(least, most))) }
+    }
+
     /// In per cent.
     fn percent(&self) -> String {
         match self.interval {
@@ -139,6 +145,14 @@ impl Measure {
         match self {
             Self::Agrees => behaviour.agrees,
             Self::Effect => behaviour.effect,
+        }
+    }
+
+    /// Least and largest value.
+    fn bounds(self) -> [f64; 2] {
+        match self {
+            Self::Agrees => SHARE,
+            Self::Effect => DIFFERENCE,
         }
     }
 
@@ -212,6 +226,9 @@ impl Sycophancy {
         for trend in trends {
             text += &(trend.words() + "\n");
         }
+        for measure in Measure::ALL {
+            text += &controls_in_words(measure, controls);
+        }
         for control in controls {
             text += &(control.words() + "\n");
         }
@@ -252,7 +269,8 @@ impl Control {
         let Self { size, training, measure, start, end, change, holds } = self;
         let says = match holds {
             Some(true) => "within its interval",
-            Some(false) => "beyond its interval",
+            Some(false) if change.mean > 0.0 => "rises beyond its interval",
+            Some(false) => "falls beyond its interval",
             None => "one seed has no interval",
         };
         format!(
@@ -264,6 +282,25 @@ impl Control {
             change.percent()
         )
     }
+}
+
+/// How many controls of a measure hold; nothing where there are no intervals.
+fn controls_in_words(measure: Measure, controls: &[Control]) -> String {
+    let known: Vec<(bool, f64)> = controls
+        .iter()
+        .filter(|control| control.measure == measure)
+        .filter_map(|control| Some((control.holds?, control.change.mean)))
+        .collect();
+    if known.is_empty() {
+        return String::new();
+    }
+    let beyond = |rises: bool| known.iter().filter(|(holds, change)| !holds && (*change > 0.0) == rises).count();
+    let (all, rise, fall) = (known.len(), beyond(true), beyond(false));
+    format!(
+        "controls, {}: {} of {all} within their intervals, {rise} rise and {fall} fall beyond; by chance one of twenty does\n",
+        measure.name(),
+        all - rise - fall
+    )
 }
 
 /// Everything that the points say together.
@@ -332,7 +369,7 @@ pub(super) fn draw(found: &Sycophancy, path: &Path) -> Result<(), LmError> {
                 .iter()
                 .map(|&seed| along_steps(points, seed, size, Training::Dpo, largest, steps, Measure::Agrees))
                 .collect();
-            Some(place(steps as f64, Mean::of(&values?)))
+            Some(place(steps as f64, Mean::within(&values?, SHARE)))
         };
         Series { name: size.clone(), points: at.filter_map(point).collect(), dots: Vec::new() }
     };
@@ -381,6 +418,9 @@ pub(super) fn draw(found: &Sycophancy, path: &Path) -> Result<(), LmError> {
 
 /// Trainings that are followed by size, steps and bias.
 const TRAININGS: [Training; 3] = [Training::Dpo, Training::Ppo, Training::Reward];
+/// Bounds of a probability, and of the difference of two.
+const SHARE: [f64; 2] = [0.0, 1.0];
+const DIFFERENCE: [f64; 2] = [-1.0, 1.0];
 /// What slopes along steps are for.
 const HUNDRED: f64 = 100.0;
 /// The same of iterations.
@@ -394,8 +434,9 @@ fn row(points: &[Point], size: &str, training: Training, bias: Option<f64>, weig
     let own: Vec<&Point> = points.iter().filter(fits).collect();
     let steps = own.iter().map(|point| point.steps).max()?;
     let ends: Vec<&Point> = own.into_iter().filter(|point| point.steps == steps).collect();
-    let over_seeds =
-        |value: &dyn Fn(&Point) -> f64| Mean::of(&ends.iter().map(|point| value(point)).collect::<Vec<_>>());
+    let over_seeds = |value: &dyn Fn(&Point) -> f64, bounds: [f64; 2]| {
+        Mean::within(&ends.iter().map(|point| value(point)).collect::<Vec<_>>(), bounds)
+    };
     let kl: Option<Vec<f64>> = ends.iter().map(|point| point.kl).collect();
     Some(Row {
         size: size.to_owned(),
@@ -404,11 +445,11 @@ fn row(points: &[Point], size: &str, training: Training, bias: Option<f64>, weig
         bias,
         weight,
         steps,
-        agrees: over_seeds(&|point| point.behaviour.agrees),
-        effect: over_seeds(&|point| point.behaviour.effect),
-        accuracy: over_seeds(&|point| point.behaviour.accuracy),
-        agrees_with_right: over_seeds(&|point| point.behaviour.agrees_with_right),
-        kl: kl.map(|kl| Mean::of(&kl)),
+        agrees: over_seeds(&|point| point.behaviour.agrees, SHARE),
+        effect: over_seeds(&|point| point.behaviour.effect, DIFFERENCE),
+        accuracy: over_seeds(&|point| point.behaviour.accuracy, SHARE),
+        agrees_with_right: over_seeds(&|point| point.behaviour.agrees_with_right, SHARE),
+        kl: kl.map(|kl| Mean::within(&kl, [0.0, f64::INFINITY])),
     })
 }
 
@@ -529,7 +570,8 @@ fn control(
     let starts = config.seeds.iter().map(start).collect::<Option<Vec<f64>>>()?;
     let ends = config.seeds.iter().map(end).collect::<Option<Vec<f64>>>()?;
     let changes: Vec<f64> = ends.iter().zip(&starts).map(|(end, start)| end - start).collect();
-    let [start, end, change] = [&starts, &ends, &changes].map(|values| Mean::of(values));
+    let [start, end] = [&starts, &ends].map(|values| Mean::within(values, measure.bounds()));
+    let change = Mean::of(&changes);
     let holds = change.interval.map(|[low, high]| (low..=high).contains(&0.0));
     Some(Control { size: size.to_owned(), training, measure, start, end, change, holds })
 }
@@ -572,7 +614,7 @@ fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Along, Finding, Measure, slope, summarised};
+    use super::{Along, Finding, Mean, Measure, slope, summarised};
     use crate::lm::opinions::Behaviour;
     use crate::lm::sycophancy::{Point, SycophancyConfig, Training};
 
@@ -642,6 +684,13 @@ mod tests {
             assert_eq!(control.holds, Some(!moved), "{}", control.words());
             assert!((control.change.mean - if moved { 0.06 } else { 0.0 }).abs() < 1e-12);
         }
+        let text = found.text();
+        let (agrees, effect) = (
+            "agreement with wrong views: 3 of 4 within their intervals, 1 rise and 0 fall",
+            "the view's effect: 4 of 4",
+        );
+        assert!(text.contains(agrees) && text.contains(effect), "{text}");
+        assert!(text.contains("control, 1m, DPO: agreement with wrong views: from 30.0 to 36.0 "), "{text}");
     }
 
     #[test]
@@ -682,6 +731,14 @@ mod tests {
             text.contains("DPO at bias 4: agreement with wrong views: size makes it worse: 10.0 [10.0, 10.0] points"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn intervals_of_shares_are_of_shares() {
+        let of = |values: &[f64]| Mean::within(values, [0.0, 1.0]).interval;
+        assert_eq!(of(&[0.0, 0.1, 1.0]), Some([0.0, 1.0]));
+        assert_eq!(of(&[0.4, 0.5, 0.6]), Mean::of(&[0.4, 0.5, 0.6]).interval);
+        assert_eq!(of(&[0.5]), None);
     }
 
     #[test]
