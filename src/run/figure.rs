@@ -1,5 +1,6 @@
 //! Figures as SVG, for people and papers.
 
+use std::ops::Range;
 use std::path::Path;
 
 use plotters::coord::Shift;
@@ -275,10 +276,34 @@ where
     }
     if series.len() > 1 {
         let labels = &mut chart.configure_series_labels();
-        labels.label_font(font(12)).position(SeriesLabelPosition::LowerRight).background_style(WHITE.mix(0.8));
+        labels.label_font(font(12)).position(free_place(series, first..last, range)).background_style(WHITE.mix(0.8));
         labels.draw()?;
     }
     Ok(())
+}
+
+/// Where names hide no point: the first such place, below on the right if there is none.
+fn free_place(series: &[Series], along: Range<f64>, (low, high): (f64, f64)) -> SeriesLabelPosition {
+    // Each is about a quarter of the width and a third of the height: its middle, in shares of both.
+    let places = [
+        (SeriesLabelPosition::LowerRight, 0.875, 0.17),
+        (SeriesLabelPosition::MiddleRight, 0.875, 0.5),
+        (SeriesLabelPosition::UpperLeft, 0.125, 0.83),
+        (SeriesLabelPosition::UpperRight, 0.875, 0.83),
+        (SeriesLabelPosition::MiddleLeft, 0.125, 0.5),
+        (SeriesLabelPosition::LowerLeft, 0.125, 0.17),
+    ];
+    let points = series
+        .iter()
+        .flat_map(|series| series.points.iter().map(|point| (point.x, point.y)).chain(series.dots.iter().copied()));
+    let shares: Vec<[f64; 2]> =
+        points.map(|(x, y)| [(x - along.start) / (along.end - along.start), (y - low) / (high - low)]).collect();
+    let is_free =
+        |x: f64, y: f64| !shares.iter().any(|share| (share[0] - x).abs() < 0.13 && (share[1] - y).abs() < 0.17);
+    places
+        .into_iter()
+        .find(|&(_, x, y)| is_free(x, y))
+        .map_or(SeriesLabelPosition::LowerRight, |(position, ..)| position)
 }
 
 /// A number as short as it can be said; positions of ticks carry rounding errors.
@@ -358,4 +383,25 @@ pub(crate) fn write(
 fn install_font() {
     let known = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     assert!(known.is_ok(), "the built-in font is a font");
+}
+
+#[cfg(test)]
+mod tests {
+    use plotters::prelude::SeriesLabelPosition;
+
+    use super::{Series, SeriesPoint, free_place};
+
+    #[test]
+    fn names_stand_where_no_point_is() {
+        let place = |points: &[(f64, f64)]| {
+            let points = points.iter().map(|&(x, y)| SeriesPoint { x, y, interval: None }).collect();
+            free_place(&[Series { name: String::new(), points, dots: vec![(9.0, 5.1)] }], 0.0..10.0, (5.0, 6.0))
+        };
+        // The dot is below on the right.
+        assert!(matches!(place(&[]), SeriesLabelPosition::MiddleRight));
+        assert!(matches!(place(&[(10.0, 5.5)]), SeriesLabelPosition::UpperLeft));
+        assert!(matches!(place(&[(10.0, 5.5), (1.0, 5.9)]), SeriesLabelPosition::UpperRight));
+        let everywhere = [(10.0, 5.5), (1.0, 5.9), (9.5, 5.9), (1.0, 5.5), (1.0, 5.1)];
+        assert!(matches!(place(&everywhere), SeriesLabelPosition::LowerRight));
+    }
 }

@@ -155,7 +155,7 @@ pub struct Sycophancy {
 }
 
 impl Default for SycophancyConfig {
-    /// Five sizes in an hour or two on two cores.
+    /// Five sizes in 70 minutes on two cores.
     fn default() -> Self {
         Self {
             seeds: vec![0, 1, 2],
