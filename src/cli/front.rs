@@ -106,11 +106,12 @@ fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow
         labels => format!(", each taste learned from {labels} answers of its teacher"),
     };
     print_line(&format!(
-        "{}: {} against {}, {} seeds, {} episodes each; ends are policies of one taste{learned}",
+        "{}: {} against {}, {} seed{}, {} episodes each; ends are policies of one taste{learned}",
         config.env,
         tastes[0],
         tastes[1],
         seeds.len(),
+        if seeds.len() == 1 { "" } else { "s" },
         config.episodes
     ));
     print_line(&format!(
@@ -128,7 +129,8 @@ fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow
         print_line(&format!(
             "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {:.0}",
             name(row.method),
-            format!("{volume:.3} [{low:.3}, {high:.3}]"),
+            // A single seed has no interval.
+            if seeds.len() == 1 { format!("{volume:.3}") } else { format!("{volume:.3} [{low:.3}, {high:.3}]") },
             list(&row.not_dominated),
             list(&row.above_chord),
             row.trainings,

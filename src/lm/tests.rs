@@ -449,6 +449,23 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         let found = with(change);
         assert!(found.contains(expected), "{found}, expected {expected}");
     }
+    // As many tokens, but two of them are each other's.
+    let foreign = folder.join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    for entry in std::fs::read_dir(&dpo.model).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), foreign.join(entry.file_name())).unwrap();
+    }
+    let mut own = json(&foreign.join("tokenizer.json"));
+    let vocabulary = own["model"]["vocab"].as_object_mut().unwrap();
+    let [a, b] = ["a", "b"].map(|token| vocabulary[token].clone());
+    vocabulary.insert("a".to_owned(), b);
+    vocabulary.insert("b".to_owned(), a);
+    std::fs::write(foreign.join("tokenizer.json"), own.to_string()).unwrap();
+    for weights in [[0.5, 0.5], [0.0, 1.0]] {
+        let found = error(&modpo(folder, weights, &format!("implicit:{}", foreign.display())));
+        assert!(found.contains("foreign: has another tokenizer than the model to begin with"), "{found}");
+    }
     let found = error(&modpo(folder, [0.0, 1.0], "reviews:politeness"));
     assert!(found.contains("has the weight 0, so that its preferences say nothing"), "{found}");
 }

@@ -219,7 +219,9 @@ where
     // with its smallest.
     let least = along_all().fold(f64::INFINITY, f64::min);
     let first = if least > FAR_FROM_ZERO * last && least < last { least } else { least.min(0.0) };
-    let with_bars = series.len() > 1 && series.iter().all(|series| series.points.len() <= FEW_POINTS);
+    let with_bars = series.len() > 1
+        && series.iter().all(|series| series.points.len() <= FEW_POINTS)
+        && points().any(|point| point.interval.is_some());
     let aside = if with_bars { ASIDE * (last - first) } else { 0.0 };
     // Room for the bars of the first and of the last curve.
     let room = aside * series.len() as f64;

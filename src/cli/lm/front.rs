@@ -87,7 +87,11 @@ fn print(found: &Fronts) {
     ));
     for row in table {
         let Row { method, hypervolume, interval: [low, high], igd_plus, non_dominated: [own, all], .. } = row;
-        let volume = format!("{hypervolume:.3} [{low:.3}, {high:.3}]");
+        // A single seed has no interval.
+        let volume = match starts.len() {
+            1 => format!("{hypervolume:.3}"),
+            _ => format!("{hypervolume:.3} [{low:.3}, {high:.3}]"),
+        };
         let beyond = igd_plus.map_or_else(|| "-".to_owned(), |beyond| format!("{beyond:.3}"));
         let kl = row.largest_kl.map_or_else(|| "-".to_owned(), |kl| format!("{kl:.1}"));
         print_line(&format!(
@@ -99,14 +103,14 @@ fn print(found: &Fronts) {
         ));
     }
     for row in table.iter().filter(|row| !row.chord.is_empty()) {
-        for line in connectivity(row, &config.objectives) {
+        for line in connectivity(row, &config.objectives, starts.len()) {
             print_line(&line);
         }
     }
 }
 
 /// Where a soup's mixes lie above the chord between their ends, and where they do not.
-fn connectivity(row: &Row, objectives: &[String]) -> Vec<String> {
+fn connectivity(row: &Row, objectives: &[String], seeds: usize) -> Vec<String> {
     let of_objective = |(i, objective): (usize, &String)| {
         let all = row.chord.len();
         let above = row.chord.iter().filter(|mix| mix.above[i] >= 0.0).count();
@@ -114,6 +118,7 @@ fn connectivity(row: &Row, objectives: &[String]) -> Vec<String> {
             row.chord.iter().filter(|mix| mix.intervals[i][1] < 0.0).map(|mix| shares(&mix.weights)).collect();
         let below = match surely_below.as_slice() {
             [] => String::new(),
+            some if seeds == 1 => format!("; below it at {}", some.join(", ")),
             some => format!("; below it, with its interval, at {}", some.join(", ")),
         };
         format!("{}: {above} of {all} mixes on or above the chord in {objective}{below}", row.method.name())

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{ModpoRunConfig, ObjectiveConfig};
-use super::{LmError, Shown, hex};
+use super::{LmError, Shown, hex, tokenizer_of};
 use crate::lm::config::Output;
 use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::model::Decoder;
@@ -96,6 +96,7 @@ fn scale(objective: &ObjectiveConfig, samples: &[f64], show: &(dyn Fn(Shown<'_>)
 pub(super) fn policy_without_preferences(
     config: &ModpoRunConfig,
     reference: &Decoder,
+    tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<Decoder, LmError> {
     let mut counted = config.objectives.iter().filter(|objective| objective.weight > 0.0);
@@ -108,7 +109,7 @@ pub(super) fn policy_without_preferences(
             config.carrier
         )));
     };
-    read_policy(&objective.name, Path::new(path), reference, device)
+    read_policy(&objective.name, Path::new(path), reference, tokenizer, device)
 }
 
 /// Rewards of both sides of the judged pairs, one after the other, and of samples of the reference, which completes
@@ -215,10 +216,10 @@ fn open(judging: &Judging<'_>, objective: &ObjectiveConfig) -> Result<MarginRewa
         return Ok(MarginReward::Model(found.members));
     }
     if let Some(path) = objective.reward.strip_prefix("implicit:") {
-        let policy = read_policy(&objective.name, Path::new(path), reference, device)?;
+        let policy = read_policy(&objective.name, Path::new(path), reference, tokenizer, device)?;
         let own = match objective.reference.as_os_str().is_empty() {
             true => (*reference).clone(),
-            false => read_policy(&objective.name, &objective.reference, reference, device)?,
+            false => read_policy(&objective.name, &objective.reference, reference, tokenizer, device)?,
         };
         return Ok(MarginReward::Implicit { policy: Box::new(policy), reference: Box::new(own), beta: objective.beta });
     }
@@ -226,13 +227,25 @@ fn open(judging: &Judging<'_>, objective: &ObjectiveConfig) -> Result<MarginRewa
 }
 
 /// A policy of the same tokens as the reference.
-fn read_policy(objective: &str, path: &Path, reference: &Decoder, device: &Device) -> Result<Decoder, LmError> {
-    let found = folder::merged(&folder::read(path, device)?.decoder);
+fn read_policy(
+    objective: &str,
+    path: &Path,
+    reference: &Decoder,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<Decoder, LmError> {
+    let loaded = folder::read(path, device)?;
+    let found = folder::merged(&loaded.decoder);
     let problem = if found.config.output != Output::Tokens {
         format!("{}: is a model that scores: use it as \"model:…\"", path.display())
     } else if found.config.vocabulary != reference.config.vocabulary {
         let (own, other) = (found.config.vocabulary, reference.config.vocabulary);
         format!("{}: has {own} tokens, but the model to begin with {other}", path.display())
+    } else if tokenizer_of(&loaded)?.fingerprint() != tokenizer.fingerprint() {
+        format!(
+            "{}: has another tokenizer than the model to begin with: the same numbers are other texts",
+            path.display()
+        )
     } else {
         return Ok(Decoder { precision: reference.precision, ..found });
     };

@@ -187,7 +187,7 @@ pub(super) fn prepare(
             let (pairs, eval) = (compared(&rows)?, some(&eval).map(compared).transpose()?);
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
             if carrier.weight == 0.0 {
-                start = margins::policy_without_preferences(&modpo, &reference, device)?;
+                start = margins::policy_without_preferences(&modpo, &reference, &tokenizer, device)?;
                 show(Shown::Note("the preferences have no weight: the policy is that of the other objective's reward"));
                 return Ok(Prepared { seed, tokenizer, start, base: None, work: Work::Done, prompts });
             }
