@@ -7,7 +7,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::train::Threads;
-use super::{Failure, LayerArgs, print_json, print_line};
+use super::{Failure, LayerArgs, over_seeds, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
@@ -125,12 +125,11 @@ fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow
     ));
     let list = |counts: &[usize]| counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     for row in table {
-        let ControlRow { volume, interval: [low, high], .. } = row;
+        let ControlRow { volume, interval, .. } = row;
         print_line(&format!(
             "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {:.0}",
             name(row.method),
-            // A single seed has no interval.
-            if seeds.len() == 1 { format!("{volume:.3}") } else { format!("{volume:.3} [{low:.3}, {high:.3}]") },
+            over_seeds(*volume, *interval, seeds.len()),
             list(&row.not_dominated),
             list(&row.above_chord),
             row.trainings,

@@ -183,11 +183,25 @@ pub(crate) fn print_json(value: &impl Serialize) {
     print_line(&serde_json::to_string(value).expect("plain result structs always serialise"));
 }
 
+/// A mean over seeds with its interval, which a single seed does not have.
+fn over_seeds(mean: f64, [low, high]: [f64; 2], seeds: usize) -> String {
+    match seeds {
+        1 => format!("{mean:.3}"),
+        _ => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::{Cli, Command};
+    use super::{Cli, Command, over_seeds};
+
+    #[test]
+    fn one_seed_shows_no_interval() {
+        assert_eq!(over_seeds(0.5, [0.25, 1.0], 3), "0.500 [0.250, 1.000]");
+        assert_eq!(over_seeds(0.5, [0.5, 0.5], 1), "0.500");
+    }
 
     #[test]
     fn the_command_line_is_sound_and_the_window_needs_no_arguments() {

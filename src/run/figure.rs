@@ -230,7 +230,7 @@ where
         Some([low, high]) => (low, high),
         None => padded(heights.chain(dots().map(|dot| dot.1))),
     };
-    let series_count = series.len();
+    let middle = 0.5 * series.len().saturating_sub(1) as f64;
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(root)
         .caption(title, font(16))
@@ -248,7 +248,7 @@ where
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (number, (series, color)) in series.iter().zip(COLORS.iter().cycle()).enumerate() {
-        let aside = aside * (number as f64 - 0.5 * (series_count - 1) as f64);
+        let aside = aside * (number as f64 - middle);
         let bound = |i: usize| series.points.iter().filter_map(move |point| Some((point.x, point.interval?[i])));
         let (mut outline, high): (Vec<_>, Vec<_>) = (bound(0).collect(), bound(1).collect());
         outline.extend(high.into_iter().rev());

@@ -9,6 +9,7 @@ use toml::Table;
 
 use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use crate::cli::over_seeds;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::front::{self as lm, FrontConfig, Fronts, Row};
@@ -86,12 +87,8 @@ fn print(found: &Fronts) {
         "method", "hypervolume", "IGD+", "KL, most", "non-dominated", "trainings"
     ));
     for row in table {
-        let Row { method, hypervolume, interval: [low, high], igd_plus, non_dominated: [own, all], .. } = row;
-        // A single seed has no interval.
-        let volume = match starts.len() {
-            1 => format!("{hypervolume:.3}"),
-            _ => format!("{hypervolume:.3} [{low:.3}, {high:.3}]"),
-        };
+        let Row { method, hypervolume, interval, igd_plus, non_dominated: [own, all], .. } = row;
+        let volume = over_seeds(*hypervolume, *interval, starts.len());
         let beyond = igd_plus.map_or_else(|| "-".to_owned(), |beyond| format!("{beyond:.3}"));
         let kl = row.largest_kl.map_or_else(|| "-".to_owned(), |kl| format!("{kl:.1}"));
         print_line(&format!(

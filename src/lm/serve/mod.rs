@@ -804,7 +804,7 @@ mod tests {
     #[test]
     fn what_takes_long_begins_with_signs_of_life_and_is_whole() {
         let served = tiny(512);
-        // A hundredth of what the request takes on a fast machine.
+        // Less than a hundredth of what a request takes.
         let server = Server::bind_with("127.0.0.1", 0, PATIENCE, Duration::from_millis(1)).unwrap();
         let (address, stop) = (server.address(), Arc::new(AtomicBool::new(false)));
         let long = |stream: bool| {

@@ -297,7 +297,7 @@ fn controls_in_words(measure: Measure, controls: &[Control]) -> String {
     let beyond = |rises: bool| known.iter().filter(|(holds, change)| !holds && (*change > 0.0) == rises).count();
     let (all, rise, fall) = (known.len(), beyond(true), beyond(false));
     format!(
-        "controls, {}: {} of {all} within their intervals, {rise} rise and {fall} fall beyond; by chance one of twenty does\n",
+        "controls, {}: {} of {all} within their intervals, {rise} rise and {fall} fall beyond; of 95 % intervals one in twenty is beyond by chance\n",
         measure.name(),
         all - rise - fall
     )
