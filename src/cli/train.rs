@@ -15,7 +15,7 @@ use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
-use crate::run::config::{Config, RewardSource};
+use crate::run::config::{Config, RewardSource, set_layer};
 use crate::run::policy::Policy;
 use crate::run::{self, Folder, Outcome, RunError, Summary};
 
@@ -77,6 +77,10 @@ pub(crate) struct Threads {
 pub(crate) struct ResumeArgs {
     /// Run folder
     run: PathBuf,
+    /// Change a value of the configuration from here on, as KEY.PART=VALUE: more steps or labels, learning rates and so on.
+    /// The change is recorded in changes.jsonl, so that the run still replays; a finished run goes on with more steps
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(flatten)]
     threads: Threads,
     /// Print one JSON object as the last line
@@ -157,17 +161,26 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
 
 pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let folder = Folder::open(&args.run)?;
-    let config = folder.config()?;
+    let mut config = folder.config()?;
+    let set: Vec<Table> = args.set.iter().map(|assignment| set_layer(assignment)).collect::<Result<_, _>>()?;
+    let planned = run::planned(&config, &set)?;
     let device = device::pick(config.device)?;
-    if let Ok(summary) = folder.summary() {
+    if let Ok(summary) = folder.summary()
+        && planned.is_none()
+    {
+        // An edited configuration would say that it finished something else.
+        folder.check(&mut |message| eprintln!("warning: {message}"))?;
         print_line(&format!("{} is finished already", args.run.display()));
         return conclude(Outcome::Finished(Box::new(summary)), &args.run, args.json);
     }
     args.threads.apply()?;
     let stop = on_interrupt()?;
+    if let Some((_, changed)) = planned {
+        config = changed;
+    }
     let mut progress = TrainingProgress::new(&config);
     let mut warn = |message: String| eprintln!("warning: {message}");
-    let outcome = run::resume(&args.run, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
+    let outcome = run::resume(&args.run, &set, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     conclude(outcome, &args.run, args.json)
 }
@@ -177,7 +190,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let device = device::pick(config.device)?;
     args.threads.apply()?;
     let mut progress = TrainingProgress::new(&config);
-    let replay = run::replay(&args.run, &device, &mut |run, report| progress.show(run, report))?;
+    let mut warn = |message: String| eprintln!("warning: {message}");
+    let replay = run::replay(&args.run, &device, &mut warn, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     print_line(&match &replay.first_difference {
         None => format!("replay agrees: weights {}", replay.replayed_sha256),
@@ -237,9 +251,8 @@ pub(crate) fn policy(path: &Path) -> Result<Found, Failure> {
 /// The newest state of a run folder.
 pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
     let folder = Folder::open(path)?;
-    let config = folder.config()?;
-    let device = device::pick(config.device)?;
-    let newest = folder.newest_state(&config, &device, &mut |message| eprintln!("warning: {message}"))?;
+    let device = device::pick(folder.config()?.device)?;
+    let newest = folder.newest_state(&device, &mut |message| eprintln!("warning: {message}"))?;
     let missing = "a readable checkpoint (`pairwise resume` makes one); it";
     let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: path.to_owned(), missing })?;
     Ok(run)

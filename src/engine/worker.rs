@@ -43,19 +43,22 @@ pub(super) fn work(folder: &Folder, shared: &Shared) {
 }
 
 fn open<'a>(folder: &Folder, shared: &'a Shared) -> Result<(Run, Clock, Worker<'a>), RunError> {
-    let device = device::pick(folder.config()?.device)?;
+    // With changes that take effect only after what the run catches up with.
+    let config = folder.config()?;
+    let device = device::pick(config.device)?;
     let Reopened { run, clock, ledger, events } = folder.reopen(&device, &mut |message| shared.tell(message))?;
-    let reports = folder.metrics()?;
+    // Bad lines were told a moment ago.
+    let reports = folder.metrics(&mut |_| ())?;
     let mut past = lock(&shared.past);
     reports.into_iter().for_each(|report| past.push(report));
     drop(past);
     let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });
     let labels = Arc::new(answers(&events).iter().map(given).collect());
-    let total_steps = run.config.preferences.random_steps + run.config.iterations() * run.config.rollout_len();
+    let total_steps = config.preferences.random_steps + config.iterations() * config.rollout_len();
     shared.show(|view| {
         view.labels = labels;
         view.progress.total_steps = total_steps;
-        view.progress.labels = run.config.preferences.labels;
+        view.progress.labels = config.preferences.labels;
     });
     let simulated = run.config.preferences.rater == Rater::Simulated;
     let (for_teacher, for_person) = if simulated { (Some(ledger), None) } else { (None, Some(ledger)) };
@@ -152,9 +155,8 @@ impl Host for Worker<'_> {
 impl<'a> Worker<'a> {
     /// Shows what the window asks for of a finished run, until it is closed.
     fn exhibit(&mut self, folder: &Folder) -> Result<(), RunError> {
-        let config = folder.config()?;
-        let device = device::pick(config.device)?;
-        let Some((run, _)) = folder.newest_state(&config, &device, &mut |_| {})? else { return Ok(()) };
+        let device = device::pick(folder.config()?.device)?;
+        let Some((run, _)) = folder.newest_state(&device, &mut |_| {})? else { return Ok(()) };
         let mut desk = lock(&self.shared.desk);
         while !desk.stop {
             desk = self.look(&run, desk);

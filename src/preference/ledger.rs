@@ -108,6 +108,16 @@ pub struct TornLine {
     line: u64,
 }
 
+/// What a checkpoint remembers of the ledger: what had taken effect when it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// Lines.
+    pub lines: u64,
+    /// Chain of the last of them; none is known to checkpoints of before there were marks.
+    pub chain: Option<String>,
+}
+
 /// A ledger that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -131,6 +141,46 @@ pub enum LedgerError {
         /// What is wrong with it, and what would be right.
         reason: String,
     },
+    /// A ledger that lacks what a checkpoint has seen.
+    #[error(
+        "{}: {}, but the checkpoint of {checkpoint} has seen {}: put back what is missing; or remove the folder \
+         checkpoints, and the run is repeated from the lines that are there",
+        path.display(),
+        if let Some(lines) = lines { format!("has {}", counted(*lines)) } else { "is missing".to_owned() },
+        counted(*seen)
+    )]
+    Behind {
+        /// File.
+        path: PathBuf,
+        /// Lines that are there; `None` where the file is missing.
+        lines: Option<u64>,
+        /// Which checkpoint.
+        checkpoint: String,
+        /// Lines that it has seen.
+        seen: u64,
+    },
+    /// Another ledger than a checkpoint has seen.
+    #[error(
+        "{}: line {line} has the chain {found}, but the checkpoint of {checkpoint} has seen {expected} there, so this is \
+         another ledger: put back the one that the run wrote",
+        path.display()
+    )]
+    Other {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1: the last one that the checkpoint has seen.
+        line: u64,
+        /// Which checkpoint.
+        checkpoint: String,
+        /// Chain that it has seen.
+        expected: String,
+        /// Chain that is there.
+        found: String,
+    },
+}
+
+fn counted(lines: u64) -> String {
+    format!("{lines} line{}", if lines == 1 { "" } else { "s" })
 }
 
 /// Chain of the line before the first.
@@ -170,7 +220,7 @@ impl Ledger {
     /// # Errors
     /// When it cannot be written (a full disk); then no part of it stays.
     pub fn append(&mut self, event: &Event) -> Result<(), LedgerError> {
-        let (line, chain) = write_line(event, self.seq, &self.chain);
+        let (line, chain) = write_line(&finite(event), self.seq, &self.chain);
         let mut write = || -> io::Result<()> {
             self.file.set_len(self.good)?;
             self.file.seek(SeekFrom::Start(self.good))?;
@@ -186,6 +236,76 @@ impl Ledger {
         self.seq += 1;
         self.chain = chain;
         Ok(())
+    }
+}
+
+/// An event without numbers that are none: JSON has no word for them, and the line could not be read again.
+fn finite(event: &Event) -> Event {
+    let mut event = event.clone();
+    if let Event::Answer(Answer { why, seconds, .. }) = &mut event {
+        *seconds = seconds.filter(|seconds| seconds.is_finite());
+        *why = why.filter(|why| why.disagreement.is_finite() && why.entropy.is_finite());
+    }
+    event
+}
+
+impl Mark {
+    /// What a ledger holds of before session, or exchange, number `sessions`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line among these is not an event at all.
+    pub fn of(path: &Path, sessions: u64) -> Result<Self, LedgerError> {
+        let mut mark = Self { lines: 0, chain: Some(GENESIS.to_owned()) };
+        // A line without its end is being written, and takes effect later.
+        for line in read(path)?.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n")) {
+            let parsed = std::str::from_utf8(line).map_err(|error| error.to_string()).and_then(parse_line);
+            let (event, _, chain) = parsed.map_err(|reason| LedgerError::Line {
+                path: path.to_owned(),
+                line: mark.lines + 1,
+                reason,
+            })?;
+            if event.session() >= sessions {
+                break;
+            }
+            mark = Self { lines: mark.lines + 1, chain: Some(chain) };
+        }
+        Ok(mark)
+    }
+
+    /// Checks that a ledger begins with what a checkpoint has seen; more may follow.
+    ///
+    /// # Errors
+    /// [`LedgerError::Behind`] and [`LedgerError::Other`].
+    pub fn check(&self, path: &Path, checkpoint: &str) -> Result<(), LedgerError> {
+        let Self { lines: seen, chain: expected } = self;
+        let behind = |lines| LedgerError::Behind {
+            path: path.to_owned(),
+            lines,
+            checkpoint: checkpoint.to_owned(),
+            seen: *seen,
+        };
+        if *seen == 0 {
+            return Ok(());
+        }
+        if !path.exists() {
+            return Err(behind(None));
+        }
+        let text = read(path)?;
+        let lines: Vec<&[u8]> = text.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n")).collect();
+        let last = usize::try_from(*seen).ok().and_then(|seen| lines.get(seen - 1));
+        let Some(last) = last else { return Err(behind(Some(lines.len() as u64))) };
+        let Some(expected) = expected else { return Ok(()) };
+        let found = std::str::from_utf8(last).map_err(|error| error.to_string()).and_then(parse_line);
+        match found {
+            Ok((_, _, found)) if found == *expected => Ok(()),
+            found => Err(LedgerError::Other {
+                path: path.to_owned(),
+                line: *seen,
+                checkpoint: checkpoint.to_owned(),
+                expected: expected.clone(),
+                found: found.map_or_else(|_| "of no event".to_owned(), |(_, _, found)| found),
+            }),
+        }
     }
 }
 
@@ -283,12 +403,28 @@ fn read(path: &Path) -> Result<Vec<u8>, LedgerError> {
 
 fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), String> {
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8 text; expected a JSON object".to_owned())?;
+    // What editors, git and file transfers do to a file whose content nobody meant to change.
+    if text.ends_with('\r') {
+        return Err("ends with CR LF, but was written with LF: a program changed the line endings. Change them back \
+                    (sed -i 's/\\r$//' FILE, or dos2unix FILE), and the chain holds again"
+            .to_owned());
+    }
+    if text.starts_with('\u{feff}') {
+        return Err("begins with a byte-order mark that a program put there: save the file as UTF-8 without one, and the \
+                    chain holds again"
+            .to_owned());
+    }
     let (event, found_seq, found_chain) = parse_line(text)?;
     if found_seq != seq {
         return Err(format!("has seq {found_seq}, expected {seq}: a line was removed or added before it"));
     }
     let (expected_line, expected_chain) = write_line(&event, seq, chain);
-    if found_chain != expected_chain || expected_line.trim_end() != text {
+    if found_chain == expected_chain && expected_line.trim_end() != text {
+        return Err("says what was written, but in another spelling (spaces, or the order of its fields): a program wrote \
+                    it anew. Put back the file as the run wrote it"
+            .to_owned());
+    }
+    if found_chain != expected_chain {
         return Err(format!(
             "was changed after it was written (its chain is {found_chain}, its content gives {expected_chain})"
         ));
@@ -343,8 +479,8 @@ impl From<Answer> for Event {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Event, Ledger, SegmentId, answers, first_difference};
-    use crate::preference::Label;
+    use super::{Answer, Event, Ledger, Mark, SegmentId, answers, first_difference};
+    use crate::preference::{Label, Why};
 
     fn event(query: u64) -> Event {
         let label = if query.is_multiple_of(2) { Label::First } else { Label::Equal };
@@ -415,6 +551,75 @@ mod tests {
             let error = Ledger::open(&path).unwrap_err().to_string();
             assert!(error.contains(&format!("line {expected}")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_ledger_that_a_program_spelled_otherwise_is_told_from_one_that_was_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let text = String::from_utf8(sample(&path)).unwrap();
+        let refused = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            Ledger::open(&path).unwrap_err().to_string()
+        };
+        let error = refused(text.replace('\n', "\r\n"));
+        assert!(error.contains("line 1: ends with CR LF") && error.contains("sed -i 's/\\r$//' FILE"), "{error}");
+        let error = refused(format!("\u{feff}{text}"));
+        assert!(error.contains("line 1: begins with a byte-order mark"), "{error}");
+        let error = refused(text.replace("\"query\":1", "\"query\": 1"));
+        assert!(error.contains("line 2: says what was written, but in another spelling"), "{error}");
+        let error = refused(text.replace("\"query\":1", "\"query\":2"));
+        assert!(error.contains("line 2: was changed after it was written"), "{error}");
+    }
+
+    #[test]
+    fn numbers_that_are_none_do_not_break_a_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let mut ledger = Ledger::create(&path).unwrap();
+        let Event::Answer(answer) = event(0) else { panic!("an answer") };
+        let why = Some(Why { disagreement: f64::NAN, entropy: 0.5 });
+        ledger.append(&Event::Answer(Answer { why, seconds: Some(f64::INFINITY), ..answer })).unwrap();
+        ledger.append(&event(1)).unwrap();
+        assert_eq!(Ledger::open(&path).unwrap().1, [event(0), event(1)]);
+    }
+
+    #[test]
+    fn a_ledger_that_lacks_what_a_checkpoint_has_seen_is_refused_with_the_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let mut ledger = Ledger::create(&path).unwrap();
+        let at = |query, session| {
+            let Event::Answer(answer) = event(query) else { panic!("an answer") };
+            Event::Answer(Answer { session, ..answer })
+        };
+        (0..6).for_each(|query| ledger.append(&at(query, query / 2)).unwrap());
+        let mark = Mark::of(&path, 2).unwrap();
+        assert_eq!((mark.lines, Mark::of(&path, 0).unwrap().lines, Mark::of(&path, 9).unwrap().lines), (4, 0, 6));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let check = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            mark.check(&path, "iteration 12").map_err(|error| error.to_string())
+        };
+        // What came after the checkpoint may be there or not.
+        for count in 4..=6 {
+            check(&lines[..count].concat()).unwrap();
+        }
+        check(&text[..text.len() - 3]).unwrap();
+        let error = check(&lines[..3].concat()).unwrap_err();
+        assert!(error.contains("labels.jsonl: has 3 lines, but the checkpoint of iteration 12 has seen 4 lines"), "{error}");
+        let torn = lines[..4].concat();
+        assert!(check(&torn[..torn.len() - 1]).unwrap_err().contains("has 3 lines"));
+        assert!(check("").unwrap_err().contains("has 0 lines, but the checkpoint"));
+        std::fs::remove_file(&path).unwrap();
+        assert!(mark.check(&path, "iteration 12").unwrap_err().to_string().contains("labels.jsonl: is missing, but"));
+
+        // A whole ledger of another run.
+        let mut other = Ledger::create(&path).unwrap();
+        (0..5).for_each(|query| other.append(&at(query + 1, query / 2)).unwrap());
+        let error = mark.check(&path, "iteration 12").unwrap_err().to_string();
+        assert!(error.contains("line 4 has the chain") && error.contains("another ledger"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Everything a checkpoint holds, in one `.safetensors` file: named arrays, and a JSON object for the rest.
+//!
+//! The JSON object stands in the file's metadata under the name `pairwise`, as `{"sha256":"…","state":{…}}`. The checksum
+//! is over the state's text and all arrays with their names, types and shapes, so a bit that a disk turned over is found.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -8,6 +11,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 
 /// Named arrays and a JSON object.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,6 +47,20 @@ pub enum ArchiveError {
         /// Reason.
         reason: String,
     },
+    /// The file was changed since it was written.
+    #[error(
+        "{}: damaged: its content gives the checksum {found}…, not {expected}…, so it was changed after it was written \
+         (a disk can turn a bit over); use another copy or an older one",
+        path.display()
+    )]
+    Damaged {
+        /// File.
+        path: PathBuf,
+        /// Beginning of the checksum that it was written with.
+        expected: String,
+        /// Beginning of the one that its content gives.
+        found: String,
+    },
     /// Something is missing or has another size.
     #[error("checkpoint entry '{name}': expected {expected}, found {found}")]
     Entry {
@@ -57,6 +75,13 @@ pub enum ArchiveError {
 
 /// Key of the JSON object among the file's metadata.
 const META_KEY: &str = "pairwise";
+
+/// What the metadata's text begins with: the checksum follows.
+const BEFORE: &str = "{\"sha256\":\"";
+/// What stands between the checksum and the state, which a closing brace follows.
+const BETWEEN: &str = "\",\"state\":";
+/// Hexadecimal digits of a checksum.
+const DIGITS: usize = 64;
 
 impl Archive {
     /// Adds an array of f32.
@@ -145,29 +170,74 @@ impl Archive {
                 (name.as_str(), view.expect("the put functions store as many bytes as the shape says"))
             })
             .collect();
-        let meta = serde_json::to_string(&self.meta).expect("a JSON object always serialises");
+        let state = serde_json::to_string(&self.meta).expect("a JSON object always serialises");
+        let meta = format!("{BEFORE}{}{BETWEEN}{state}}}", self.checksum(&state));
+        // One entry: several would be written in an order of their own each time.
         let meta = HashMap::from([(META_KEY.to_owned(), meta)]);
         let bytes = safetensors::serialize(views, Some(meta))
             .map_err(|e| ArchiveError::Format { path: path.to_owned(), reason: e.to_string() })?;
         write_atomically(path, &bytes).map_err(|source| ArchiveError::Io { path: path.to_owned(), source })
     }
 
-    /// Reads an archive.
+    /// SHA-256 of the JSON object's text and of all arrays, as hexadecimal digits.
+    fn checksum(&self, state: &str) -> String {
+        let mut hash = Sha256::new();
+        // Lengths first, so that no two contents give the same bytes.
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(state.as_bytes());
+        for (name, Array { dtype, shape, bytes }) in &self.arrays {
+            part(name.as_bytes());
+            part(format!("{dtype:?} {shape:?}").as_bytes());
+            part(bytes);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Reads an archive, and checks that it is as it was written. Those of before there were checksums are read too.
     ///
     /// # Errors
-    /// [`ArchiveError`] when the file cannot be read or is not what [`Archive::save`] writes.
+    /// [`ArchiveError`] when the file cannot be read, is not what [`Archive::save`] writes, or was changed since.
     pub fn load(path: &Path) -> Result<Self, ArchiveError> {
         let bytes = fs::read(path).map_err(|source| ArchiveError::Io { path: path.to_owned(), source })?;
         let format = |reason: String| ArchiveError::Format { path: path.to_owned(), reason };
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| format(e.to_string()))?;
         let meta = header.metadata().as_ref().and_then(|m| m.get(META_KEY));
         let meta = meta.ok_or_else(|| format("it was not written by pairwise".to_owned()))?;
-        let meta = serde_json::from_str(meta).map_err(|e| format(e.to_string()))?;
+        let (checksum, state) = parts(meta).map_err(&format)?;
+        let meta = serde_json::from_str(state).map_err(|e| format(e.to_string()))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| format(e.to_string()))?;
         let array = |(name, view): (String, TensorView<'_>)| {
             (name, Array { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() })
         };
-        Ok(Self { arrays: tensors.tensors().into_iter().map(array).collect(), meta })
+        let archive = Self { arrays: tensors.tensors().into_iter().map(array).collect(), meta };
+        let found = archive.checksum(state);
+        match checksum {
+            Some(expected) if expected != found => Err(ArchiveError::Damaged {
+                path: path.to_owned(),
+                expected: expected[..12].to_owned(),
+                found: found[..12].to_owned(),
+            }),
+            _ => Ok(archive),
+        }
+    }
+}
+
+/// Checksum and state in the metadata's text; without a checksum, all of it is the state.
+fn parts(meta: &str) -> Result<(Option<&str>, &str), String> {
+    let checksummed = || {
+        let (checksum, rest) = meta.strip_prefix(BEFORE)?.split_at_checked(DIGITS)?;
+        let state = rest.strip_prefix(BETWEEN)?.strip_suffix('}')?;
+        checksum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some((Some(checksum), state))
+    };
+    // What is damaged around a checksum must not pass for a file of before there were checksums.
+    let between = meta.get(BEFORE.len() + DIGITS..).is_some_and(|rest| rest.starts_with(BETWEEN));
+    match checksummed() {
+        Some(parts) => Ok(parts),
+        None if between || meta.starts_with(BEFORE) => Err("its checksum is damaged".to_owned()),
+        None => Ok((None, meta)),
     }
 }
 
@@ -194,6 +264,15 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 mod tests {
     use super::{Archive, ArchiveError};
 
+    /// As files were before they had checksums.
+    fn save_plain(archive: &Archive, path: &std::path::Path) {
+        let meta = [("pairwise".to_owned(), serde_json::to_string(&archive.meta).unwrap())].into();
+        let views = archive.arrays.iter().map(|(name, a)| {
+            (name, safetensors::tensor::TensorView::new(a.dtype, a.shape.clone(), &a.bytes).unwrap())
+        });
+        std::fs::write(path, safetensors::serialize(views, Some(meta)).unwrap()).unwrap();
+    }
+
     fn sample() -> Archive {
         let mut archive = Archive::default();
         archive.put_f32("a", &[2, 3], &[1.0, -2.5, f32::MIN_POSITIVE, 0.1, 1e30, -0.0]);
@@ -209,6 +288,46 @@ mod tests {
         sample().save(&path).unwrap();
         assert_eq!(Archive::load(&path).unwrap(), sample());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
+    }
+
+    #[test]
+    fn every_bit_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        sample().save(&path).unwrap();
+        let intact = std::fs::read(&path).unwrap();
+        let mut damaged = 0;
+        for bit in 0..8 * intact.len() {
+            let mut bytes = intact.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            let error = Archive::load(&path).expect_err(&format!("bit {bit} of {} was turned over", 8 * intact.len()));
+            assert!(error.to_string().contains("x.safetensors"), "{error}");
+            damaged += usize::from(matches!(error, ArchiveError::Damaged { .. }));
+        }
+        // All of the arrays, at least.
+        assert!(damaged >= 8 * (24 + 16), "{damaged}");
+    }
+
+    #[test]
+    fn files_of_before_there_were_checksums_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        save_plain(&sample(), &path);
+        assert_eq!(Archive::load(&path).unwrap(), sample());
+        save_plain(&Archive::default(), &path);
+        assert_eq!(Archive::load(&path).unwrap(), Archive::default());
+    }
+
+    #[test]
+    fn the_same_content_is_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |name: &str| {
+            let path = folder.path().join(name);
+            sample().save(&path).unwrap();
+            std::fs::read(path).unwrap()
+        };
+        assert_eq!(save("x"), save("y"));
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Config {
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
         let env = pairwise_envs::make(env)?.spec().id;
-        let mut table = Table::try_from(Self::base(env)).expect("plain structs always become tables");
+        let mut table = Self::base(env).to_table();
         // Another taste of a task is learned as the task is.
         let task = pairwise_envs::task(env);
         if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == task) {
@@ -239,10 +239,36 @@ impl Config {
         for layer in layers {
             merge(&mut table, layer.clone());
         }
+        Self::from_table(table)
+    }
+
+    /// This configuration with `layers` laid over it in order.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
+    pub fn with(&self, layers: &[Table]) -> Result<Self, ConfigError> {
+        let mut table = self.to_table();
+        for layer in layers {
+            merge(&mut table, layer.clone());
+        }
+        Self::from_table(table)
+    }
+
+    /// The configuration that a table holds; nothing may be missing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
+    pub fn from_table(table: Table) -> Result<Self, ConfigError> {
         let config: Self = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|e| ConfigError::Shape(format!("{}: {}", e.path(), e.inner().message())))?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// The configuration as a table.
+    #[must_use]
+    pub fn to_table(&self) -> Table {
+        Table::try_from(self).expect("plain structs always become tables")
     }
 
     /// Reads a resolved configuration as [`Config::to_toml`] writes it; nothing may be missing.

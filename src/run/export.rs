@@ -75,7 +75,7 @@ pub fn export(run: &PastRun, what: Export) -> Result<PathBuf, RunError> {
 
 fn episode(folder: &Folder, run: &PastRun) -> Result<Vec<u8>, RunError> {
     let device = device::pick(run.config.device)?;
-    let newest = folder.newest_state(&run.config, &device, &mut |_| {})?;
+    let newest = folder.newest_state(&device, &mut |_| {})?;
     let missing = "a readable checkpoint (let it train on, or press Checkpoint); it";
     let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: folder.path.clone(), missing })?;
     Ok(film::episode(&run.config.env, &run.agent, run.config.seed, FILM_SIZE)?.bytes)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! runs/<name>/
-//!   config.toml      resolved configuration
+//!   config.toml      resolved configuration, as the run began
+//!   changes.jsonl    what of it was changed since, and when; see [`changes`]
 //!   beginning.safetensors  the policy that the run began with, if that is another one's
 //!   labels.jsonl     the ledger of questions and answers
 //!   metrics.jsonl    one object for each iteration; names in [`crate::drlhp::Report`]
@@ -10,19 +11,22 @@
 //!   checkpoints/     iteration-000012.safetensors: everything needed to go on exactly
 //!   figures/         learning curve
 //!   exports/         what was exported from the window
-//!   summary.json     what --json printed
+//!   summary.json     what --json printed; of a run that was extended since, summary-000003000.json and so on
 //! ```
 
 pub mod archive;
+pub mod changes;
 pub mod checkpoint;
 pub mod config;
 pub mod export;
 pub mod figure;
 pub mod film;
+pub mod lines;
 pub mod past;
 pub mod policy;
 pub mod tensorboard;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -32,13 +36,15 @@ use std::time::Instant;
 use burn::tensor::Device;
 use cpu_time::ProcessTime;
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use self::archive::{Archive, ArchiveError, write_atomically};
+use self::changes::{Change, Fields, Moment};
 use self::config::{Config, ConfigError, Rater, RewardSource};
 use self::policy::{BEGINNING, Policy};
 use crate::device::DeviceError;
 use crate::drlhp::{self, EventError, Question, Report, Run};
-use crate::preference::ledger::{self, Answer, Ledger, LedgerError};
+use crate::preference::ledger::{self, Answer, Ledger, LedgerError, Mark};
 use crate::preference::{Event, Label};
 use crate::reward::metrics::RewardMetrics;
 use crate::rl::evaluate::evaluate;
@@ -72,7 +78,8 @@ pub struct Summary {
     pub epic: Option<f64>,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise.
+    /// CPU seconds of the process, likewise; absent where the system does not tell.
+    #[serde(default = "lines::unknown", skip_serializing_if = "lines::is_unknown")]
     pub cpu_seconds: f64,
     /// SHA-256 of all weights.
     pub weights_sha256: String,
@@ -185,6 +192,34 @@ pub enum RunError {
         /// What does not fit.
         source: ArchiveError,
     },
+    /// A checkpoint of a configuration that was edited since.
+    #[error(
+        "{}: does not belong to config.toml beside it: {differences}. Undo the edit; `pairwise resume {} --set FIELD=VALUE` \
+         changes what can be changed, and records it",
+        checkpoint.display(),
+        path.display()
+    )]
+    Edited {
+        /// Run folder.
+        path: PathBuf,
+        /// Checkpoint.
+        checkpoint: PathBuf,
+        /// The fields that differ, with both values.
+        differences: String,
+    },
+    /// A change that a run cannot take.
+    #[error("{0}")]
+    Unchangeable(String),
+    /// The record of changes cannot be used.
+    #[error("{}: line {line}: {reason}", path.display())]
+    Changes {
+        /// File.
+        path: PathBuf,
+        /// Line, counting from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A policy that a run cannot begin with.
     #[error("init = {}: {problem}", path.display())]
     Beginning {
@@ -226,7 +261,7 @@ pub fn train(
     begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
     let ledger = Ledger::create(&folder.ledger())?;
     let answers = Answers::new(Vec::new(), Some(ledger), folder.ledger());
-    execute(run, &folder, clock, &mut Headless { answers, stop, observe })
+    execute(run, &folder, clock, &mut Headless { answers, set: None, stop, observe })
 }
 
 /// Gives a fresh run the policy that its configuration asks for, from this file or run; `None` for the one it names.
@@ -278,21 +313,37 @@ pub fn simulated_run(config: Config, device: &Device) -> Result<Run, RunError> {
     Ok(run)
 }
 
-/// Goes on with an interrupted run from its newest checkpoint; answers given since then are taken from the ledger.
+/// Goes on with an interrupted run from its newest checkpoint; answers given since then are taken from the ledger. What
+/// `set` lays over the configuration is recorded, and takes effect as soon as the run has caught up with its ledger; a
+/// finished run goes on with more steps.
 ///
 /// # Errors
 /// [`RunError`]. `warn` receives what was found damaged and left out.
 pub fn resume(
     path: &Path,
+    set: &[Table],
     device: &Device,
     stop: &AtomicBool,
     warn: &mut dyn FnMut(String),
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
     let folder = Folder::open(path)?;
+    // Before anything is touched.
+    let set = planned(&folder.config()?, set)?.map(|_| set);
     let Reopened { run, clock, ledger, events } = folder.reopen(device, warn)?;
     let answers = Answers::new(events, Some(ledger), folder.ledger());
-    execute(run, &folder, clock, &mut Headless { answers, stop, observe })
+    execute(run, &folder, clock, &mut Headless { answers, set, stop, observe })
+}
+
+/// What `set` changes of a configuration, and the configuration after it; `None` where that is nothing.
+///
+/// # Errors
+/// When a field may not change, or its value cannot be.
+pub fn planned(config: &Config, set: &[Table]) -> Result<Option<(Fields, Config)>, RunError> {
+    let new = config.with(set)?;
+    let fields = changes::planned(&config.to_table(), &new.to_table(), changes::MAY, changes::MAY_NOT);
+    let fields = fields.map_err(RunError::Unchangeable)?;
+    Ok((!fields.is_empty()).then_some((fields, new)))
 }
 
 /// What a replay found.
@@ -308,26 +359,40 @@ pub struct Replay {
     pub replayed_sha256: String,
 }
 
-/// Runs a finished run again from its configuration and its ledger, writing nothing, and compares the weights.
+/// Runs a finished run again from its configuration, its ledger and its changes, writing nothing, and compares the
+/// weights.
 ///
 /// # Errors
-/// [`RunError`] when the folder is not a finished run.
-pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Report)) -> Result<Replay, RunError> {
+/// [`RunError`] when the folder is not a finished run, or its configuration was edited. `warn` receives what of the
+/// metrics cannot be compared.
+pub fn replay(
+    path: &Path,
+    device: &Device,
+    warn: &mut dyn FnMut(String),
+    observe: &mut dyn FnMut(&Run, &Report),
+) -> Result<Replay, RunError> {
     let folder = Folder::open(path)?;
-    let config = folder.config()?;
     let summary = folder.summary()?;
+    // An edited configuration is not the ledger's fault.
+    folder.newest_checkpoint(warn)?;
     let mut differences = Vec::new();
     if let Some((line, reason)) = ledger::first_difference(&folder.ledger())? {
         differences.push(format!("labels.jsonl line {line}: {reason}"));
     }
     let events = ledger::read_events_unchecked(&folder.ledger())?;
-    let reports = folder.metrics()?;
-    let mut run = drlhp::start(config, device)?;
+    let recorded: BTreeMap<usize, String> =
+        folder.metrics(warn)?.into_iter().map(|report| (report.env_steps, report.weights_sha256)).collect();
+    let mut run = drlhp::start(folder.first_config()?, device)?;
     begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
+    let mut changes = Changes::open(&folder, &run)?;
     let mut answers = Answers::new(events, None, folder.ledger());
     let mut weights_difference = None;
-    let mut reports = reports.into_iter();
-    while !drlhp::finished(&run) {
+    let mut missing = 0;
+    loop {
+        changes.take_effect(&mut run)?;
+        if drlhp::finished(&run) {
+            break;
+        }
         let turn =
             turn(&mut run, &folder, &mut |run, waits| answers.exchange(run, waits)).and_then(|turn| match turn {
                 Turn::Again => Ok(None),
@@ -342,16 +407,28 @@ pub fn replay(path: &Path, device: &Device, observe: &mut dyn FnMut(&Run, &Repor
                 break;
             }
         };
-        let recorded = reports.next().map(|r| r.weights_sha256);
-        if recorded.as_ref() != Some(&report.weights_sha256) && weights_difference.is_none() {
-            let iteration = report.iteration;
-            weights_difference = Some(format!("iteration {iteration}: the weights differ from those in metrics.jsonl"));
+        match recorded.get(&report.env_steps) {
+            // That a line is missing says nothing of the weights.
+            None => missing += 1,
+            Some(weights) if *weights != report.weights_sha256 && weights_difference.is_none() => {
+                let iteration = report.iteration;
+                weights_difference =
+                    Some(format!("iteration {iteration}: the weights differ from those in metrics.jsonl"));
+            }
+            Some(_) => {}
         }
         observe(&run, &report);
+    }
+    if missing > 0 {
+        warn(format!(
+            "{}: has no line that can be read for {missing} iterations: their weights could not be compared",
+            folder.file("metrics.jsonl").display()
+        ));
     }
     let replayed_sha256 = drlhp::weights_sha256(&run);
     differences.extend(answers.differences);
     differences.extend(weights_difference);
+    differences.extend(changes.all_were_due(&run).err().map(|error| error.to_string()));
     if replayed_sha256 != summary.weights_sha256 {
         differences.push("the final weights differ from those in summary.json".to_owned());
     }
@@ -381,6 +458,12 @@ pub trait Host {
     /// Called after each iteration; whether to go on. Otherwise the run ends here, with a checkpoint.
     fn iterated(&mut self, run: &Run, report: &Report) -> bool;
 
+    /// What is to be laid over the configuration now, before the next exchange or iteration; asked until the run is
+    /// finished and once more then.
+    fn set(&mut self, _run: &Run) -> Option<Vec<Table>> {
+        None
+    }
+
     /// Whether a checkpoint was asked for.
     fn wants_checkpoint(&mut self) -> bool {
         false
@@ -393,8 +476,19 @@ pub trait Host {
 /// [`RunError`]
 pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
     let mut metrics = folder.open_metrics()?;
-    let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics()?)?;
-    while !drlhp::finished(&run) {
+    // Bad lines were told when the folder was opened.
+    let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics(&mut |_| ())?)?;
+    let mut changes = Changes::open(folder, &run)?;
+    loop {
+        changes.take_effect(&mut run)?;
+        if changes.all_done()
+            && let Some(set) = host.set(&run)
+        {
+            changes.add(&mut run, &set)?;
+        }
+        if drlhp::finished(&run) {
+            break;
+        }
         match turn(&mut run, folder, &mut |run, waits| host.exchange(run, waits))? {
             Turn::Train => {}
             Turn::Again => continue,
@@ -406,9 +500,8 @@ pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host)
         }
         let report = drlhp::iterate(&mut run, &mut |question| host.answer(question))?;
         // The line goes out in one write, so that a kill tears at most the last one.
-        let line = serde_json::to_string(&report).expect("a report always serialises") + "\n";
         let io = |source| RunError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
-        metrics.write_all(line.as_bytes()).map_err(io)?;
+        metrics.write_all(lines::line(&report).as_bytes()).map_err(io)?;
         events.append(&report)?;
         let interrupted = !host.iterated(&run, &report);
         let wanted = host.wants_checkpoint();
@@ -419,8 +512,9 @@ pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host)
             return Ok(Outcome::Interrupted { iteration: run.iteration, waiting: false });
         }
     }
+    changes.all_were_due(&run)?;
     let summary = summarize(&run, &folder.path, &clock)?;
-    figure::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics()?)?;
+    figure::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics(&mut |_| ())?)?;
     folder.write_summary(&summary)?;
     Ok(Outcome::Finished(Box::new(summary)))
 }
@@ -454,6 +548,8 @@ fn turn(run: &mut Run, folder: &Folder, events: &mut Handover<'_>) -> Result<Tur
 /// A run without a window: answers come from the ledger as far as it goes, then from the simulated teacher.
 struct Headless<'a> {
     answers: Answers,
+    /// What is to be laid over the configuration when the run has caught up with its ledger.
+    set: Option<&'a [Table]>,
     stop: &'a AtomicBool,
     observe: &'a mut dyn FnMut(&Run, &Report),
 }
@@ -465,6 +561,12 @@ impl Host for Headless<'_> {
 
     fn exchange(&mut self, run: &Run, waits: bool) -> Result<Option<Vec<Event>>, RunError> {
         self.answers.exchange(run, waits)
+    }
+
+    fn set(&mut self, run: &Run) -> Option<Vec<Table>> {
+        // What the ledger holds already was said under the old configuration.
+        let due = drlhp::finished(run) || !self.answers.holds_more(run);
+        if due { self.set.take().map(<[Table]>::to_vec) } else { None }
     }
 
     fn iterated(&mut self, run: &Run, report: &Report) -> bool {
@@ -518,6 +620,22 @@ impl Clock {
         Self { wall: Instant::now(), cpu: ProcessTime::try_now().ok(), wall_before, cpu_before }
     }
 
+    /// Goes on counting from what a checkpoint holds.
+    ///
+    /// # Errors
+    /// When it holds no times.
+    pub fn load(archive: &Archive) -> Result<Self, ArchiveError> {
+        let cpu: Option<f64> = archive.get("cpu_seconds")?;
+        Ok(Self::start(archive.get("wall_seconds")?, cpu.unwrap_or(f64::NAN)))
+    }
+
+    /// Puts the time spent into a checkpoint.
+    pub fn save(&self, archive: &mut Archive) {
+        archive.put("wall_seconds", &self.wall());
+        // NaN becomes null there.
+        archive.put("cpu_seconds", &self.cpu());
+    }
+
     /// Wall-clock seconds.
     #[must_use]
     pub fn wall(&self) -> f64 {
@@ -567,11 +685,14 @@ impl Answers {
                     return Err(self.error(question.query, reason));
                 }
                 let changed = answer.rater == past::BRANCHED;
-                if self.ledger.is_none() && answer.label != question.simulated && !changed {
+                if answer.label != question.simulated && !changed {
                     let (line, found, expected) = (question.query + 1, answer.label, question.simulated);
-                    self.differences.push(format!(
-                        "labels.jsonl line {line}: the answer is '{found}', the simulated teacher gave '{expected}'"
-                    ));
+                    let reason = format!("the answer is '{found}', the simulated teacher gave '{expected}'");
+                    if self.ledger.is_some() {
+                        let reason = format!("{reason}: was the teacher in config.toml edited?");
+                        return Err(self.error(question.query, reason));
+                    }
+                    self.differences.push(format!("labels.jsonl line {line}: {reason}"));
                 }
                 Ok(answer.label)
             }
@@ -605,6 +726,12 @@ impl Answers {
         }
     }
 
+    /// Whether the ledger held more, when the run was opened, than the run has seen by now.
+    #[must_use]
+    pub fn holds_more(&self, run: &Run) -> bool {
+        self.recorded.iter().any(|event| event.session() >= run.sessions as u64)
+    }
+
     fn ends(&self, line: u64) -> RunError {
         self.error(line, "the ledger ends here, but the run asked more questions".to_owned())
     }
@@ -622,7 +749,129 @@ fn simulated(question: &Question) -> Answer {
     Answer { query, step, session, first, second, label, rater, why, repeat: None, seconds: None }
 }
 
+// ----------------------------------------------------------------------------------------------------- the changes
+
+/// The changes of a run's configuration, as they take effect.
+struct Changes<'a> {
+    folder: &'a Folder,
+    /// Those that were recorded, with their numbers from 0.
+    recorded: Vec<Change<Moment>>,
+    /// How many of them have taken effect.
+    done: usize,
+}
+
+impl<'a> Changes<'a> {
+    /// A run from a checkpoint has what lies before it already.
+    fn open(folder: &'a Folder, run: &Run) -> Result<Self, RunError> {
+        let recorded: Vec<Change<Moment>> = changes::read(&folder.path)?;
+        let done = recorded.iter().take_while(|change| change.at < moment(run)).count();
+        Ok(Self { folder, recorded, done })
+    }
+
+    /// Lets those that are due now take effect.
+    fn take_effect(&mut self, run: &mut Run) -> Result<(), RunError> {
+        while let Some(change) = self.recorded.get(self.done).filter(|change| change.at == moment(run)) {
+            run.config = self.folder.changed(&run.config, change, self.done)?;
+            self.done += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether all that were recorded have taken effect.
+    fn all_done(&self) -> bool {
+        self.done == self.recorded.len()
+    }
+
+    /// Records a change and lets it take effect.
+    fn add(&mut self, run: &mut Run, set: &[Table]) -> Result<(), RunError> {
+        let Some((fields, config)) = planned(&run.config, set)? else { return Ok(()) };
+        let refuse = |problem: String| Err(RunError::Unchangeable(problem));
+        if config.iterations() < run.iteration {
+            return refuse(format!("--set steps={}: the run has taken {} steps already", config.steps, run.env_steps));
+        }
+        let over = run.env_steps > 0 && run.iteration >= config.iterations();
+        let idle = fields.keys().find(|name| !["steps", "evaluation_episodes", "checkpoint_every"].contains(&name.as_str()));
+        if let Some(name) = idle.filter(|_| over) {
+            return refuse(format!(
+                "--set {name}: the run has taken all its steps, so this would change nothing: give it more too, for example \
+                 --set steps={}",
+                2 * config.steps
+            ));
+        }
+        // What is said of the run so far stays to be read.
+        let summary = self.folder.file("summary.json");
+        if summary.exists() {
+            let kept = self.folder.file(&format!("summary-{:09}.json", run.env_steps));
+            fs::rename(&summary, kept).map_err(|source| RunError::Io {
+                path: summary,
+                action: "keep the summary",
+                source,
+            })?;
+        }
+        let change = Change { at: moment(run), fields, time: changes::now() };
+        changes::append(&self.folder.path, change.clone())?;
+        self.recorded.push(change);
+        self.done = self.recorded.len();
+        run.config = config;
+        Ok(())
+    }
+
+    /// That a run has ended, and a change did not take effect.
+    fn all_were_due(&self, run: &Run) -> Result<(), RunError> {
+        let Some(change) = self.recorded.get(self.done) else { return Ok(()) };
+        let reason = format!(
+            "takes effect after {} steps and {} sessions, where the run never was: it ended after {} and {}",
+            change.at.env_steps, change.at.session, run.env_steps, run.sessions
+        );
+        Err(RunError::Changes { path: self.folder.file(changes::FILE), line: self.done + 1, reason })
+    }
+}
+
+/// Where a run is.
+fn moment(run: &Run) -> Moment {
+    Moment { env_steps: run.env_steps, session: run.sessions, iteration: run.iteration }
+}
+
 // ------------------------------------------------------------------------------------------------------ the folder
+
+/// Name of the configuration in a checkpoint, as TOML.
+pub(crate) const CONFIGURATION: &str = "configuration";
+
+/// Name of the ledger's [`Mark`] in a checkpoint.
+pub(crate) const MARK: &str = "ledger";
+
+/// A whole checkpoint, with the configuration that it was made with.
+struct Stored {
+    archive: Archive,
+    name: PathBuf,
+    config: Config,
+}
+
+impl Stored {
+    /// What it has seen of the ledger, and its iteration.
+    fn mark(&self) -> Result<(Mark, usize), RunError> {
+        let Self { archive, name, .. } = self;
+        let read = || -> Result<(Mark, usize), ArchiveError> {
+            let mark = if archive.meta.contains_key(MARK) {
+                archive.get(MARK)?
+            } else {
+                // One of before there were marks knows its answers, each of which has a line.
+                let asked = archive.get::<Vec<serde_json::Value>>("comparisons")?.len() as u64;
+                Mark { lines: asked.saturating_sub(archive.get("pending")?), chain: None }
+            };
+            Ok((mark, archive.get("iteration")?))
+        };
+        read().map_err(|source| RunError::Misfit { path: name.clone(), source })
+    }
+
+    fn state(self, device: &Device) -> Result<(Run, Clock), RunError> {
+        let Self { archive, name, config } = self;
+        let state = || -> Result<(Run, Clock), ArchiveError> {
+            Ok((checkpoint::from_archive(&archive, config, device)?, Clock::load(&archive)?))
+        };
+        state().map_err(|source| RunError::Misfit { path: name, source })
+    }
+}
 
 impl Folder {
     /// Makes a run folder with its configuration.
@@ -699,18 +948,23 @@ impl Folder {
     /// # Errors
     /// [`RunError`]. `warn` receives what was found damaged and left out.
     pub fn reopen(&self, device: &Device, warn: &mut dyn FnMut(String)) -> Result<Reopened, RunError> {
-        let config = self.config()?;
-        let (ledger, events) = if self.ledger().exists() {
-            let (ledger, events, warnings) = Ledger::open(&self.ledger())?;
+        let newest = self.newest_checkpoint(warn)?;
+        let path = self.ledger();
+        if let Some(stored) = &newest {
+            let (mark, iteration) = stored.mark()?;
+            mark.check(&path, &format!("iteration {iteration}"))?;
+        }
+        let (ledger, events) = if path.exists() {
+            let (ledger, events, warnings) = Ledger::open(&path)?;
             warnings.into_iter().for_each(|w| warn(w.to_string()));
             (ledger, events)
         } else {
-            (Ledger::create(&self.ledger())?, Vec::new())
+            (Ledger::create(&path)?, Vec::new())
         };
-        let (run, clock) = match self.newest_state(&config, device, warn)? {
-            Some(state) => state,
+        let (run, clock) = match newest {
+            Some(stored) => stored.state(device)?,
             None => {
-                let mut run = drlhp::start(config, device)?;
+                let mut run = drlhp::start(self.first_config()?, device)?;
                 begin(&mut run, Some(&self.file(BEGINNING)), device)?;
                 (run, Clock::start(0.0, 0.0))
             }
@@ -719,12 +973,32 @@ impl Folder {
         Ok(Reopened { run, clock, ledger, events })
     }
 
-    /// The resolved configuration.
+    /// The configuration as the run began.
     ///
     /// # Errors
     /// When the file is torn or holds something else.
-    pub fn config(&self) -> Result<Config, RunError> {
+    pub fn first_config(&self) -> Result<Config, RunError> {
         Ok(Config::read(&self.file("config.toml"))?)
+    }
+
+    /// The configuration as it is now: as the run began, with all changes since.
+    ///
+    /// # Errors
+    /// When a file is torn or holds something else.
+    pub fn config(&self) -> Result<Config, RunError> {
+        let mut config = self.first_config()?;
+        for (i, change) in changes::read::<Moment>(&self.path)?.iter().enumerate() {
+            config = self.changed(&config, change, i)?;
+        }
+        Ok(config)
+    }
+
+    /// A configuration after the change in line `index` + 1.
+    fn changed(&self, config: &Config, change: &Change<Moment>, index: usize) -> Result<Config, RunError> {
+        let wrong = |reason: String| RunError::Changes { path: self.file(changes::FILE), line: index + 1, reason };
+        let mut table = config.to_table();
+        changes::apply(&mut table, &change.fields).map_err(wrong)?;
+        Config::from_table(table).map_err(|error| wrong(error.to_string()))
     }
 
     /// The summary of a finished run.
@@ -741,32 +1015,63 @@ impl Folder {
         serde_json::from_str(&text).map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })
     }
 
-    /// The newest state, and the time spent until then; `None` before the first checkpoint. Torn checkpoints are
+    /// The newest state, and the time spent until then; `None` before the first checkpoint. Damaged checkpoints are
     /// reported to `warn` and left out.
     ///
     /// # Errors
     /// When the folder cannot be listed, or a whole checkpoint does not fit the configuration.
     pub fn newest_state(
         &self,
-        config: &Config,
         device: &Device,
         warn: &mut dyn FnMut(String),
     ) -> Result<Option<(Run, Clock)>, RunError> {
-        for path in self.checkpoints()?.into_iter().rev() {
-            let archive = match Archive::load(&path) {
-                Ok(archive) => archive,
-                Err(error) => {
-                    warn(format!("{error}; trying the one before it"));
-                    continue;
-                }
-            };
-            let state = || -> Result<(Run, Clock), ArchiveError> {
-                let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
-                Ok((checkpoint::from_archive(&archive, config.clone(), device)?, clock))
-            };
-            return state().map(Some).map_err(|source| RunError::Misfit { path, source });
+        self.newest_checkpoint(warn)?.map(|stored| stored.state(device)).transpose()
+    }
+
+    /// Checks that the newest whole checkpoint and the ledger belong to the configuration and to each other.
+    ///
+    /// # Errors
+    /// [`RunError::Edited`], and what [`Mark::check`] finds. `warn` receives what was found damaged.
+    pub fn check(&self, warn: &mut dyn FnMut(String)) -> Result<(), RunError> {
+        let Some(stored) = self.newest_checkpoint(warn)? else { return Ok(()) };
+        let (mark, iteration) = stored.mark()?;
+        Ok(mark.check(&self.ledger(), &format!("iteration {iteration}"))?)
+    }
+
+    /// The newest checkpoint that is whole, checked against the configuration.
+    fn newest_checkpoint(&self, warn: &mut dyn FnMut(String)) -> Result<Option<Stored>, RunError> {
+        for name in self.checkpoints()?.into_iter().rev() {
+            match Archive::load(&name) {
+                Ok(archive) => return self.fitting(archive, name).map(Some),
+                Err(error) => warn(format!("{error}; trying the one before it")),
+            }
         }
         Ok(None)
+    }
+
+    /// A checkpoint with the configuration that it was made with.
+    fn fitting(&self, archive: Archive, name: PathBuf) -> Result<Stored, RunError> {
+        let moment = || -> Result<Moment, ArchiveError> {
+            let (env_steps, session) = (archive.get("env_steps")?, archive.get("sessions")?);
+            Ok(Moment { env_steps, session, iteration: archive.get("iteration")? })
+        };
+        let now = moment().map_err(|source| RunError::Misfit { path: name.clone(), source })?;
+        // Whether a change of this very moment was in it is not known: either may be what it was made with.
+        let mut candidates = vec![self.first_config()?];
+        for (i, change) in changes::read::<Moment>(&self.path)?.iter().enumerate() {
+            let config = self.changed(&candidates[candidates.len() - 1], change, i)?;
+            match change.at < now {
+                true => candidates = vec![config],
+                false if change.at == now => candidates.push(config),
+                false => break,
+            }
+        }
+        let stored: Option<String> = archive.get(CONFIGURATION).ok();
+        if let Some(differences) = stored.and_then(|stored| changes::misfit(&stored, &candidates)) {
+            return Err(RunError::Edited { path: self.path.clone(), checkpoint: name, differences });
+        }
+        let config = candidates.swap_remove(0);
+        Ok(Stored { archive, name, config })
     }
 
     /// The ledger.
@@ -775,17 +1080,16 @@ impl Folder {
         self.file("labels.jsonl")
     }
 
-    /// The reports of all iterations; a torn last line is left out.
+    /// The reports of all iterations. Lines that cannot be read are reported to `warn` and left out.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn metrics(&self) -> Result<Vec<Report>, RunError> {
+    pub fn metrics(&self, warn: &mut dyn FnMut(String)) -> Result<Vec<Report>, RunError> {
         let path = self.file("metrics.jsonl");
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(source) => Err(RunError::Io { path, action: "read metrics", source }),
-        }
+        let all = lines::read(&path).map_err(|source| RunError::Io { path, action: "read metrics", source })?;
+        let (reports, bad) = lines::split(all);
+        bad.iter().for_each(|bad| warn(format!("{bad}; left out")));
+        Ok(reports)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -801,23 +1105,16 @@ impl Folder {
     /// Drops the reports of iterations after the checkpoint: they will be written again.
     fn cut_metrics(&self, env_steps: usize, warn: &mut dyn FnMut(String)) -> Result<(), RunError> {
         let path = self.file("metrics.jsonl");
-        let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
-        let mut kept = String::new();
-        for (number, line) in text.lines().enumerate() {
-            match serde_json::from_str::<Report>(line) {
-                Ok(report) if report.env_steps <= env_steps => kept += &format!("{line}\n"),
-                Ok(_) => break,
-                Err(_) => {
-                    warn(format!("{}: line {}: torn, dropped", path.display(), number + 1));
-                    break;
-                }
-            }
+        let io = |action| move |source| RunError::Io { path: self.file("metrics.jsonl"), action, source };
+        if !path.exists() {
+            return Ok(());
         }
-        write_atomically(&path, kept.as_bytes()).map_err(|source| RunError::Io {
-            path,
-            action: "write metrics",
-            source,
-        })
+        let all = lines::read::<Report>(&path).map_err(io("read metrics"))?;
+        for bad in all.iter().filter_map(|line| line.value.as_ref().err()) {
+            warn(format!("{bad}; {}", if bad.torn { "dropped" } else { "left as it is" }));
+        }
+        let kept = lines::until(all, env_steps as u64, |report| report.env_steps as u64);
+        write_atomically(&path, &lines::join(&kept)).map_err(io("write metrics"))
     }
 
     fn checkpoints(&self) -> Result<Vec<PathBuf>, RunError> {
@@ -835,8 +1132,9 @@ impl Folder {
 
     fn save_checkpoint(&self, run: &Run, clock: &Clock) -> Result<(), RunError> {
         let mut archive = checkpoint::to_archive(run);
-        archive.put("wall_seconds", &clock.wall());
-        archive.put("cpu_seconds", &clock.cpu());
+        clock.save(&mut archive);
+        archive.put(CONFIGURATION, &run.config.to_toml());
+        archive.put(MARK, &Mark::of(&self.ledger(), run.sessions as u64)?);
         archive.save(&self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration)))?;
         let all = self.checkpoints()?;
         for old in &all[..all.len().saturating_sub(CHECKPOINTS_KEPT)] {
@@ -848,7 +1146,7 @@ impl Folder {
 
     fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
         let path = self.file("summary.json");
-        let text = serde_json::to_string_pretty(summary).expect("a summary always serialises") + "\n";
+        let text = serde_json::to_string_pretty(&lines::finite(summary)).expect("JSON always serialises") + "\n";
         write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
             path,
             action: "write the summary",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::changes::{self, Change, Moment};
 use super::config::{Config, Rater, RewardSource};
 use super::figure::{Series, curve, summarized};
 use super::policy::BEGINNING;
@@ -60,7 +61,8 @@ pub fn past(path: &Path) -> Result<PastRun, RunError> {
         path: path.to_owned(),
         config: folder.config()?,
         summary: folder.summary().ok(),
-        reports: folder.metrics()?,
+        // A run at a glance: `resume` and the window that opens it tell of lines that cannot be read.
+        reports: folder.metrics(&mut |_| ())?,
         stamp: stamp(path),
         changed: modified("metrics.jsonl").or(modified("config.toml")).unwrap_or(SystemTime::UNIX_EPOCH),
     })
@@ -163,7 +165,7 @@ pub fn delete(path: &Path) -> Result<(), RunError> {
 /// When there is no such answer, the old ledger is damaged, or the new folder cannot be made (nothing is left of it).
 pub fn branch(from: &Path, to: &Path, query: u64, label: Option<Label>) -> Result<Folder, RunError> {
     let old = Folder::open(from)?;
-    let config = old.config()?;
+    let config = old.first_config()?;
     let (_, mut events, _) = Ledger::open(&old.ledger())?;
     let is_answer = |event: &Event| matches!(event, Event::Answer(answer) if answer.query == query);
     let last = events.iter().position(is_answer).ok_or_else(|| RunError::NoAnswer { path: old.ledger(), query })?;
@@ -178,7 +180,14 @@ pub fn branch(from: &Path, to: &Path, query: u64, label: Option<Label>) -> Resul
     }
     let init = config.init.as_ref().map(|_| old.file(BEGINNING));
     let folder = Folder::create_from(to, &config, init.as_deref())?;
+    // Changes that came before that answer are as much a part of the run.
+    let session = events.last().map_or(0, Event::session);
+    let mut changes: Vec<Change<Moment>> = changes::read(from)?;
+    changes.retain(|change| change.at.session as u64 <= session);
     let fill = || -> Result<(), RunError> {
+        if !changes.is_empty() {
+            changes::write(to, &changes)?;
+        }
         let mut ledger = Ledger::create(&folder.ledger())?;
         events.iter().try_for_each(|event| Ok(ledger.append(event)?))
     };

@@ -90,7 +90,7 @@ impl Policy {
     fn of_run(path: &Path, device: &Device) -> Result<Self, PolicyError> {
         let folder = Folder::open(path)?;
         let config = folder.config()?;
-        let newest = folder.newest_state(&config, device, &mut |_| ())?;
+        let newest = folder.newest_state(device, &mut |_| ())?;
         let (run, _) = newest.ok_or_else(|| PolicyError::NoState { path: path.to_owned() })?;
         let beginning = match config.init {
             Some(_) => Some(Self::read(&path.join(BEGINNING), device)?.fingerprint()),

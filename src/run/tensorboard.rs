@@ -47,13 +47,13 @@ impl EventFile {
         self.append_scalars(report.env_steps as u64, &scalars(report))
     }
 
-    /// Writes scalars of one step by their names.
+    /// Writes scalars of one step by their names; those that are no numbers, or too large for a float, are left out.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn append_scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), RunError> {
         let mut summary = Vec::new();
-        for (tag, value) in scalars {
+        for (tag, value) in scalars.iter().filter(|(_, value)| (*value as f32).is_finite()) {
             let mut entry = Vec::new();
             put_bytes(&mut entry, 1, tag.as_bytes());
             // Field 2, simple_value, a float (wire type 5).

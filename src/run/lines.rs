@@ -1,0 +1,211 @@
+//! Files with one JSON object a line (`metrics.jsonl` and its like): written so that everybody can read them, and read so
+//! that one bad line hides no other.
+//!
+//! What is undefined is absent. JSON has no NaN and no infinity, so a number that is none is left out too: `null` would
+//! be another word for "unknown", which readers take for a missing value here and for an error there.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A line of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line<T> {
+    /// As it stands there, without its end.
+    pub text: Vec<u8>,
+    /// What it says.
+    pub value: Result<T, BadLine>,
+}
+
+/// A line that says nothing which this program could have written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: line {line}: {reason}", path.display())]
+pub struct BadLine {
+    /// File.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Whether it is the last one and has no end: the program was stopped while it wrote it.
+    pub torn: bool,
+}
+
+/// A value as a line with its end. What is `None`, NaN or infinite is left out.
+///
+/// # Panics
+/// When the value has keys that are no text: never with plain structs.
+#[must_use]
+pub fn line(value: &impl Serialize) -> String {
+    format!("{}\n", finite(value))
+}
+
+/// A value as JSON in which what is `None`, NaN or infinite is left out.
+///
+/// # Panics
+/// As [`line`].
+#[must_use]
+pub fn finite(value: &impl Serialize) -> Value {
+    // A number that is none becomes null there.
+    without_nulls(serde_json::to_value(value).expect("plain structs always serialise"))
+}
+
+/// The lines of a file; none where there is no file. Empty lines are passed over.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<Vec<Line<T>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(parse(path, &bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the lines of a file say, and those that say nothing.
+#[must_use]
+pub fn split<T>(lines: Vec<Line<T>>) -> (Vec<T>, Vec<BadLine>) {
+    let (mut values, mut bad) = (Vec::with_capacity(lines.len()), Vec::new());
+    for line in lines {
+        match line.value {
+            Ok(value) => values.push(value),
+            Err(line) => bad.push(line),
+        }
+    }
+    (values, bad)
+}
+
+/// What a log keeps when its run goes on from `limit`: everything before the first line that lies after it, bad lines as
+/// they are, without a torn last one. `at` says where a line lies.
+#[must_use]
+pub fn until<T>(mut lines: Vec<Line<T>>, limit: u64, at: impl Fn(&T) -> u64) -> Vec<Line<T>> {
+    let after = |line: &Line<T>| line.value.as_ref().is_ok_and(|value| at(value) > limit);
+    lines.truncate(lines.iter().position(after).unwrap_or(lines.len()));
+    lines.retain(|line| line.value.as_ref().err().is_none_or(|bad| !bad.torn));
+    lines
+}
+
+/// Lines as a file.
+#[must_use]
+pub fn join<T>(lines: &[Line<T>]) -> Vec<u8> {
+    lines.iter().flat_map(|line| [line.text.as_slice(), b"\n"]).flatten().copied().collect()
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Vec<Line<T>> {
+    // Editors put a byte-order mark there.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    let of_line = |(i, whole): (usize, &[u8])| {
+        let text = whole.strip_suffix(b"\n").unwrap_or(whole);
+        // JSON says itself where it ends: without its end a line may be whole.
+        let value = value(text).map_err(|reason| {
+            let torn = text.len() == whole.len();
+            let reason = if torn { format!("torn (the program was stopped while it wrote it): {reason}") } else { reason };
+            BadLine { path: path.to_owned(), line: i + 1, reason, torn }
+        });
+        (!text.trim_ascii().is_empty()).then(|| Line { text: text.to_owned(), value })
+    };
+    bytes.split_inclusive(|&byte| byte == b'\n').enumerate().filter_map(of_line).collect()
+}
+
+fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8; expected a JSON object".to_owned())?;
+    let value: Value = serde_json::from_str(text).map_err(|error| format!("is not a JSON object ({error})"))?;
+    serde_path_to_error::deserialize(without_nulls(value)).map_err(|error| match error.path().to_string().as_str() {
+        "." => error.inner().to_string(),
+        field => format!("{field}: {}", error.inner()),
+    })
+}
+
+/// Without the entries of objects that are null.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let known = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(known.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+/// Whether a number is none. With `#[serde(default = "unknown", skip_serializing_if = "is_unknown")]` a field of which
+/// one cannot say more is absent in files, and NaN in memory.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+#[must_use]
+pub fn is_unknown(value: &f64) -> bool {
+    !value.is_finite()
+}
+
+/// See [`is_unknown`].
+#[must_use]
+pub fn unknown() -> f64 {
+    f64::NAN
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::{is_unknown, join, line, parse, split, unknown, until};
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Row {
+        step: u64,
+        loss: Option<f64>,
+        #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
+        seconds: f64,
+    }
+
+    const PATH: &str = "metrics.jsonl";
+
+    fn rows(text: &[u8]) -> (Vec<u64>, Vec<String>) {
+        let (rows, bad) = split(parse::<Row>(Path::new(PATH), text));
+        (rows.into_iter().map(|row| row.step).collect(), bad.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_is_no_number_is_left_out_and_read_back_as_unknown() {
+        let row = |loss, seconds| Row { step: 7, loss, seconds };
+        assert_eq!(line(&row(Some(0.5), 1.0)), "{\"step\":7,\"loss\":0.5,\"seconds\":1.0}\n");
+        for loss in [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY)] {
+            let text = line(&row(loss, f64::INFINITY));
+            assert_eq!(text, "{\"step\":7}\n");
+            let (read, bad) = split(parse::<Row>(Path::new(PATH), text.as_bytes()));
+            assert!(bad.is_empty() && read[0].loss.is_none() && read[0].seconds.is_nan());
+        }
+        // As files were written before.
+        assert_eq!(rows(b"{\"step\":7,\"loss\":null,\"seconds\":null}\n"), (vec![7], Vec::new()));
+    }
+
+    #[test]
+    fn a_bad_line_hides_no_other() {
+        let text = b"{\"step\":1}\r\n\n{\"step\":tw}\n\xff\n{\"stop\":3}\n{\"step\":\"4\"}\n{\"step\":5}\n{\"step\":";
+        let (steps, bad) = rows(text);
+        assert_eq!(steps, [1, 5]);
+        let expected = [
+            "metrics.jsonl: line 3: is not a JSON object (expected ident at line 1 column 10)",
+            "metrics.jsonl: line 4: is not UTF-8; expected a JSON object",
+            "metrics.jsonl: line 5: missing field `step`",
+            "metrics.jsonl: line 6: step: invalid type: string \"4\", expected u64",
+            "metrics.jsonl: line 8: torn (the program was stopped while it wrote it): is not a JSON object \
+             (EOF while parsing a value at line 1 column 8)",
+        ];
+        assert_eq!(bad, expected);
+        // A last line that is whole lacks nothing but its end.
+        assert_eq!(rows(b"\xef\xbb\xbf{\"step\":1}\n{\"step\":2}"), (vec![1, 2], Vec::new()));
+    }
+
+    #[test]
+    fn a_log_is_cut_at_the_step_and_not_at_a_bad_line() {
+        let text = b"{\"step\":1}\nbad \xff line\n{\"step\":2}\n{\"step\":2}\n{\"step\":3}\nbad too\n{\"step\":4}\n{\"st";
+        let cut = |limit: u64| join(&until(parse::<Row>(Path::new(PATH), text), limit, |row| row.step));
+        assert_eq!(cut(2), b"{\"step\":1}\nbad \xff line\n{\"step\":2}\n{\"step\":2}\n");
+        assert_eq!(cut(0), b"");
+        assert_eq!(cut(9), text[..text.len() - 4]);
+    }
+}
