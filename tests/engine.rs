@@ -59,7 +59,7 @@ fn finish(engine: &Engine) -> String {
 
 fn replayed(path: &Path) -> pairwise::run::Replay {
     let device = pairwise::device::pick(pairwise::device::DeviceChoice::Cpu).unwrap();
-    pairwise::run::replay(path, &device, &mut |_, _| {}).unwrap()
+    pairwise::run::replay(path, &device, &mut |_| {}, &mut |_, _| {}).unwrap()
 }
 
 #[test]

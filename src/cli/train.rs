@@ -180,7 +180,8 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     }
     let mut progress = TrainingProgress::new(&config);
     let mut warn = |message: String| eprintln!("warning: {message}");
-    let outcome = run::resume(&args.run, &set, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
+    let outcome =
+        run::resume(&args.run, &set, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     conclude(outcome, &args.run, args.json)
 }

@@ -385,7 +385,7 @@ fn teach(begin: Begin, path: &Path, shared: &Shared) -> Result<(), LmError> {
     };
     shared.show(|view| (view.config, view.phase) = (Some(Arc::new(config.clone())), Phase::Opening));
     let device = device(config.device)?;
-    let folder = match path.join("labels.jsonl").exists() {
+    let folder = match path.join("config.toml").exists() {
         true => Folder::open(path)?,
         false => create(path, &config)?,
     };
@@ -431,7 +431,7 @@ fn make(making: &Making, device: &Device, shared: &Shared) -> Result<bool, LmErr
         shared.show(|view| view.phase = Phase::Making(now));
     };
     let outcome = match path.join("config.toml").exists() {
-        true => run::resume(path, device, &shared.stop, &show)?,
+        true => run::resume(path, &[], device, &shared.stop, &show)?,
         false => run::train(config, path, device, &shared.stop, &show)?,
     };
     Ok(matches!(outcome, LmOutcome::Finished(_)))

@@ -354,7 +354,7 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
         // What comes after a checkpoint is lost in a kill and computed again.
         let newest = path.join("checkpoints/step-00000003.safetensors");
         std::fs::write(&newest, &std::fs::read(&newest).unwrap()[..50]).unwrap();
-        let resumed = finished(resume(&path, &device, &never, &|_| ()).unwrap());
+        let resumed = finished(resume(&path, &[], &device, &never, &|_| ()).unwrap());
         assert_eq!(resumed.weights_sha256, unbroken.weights_sha256, "{name}");
         assert_eq!((resumed.eval, resumed.sampled), (unbroken.eval, unbroken.sampled), "{name}");
         let metrics = |path: &Path| std::fs::read_to_string(path.join("metrics.jsonl")).unwrap();
@@ -493,7 +493,7 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     assert!(error.contains("is not finished; go on with: pairwise lm resume"), "{error}");
     let newest = path.join("member-1/checkpoints/step-00000003.safetensors");
     std::fs::write(&newest, &std::fs::read(&newest).unwrap()[..50]).unwrap();
-    let resumed = finished(resume(&path, &device, &never, &|_| ()).unwrap());
+    let resumed = finished(resume(&path, &[], &device, &never, &|_| ()).unwrap());
     assert_eq!((&resumed.weights_sha256, &resumed.eval), (&unbroken.weights_sha256, &unbroken.eval));
     assert_eq!((resumed.steps, resumed.tokens), (12, unbroken.tokens));
 

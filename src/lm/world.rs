@@ -92,7 +92,7 @@ pub(super) fn begin(
     if !base.join("summary.json").exists() {
         let pretraining = corpus.pretraining(config, seed);
         let outcome = match base.join("config.toml").exists() {
-            true => run::resume(&base, device, stop, show)?,
+            true => run::resume(&base, &[], device, stop, show)?,
             false => run::train(&pretraining, &base, device, stop, show)?,
         };
         if matches!(outcome, LmOutcome::Interrupted { .. }) {

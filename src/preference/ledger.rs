@@ -259,11 +259,8 @@ impl Mark {
         // A line without its end is being written, and takes effect later.
         for line in read(path)?.split_inclusive(|&b| b == b'\n').filter(|line| line.ends_with(b"\n")) {
             let parsed = std::str::from_utf8(line).map_err(|error| error.to_string()).and_then(parse_line);
-            let (event, _, chain) = parsed.map_err(|reason| LedgerError::Line {
-                path: path.to_owned(),
-                line: mark.lines + 1,
-                reason,
-            })?;
+            let (event, _, chain) =
+                parsed.map_err(|reason| LedgerError::Line { path: path.to_owned(), line: mark.lines + 1, reason })?;
             if event.session() >= sessions {
                 break;
             }
@@ -410,9 +407,11 @@ fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), Str
             .to_owned());
     }
     if text.starts_with('\u{feff}') {
-        return Err("begins with a byte-order mark that a program put there: save the file as UTF-8 without one, and the \
+        return Err(
+            "begins with a byte-order mark that a program put there: save the file as UTF-8 without one, and the \
                     chain holds again"
-            .to_owned());
+                .to_owned(),
+        );
     }
     let (event, found_seq, found_chain) = parse_line(text)?;
     if found_seq != seq {
@@ -420,9 +419,11 @@ fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), Str
     }
     let (expected_line, expected_chain) = write_line(&event, seq, chain);
     if found_chain == expected_chain && expected_line.trim_end() != text {
-        return Err("says what was written, but in another spelling (spaces, or the order of its fields): a program wrote \
+        return Err(
+            "says what was written, but in another spelling (spaces, or the order of its fields): a program wrote \
                     it anew. Put back the file as the run wrote it"
-            .to_owned());
+                .to_owned(),
+        );
     }
     if found_chain != expected_chain {
         return Err(format!(
@@ -608,7 +609,10 @@ mod tests {
         }
         check(&text[..text.len() - 3]).unwrap();
         let error = check(&lines[..3].concat()).unwrap_err();
-        assert!(error.contains("labels.jsonl: has 3 lines, but the checkpoint of iteration 12 has seen 4 lines"), "{error}");
+        assert!(
+            error.contains("labels.jsonl: has 3 lines, but the checkpoint of iteration 12 has seen 4 lines"),
+            "{error}"
+        );
         let torn = lines[..4].concat();
         assert!(check(&torn[..torn.len() - 1]).unwrap_err().contains("has 3 lines"));
         assert!(check("").unwrap_err().contains("has 0 lines, but the checkpoint"));

@@ -267,9 +267,10 @@ mod tests {
     /// As files were before they had checksums.
     fn save_plain(archive: &Archive, path: &std::path::Path) {
         let meta = [("pairwise".to_owned(), serde_json::to_string(&archive.meta).unwrap())].into();
-        let views = archive.arrays.iter().map(|(name, a)| {
-            (name, safetensors::tensor::TensorView::new(a.dtype, a.shape.clone(), &a.bytes).unwrap())
-        });
+        let views = archive
+            .arrays
+            .iter()
+            .map(|(name, a)| (name, safetensors::tensor::TensorView::new(a.dtype, a.shape.clone(), &a.bytes).unwrap()));
         std::fs::write(path, safetensors::serialize(views, Some(meta)).unwrap()).unwrap();
     }
 

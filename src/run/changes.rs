@@ -149,10 +149,7 @@ pub fn planned(old: &Table, new: &Table, may: &Rules, may_not: &Rules) -> Result
             None => {
                 let why = of(may_not).map_or("a run stays as it began", |(_, why)| why);
                 let names: Vec<&str> = may.iter().map(|(name, _)| *name).collect();
-                return Err(format!(
-                    "--set {field}: cannot change in a run: {why}. What can: {}",
-                    names.join(", ")
-                ));
+                return Err(format!("--set {field}: cannot change in a run: {why}. What can: {}", names.join(", ")));
             }
         }
     }

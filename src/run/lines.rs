@@ -102,7 +102,8 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Vec<Line<T>> {
         // JSON says itself where it ends: without its end a line may be whole.
         let value = value(text).map_err(|reason| {
             let torn = text.len() == whole.len();
-            let reason = if torn { format!("torn (the program was stopped while it wrote it): {reason}") } else { reason };
+            let reason =
+                if torn { format!("torn (the program was stopped while it wrote it): {reason}") } else { reason };
             BadLine { path: path.to_owned(), line: i + 1, reason, torn }
         });
         (!text.trim_ascii().is_empty()).then(|| Line { text: text.to_owned(), value })
@@ -113,7 +114,21 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Vec<Line<T>> {
 fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8; expected a JSON object".to_owned())?;
     let value: Value = serde_json::from_str(text).map_err(|error| format!("is not a JSON object ({error})"))?;
-    serde_path_to_error::deserialize(without_nulls(value)).map_err(|error| match error.path().to_string().as_str() {
+    let value = without_nulls(value);
+    let error = match serde_path_to_error::deserialize(&value) {
+        Ok(found) => return Ok(found),
+        Err(error) => error,
+    };
+    // A group of numbers one of which is unknown (a loss that was NaN) may be unknown as a whole.
+    let group = error.path().iter().next().map(ToString::to_string);
+    if let Value::Object(mut fields) = value.clone()
+        && group
+            .is_some_and(|group| fields.get(&group).is_some_and(Value::is_object) && fields.remove(&group).is_some())
+        && let Ok(found) = T::deserialize(Value::Object(fields))
+    {
+        return Ok(found);
+    }
+    Err(match error.path().to_string().as_str() {
         "." => error.inner().to_string(),
         field => format!("{field}: {}", error.inner()),
     })
@@ -131,34 +146,25 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// Whether a number is none. With `#[serde(default = "unknown", skip_serializing_if = "is_unknown")]` a field of which
-/// one cannot say more is absent in files, and NaN in memory.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
-#[must_use]
-pub fn is_unknown(value: &f64) -> bool {
-    !value.is_finite()
-}
-
-/// See [`is_unknown`].
-#[must_use]
-pub fn unknown() -> f64 {
-    f64::NAN
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use serde::{Deserialize, Serialize};
 
-    use super::{is_unknown, join, line, parse, split, unknown, until};
+    use super::{join, line, parse, split, until};
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Row {
         step: u64,
         loss: Option<f64>,
-        #[serde(default = "unknown", skip_serializing_if = "is_unknown")]
-        seconds: f64,
+        update: Option<Update>,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Update {
+        entropy: f64,
+        kl: f64,
     }
 
     const PATH: &str = "metrics.jsonl";
@@ -170,16 +176,23 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_left_out_and_read_back_as_unknown() {
-        let row = |loss, seconds| Row { step: 7, loss, seconds };
-        assert_eq!(line(&row(Some(0.5), 1.0)), "{\"step\":7,\"loss\":0.5,\"seconds\":1.0}\n");
+        let row = |loss, kl| Row { step: 7, loss, update: Some(Update { entropy: 0.5, kl }) };
+        let healthy = line(&row(Some(0.5), 1.0));
+        assert_eq!(healthy, "{\"step\":7,\"loss\":0.5,\"update\":{\"entropy\":0.5,\"kl\":1.0}}\n");
         for loss in [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY)] {
-            let text = line(&row(loss, f64::INFINITY));
-            assert_eq!(text, "{\"step\":7}\n");
+            let text = line(&row(loss, 1.0));
+            assert_eq!(text, "{\"step\":7,\"update\":{\"entropy\":0.5,\"kl\":1.0}}\n");
             let (read, bad) = split(parse::<Row>(Path::new(PATH), text.as_bytes()));
-            assert!(bad.is_empty() && read[0].loss.is_none() && read[0].seconds.is_nan());
+            assert!(bad.is_empty() && read == [row(None, 1.0)]);
         }
-        // As files were written before.
-        assert_eq!(rows(b"{\"step\":7,\"loss\":null,\"seconds\":null}\n"), (vec![7], Vec::new()));
+        // As files were written before; what has to be a number makes unknown what is around it, and not the line.
+        assert_eq!(line(&row(None, f64::NAN)), "{\"step\":7,\"update\":{\"entropy\":0.5}}\n");
+        for text in
+            ["{\"step\":7,\"loss\":null,\"update\":{\"entropy\":0.5,\"kl\":null}}\n", &line(&row(None, f64::NAN))]
+        {
+            let (read, bad) = split(parse::<Row>(Path::new(PATH), text.as_bytes()));
+            assert!(bad.is_empty() && read == [Row { step: 7, loss: None, update: None }], "{text}: {read:?} {bad:?}");
+        }
     }
 
     #[test]
@@ -202,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_log_is_cut_at_the_step_and_not_at_a_bad_line() {
-        let text = b"{\"step\":1}\nbad \xff line\n{\"step\":2}\n{\"step\":2}\n{\"step\":3}\nbad too\n{\"step\":4}\n{\"st";
+        let text =
+            b"{\"step\":1}\nbad \xff line\n{\"step\":2}\n{\"step\":2}\n{\"step\":3}\nbad too\n{\"step\":4}\n{\"st";
         let cut = |limit: u64| join(&until(parse::<Row>(Path::new(PATH), text), limit, |row| row.step));
         assert_eq!(cut(2), b"{\"step\":1}\nbad \xff line\n{\"step\":2}\n{\"step\":2}\n");
         assert_eq!(cut(0), b"");

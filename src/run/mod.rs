@@ -35,6 +35,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use cpu_time::ProcessTime;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
@@ -78,8 +79,7 @@ pub struct Summary {
     pub epic: Option<f64>,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise; absent where the system does not tell.
-    #[serde(default = "lines::unknown", skip_serializing_if = "lines::is_unknown")]
+    /// CPU seconds of the process, likewise.
     pub cpu_seconds: f64,
     /// SHA-256 of all weights.
     pub weights_sha256: String,
@@ -193,19 +193,14 @@ pub enum RunError {
         source: ArchiveError,
     },
     /// A checkpoint of a configuration that was edited since.
-    #[error(
-        "{}: does not belong to config.toml beside it: {differences}. Undo the edit; `pairwise resume {} --set FIELD=VALUE` \
-         changes what can be changed, and records it",
-        checkpoint.display(),
-        path.display()
-    )]
+    #[error("{}: does not belong to config.toml beside it: {differences}. Undo the edit{advice}", checkpoint.display())]
     Edited {
-        /// Run folder.
-        path: PathBuf,
         /// Checkpoint.
         checkpoint: PathBuf,
         /// The fields that differ, with both values.
         differences: String,
+        /// What changes a configuration, as the end of a sentence; empty where nothing does.
+        advice: String,
     },
     /// A change that a run cannot take.
     #[error("{0}")]
@@ -620,22 +615,6 @@ impl Clock {
         Self { wall: Instant::now(), cpu: ProcessTime::try_now().ok(), wall_before, cpu_before }
     }
 
-    /// Goes on counting from what a checkpoint holds.
-    ///
-    /// # Errors
-    /// When it holds no times.
-    pub fn load(archive: &Archive) -> Result<Self, ArchiveError> {
-        let cpu: Option<f64> = archive.get("cpu_seconds")?;
-        Ok(Self::start(archive.get("wall_seconds")?, cpu.unwrap_or(f64::NAN)))
-    }
-
-    /// Puts the time spent into a checkpoint.
-    pub fn save(&self, archive: &mut Archive) {
-        archive.put("wall_seconds", &self.wall());
-        // NaN becomes null there.
-        archive.put("cpu_seconds", &self.cpu());
-    }
-
     /// Wall-clock seconds.
     #[must_use]
     pub fn wall(&self) -> f64 {
@@ -790,7 +769,8 @@ impl<'a> Changes<'a> {
             return refuse(format!("--set steps={}: the run has taken {} steps already", config.steps, run.env_steps));
         }
         let over = run.env_steps > 0 && run.iteration >= config.iterations();
-        let idle = fields.keys().find(|name| !["steps", "evaluation_episodes", "checkpoint_every"].contains(&name.as_str()));
+        let idle =
+            fields.keys().find(|name| !["steps", "evaluation_episodes", "checkpoint_every"].contains(&name.as_str()));
         if let Some(name) = idle.filter(|_| over) {
             return refuse(format!(
                 "--set {name}: the run has taken all its steps, so this would change nothing: give it more too, for example \
@@ -837,6 +817,30 @@ fn moment(run: &Run) -> Moment {
 /// Name of the configuration in a checkpoint, as TOML.
 pub(crate) const CONFIGURATION: &str = "configuration";
 
+/// Checks that a checkpoint was made with one of these configurations; one of before it held its own fits any. `command`
+/// takes `--set` to change a configuration.
+///
+/// # Errors
+/// [`RunError::Edited`] with the fields that differ.
+pub(crate) fn fits_configuration<C: Serialize + DeserializeOwned>(
+    archive: &Archive,
+    checkpoint: &Path,
+    candidates: &[C],
+    command: Option<&str>,
+) -> Result<(), RunError> {
+    let stored: Option<String> = archive.get(CONFIGURATION).ok();
+    match stored.and_then(|stored| changes::misfit(&stored, candidates)) {
+        None => Ok(()),
+        Some(differences) => Err(RunError::Edited {
+            checkpoint: checkpoint.to_owned(),
+            differences,
+            advice: command.map_or_else(String::new, |command| {
+                format!("; `{command} --set FIELD=VALUE` changes what can be changed, and records it")
+            }),
+        }),
+    }
+}
+
 /// Name of the ledger's [`Mark`] in a checkpoint.
 pub(crate) const MARK: &str = "ledger";
 
@@ -867,7 +871,8 @@ impl Stored {
     fn state(self, device: &Device) -> Result<(Run, Clock), RunError> {
         let Self { archive, name, config } = self;
         let state = || -> Result<(Run, Clock), ArchiveError> {
-            Ok((checkpoint::from_archive(&archive, config, device)?, Clock::load(&archive)?))
+            let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
+            Ok((checkpoint::from_archive(&archive, config, device)?, clock))
         };
         state().map_err(|source| RunError::Misfit { path: name, source })
     }
@@ -1066,10 +1071,8 @@ impl Folder {
                 false => break,
             }
         }
-        let stored: Option<String> = archive.get(CONFIGURATION).ok();
-        if let Some(differences) = stored.and_then(|stored| changes::misfit(&stored, &candidates)) {
-            return Err(RunError::Edited { path: self.path.clone(), checkpoint: name, differences });
-        }
+        let command = format!("pairwise resume {}", self.path.display());
+        fits_configuration(&archive, &name, &candidates, Some(&command))?;
         let config = candidates.swap_remove(0);
         Ok(Stored { archive, name, config })
     }
@@ -1132,7 +1135,8 @@ impl Folder {
 
     fn save_checkpoint(&self, run: &Run, clock: &Clock) -> Result<(), RunError> {
         let mut archive = checkpoint::to_archive(run);
-        clock.save(&mut archive);
+        archive.put("wall_seconds", &clock.wall());
+        archive.put("cpu_seconds", &clock.cpu());
         archive.put(CONFIGURATION, &run.config.to_toml());
         archive.put(MARK, &Mark::of(&self.ledger(), run.sessions as u64)?);
         archive.save(&self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration)))?;

@@ -14,6 +14,7 @@ use crate::lm::lora::LoraConfig;
 use crate::lm::loss::LossKind;
 use crate::lm::model::Precision;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
+use crate::run::config::set_layer;
 
 /// What every training command takes.
 #[derive(Debug, Args)]
@@ -187,6 +188,10 @@ pub(super) struct PretrainArgs {
 pub(super) struct ResumeArgs {
     /// Run folder
     run: PathBuf,
+    /// Change a value of the configuration from here on, as KEY.PART=VALUE: train.steps, train.optimizer.learning_rate and
+    /// so on. The change is recorded in changes.jsonl; a finished run goes on with more steps
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     #[command(flatten)]
     shared: SharedArgs,
 }
@@ -430,7 +435,12 @@ fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Fa
 
 pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let config = run::read_config(&args.run)?;
-    if let Some(summary) = LmSummary::load(&args.run)? {
+    let set: Vec<Table> = args.set.iter().map(|assignment| set_layer(assignment)).collect::<Result<_, _>>()?;
+    if let Some(summary) = LmSummary::load(&args.run)?
+        && run::planned(&config, &set)?.is_none()
+    {
+        // An edited configuration would say that it finished something else.
+        run::check(&args.run, &|shown| StageProgress::new().show(&shown))?;
         print_line(&format!("{} is finished already", args.run.display()));
         return conclude(LmOutcome::Finished(Box::new(summary)), &args.run, args.shared.json);
     }
@@ -438,7 +448,7 @@ pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let device = device::pick(config.device)?;
     let stop = on_interrupt()?;
     let progress = StageProgress::new();
-    let outcome = run::resume(&args.run, &device, &stop, &|shown| progress.show(&shown))?;
+    let outcome = run::resume(&args.run, &set, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
     conclude(outcome, &args.run, args.shared.json)
 }

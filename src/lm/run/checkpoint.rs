@@ -4,15 +4,16 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{LmError, Shown};
+use super::{LmConfig, LmError, Shown};
 use crate::lm::optim::Optimizer;
 use crate::lm::train::Trainee;
 use crate::nn::{constant, to_host};
 use crate::run::archive::{Archive, write_atomically};
 use crate::run::tensorboard::EventFile;
-use crate::run::{Clock, RunError};
+use crate::run::{CONFIGURATION, Clock, RunError, lines};
 
 /// The run's metrics, as lines and as events.
 pub(super) struct Log {
@@ -27,12 +28,14 @@ const KEPT: usize = 2;
 pub(super) fn write_checkpoint(
     run: &Path,
     mut archive: Archive,
+    config: &LmConfig,
     step: usize,
     clock: &Clock,
     tokens: u64,
 ) -> Result<(), LmError> {
     archive.put("step", &step);
     archive.put("tokens", &tokens);
+    archive.put(CONFIGURATION, &config.to_toml());
     archive.put("wall_seconds", &clock.wall());
     archive.put("cpu_seconds", &clock.cpu());
     let folder = run.join("checkpoints");
@@ -82,13 +85,14 @@ pub(in crate::lm) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee
     Ok(())
 }
 
+/// The newest checkpoint that is whole, and where it is.
 pub(in crate::lm) fn newest_checkpoint(
     run: &Path,
     show: &(dyn Fn(Shown<'_>) + Sync),
-) -> Result<Option<Archive>, LmError> {
+) -> Result<Option<(PathBuf, Archive)>, LmError> {
     for path in checkpoints(run).into_iter().rev() {
         match Archive::load(&path) {
-            Ok(archive) => return Ok(Some(archive)),
+            Ok(archive) => return Ok(Some((path, archive))),
             Err(error) => show(Shown::Note(&format!("{error}; trying the one before it"))),
         }
     }
@@ -105,37 +109,47 @@ pub(in crate::lm) fn checkpoints(run: &Path) -> Vec<PathBuf> {
 }
 
 impl Log {
-    /// Opens both; lines of steps that will be taken again, and a torn last one, are taken out.
-    pub(super) fn open(run: &Path, step: usize) -> Result<Self, LmError> {
+    /// Opens both; lines of steps that will be taken again, and a torn last one, are taken out. Others that cannot be
+    /// read stay as they are, and are told.
+    pub(super) fn open(run: &Path, step: usize, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Self, LmError> {
         let path = run.join("metrics.jsonl");
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let parsed = text.lines().map_while(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
-        let at = |line: &Map<String, Value>| line.get("step").and_then(Value::as_u64).unwrap_or(u64::MAX);
-        let kept: Vec<Map<String, Value>> = parsed.take_while(|line| at(line) <= step as u64).collect();
-        let mut events = EventFile::create(&run.join("tb"), &[])?;
-        let mut lines = String::new();
-        for line in &kept {
-            events.append_scalars(at(line), &scalars(line))?;
-            lines += &(serde_json::to_string(line).expect("a JSON object always serialises") + "\n");
+        let io = |action: &'static str| {
+            let path = path.clone();
+            move |source| RunError::Io { path, action, source }
+        };
+        let all = lines::read::<Logged>(&path).map_err(io("read metrics"))?;
+        for bad in all.iter().filter_map(|line| line.value.as_ref().err()) {
+            show(Shown::Note(&format!("{bad}; {}", if bad.torn { "dropped" } else { "left as it is" })));
         }
-        write_atomically(&path, lines.as_bytes()).map_err(|source| RunError::Io {
-            path: path.clone(),
-            action: "write metrics",
-            source,
-        })?;
+        let kept = lines::until(all, step as u64, |line| line.step);
+        write_atomically(&path, &lines::join(&kept)).map_err(io("write metrics"))?;
+        let mut events = EventFile::create(&run.join("tb"), &[])?;
+        for line in lines::split(kept).0 {
+            events.append_scalars(line.step, &scalars(line.step, &line.values))?;
+        }
         Ok(Self { path, events })
     }
 
     pub(super) fn write(&mut self, step: usize, values: Map<String, Value>) -> Result<(), LmError> {
+        let events = scalars(step as u64, &values);
         let mut line = Map::from_iter([("step".to_owned(), json!(step))]);
         line.extend(values);
-        let text = serde_json::to_string(&line).expect("a JSON object always serialises") + "\n";
+        let text = lines::line(&line);
         let append = || OpenOptions::new().append(true).open(&self.path)?.write_all(text.as_bytes());
         append().map_err(|source| RunError::Io { path: self.path.clone(), action: "write metrics", source })?;
-        Ok(self.events.append_scalars(step as u64, &scalars(&line))?)
+        Ok(self.events.append_scalars(step as u64, &events)?)
     }
 }
 
-fn scalars(line: &Map<String, Value>) -> Vec<(String, f64)> {
-    line.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+/// A line of `metrics.jsonl`.
+#[derive(Debug, Deserialize)]
+struct Logged {
+    step: u64,
+    #[serde(flatten)]
+    values: Map<String, Value>,
+}
+
+fn scalars(step: u64, values: &Map<String, Value>) -> Vec<(String, f64)> {
+    let step = std::iter::once(("step".to_owned(), step as f64));
+    step.chain(values.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?)))).collect()
 }

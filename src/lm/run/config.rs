@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::LmError;
+use super::course::{AtStep, changed};
 use crate::device::DeviceChoice;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::lora::LoraConfig;
@@ -19,8 +20,8 @@ use crate::lm::reward::RewardLoss;
 use crate::lm::sft::Normalization;
 use crate::lm::train::TrainConfig;
 use crate::preference::Likelihood;
-use crate::run::RunError;
 use crate::run::config::merge;
+use crate::run::{RunError, changes};
 use crate::soup::SUM_TOLERANCE;
 
 /// What is trained for.
@@ -297,18 +298,42 @@ impl LmConfig {
     /// # Errors
     /// [`LmError::Config`], naming a value that is unknown or of the wrong kind.
     pub fn resolve(stage: StageKind, layers: &[Table]) -> Result<Self, LmError> {
-        let mut table = Table::try_from(Self::new(stage)).expect("a configuration always serialises");
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        let resolved: Self = serde_path_to_error::deserialize(table)
-            .map_err(|error| LmError::Config(format!("{}: {}", error.path(), error.inner().message())))?;
+        let resolved = Self::new(stage).laid_over(layers)?;
         if resolved.stage != stage {
             let problem = format!("the configuration is for the stage {:?}, not {stage:?}", resolved.stage);
             return Err(LmError::Config(problem.to_lowercase()));
         }
         resolved.validate()?;
         Ok(resolved)
+    }
+
+    /// This configuration with layers of values over it, the last one on top.
+    ///
+    /// # Errors
+    /// As [`LmConfig::resolve`].
+    pub fn with(&self, layers: &[Table]) -> Result<Self, LmError> {
+        let changed = self.laid_over(layers)?;
+        changed.validate()?;
+        Ok(changed)
+    }
+
+    fn laid_over(&self, layers: &[Table]) -> Result<Self, LmError> {
+        let mut table = self.to_table();
+        for layer in layers {
+            merge(&mut table, layer.clone());
+        }
+        Self::from_table(table)
+    }
+
+    /// The configuration that a table holds, unchecked.
+    pub(super) fn from_table(table: Table) -> Result<Self, LmError> {
+        serde_path_to_error::deserialize(table)
+            .map_err(|error| LmError::Config(format!("{}: {}", error.path(), error.inner().message())))
+    }
+
+    /// As a table.
+    pub(super) fn to_table(&self) -> Table {
+        Table::try_from(self).expect("a configuration always serialises")
     }
 
     /// Whether this is a run of several members.
@@ -539,11 +564,20 @@ impl Default for DpoConfig {
     }
 }
 
-/// The configuration of a run folder.
+/// The configuration of a run folder as it is now: as the run began, with all changes since.
 ///
 /// # Errors
 /// When it is missing, torn, or that of another kind of run.
 pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
+    let mut config = first_config(path)?;
+    for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
+        config = changed(path, &config, change, i)?;
+    }
+    Ok(config)
+}
+
+/// The configuration as the run began.
+pub(super) fn first_config(path: &Path) -> Result<LmConfig, LmError> {
     let file = path.join("config.toml");
     let text = fs::read_to_string(&file).map_err(|source| RunError::Io {
         path: file.clone(),

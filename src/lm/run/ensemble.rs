@@ -15,14 +15,14 @@ use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::config::{LmConfig, RewardRunConfig, StageKind};
+use super::config::{LmConfig, RewardRunConfig, StageKind, first_config};
 use super::execute::evaluated;
 use super::prepare::{Work, prepare};
 use super::{LmError, LmOutcome, LmSummary, Shown, hex};
 use crate::lm::ensemble::{RewardModels, read};
 use crate::lm::reward::pair_scores;
 use crate::preference::query::disagreement;
-use crate::run::Folder;
+use crate::run::{Folder, changes};
 
 /// Folder of a member's run.
 #[must_use]
@@ -45,6 +45,9 @@ pub(super) fn train(
     let mut summaries: Vec<LmSummary> = Vec::with_capacity(count);
     for member in 0..count {
         let folder = member_folder(path, member);
+        if folder.join("config.toml").is_file() {
+            same_as_member(&of_one(config, member), &first_config(&folder)?, path, &folder)?;
+        }
         if let Some(summary) = LmSummary::load(&folder)? {
             summaries.push(summary);
             continue;
@@ -62,7 +65,7 @@ pub(super) fn train(
             other => show(other),
         };
         let outcome = match folder.join("config.toml").is_file() {
-            true => super::resume(&folder, device, stop, &of_member)?,
+            true => super::resume(&folder, &[], device, stop, &of_member)?,
             false => {
                 // What a kill leaves before there is a configuration: empty folders.
                 for name in ["checkpoints", "figures", ""] {
@@ -85,6 +88,20 @@ pub(super) fn train(
 fn of_one(config: &LmConfig, member: usize) -> LmConfig {
     let reward = config.reward.map(|reward| RewardRunConfig { member: Some(member), ..reward });
     LmConfig { reward, ..config.clone() }
+}
+
+/// Checks that a member was begun with the ensemble's configuration.
+fn same_as_member(wanted: &LmConfig, found: &LmConfig, run: &Path, member: &Path) -> Result<(), LmError> {
+    let differences = changes::differences(&found.to_table(), &wanted.to_table());
+    let Some(changes::Difference { field, first, second }) = differences.first() else { return Ok(()) };
+    let shown = |value: &Option<toml::Value>| value.as_ref().map_or("nothing".to_owned(), ToString::to_string);
+    Err(LmError::Config(format!(
+        "{}: {field}: the member was begun with {}, the ensemble's config.toml in {} says {}. Undo the edit",
+        member.join("config.toml").display(),
+        shown(first),
+        run.display(),
+        shown(second)
+    )))
 }
 
 /// Steps taken and tokens gone over.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Log, put, take, write_checkpoint};
 use super::config::LmConfig;
+use super::course::Course;
 use super::prepare::{Prepared, Work, Written};
 use super::{LmError, LmOutcome, LmSummary, Shown, eos_of, weights_sha256};
 use crate::lm::config::Output;
@@ -22,9 +23,23 @@ use crate::lm::train::{Metrics, Stage, Trainee, evaluate, step};
 use crate::run::archive::Archive;
 use crate::run::{Clock, Folder, RunError};
 
+/// Steps of a run in all; iterations, with PPO.
+pub(super) fn total_steps(config: &LmConfig, prepared: &Prepared) -> usize {
+    let examples = match &prepared.work {
+        Work::Texts(stage, _) | Work::Completions(stage, _) => stage.len(),
+        Work::Comparisons(stage, _) => stage.len(),
+        Work::Policy(stage, _) => stage.len(),
+        Work::Single(stage, _) => stage.len(),
+        Work::Several(stage, _) => stage.len(),
+        Work::Done => return 0,
+        Work::Written(_) => return config.ppo.clone().unwrap_or_default().algorithm.iterations,
+    };
+    config.train.total_steps(examples)
+}
+
 /// Takes all steps that are left, from the newest checkpoint if there is one.
 pub(super) fn execute(
-    config: &LmConfig,
+    course: Course<'_>,
     folder: &Folder,
     prepared: &Prepared,
     checkpoint: Option<Archive>,
@@ -33,19 +48,19 @@ pub(super) fn execute(
 ) -> Result<LmOutcome, LmError> {
     match &prepared.work {
         Work::Texts(stage, eval) | Work::Completions(stage, eval) => {
-            run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show)
+            run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show)
         }
         Work::Comparisons(stage, eval) => {
-            run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show)
+            run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show)
         }
-        Work::Policy(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
-        Work::Single(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
-        Work::Several(stage, eval) => run_stage(config, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Policy(stage, eval) => run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Single(stage, eval) => run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
+        Work::Several(stage, eval) => run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
         Work::Done => {
             let mut trainee = Trainee { model: prepared.start.clone(), optimizer: Optimizer::default(), step: 0 };
-            conclude(config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::start(0.0, 0.0))
+            conclude(&course.config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::start(0.0, 0.0))
         }
-        Work::Written(work) => run_ppo(config, folder, prepared, work, checkpoint, stop, show),
+        Work::Written(work) => run_ppo(course, folder, prepared, work, checkpoint, stop, show),
     }
 }
 
@@ -53,7 +68,7 @@ pub(super) fn execute(
 const SINCE: &str = "since.";
 
 fn run_stage<S: Stage>(
-    config: &LmConfig,
+    mut course: Course<'_>,
     folder: &Folder,
     prepared: &Prepared,
     stage: &S,
@@ -72,12 +87,12 @@ fn run_stage<S: Stage>(
         clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
         tokens = archive.get("tokens")?;
     }
-    let mut log = Log::open(&folder.path, trainee.step)?;
-    let gold = match config.gold.as_str() {
+    let mut log = Log::open(&folder.path, trainee.step, show)?;
+    let gold = match course.config.gold.as_str() {
         "" => None,
         spec => Some(gold::open(spec)?),
     };
-    let evaluation = |trainee: &Trainee| -> Result<(Map<String, Value>, Option<Sampled>), LmError> {
+    let evaluation = |config: &LmConfig, trainee: &Trainee| -> Result<(Map<String, Value>, Option<Sampled>), LmError> {
         let mut all = Map::new();
         if let Some(eval) = eval {
             let examples: Vec<usize> = (0..eval.len()).collect();
@@ -87,10 +102,15 @@ fn run_stage<S: Stage>(
         let sampled = sample_held_out(config, prepared, &trainee.model, gold.as_deref(), &mut all)?;
         Ok((all, sampled))
     };
-    let total = config.train.total_steps(stage.len());
     let mut last = (Map::new(), None);
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
-    while trainee.step < total {
+    loop {
+        course.take_effect(trainee.step)?;
+        let config = &course.config;
+        let total = config.train.total_steps(stage.len());
+        if trainee.step >= total {
+            break;
+        }
         let examples = config.train.examples(prepared.seed, trainee.step, stage.len());
         let metrics = step(&mut trainee, stage, &config.train, &examples, total, prepared.seed);
         tokens += examples.iter().map(|&example| stage.tokens(example) as u64).sum::<u64>();
@@ -112,7 +132,7 @@ fn run_stage<S: Stage>(
             since = Metrics::default();
         }
         if due(config.train.eval_every, at) || at == total {
-            last = evaluation(&trainee)?;
+            last = evaluation(config, &trainee)?;
             show(Shown::Evaluation(&last.0));
             if !last.0.is_empty() {
                 log.write(at, last.0.clone())?;
@@ -123,16 +143,16 @@ fn run_stage<S: Stage>(
             let mut archive = Archive::default();
             put(&mut archive, "", &mut trainee);
             since.save(&mut archive, SINCE);
-            write_checkpoint(&folder.path, archive, at, &clock, tokens)?;
+            write_checkpoint(&folder.path, archive, config, at, &clock, tokens)?;
         }
         if stopping && at < total {
             return Ok(LmOutcome::Interrupted { step: at });
         }
     }
     if last.0.is_empty() {
-        last = evaluation(&trainee)?;
+        last = evaluation(&course.config, &trainee)?;
     }
-    conclude(config, folder, prepared, &mut trainee, last, tokens, &clock)
+    conclude(&course.config, folder, prepared, &mut trainee, last, tokens, &clock)
 }
 
 /// Measures on held-out examples by the names they are logged under.
@@ -150,7 +170,7 @@ pub(super) fn evaluated(metrics: &Metrics) -> Map<String, Value> {
 
 /// PPO: iterations take the place of steps.
 fn run_ppo(
-    config: &LmConfig,
+    mut course: Course<'_>,
     folder: &Folder,
     prepared: &Prepared,
     work: &Written,
@@ -159,8 +179,8 @@ fn run_ppo(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
     let Written { prompts, reward_models, value } = work;
-    let ppo = config.ppo.clone().unwrap_or_default().algorithm;
-    let mut state = Ppo::new(prepared.start.clone(), value.clone(), &ppo);
+    let algorithm = |config: &LmConfig| config.ppo.clone().unwrap_or_default().algorithm;
+    let mut state = Ppo::new(prepared.start.clone(), value.clone(), &algorithm(&course.config));
     let (mut clock, mut tokens) = (Clock::start(0.0, 0.0), 0_u64);
     if let Some(archive) = checkpoint {
         take(&archive, "", &mut state.policy)?;
@@ -170,8 +190,9 @@ fn run_ppo(
         clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
         tokens = archive.get("tokens")?;
     }
-    let mut log = Log::open(&folder.path, state.iteration)?;
-    let gold = match config.gold.as_str() {
+    let mut log = Log::open(&folder.path, state.iteration, show)?;
+    let seed = course.config.seed;
+    let gold = match course.config.gold.as_str() {
         "" => None,
         spec => Some(gold::open(spec)?),
     };
@@ -196,8 +217,14 @@ fn run_ppo(
     };
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
     let mut last = (Map::new(), None);
-    while state.iteration < ppo.iterations {
-        let metrics = iterate(&mut state, &prepared.start, prompts, &eos, &ppo, config.seed, &reward)
+    loop {
+        course.take_effect(state.iteration)?;
+        let config = &course.config;
+        let ppo = algorithm(config);
+        if state.iteration >= ppo.iterations {
+            break;
+        }
+        let metrics = iterate(&mut state, &prepared.start, prompts, &eos, &ppo, seed, &reward)
             .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
         let at = state.iteration;
         let loss = metrics.get("loss/policy_avg").unwrap_or(0.0);
@@ -225,7 +252,7 @@ fn run_ppo(
             put(&mut archive, "", &mut state.policy);
             put(&mut archive, "value.", &mut state.value);
             archive.put("kl_coefficient", &state.kl_coefficient);
-            write_checkpoint(&folder.path, archive, at, &clock, tokens)?;
+            write_checkpoint(&folder.path, archive, config, at, &clock, tokens)?;
         }
         if stopping && at < ppo.iterations {
             return Ok(LmOutcome::Interrupted { step: at });
@@ -233,7 +260,7 @@ fn run_ppo(
     }
     // What a run counts are its iterations, not the minibatches of its epochs.
     state.policy.step = state.iteration;
-    conclude(config, folder, prepared, &mut state.policy, last, tokens, &clock)
+    conclude(&course.config, folder, prepared, &mut state.policy, last, tokens, &clock)
 }
 
 /// Completions of held-out prompts, if any are wanted; their measures are added to `all`.

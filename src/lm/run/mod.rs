@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! runs/<name>/
-//!   config.toml      resolved configuration
+//!   config.toml      resolved configuration, as the run began
+//!   changes.jsonl    what of it was changed since, and when
 //!   metrics.jsonl    one object for each logged step, under TRL's names; evaluations begin with eval_
 //!   tb/              the same as TensorBoard events
 //!   reference.safetensors  the reference policy's log-probabilities, asked for once
@@ -13,6 +14,7 @@
 
 pub(super) mod checkpoint;
 mod config;
+mod course;
 mod ensemble;
 mod execute;
 mod margins;
@@ -27,11 +29,14 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
+use toml::Table;
 
 pub use self::config::{
     DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
     SIZES, SftConfig, StageKind, read_config,
 };
+use self::course::Course;
+pub use self::course::{AtStep, planned};
 pub use self::ensemble::member_folder;
 use super::chat::ChatError;
 use super::data::DataError;
@@ -43,7 +48,7 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 use super::train::Metrics;
 use crate::nn::to_host;
 use crate::run::archive::{ArchiveError, write_atomically};
-use crate::run::{Folder, RunError};
+use crate::run::{Folder, RunError, lines};
 
 /// What a run says when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,7 +165,7 @@ pub fn train(
         return outcome;
     }
     match prepare::prepare(config, &folder, device, show) {
-        Ok(prepared) => execute::execute(config, &folder, &prepared, None, stop, show),
+        Ok(prepared) => execute::execute(Course::new(path, config), &folder, &prepared, None, stop, show),
         Err(error) => {
             // A run that could not begin leaves no folder that the next try would trip over.
             let _ = fs::remove_dir_all(path);
@@ -169,24 +174,52 @@ pub fn train(
     }
 }
 
-/// Goes on with an interrupted run from its newest checkpoint.
+/// Goes on with an interrupted run from its newest checkpoint. What `set` lays over the configuration is recorded and
+/// takes effect there; a finished run goes on with more steps.
 ///
 /// # Errors
 /// [`LmError`].
 pub fn resume(
     path: &Path,
+    set: &[Table],
     device: &Device,
     stop: &AtomicBool,
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
     let folder = Folder::open(path)?;
-    let config = read_config(path)?;
+    let mut config = read_config(path)?;
+    let planned = planned(&config, set)?;
     if config.is_ensemble() {
-        return ensemble::train(&config, path, device, stop, show);
+        return match planned {
+            None => ensemble::train(&config, path, device, stop, show),
+            Some(_) => Err(LmError::Config(format!(
+                "{}: is an ensemble, whose members are trained alike: nothing of it can change; train another one",
+                path.display()
+            ))),
+        };
     }
-    let prepared = prepare::prepare(&config, &folder, device, show)?;
     let checkpoint = checkpoint::newest_checkpoint(path, show)?;
-    execute::execute(&config, &folder, &prepared, checkpoint, stop, show)
+    let mut course = Course::open(path, checkpoint.as_ref())?;
+    let checkpoint = checkpoint.map(|(_, archive)| archive);
+    if let Some((_, new)) = &planned {
+        config = new.clone();
+    }
+    // Files that were moved are where the newest configuration says.
+    let prepared = prepare::prepare(&config, &folder, device, show)?;
+    if let Some((fields, new)) = planned {
+        let step = checkpoint.as_ref().map_or(Ok(0), |archive| archive.get("step"))?;
+        course.add(step, fields, &new, |config| execute::total_steps(config, &prepared))?;
+    }
+    execute::execute(course, &folder, &prepared, checkpoint, stop, show)
+}
+
+/// Checks that a run's newest whole checkpoint belongs to its configuration.
+///
+/// # Errors
+/// [`RunError::Edited`]; what cannot be read.
+pub fn check(path: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(), LmError> {
+    let checkpoint = checkpoint::newest_checkpoint(path, show)?;
+    Course::open(path, checkpoint.as_ref()).map(|_| ())
 }
 
 /// A model's tokenizer, checked against its vocabulary.
@@ -238,7 +271,7 @@ impl LmSummary {
 
     /// Writes it to its run folder.
     fn save(&self) -> Result<(), LmError> {
-        let text = serde_json::to_string_pretty(self).expect("a summary always serialises") + "\n";
+        let text = serde_json::to_string_pretty(&lines::finite(self)).expect("JSON always serialises") + "\n";
         let path = self.run_dir.join(SUMMARY);
         Ok(write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
             path,

@@ -29,9 +29,9 @@ use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
 use crate::lm::run::{LmError, weights_sha256};
 use crate::preference::Event;
 use crate::preference::Label;
-use crate::preference::ledger::{Ledger, answers};
+use crate::preference::ledger::{Ledger, Mark, answers};
 use crate::run::archive::{Archive, write_atomically};
-use crate::run::{Clock, Folder, RunError};
+use crate::run::{CONFIGURATION, Clock, Folder, MARK, RunError, fits_configuration, lines};
 
 /// A session and its folder.
 pub struct Session {
@@ -104,16 +104,16 @@ pub fn is_session(path: &Path) -> bool {
     path.join(LEDGER).is_file() && read_config(path).is_ok()
 }
 
-/// The questions that a session's folder holds; a torn last line is left out.
+/// The questions that a session's folder holds; lines that cannot be read are left out, and told when it is opened.
 #[must_use]
 pub fn questions(path: &Path) -> Vec<Question> {
-    lines(&path.join(QUESTIONS)).0
+    all(&path.join(QUESTIONS), &|_| ())
 }
 
-/// The reports that a session's folder holds; a torn last line is left out.
+/// The reports that a session's folder holds, likewise.
 #[must_use]
 pub fn reports(path: &Path) -> Vec<Report> {
-    lines(&path.join(METRICS)).0
+    all(&path.join(METRICS), &|_| ())
 }
 
 const CONFIG: &str = "config.toml";
@@ -137,17 +137,11 @@ impl Session {
     ) -> Result<(Self, Ledger, Vec<Event>), LmError> {
         let path = &folder.path;
         let material = Material::read(&read_config(path)?, device)?;
-        let (ledger, events, torn) = Ledger::open(&folder.ledger()).map_err(RunError::from)?;
-        torn.iter().for_each(|torn| warn(torn.to_string()));
-        let read = |name: &str, torn: Option<usize>| {
-            if let Some(line) = torn {
-                warn(format!("{}: line {line}: torn, made again", path.join(name).display()));
-            }
-        };
-        let (mut questions, torn) = lines::<Question>(&path.join(QUESTIONS));
-        read(QUESTIONS, torn);
-        let (mut reports, torn) = lines::<Report>(&path.join(METRICS));
-        read(METRICS, torn);
+        let mut questions: Vec<Question> = all(&path.join(QUESTIONS), warn);
+        let mut reports: Vec<Report> = all(&path.join(METRICS), warn);
+        // What follows a line that is missing or bad is made again.
+        questions.truncate(questions.iter().zip(0..).take_while(|(question, i)| question.query == *i).count());
+        reports.truncate(reports.iter().enumerate().take_while(|(i, report)| report.updates == *i).count());
         let mut lesson = Lesson::new(&material);
         let mut clock = Clock::start(0.0, 0.0);
         let show = |shown: crate::lm::run::Shown<'_>| {
@@ -155,8 +149,23 @@ impl Session {
                 warn(note.to_owned());
             }
         };
+        let newest = newest_checkpoint(path, &show)?;
+        if let Some((checkpoint, archive)) = &newest {
+            fits_configuration(archive, checkpoint, std::slice::from_ref(&material.config), None)?;
+            if archive.meta.contains_key(MARK) {
+                let mark: Mark = archive.get(MARK)?;
+                let update: usize = archive.get("updates")?;
+                mark.check(&folder.ledger(), &format!("update {update}")).map_err(RunError::from)?;
+            }
+        }
+        if !folder.ledger().exists() {
+            // A kill came between the configuration and the ledger.
+            Ledger::create(&folder.ledger()).map_err(RunError::from)?;
+        }
+        let (ledger, events, torn) = Ledger::open(&folder.ledger()).map_err(RunError::from)?;
+        torn.iter().for_each(|torn| warn(torn.to_string()));
         let mut saved = None;
-        if let Some(archive) = newest_checkpoint(path, &show)? {
+        if let Some((_, archive)) = newest {
             let asked: usize = archive.get("questions")?;
             let updates: usize = archive.get("updates")?;
             if questions.len() >= asked && reports.len() > updates {
@@ -271,7 +280,7 @@ impl Session {
             model,
             run_dir: self.folder.path.clone(),
         };
-        let text = serde_json::to_string_pretty(&summary).expect("a summary always serialises") + "\n";
+        let text = serde_json::to_string_pretty(&lines::finite(&summary)).expect("JSON always serialises") + "\n";
         let path = self.folder.path.join("summary.json");
         write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the summary", source))?;
         Ok(summary)
@@ -289,6 +298,9 @@ impl Session {
         archive.put("updates", &self.lesson.updates);
         archive.put("drawn", &self.lesson.drawn);
         archive.put("questions", &self.lesson.questions.len());
+        archive.put(CONFIGURATION, &self.material.config.to_toml());
+        let mark = Mark::of(&self.folder.ledger(), self.lesson.updates as u64).map_err(RunError::from)?;
+        archive.put(MARK, &mark);
         archive.put("wall_seconds", &self.clock.wall());
         archive.put("cpu_seconds", &self.clock.cpu());
         // By update, because an update in which all was skipped takes no step.
@@ -305,17 +317,16 @@ impl Session {
     }
 }
 
-/// The good lines of a file, and the number of the first that is not, if one is; what follows it is left out too.
-fn lines<T: DeserializeOwned>(path: &Path) -> (Vec<T>, Option<usize>) {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let mut all = Vec::new();
-    for (i, line) in text.split_inclusive('\n').enumerate() {
-        match line.strip_suffix('\n').and_then(|line| serde_json::from_str(line).ok()) {
-            Some(value) => all.push(value),
-            None => return (all, Some(i + 1)),
-        }
-    }
-    (all, None)
+/// What the lines of a file say; `warn` is told of those that cannot be read. Everything here follows from the ledger, so a
+/// file that cannot be read at all is as one that is missing.
+fn all<T: DeserializeOwned>(path: &Path, warn: &dyn Fn(String)) -> Vec<T> {
+    let read = lines::read(path).unwrap_or_else(|error| {
+        warn(format!("{}: {error}; made again", path.display()));
+        Vec::new()
+    });
+    let (values, bad) = lines::split(read);
+    bad.iter().for_each(|bad| warn(format!("{bad}; made again")));
+    values
 }
 
 fn write_lines<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
@@ -328,7 +339,7 @@ fn append<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T
 }
 
 fn text<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
-    values.map(|value| serde_json::to_string(value).expect("plain structs always serialise") + "\n").collect()
+    values.map(lines::line).collect()
 }
 
 fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {

@@ -1,0 +1,186 @@
+//! The configuration of a language model's run as it changes while the run goes on: see [`crate::run::changes`].
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use super::LmError;
+use super::config::{LmConfig, StageKind, first_config};
+use crate::run::archive::Archive;
+use crate::run::changes::{self, Change, Fields, Rules};
+use crate::run::{RunError, fits_configuration};
+
+/// A place in time of a run: after so many steps (iterations, with PPO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtStep {
+    /// Steps taken.
+    pub step: usize,
+}
+
+/// What of a run may change, with what that does.
+const MAY: &Rules = &[
+    ("train.steps", "how long the run goes on"),
+    ("train.epochs", "how long the run goes on"),
+    ("train.optimizer.learning_rate", "of the next steps"),
+    ("train.optimizer.schedule", "of the next steps"),
+    ("train.optimizer.warmup", "of the next steps"),
+    ("train.optimizer.weight_decay", "of the next steps"),
+    ("train.optimizer.max_gradient_norm", "of the next steps"),
+    ("train.part_tokens", "memory"),
+    ("train.gradient_checkpointing", "memory"),
+    ("train.log_every", "only reports"),
+    ("train.eval_every", "only measures"),
+    ("train.save_every", "only saves"),
+    ("eval_samples", "only measures"),
+    ("eval_tokens", "only measures"),
+    ("ppo.algorithm.iterations", "how long the run goes on"),
+    ("ppo.algorithm.optimizer.learning_rate", "of the next iterations"),
+    ("ppo.algorithm.value_learning_rate", "of the next iterations"),
+    ("ppo.algorithm.part_tokens", "memory"),
+    ("ppo.algorithm.gradient_checkpointing", "memory"),
+    ("model", "a folder that was moved"),
+    ("data", "files that were moved"),
+    ("eval_data", "files that were moved"),
+    ("dpo.reference_model", "a folder that was moved"),
+    ("ppo.reward_model", "a folder that was moved"),
+];
+
+/// What of it may not, with the reason.
+const MAY_NOT: &Rules = &[
+    ("stage", "it would be another run"),
+    ("seed", "every draw comes from it, also those of the past"),
+    ("device", "another device changes the last bits of every number"),
+    ("precision", "the steps so far were computed in the other"),
+    ("eval_share", "what was trained on cannot be held out"),
+    ("chat_template", "the steps so far saw other texts"),
+    ("read", "the steps so far saw other rows"),
+    ("conventions", "the steps so far saw other tokens"),
+    ("train.batch_size", "the place in the data is counted in batches of this size"),
+    ("train.optimizer", "the optimiser's state belongs to it"),
+    ("lora", "the adapters have this shape"),
+    ("pretrain", "the model was made so"),
+];
+
+/// Fields that PPO has others for.
+const NOT_OF_PPO: [&str; 3] = ["train.steps", "train.epochs", "train.optimizer"];
+
+/// What only measures, saves, or says where files are: it has a meaning for a run that has taken all its steps.
+const HARMLESS: [&str; 2] = ["eval_samples", "eval_tokens"];
+
+/// What `set` changes of a configuration, and the configuration after it; `None` where that is nothing.
+///
+/// # Errors
+/// When a field may not change, or its value cannot be.
+pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmConfig)>, LmError> {
+    let new = config.with(set)?;
+    let fields = changes::planned(&config.to_table(), &new.to_table(), MAY, MAY_NOT).map_err(LmError::Config)?;
+    let ignored = fields.keys().find(|name| NOT_OF_PPO.iter().any(|other| name.starts_with(other)));
+    match ignored.filter(|_| config.stage == StageKind::Ppo) {
+        Some(name) => Err(LmError::Config(format!(
+            "--set {name}: PPO does not read it; it goes by ppo.algorithm.iterations, ppo.algorithm.optimizer.learning_rate \
+             and so on"
+        ))),
+        None => Ok((!fields.is_empty()).then_some((fields, new))),
+    }
+}
+
+/// A configuration after the change in line `index` + 1 of a run's folder.
+pub(super) fn changed(
+    run: &Path,
+    config: &LmConfig,
+    change: &Change<AtStep>,
+    index: usize,
+) -> Result<LmConfig, LmError> {
+    let wrong = |reason: String| RunError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
+    let mut table = config.to_table();
+    changes::apply(&mut table, &change.fields).map_err(wrong)?;
+    let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
+    Ok(config.map_err(|error| wrong(error.to_string()))?)
+}
+
+/// A run's configuration, and the changes that are still to come.
+pub(super) struct Course<'a> {
+    run: &'a Path,
+    /// As it is now.
+    pub(super) config: LmConfig,
+    recorded: Vec<Change<AtStep>>,
+    done: usize,
+}
+
+impl<'a> Course<'a> {
+    /// Of a run that begins.
+    pub(super) fn new(run: &'a Path, config: &LmConfig) -> Self {
+        Self { run, config: config.clone(), recorded: Vec::new(), done: 0 }
+    }
+
+    /// Of a run that goes on from a checkpoint, or from its start, checked against the folder's configuration.
+    pub(super) fn open(run: &'a Path, checkpoint: Option<&(std::path::PathBuf, Archive)>) -> Result<Self, LmError> {
+        let now = checkpoint.map_or(Ok(0), |(_, archive)| archive.get("step"))?;
+        let recorded: Vec<Change<AtStep>> = changes::read(run)?;
+        let done = recorded.iter().take_while(|change| change.at.step < now).count();
+        // Whether a change of this very step was in it is not known: either may be what it was made with.
+        let mut candidates = vec![first_config(run)?];
+        for (i, change) in recorded.iter().enumerate().take_while(|(_, change)| change.at.step <= now) {
+            let config = changed(run, &candidates[candidates.len() - 1], change, i)?;
+            if i < done {
+                candidates.clear();
+            }
+            candidates.push(config);
+        }
+        if let Some((path, archive)) = checkpoint {
+            let command = format!("pairwise lm resume {}", run.display());
+            fits_configuration(archive, path, &candidates, Some(&command))?;
+        }
+        Ok(Self { run, config: candidates.swap_remove(0), recorded, done })
+    }
+
+    /// Records a change of a run that has taken `step` steps; `total` says how many a configuration has.
+    pub(super) fn add(
+        &mut self,
+        step: usize,
+        fields: Fields,
+        new: &LmConfig,
+        total: impl Fn(&LmConfig) -> usize,
+    ) -> Result<(), LmError> {
+        // After all that were recorded before.
+        let at = AtStep { step: self.recorded.last().map_or(step, |last| last.at.step.max(step)) };
+        let refuse = |problem: String| Err(LmError::Config(problem));
+        let (steps, name) = (total(new), fields.keys().next().cloned().unwrap_or_default());
+        if steps < at.step {
+            return refuse(format!("--set {name}: gives {steps} steps, but the run has taken {} already", at.step));
+        }
+        let idle = fields.keys().find(|name| !HARMLESS.contains(&name.as_str()));
+        if let Some(name) = idle.filter(|_| steps == at.step && total(&self.config) <= at.step) {
+            return refuse(format!(
+                "--set {name}: the run has taken all its {steps} steps, so this would change nothing: give it more too \
+                 (train.steps, or with PPO ppo.algorithm.iterations)"
+            ));
+        }
+        // What is said of the run so far stays to be read.
+        let summary = self.run.join(super::SUMMARY);
+        if summary.exists() {
+            let kept = self.run.join(format!("summary-{:08}.json", at.step));
+            fs::rename(&summary, kept).map_err(|source| RunError::Io {
+                path: summary,
+                action: "keep the summary",
+                source,
+            })?;
+        }
+        let change = Change { at, fields, time: changes::now() };
+        changes::append(self.run, change.clone())?;
+        self.recorded.push(change);
+        Ok(())
+    }
+
+    /// Lets the changes that are due after `step` steps take effect.
+    pub(super) fn take_effect(&mut self, step: usize) -> Result<(), LmError> {
+        while let Some(change) = self.recorded.get(self.done).filter(|change| change.at.step == step) {
+            self.config = changed(self.run, &self.config, change, self.done)?;
+            self.done += 1;
+        }
+        Ok(())
+    }
+}
