@@ -16,7 +16,7 @@ use crate::random::stream;
 use crate::rl::evaluate::evaluate_random;
 use crate::run::archive::write_atomically;
 use crate::run::config::{Config, set_layer};
-use crate::run::{self, figure};
+use crate::run::{self, figure, lines};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -169,10 +169,14 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     let io = |e: std::io::Error| Failure::usage(format!("{}: {e}", out.display()));
     std::fs::create_dir_all(&out).map_err(io)?;
     let results_path = out.join("results.jsonl");
-    let old = std::fs::read_to_string(&results_path).unwrap_or_default();
-    let old: Vec<Finished> = old.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
-    let kept: String = old.iter().map(|r| serde_json::to_string(r).expect("results serialise") + "\n").collect();
-    write_atomically(&results_path, kept.as_bytes()).map_err(io)?;
+    let mut old = lines::read::<Finished>(&results_path).map_err(io)?;
+    for bad in old.iter().filter_map(|line| line.value.as_ref().err()) {
+        let what = if bad.torn { "dropped" } else { "left as it is" };
+        eprintln!("warning: {bad}; {what}, and its run is made again");
+    }
+    old.retain(|line| line.value.as_ref().err().is_none_or(|bad| !bad.torn));
+    write_atomically(&results_path, &lines::join(&old)).map_err(io)?;
+    let (old, _) = lines::split(old);
     let log = std::fs::OpenOptions::new().append(true).open(&results_path).map_err(io)?;
     let log = Mutex::new((log, 0_usize));
 
@@ -198,8 +202,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
         let mut log = log.lock().map_err(|_| Failure::negative("another run of the benchmark failed"))?;
         log.1 += 1;
         if done.is_none() {
-            let line = serde_json::to_string(&result).expect("results serialise") + "\n";
-            log.0.write_all(line.as_bytes()).map_err(io)?;
+            log.0.write_all(lines::line(&result).as_bytes()).map_err(io)?;
             let Finished { env, seed, true_return, .. } = &result;
             eprintln!("{}/{}: {env}, {variant}, seed {seed}: true return {true_return:.1}", log.1, runs.len());
         }

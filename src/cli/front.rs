@@ -67,10 +67,14 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     let mut seeds: Vec<ControlSeed> = Vec::new();
     for &seed in &config.seeds {
         let path = out.join("seeds").join(format!("{seed}.json"));
-        let known = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
-        let found = match known {
-            Some(known) => known,
-            None => {
+        let found = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|error| {
+                Failure::usage(format!("{}: {error}: remove it, and it is measured again", path.display()))
+            })?,
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::usage(format!("{}: {error}", path.display())));
+            }
+            Err(_) => {
                 let found = rl::seed(&config, seed, &out, &device, &|line| eprintln!("{line}"))?;
                 let text = serde_json::to_string_pretty(&found)? + "\n";
                 write_atomically(&path, text.as_bytes()).map_err(io)?;

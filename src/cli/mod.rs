@@ -22,6 +22,7 @@ use serde::Serialize;
 use toml::Table;
 
 use crate::run::config::{read_layer, set_layer};
+use crate::run::lines::finite;
 use train::Threads;
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
@@ -178,9 +179,9 @@ pub(crate) fn print_line(line: &str) {
     writeln!(std::io::stdout(), "{line}").ok();
 }
 
-/// Prints one JSON object as the last line of stdout.
+/// Prints one JSON object as the last line of stdout; what is undefined is left out, as in files.
 pub(crate) fn print_json(value: &impl Serialize) {
-    print_line(&serde_json::to_string(value).expect("plain result structs always serialise"));
+    print_line(&finite(value).to_string());
 }
 
 /// A mean over seeds with its interval, which a single seed does not have.

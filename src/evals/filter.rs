@@ -645,11 +645,18 @@ fn begun(path: &Path, head: &str, candidates: &[Candidate]) -> Result<Vec<Score>
         _ => {}
     }
     let fits = |score: &Score, i: usize| candidates.get(i).is_some_and(|one| one.index == score.index);
-    for line in lines {
-        match serde_json::from_str::<Score>(line) {
-            Ok(score) if fits(&score, scores.len()) => scores.push(score),
-            _ => break,
+    for (i, line) in lines.enumerate() {
+        // What follows was asked for, and paid for: it is not dropped.
+        let bad = |problem: String| FilterError::Row {
+            path: path.to_owned(),
+            line: i + 2,
+            problem: format!("{problem}: mend the line, or remove it and all below it, which are then asked again"),
+        };
+        let score: Score = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
+        if !fits(&score, scores.len()) {
+            return Err(bad(format!("index: is {}, which is not that of candidate {}", score.index, scores.len() + 1)));
         }
+        scores.push(score);
     }
     // Blocks are asked for whole, so that the same things are computed together.
     scores.truncate(if scores.len() < candidates.len() { scores.len() / BLOCK * BLOCK } else { scores.len() });
@@ -1046,6 +1053,19 @@ mod tests {
         let head = text.lines().next().unwrap();
         assert_eq!(begun(&own, head, &many).unwrap().len(), 256);
         assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
+        // A line in the middle that cannot be read is named, and nothing of what was paid for is lost.
+        for (broken, expected) in [("{\"index\":3", ":5: EOF while parsing"), ("{\"index\":7,", ":5: index: is 7")] {
+            let changed = text.replacen(
+                "{\"index\":3,",
+                &format!("{broken}{}", if broken.ends_with(',') { "" } else { "\n" }),
+                1,
+            );
+            std::fs::write(&own, &changed).unwrap();
+            let error = begun(&own, head, &many).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("mend the line"), "{error}");
+            assert_eq!(std::fs::read_to_string(&own).unwrap(), changed);
+        }
+        std::fs::write(&own, &text).unwrap();
         // Another judge has a file of its own, and does not touch it.
         assert_eq!(ask("b", usize::MAX), (Some(600), 600));
         assert_eq!((std::fs::read_to_string(&own).unwrap(), judged("judged-").len()), (text.clone(), 2));

@@ -139,7 +139,7 @@ pub(super) fn remember(config: &RunConfig, folder: &Path) -> Result<RunConfig, E
 /// what is asked.
 ///
 /// # Errors
-/// When they answer something else.
+/// When they answer something else, or a line that is not torn cannot be read: what follows it was paid for.
 pub(super) fn begun(path: &Path, head: &Value, count: usize, block: usize) -> Result<Vec<String>, EvalsError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -148,15 +148,24 @@ pub(super) fn begun(path: &Path, head: &Value, count: usize, block: usize) -> Re
     };
     // What does not end with its line was torn.
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let found = lines.next().and_then(|line| serde_json::from_str::<Value>(line).ok());
+    let bad = |line: usize, error: serde_json::Error| {
+        EvalsError::Config(format!(
+            "{}:{line}: {error}: mend the line, or remove it and all below it, which are then asked again",
+            path.display()
+        ))
+    };
+    let found = lines.next().map(serde_json::from_str::<Value>).transpose().map_err(|error| bad(1, error))?;
     if found.as_ref().is_some_and(|found| found != head) {
         return Err(EvalsError::Config(format!(
             "{}: holds answers to other questions, or of other weights: remove it, or choose another --out",
             path.display()
         )));
     }
-    let is_whole = |line: &&str| serde_json::from_str::<IgnoredAny>(line).is_ok();
-    let mut kept: Vec<String> = lines.take_while(is_whole).take(count).map(str::to_owned).collect();
+    let mut kept: Vec<String> = Vec::new();
+    for (i, line) in lines.take(count).enumerate() {
+        serde_json::from_str::<IgnoredAny>(line).map_err(|error| bad(i + 2, error))?;
+        kept.push(line.to_owned());
+    }
     if kept.len() < count {
         kept.truncate(kept.len() / block * block);
     }

@@ -370,7 +370,17 @@ fn outcome(asking: &Asking<'_>) -> Result<Outcome, EvalsError> {
         }
         Rows::Occupations(_) => return Err(other()),
     };
-    let free = fs::read_to_string(&place.free).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let free = match fs::read_to_string(&place.free) {
+        Ok(text) => Some(serde_json::from_str(&text).map_err(|error| {
+            EvalsError::Config(format!(
+                "{}: {error}: remove it and {}, and both are asked again",
+                place.free.display(),
+                file.display()
+            ))
+        })?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(io(&place.free, "read", source)),
+    };
     Ok(Outcome { model: (*entry).clone(), set: (*name).to_owned(), asked, found, free })
 }
 
@@ -635,6 +645,18 @@ mod tests {
         let partial = out.join("partial/m/set.jsonl");
         assert_eq!(fs::read_to_string(&partial).unwrap().lines().count(), 1 + BLOCK);
         assert!(!out.join("items").exists());
+        // A line in the middle that cannot be read is named, and nothing is lost.
+        let intact = fs::read_to_string(&partial).unwrap();
+        for line in [1, 3] {
+            let lines: Vec<&str> =
+                intact.lines().enumerate().map(|(i, l)| if i + 1 == line { "{\"ind" } else { l }).collect();
+            fs::write(&partial, lines.join("\n") + "\n").unwrap();
+            let before = fs::read(&partial).unwrap();
+            let error = asked(&models, &data, &out, &Fake::default()).unwrap_err().to_string();
+            assert!(error.contains(&format!("set.jsonl:{line}: EOF")) && error.contains("mend the line"), "{error}");
+            assert_eq!(fs::read(&partial).unwrap(), before);
+        }
+        fs::write(&partial, &intact).unwrap();
         // A torn line is asked again; so is what is not a whole block.
         let mut torn = fs::read(&partial).unwrap();
         torn.extend(b"{\"model\": \"m\"}\n{\"ind");

@@ -470,17 +470,14 @@ pub trait Host {
 /// # Errors
 /// [`RunError`]
 pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
+    let mut changes = Changes::open(folder, &run)?;
+    // Once before anything is written: a change may be refused.
+    changes.next(&mut run, host)?;
     let mut metrics = folder.open_metrics()?;
     // Bad lines were told when the folder was opened.
     let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics(&mut |_| ())?)?;
-    let mut changes = Changes::open(folder, &run)?;
     loop {
-        changes.take_effect(&mut run)?;
-        if changes.all_done()
-            && let Some(set) = host.set(&run)
-        {
-            changes.add(&mut run, &set)?;
-        }
+        changes.next(&mut run, host)?;
         if drlhp::finished(&run) {
             break;
         }
@@ -756,9 +753,13 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Whether all that were recorded have taken effect.
-    fn all_done(&self) -> bool {
-        self.done == self.recorded.len()
+    /// Lets what is due take effect, and after all that was recorded what the host asks for.
+    fn next(&mut self, run: &mut Run, host: &mut dyn Host) -> Result<(), RunError> {
+        self.take_effect(run)?;
+        match self.done == self.recorded.len() {
+            true => host.set(run).map_or(Ok(()), |set| self.add(run, &set)),
+            false => Ok(()),
+        }
     }
 
     /// Records a change and lets it take effect.
