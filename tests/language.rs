@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
@@ -20,7 +20,7 @@ use pairwise::lm::diagnose::Estimate;
 use pairwise::lm::frontier::{Frontier, FrontierConfig, Method, Point};
 use pairwise::lm::run::{LmConfig, PretrainConfig, StageKind, weights_sha256};
 use pairwise::lm::shelf::{Shelf, look};
-use pairwise::lm::teach::folder::{Session, TeachSummary, create, questions};
+use pairwise::lm::teach::folder::{Session, TeachSummary, create, questions, reports};
 use pairwise::lm::teach::{Material, Question, Report, TeachConfig, gold_label};
 use pairwise::preference::ledger::{Answer, Ledger, answers, read_events_unchecked};
 use pairwise::preference::query::Sampler;
@@ -142,6 +142,66 @@ fn a_ledger_replays_to_the_same_bits_from_the_start_and_from_a_checkpoint_with_a
         std::fs::write(&file, &bytes[..bytes.len() * 2 / 3]).unwrap();
     }
     assert_eq!(again(3), 0, "from the start");
+}
+
+#[test]
+fn a_session_with_an_edited_configuration_or_another_ledger_is_refused_and_a_bad_line_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session");
+    let config = TeachConfig { checkpoint_every: 1, ..lesson(&model(folder.path(), 60)) };
+    create(&path, &config).unwrap();
+    let (mut session, mut ledger, _) = open(&path);
+    for _ in 0..2 {
+        teach(&mut session, &mut ledger, &|_, question| [Label::First, Label::Second][question.query as usize % 2]);
+    }
+    session.save().unwrap();
+    let hash = weights_sha256(&session.lesson.trainee.model);
+    drop((session, ledger));
+    let opened = || {
+        let told = Mutex::new(Vec::new());
+        let folder = pairwise::run::Folder::open(&path).unwrap();
+        let found = Session::open(&folder, &Device::flex(), &|told_now| told.lock().unwrap().push(told_now));
+        found.map(|(session, _, events)| (session, events, told.into_inner().unwrap())).map_err(|e| e.to_string())
+    };
+    let refused = || opened().err().unwrap();
+    let file = |name: &str| path.join(name);
+    let read = |name: &str| std::fs::read_to_string(file(name)).unwrap();
+
+    let intact = read("config.toml");
+    std::fs::write(file("config.toml"), intact.replace("learning_rate = 0.001", "learning_rate = 0.01")).unwrap();
+    let error = refused();
+    let expected = "update-00000002.safetensors: does not belong to config.toml beside it: learning_rate: the checkpoint was \
+                    made with 0.001, config.toml says 0.01. Undo the edit";
+    assert!(error.ends_with(expected), "{error}");
+    std::fs::write(file("config.toml"), &intact).unwrap();
+
+    let intact = read("labels.jsonl");
+    let lines: Vec<&str> = intact.split_inclusive('\n').collect();
+    assert_eq!(lines.len(), 6);
+    std::fs::write(file("labels.jsonl"), lines[..4].concat()).unwrap();
+    let error = refused();
+    assert!(error.contains("has 4 lines, but the checkpoint of update 2 has seen 6 lines"), "{error}");
+    std::fs::remove_file(file("labels.jsonl")).unwrap();
+    assert!(refused().contains("labels.jsonl: is missing, but the checkpoint of update 2 has seen 6 lines"));
+    assert!(!file("labels.jsonl").exists(), "nothing was made in its place");
+    std::fs::write(file("labels.jsonl"), &intact).unwrap();
+
+    for name in ["metrics.jsonl", "completions.jsonl"] {
+        let intact = read(name);
+        let broken: Vec<&str> = intact.lines().enumerate().map(|(i, l)| if i == 1 { "{\"upd" } else { l }).collect();
+        std::fs::write(file(name), broken.join("\n") + "\n").unwrap();
+        if name == "metrics.jsonl" {
+            assert_eq!(
+                reports(&path).iter().map(|report| report.updates).collect::<Vec<_>>(),
+                [0, 2],
+                "no other is lost"
+            );
+        }
+        let (mut session, events, told) = opened().unwrap();
+        assert!(told.iter().any(|told| told.contains(&format!("{name}: line 2: is not a JSON object"))), "{told:?}");
+        session.catch_up(&events, &GO, &|_, _| ()).unwrap();
+        assert_eq!((weights_sha256(&session.lesson.trainee.model), read(name)), (hash.clone(), intact));
+    }
 }
 
 /// What is good here is a vowel that stands alone: a model this small learns no more of a language than its letters.

@@ -65,12 +65,12 @@ fn an_edited_configuration_is_refused_field_by_field() {
     let run = folder.path().join("run");
     let config = run.join("config.toml");
     let intact = fs::read_to_string(&config).expect("written");
-    edit(&config, "gamma = 0.99", "gamma = 0.9");
+    edit(&config, "gamma = 0.95", "gamma = 0.9");
     edit(&config, "labels = 24", "labels = 25");
     let before = contents(folder.path());
     let words = [
         "iteration-000004.safetensors: does not belong to config.toml beside it",
-        "ppo.gamma: the checkpoint was made with 0.99, config.toml says 0.9",
+        "ppo.gamma: the checkpoint was made with 0.95, config.toml says 0.9",
         "preferences.labels: the checkpoint was made with 24, config.toml says 25",
         "`pairwise resume run --set FIELD=VALUE` changes what can be changed",
     ];
@@ -90,7 +90,7 @@ fn an_edited_configuration_is_refused_field_by_field() {
     fs::write(&config, &intact).expect("writable");
     assert_eq!(json(folder.path(), &["replay", "run"])["agrees"], true);
     kill(&run);
-    edit(&config, "error = 0.1", "error = 0.2");
+    edit(&config, "mistake = 0.0", "mistake = 0.2");
     assert!(refused(folder.path(), &["resume", "run"]).contains("preferences.teacher"), "another teacher");
     fs::write(&config, &intact).expect("writable");
     assert_eq!(json(folder.path(), &["resume", "run"])["weights_sha256"], summary["weights_sha256"]);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     fn config() -> Config {
-        Config::preset("pendulum").unwrap()
+        set(&Config::preset("pendulum").unwrap(), &["steps=150000", "preferences.labels=350", "ppo.gamma=0.99"])
     }
 
     fn set(config: &Config, assignments: &[&str]) -> Config {
@@ -382,10 +382,9 @@ mod tests {
         for (assignment, expected) in [
             ("seed=3", "--set seed: cannot change in a run: every draw"),
             ("ppo.gamma=0.9", "--set ppo.gamma: cannot change in a run: the value function"),
-            ("preferences.teacher.error=0.5", "--set preferences.teacher.error: cannot change"),
+            ("preferences.teacher.mistake=0.5", "--set preferences.teacher.mistake: cannot change"),
         ] {
-            let Ok(layer) = set_layer(assignment) else { panic!("{assignment}") };
-            let Ok(new) = old.with(&[layer]) else { continue };
+            let new = set(&old, &[assignment]);
             let error = planned(&table(&old), &table(&new), MAY, MAY_NOT).unwrap_err();
             assert!(error.starts_with(expected) && error.contains("What can: steps, "), "{error}");
         }
