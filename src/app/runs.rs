@@ -179,7 +179,13 @@ impl Runs {
                     };
                 }
                 let is_open = open == Some(run.path.as_path());
-                ui.label(RichText::new(&name).strong()).on_hover_text(run.path.display().to_string());
+                ui.horizontal(|ui| {
+                    ui.label(RichText::new(&name).strong()).on_hover_text(run.path.display().to_string());
+                    if let count @ 1.. = run.unread.len() {
+                        let lines = if count == 1 { "1 bad line" } else { &format!("{count} bad lines") };
+                        ui.colored_label(theme.error, lines).on_hover_text(run.unread.join("\n"));
+                    }
+                });
                 ui.label(&run.config.env);
                 ui.label(run.teacher());
                 ui.label(run.labels().to_string());

@@ -25,6 +25,8 @@ pub struct PastRun {
     pub summary: Option<Summary>,
     /// Its iterations.
     pub reports: Vec<Report>,
+    /// What is wrong with lines of its metrics that cannot be read.
+    pub unread: Vec<String>,
     /// What of it changes while it runs: bytes of metrics, whether it has a summary.
     stamp: (u64, bool),
     changed: SystemTime,
@@ -57,12 +59,14 @@ pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Vec<Arc<PastRun>> {
 pub fn past(path: &Path) -> Result<PastRun, RunError> {
     let folder = Folder::open(path)?;
     let modified = |name: &str| fs::metadata(path.join(name)).and_then(|m| m.modified()).ok();
+    let mut unread = Vec::new();
+    let reports = folder.metrics(&mut |problem| unread.push(problem))?;
     Ok(PastRun {
         path: path.to_owned(),
         config: folder.config()?,
         summary: folder.summary().ok(),
-        // A run at a glance: `resume` and the window that opens it tell of lines that cannot be read.
-        reports: folder.metrics(&mut |_| ())?,
+        reports,
+        unread,
         stamp: stamp(path),
         changed: modified("metrics.jsonl").or(modified("config.toml")).unwrap_or(SystemTime::UNIX_EPOCH),
     })
@@ -211,7 +215,15 @@ mod tests {
             |(i, value): (usize, &f64)| Report { env_steps: 100 * i, true_return: Some(*value), ..Report::default() };
         let reports = returns.iter().enumerate().map(report).collect();
         let path = format!("run-{seed}-{labels}").into();
-        PastRun { path, config, summary: None, reports, stamp: (0, false), changed: SystemTime::UNIX_EPOCH }
+        PastRun {
+            path,
+            config,
+            summary: None,
+            reports,
+            unread: Vec::new(),
+            stamp: (0, false),
+            changed: SystemTime::UNIX_EPOCH,
+        }
     }
 
     #[test]
