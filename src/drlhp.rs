@@ -158,6 +158,7 @@ pub struct Report {
     /// The reward fit, when there was one.
     pub fit: Option<FitMetrics>,
     /// PPO's update.
+    #[serde(default)]
     pub ppo: UpdateMetrics,
     /// SHA-256 of all weights after the iteration.
     pub weights_sha256: String,

@@ -154,7 +154,8 @@ pub(super) fn begun(path: &Path, head: &Value, count: usize, block: usize) -> Re
             path.display()
         ))
     };
-    let found = lines.next().map(serde_json::from_str::<Value>).transpose().map_err(|error| bad(1, error))?;
+    let found = lines.next().map(|line| serde_json::from_str::<Value>(line.trim_end()));
+    let found = found.transpose().map_err(|error| bad(1, error))?;
     if found.as_ref().is_some_and(|found| found != head) {
         return Err(EvalsError::Config(format!(
             "{}: holds answers to other questions, or of other weights: remove it, or choose another --out",
@@ -163,7 +164,7 @@ pub(super) fn begun(path: &Path, head: &Value, count: usize, block: usize) -> Re
     }
     let mut kept: Vec<String> = Vec::new();
     for (i, line) in lines.take(count).enumerate() {
-        serde_json::from_str::<IgnoredAny>(line).map_err(|error| bad(i + 2, error))?;
+        serde_json::from_str::<IgnoredAny>(line.trim_end()).map_err(|error| bad(i + 2, error))?;
         kept.push(line.to_owned());
     }
     if kept.len() < count {
