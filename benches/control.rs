@@ -84,8 +84,8 @@ fn preference_run(bencher: Bencher) {
     bencher.counter(ItemsCount::new(config.steps)).with_inputs(|| config.clone()).bench_values(|config| {
         let mut run = drlhp::start(config, &device).expect("a task of this project");
         while !drlhp::finished(&run) {
-            let answer = |question: &Question| Ok::<Label, std::convert::Infallible>(question.simulated);
-            drlhp::iterate(&mut run, &mut { answer }).expect("it cannot fail");
+            let answer = |question: &Question| Ok::<Label, drlhp::Halt>(question.simulated);
+            drlhp::iterate(&mut run, &mut { answer }).expect("a run that learns");
         }
         run
     });

@@ -20,10 +20,11 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::finite::{self, NotFinite};
 use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
 use crate::random::{Rng, stream};
 use crate::reward::ensemble::Ensemble;
-use crate::reward::fit::{FitExample, FitMetrics, fit};
+use crate::reward::fit::{Astray, FitExample, FitMetrics, fit};
 use crate::reward::metrics::{self, RewardMetrics};
 use crate::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
@@ -65,6 +66,8 @@ pub struct Run {
     pub segment_returns: RunningMoments,
     /// True returns of the last ten finished training episodes.
     pub episode_returns: VecDeque<f64>,
+    /// Iterations in which the agent was trained on a reward that had not been fitted to any answer.
+    pub unfitted: usize,
 }
 
 /// A clip: what the agent saw and did, and the states to draw it from.
@@ -147,19 +150,23 @@ pub struct Report {
     /// Questions answered.
     pub labels_answered: usize,
     /// Mean true return of the last ten training episodes; `None` before the first ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub true_return: Option<f64>,
     /// What the learned reward expects of an episode: its mean over this iteration's steps times the time limit.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_return: Option<f64>,
-    /// Mean variance of the members' predictions over this iteration's candidate pairs.
+    /// Mean variance of the members' predictions over this iteration's candidate pairs; `None` of a single member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<f64>,
     /// Learned against true reward on the reference transitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardMetrics>,
     /// The reward fit, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitMetrics>,
-    /// PPO's update.
-    #[serde(default)]
-    pub ppo: UpdateMetrics,
+    /// PPO's update; none after the random steps at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ppo: Option<UpdateMetrics>,
     /// SHA-256 of all weights after the iteration.
     pub weights_sha256: String,
 }
@@ -185,6 +192,45 @@ pub enum EventError {
         /// The query.
         query: u64,
     },
+}
+
+/// What stops training.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Halt {
+    /// A number that is not finite.
+    #[error(transparent)]
+    NotFinite(#[from] NotFinite),
+    /// There is no reward to train on.
+    #[error(
+        "none of the {asked} questions asked by iteration {iteration} was answered with anything but \"skip\", so there is no \
+         reward to train the agent on: ask more (preferences.labels, preferences.first_share), or choose a teacher that \
+         skips less (preferences.teacher.skip)"
+    )]
+    Unanswered {
+        /// Questions asked.
+        asked: usize,
+        /// The iteration that would have trained on it.
+        iteration: usize,
+    },
+}
+
+impl Halt {
+    /// Whether one is behind an error.
+    #[must_use]
+    pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
+        std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
+    }
+}
+
+/// What stops an exchange with a person.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ExchangeError {
+    /// An event that does not belong to this run.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// Training cannot go on.
+    #[error(transparent)]
+    Halt(#[from] Halt),
 }
 
 /// Transitions kept in [`Reference`]: enough for correlations to ±0.02, few enough to predict in milliseconds.
@@ -220,6 +266,7 @@ pub fn start(config: Config, device: &Device) -> Result<Run, pairwise_envs::Unkn
         disagreement: None,
         segment_returns: RunningMoments::new(1),
         episode_returns: VecDeque::new(),
+        unfitted: 0,
         config,
     })
 }
@@ -235,8 +282,8 @@ pub fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
 /// `ask` returns the answer to a question once it is safely stored.
 ///
 /// # Errors
-/// Those of `ask`.
-pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Report, E> {
+/// Those of `ask`, and [`Halt`]: the run is then in the middle of an iteration, and of no use any more.
+pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Report, E> {
     let seed = run.config.seed;
     let learning = run.config.reward == RewardSource::Preferences;
     let first = run.env_steps == 0;
@@ -253,6 +300,10 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
         let mut rng = stream(seed, "actions", run.iteration as u64);
         ppo::collect(Some(&run.agent), &run.agent.head, &mut run.envs, steps, &mut rng)
     };
+    if let Some((what, found)) = rollout.not_finite(run.envs.spec().id) {
+        let taken = run.env_steps + rollout.envs * rollout.steps;
+        return Err(not_finite(run, what, found, OF_ROLLOUT, taken).into());
+    }
     remember(run, &rollout);
     if first {
         run.ensemble.inputs = run.agent.observations.clone();
@@ -271,21 +322,38 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
             // Query and label.
             report.disagreement = label(run, part(due), ask)?;
             // Fit.
-            report.fit = fit_ensemble(run, part(steps));
+            report.fit = fit_ensemble(run, part(steps))?;
         }
     }
 
     // Train.
     if !first {
-        let mut rewards = train_reward(run, &rollout);
+        if learning && !fitted(run) {
+            let simulated = run.config.preferences.rater == Rater::Simulated;
+            if simulated && run.labels_asked > 0 && labels_answered(run) == 0 {
+                let (asked, iteration) = (run.labels_asked, run.iteration + 1);
+                return Err(Halt::Unanswered { asked, iteration }.into());
+            }
+            run.unfitted += 1;
+        }
+        let mut rewards = train_reward(run, &rollout)?;
         let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
         report.predicted_return = learning.then(|| mean * run.envs.spec().horizon as f64);
         if run.config.ppo.scale_rewards {
             run.scaler.scale(&mut rewards, &rollout.done, run.config.ppo.gamma);
+            let moments = &run.scaler.moments;
+            if let Some((_, found)) = finite::first([moments.mean[0], moments.squares[0]]) {
+                let what = "the spread of discounted returns, which rewards are scaled by,".to_owned();
+                return Err(not_finite(run, what, found, OF_REWARD, run.env_steps).into());
+            }
         }
         let progress = (run.iteration as f64 / run.config.iterations() as f64).min(1.0);
         let mut rng = stream(seed, "minibatches", run.iteration as u64);
-        report.ppo = ppo::update(&mut run.agent, &run.config.ppo, &rollout, &rewards, progress, &mut rng);
+        let updated = ppo::update(&mut run.agent, &run.config.ppo, &rollout, &rewards, progress, &mut rng);
+        if let Some((what, found)) = updated.not_finite() {
+            return Err(not_finite(run, format!("the {what} of PPO's update"), found, OF_UPDATE, run.env_steps).into());
+        }
+        report.ppo = Some(updated);
         run.iteration += 1;
     }
     // After the update: the statistics a rollout was collected with must also be those it is trained with.
@@ -301,10 +369,32 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
     report.env_steps = run.env_steps;
     report.labels_asked = run.labels_asked;
     report.labels_answered = labels_answered(run);
-    let episodes = run.episode_returns.len();
-    report.true_return = (episodes > 0).then(|| run.episode_returns.iter().sum::<f64>() / episodes as f64);
-    report.weights_sha256 = weights_sha256(run);
+    report.true_return = mean_episode_return(run);
+    let (weights_sha256, wrong) = digest(run);
+    if let Some((name, found)) = wrong {
+        return Err(not_finite(run, format!("a weight of {name}"), found, OF_UPDATE, run.env_steps).into());
+    }
+    report.weights_sha256 = weights_sha256;
     Ok(report)
+}
+
+const OF_ROLLOUT: &str = "nothing can be learned from it; an environment or a policy that gives it has to be mended, or held to smaller actions";
+const OF_REWARD: &str = "the agent cannot be trained on it; try a smaller reward_model.learning_rate, a larger \
+                         reward_model.likelihood.temperature, or more regularisation (reward_model.l2)";
+const OF_UPDATE: &str =
+    "the update has diverged; try a smaller ppo.learning_rate or ppo.clip_range, or fewer ppo.epochs";
+
+/// The error about a number that came up in the present iteration.
+fn not_finite(run: &Run, what: String, found: f64, advice: &'static str, env_steps: usize) -> Halt {
+    // Not counted yet while it goes on.
+    let at = format!("iteration {} (environment step {env_steps})", run.iteration + 1);
+    NotFinite { what, found, at, advice }.into()
+}
+
+/// Whether the ensemble was fitted to any answer.
+#[must_use]
+pub fn fitted(run: &Run) -> bool {
+    run.ensemble.members.iter().any(|member| member.optimizer.steps > 0)
 }
 
 /// Hands a person's answers over to training, in the order in which they were given, fits the reward when they changed
@@ -312,13 +402,13 @@ pub fn iterate<E>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label,
 ///
 /// # Errors
 /// When an event does not belong to this run: an answer to a question that was not asked or is answered already, or
-/// about other clips. Nothing is changed by that event then.
-pub fn exchange(run: &mut Run, events: &[Event]) -> Result<(), EventError> {
+/// about other clips. Nothing is changed by that event then. And [`Halt`], as in [`iterate`].
+pub fn exchange(run: &mut Run, events: &[Event]) -> Result<(), ExchangeError> {
     events.iter().try_for_each(|event| apply(run, event))?;
     if !events.is_empty() {
-        run.fitted = fit_ensemble(run, run.config.reward_model.steps).or(run.fitted);
+        run.fitted = fit_ensemble(run, run.config.reward_model.steps)?.or(run.fitted);
     }
-    prepare(run);
+    prepare(run)?;
     run.sessions += 1;
     Ok(())
 }
@@ -372,16 +462,30 @@ pub fn finished(run: &Run) -> bool {
 
 /// The reward the agent is trained on, for each transition of a rollout: the learned one, or the true one in the
 /// explicit baseline.
-fn train_reward(run: &mut Run, rollout: &Rollout) -> Vec<f64> {
+fn train_reward(run: &mut Run, rollout: &Rollout) -> Result<Vec<f64>, Halt> {
     match run.config.reward {
-        RewardSource::True => rollout.true_rewards.clone(),
+        RewardSource::True => Ok(rollout.true_rewards.clone()),
         RewardSource::Preferences => {
             run.ensemble.normalize_on(&run.config.reward_model, &reference_features(run));
             let actions = run.agent.head.features(&rollout.actions);
             let features = run.ensemble.features(&rollout.observations, &actions);
-            run.ensemble.predict(&run.config.reward_model, &features)
+            let rewards = run.ensemble.predict(&run.config.reward_model, &features);
+            match finite::first(rewards.iter().copied()) {
+                None => Ok(rewards),
+                Some((_, found)) => {
+                    let (who, found) = not_finite_member(run, &features)
+                        .unwrap_or_else(|| ("the ensemble, normalised".to_owned(), found));
+                    Err(not_finite(run, format!("the predicted reward of {who}"), found, OF_REWARD, run.env_steps))
+                }
+            }
         }
     }
+}
+
+/// The first member whose predictions are not finite, by name, and what it predicts.
+fn not_finite_member(run: &Run, features: &[f32]) -> Option<(String, f64)> {
+    let members = run.ensemble.predict_members(features);
+    members.iter().enumerate().find_map(|(i, rewards)| Some((format!("member {i}"), finite::first_f32(rewards)?.1)))
 }
 
 /// Learned against true reward on the reference transitions.
@@ -398,10 +502,12 @@ pub fn epic(run: &Run) -> Option<f64> {
 }
 
 /// Trains the ensemble on the answers in force; `None` when there is none to learn from.
-fn fit_ensemble(run: &mut Run, steps: usize) -> Option<FitMetrics> {
+fn fit_ensemble(run: &mut Run, steps: usize) -> Result<Option<FitMetrics>, Halt> {
     let examples = examples(run);
     let (model, seed, session) = (&run.config.reward_model, run.config.seed, run.sessions as u64);
-    (!examples.is_empty()).then(|| fit(&mut run.ensemble, model, &examples, steps, seed, session))
+    fit(&mut run.ensemble, model, &examples, steps, seed, session).map_err(|Astray { member, what, found }| {
+        not_finite(run, format!("the {what} of reward member {member}"), found, OF_REWARD, run.env_steps)
+    })
 }
 
 /// Questions asked in all after `env_steps` steps: the first share before training, then at a rate proportional to
@@ -426,13 +532,16 @@ pub fn labels_due(config: &Config, env_steps: usize) -> usize {
 // ------------------------------------------------------------------------------------------------ query and label
 
 /// Asks a simulated teacher `count` questions about recent clips. Returns the mean disagreement of the candidates.
-fn label<E>(run: &mut Run, count: usize, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Option<f64>, E> {
-    let (questions, disagreement) = questions(run, count);
-    let episodes = run.episode_returns.len().max(1) as f64;
+fn label<E: From<Halt>>(
+    run: &mut Run,
+    count: usize,
+    ask: &mut dyn FnMut(&Question) -> Result<Label, E>,
+) -> Result<Option<f64>, E> {
+    let (questions, disagreement) = questions(run, count)?;
     let context = TeacherContext {
         segment_len: run.config.preferences.segment_steps,
         episode_len: run.envs.spec().horizon,
-        mean_episode_return: run.episode_returns.iter().sum::<f64>() / episodes,
+        mean_episode_return: mean_episode_return(run),
         segment_return_std: run.segment_returns.std()[0],
         sessions_before: run.sessions,
     };
@@ -449,8 +558,8 @@ fn label<E>(run: &mut Run, count: usize, ask: &mut dyn FnMut(&Question) -> Resul
 }
 
 /// Chooses `count` pairs of recent clips to ask about, numbered from the next query on. Returns them with the mean
-/// disagreement of the candidates, if the ensemble was fitted to anything.
-fn questions(run: &mut Run, count: usize) -> (Vec<Compared>, Option<f64>) {
+/// disagreement of the candidates, if there are several members, and they were fitted to anything.
+fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>), Halt> {
     let preferences = run.config.preferences.clone();
     let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
     let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
@@ -460,6 +569,12 @@ fn questions(run: &mut Run, count: usize) -> (Vec<Compared>, Option<f64>) {
     let probabilities: Vec<f64> = {
         let likelihood = &run.config.reward_model.likelihood;
         let returns = predicted_returns(run, &pairs.iter().flatten().collect::<Vec<&Segment>>());
+        for (member, returns) in returns.iter().enumerate() {
+            if let Some((_, found)) = finite::first(returns.iter().copied()) {
+                let what = format!("the return of a clip that member {member} predicts");
+                return Err(not_finite(run, what, found, OF_REWARD, run.env_steps));
+            }
+        }
         let pairs = returns.iter().flat_map(|member| member.chunks(2));
         pairs.map(|pair| likelihood.probability(pair[0] - pair[1])).collect()
     };
@@ -467,7 +582,7 @@ fn questions(run: &mut Run, count: usize) -> (Vec<Compared>, Option<f64>) {
     let disagreement = query::disagreement(&probabilities, members);
     let entropy = query::entropy(&probabilities, members);
     // Before the first fit the members know nothing: the first session is uniform, as in B-Pref.
-    let fitted = run.ensemble.members.iter().any(|member| member.optimizer.steps > 0);
+    let fitted = fitted(run);
     let chosen = if fitted {
         let flat = |pair: [&Segment; 2]| pair.iter().flat_map(|s| s.observations.clone()).collect::<Vec<f32>>();
         let positions: Vec<Vec<f32>> = pairs.iter().map(|[first, second]| flat([first, second])).collect();
@@ -497,7 +612,9 @@ fn questions(run: &mut Run, count: usize) -> (Vec<Compared>, Option<f64>) {
         }
     };
     let questions = chosen.into_iter().enumerate().map(take).collect();
-    (questions, fitted.then(|| disagreement.iter().sum::<f64>() / disagreement.len().max(1) as f64))
+    // A single member has nobody to disagree with.
+    let known = fitted && members > 1 && !disagreement.is_empty();
+    Ok((questions, known.then(|| disagreement.iter().sum::<f64>() / disagreement.len() as f64)))
 }
 
 /// Number of the next query.
@@ -532,14 +649,14 @@ pub fn predicted_returns(run: &Run, clips: &[&Segment]) -> Vec<Vec<f64>> {
 }
 
 /// Keeps `ahead` questions ready for a person, every so many of them a hidden repeat of an earlier one.
-fn prepare(run: &mut Run) {
+fn prepare(run: &mut Run) -> Result<(), Halt> {
     let preferences = &run.config.preferences;
     let (ahead, repeat_every) = (preferences.ahead, preferences.repeat_every as u64);
     let missing = ahead.saturating_sub(run.pending.len()).min(preferences.labels.saturating_sub(run.labels_asked));
     if missing == 0 {
-        return;
+        return Ok(());
     }
-    let (questions, disagreement) = questions(run, missing);
+    let (questions, disagreement) = questions(run, missing)?;
     run.disagreement = disagreement.or(run.disagreement);
     for mut compared in questions {
         // Numbers shift by one when a repeat comes first.
@@ -551,6 +668,7 @@ fn prepare(run: &mut Run) {
         run.labels_asked += 1;
         run.pending.push_back(compared);
     }
+    Ok(())
 }
 
 /// An earlier pair once more, with its sides swapped in half of the cases.
@@ -640,6 +758,12 @@ impl Segment {
 
 // ------------------------------------------------------------------------------------------------------- bookkeeping
 
+/// Mean true return of the last ten training episodes, R̄; `None` before the first ends.
+fn mean_episode_return(run: &Run) -> Option<f64> {
+    let episodes = run.episode_returns.len();
+    (episodes > 0).then(|| run.episode_returns.iter().sum::<f64>() / episodes as f64)
+}
+
 /// Takes a rollout into the query window, the reference sample and the return statistics.
 fn remember(run: &mut Run, rollout: &Rollout) {
     run.env_steps += rollout.envs * rollout.steps;
@@ -721,23 +845,29 @@ pub fn named_weights(run: &Run) -> Vec<(String, burn::tensor::Tensor<3>)> {
 /// SHA-256 over all weights in their order, as little-endian f32.
 #[must_use]
 pub fn weights_sha256(run: &Run) -> String {
+    digest(run).0
+}
+
+/// The same, with the name of the first tensor that holds a number that is not finite, and the number.
+fn digest(run: &Run) -> (String, Option<(String, f64)>) {
     let mut hash = Sha256::new();
-    for (_, tensor) in named_weights(run) {
+    let mut wrong = None;
+    for (name, tensor) in named_weights(run) {
         let values = crate::nn::to_host(tensor);
+        wrong = wrong.or_else(|| finite::first_f32(&values).map(|(_, found)| (name, found)));
         let mut bytes = vec![0; 4 * values.len()];
         bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
         hash.update(bytes);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    (hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), wrong)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use burn::tensor::{Device, Tensor};
 
-    use burn::tensor::Device;
-
-    use super::{iterate, start};
+    use super::{Halt, iterate, start};
+    use crate::preference::Label;
     use crate::run::config::Config;
 
     #[test]
@@ -749,7 +879,7 @@ mod tests {
         config.reward_model.first_steps = 30;
         let mut run = start(config, &Device::flex()).unwrap();
         let mut asked = Vec::new();
-        let report = iterate::<Infallible>(&mut run, &mut |question| {
+        let report = iterate::<Halt>(&mut run, &mut |question| {
             asked.push((question.session, question.why.is_some()));
             Ok(question.simulated)
         });
@@ -760,6 +890,144 @@ mod tests {
         assert_eq!((asked, report.unwrap().labels_asked), (expected, 10));
     }
 
+    fn small() -> Config {
+        let mut config = Config::preset("pendulum").unwrap();
+        config.preferences.labels = 24;
+        config.preferences.random_steps = 1000;
+        config.ppo.rollout_steps = 125;
+        config.ppo.epochs = 1;
+        config.reward_model.first_steps = 8;
+        config.reward_model.steps = 4;
+        config.steps = 5000;
+        config
+    }
+
+    fn oracle(question: &super::Question) -> Result<Label, Halt> {
+        Ok(question.simulated)
+    }
+
+    /// A number of a tensor's becomes another.
+    fn with<const D: usize>(tensor: Tensor<D>, value: f32) -> Tensor<D> {
+        let (shape, device) = (tensor.dims(), tensor.device().without_autodiff());
+        let mut values = crate::nn::to_host(tensor.inner());
+        values[0] = value;
+        crate::nn::parameter(values, shape, &device)
+    }
+
+    /// Issue 28, B1: with a temperature of 1e-40 a run hung for ever; the numbers below are what such settings lead to.
+    #[test]
+    fn numbers_that_are_not_finite_are_named_where_they_arise() {
+        let fresh = || {
+            let mut run = start(small(), &Device::flex()).unwrap();
+            iterate(&mut run, &mut oracle).unwrap();
+            iterate(&mut run, &mut oracle).unwrap();
+            run
+        };
+        let halted = |mut run: super::Run| match iterate(&mut run, &mut oracle).unwrap_err() {
+            Halt::NotFinite(error) => error,
+            other => panic!("{other}"),
+        };
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut run = fresh();
+            let member = &mut run.ensemble.members[1].network;
+            member.parameters = with(member.parameters.clone(), value);
+            let error = halted(run);
+            let at = "iteration 2 (environment step 2000)";
+            assert!(error.what.contains("member 1") && error.at == at, "{error}");
+            assert!(error.to_string().contains("try a smaller"), "{error}");
+
+            // Where a tanh hides an infinite weight, it is found among the weights.
+            let mut run = fresh();
+            run.agent.parameters = with(run.agent.parameters.clone(), value);
+            let error = halted(run);
+            let place = "pendulum (environment 0 of 4, step 0 of the rollout)";
+            assert!(!value.is_nan() || error.what.contains(place), "{error}");
+
+            // What the value function learns from.
+            let mut run = fresh();
+            let last = run.agent.networks.value_range().end - 1;
+            let shape = run.agent.parameters.dims();
+            let mut values = crate::nn::to_host(run.agent.parameters.clone().inner());
+            values[last] = value;
+            run.agent.parameters = crate::nn::parameter(values, shape, &Device::flex());
+            let error = halted(run);
+            assert!(error.what.contains("of PPO's update"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_rollout_names_the_first_number_that_is_not_finite_and_its_environment() {
+        let fine = || crate::rl::ppo::Rollout {
+            envs: 2,
+            steps: 3,
+            observations: vec![0.0; 12],
+            next_observations: vec![0.0; 12],
+            actions: vec![0.0; 6],
+            log_probs: vec![0.0; 6],
+            true_rewards: vec![0.0; 6],
+            ..Default::default()
+        };
+        assert_eq!(fine().not_finite("x"), None);
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut rollout = fine();
+            rollout.next_observations[11] = wrong;
+            rollout.true_rewards[4] = f64::from(wrong);
+            let (what, _) = rollout.not_finite("x").unwrap();
+            assert_eq!(what, "the reward of x (environment 1 of 2, step 1 of the rollout)");
+            rollout.observations[5] = wrong;
+            rollout.actions[0] = wrong;
+            let (what, _) = rollout.not_finite("x").unwrap();
+            assert_eq!(what, "the action of the policy in x (environment 0 of 2, step 0 of the rollout)");
+        }
+        // Statistics of rewards are kept in single precision.
+        let mut rollout = fine();
+        rollout.true_rewards[0] = 1e39;
+        assert!(rollout.not_finite("x").is_some());
+    }
+
+    /// Issue 28, B4: such a run trained on a reward that was never fitted, and ended with exit code 0.
+    #[test]
+    fn a_run_in_which_nothing_was_answered_is_refused_before_it_trains() {
+        let mut run = start(small(), &Device::flex()).unwrap();
+        let mut skip = |_: &super::Question| Ok::<_, Halt>(Label::Skip);
+        iterate(&mut run, &mut skip).unwrap();
+        let error = iterate(&mut run, &mut skip).unwrap_err();
+        assert!(matches!(error, Halt::Unanswered { iteration: 1, .. }), "{error:?}");
+        assert!(error.to_string().contains("no reward to train the agent on"), "{error}");
+        // One answer is something to learn from; "equal" is an answer.
+        let mut run = start(small(), &Device::flex()).unwrap();
+        let mut one =
+            |question: &super::Question| Ok::<_, Halt>(if question.query == 3 { Label::Equal } else { Label::Skip });
+        for _ in 0..3 {
+            iterate(&mut run, &mut one).unwrap();
+        }
+        assert_eq!(run.unfitted, 0);
+    }
+
+    /// Issue 28, B3: 58 of 80 questions were skipped, as the mean return was taken for 0.
+    #[test]
+    fn the_skip_teacher_answers_before_an_episode_has_ended() {
+        let mut config = small();
+        config.preferences.teacher = crate::preference::Teacher::named("skip").unwrap();
+        // 150 steps of each of four environments, whose episodes have 200.
+        config.preferences.random_steps = 600;
+        let mut run = start(config, &Device::flex()).unwrap();
+        let report = iterate(&mut run, &mut oracle).unwrap();
+        assert_eq!((report.true_return, report.ppo), (None, None));
+        assert_eq!((report.labels_asked, report.labels_answered), (6, 6));
+        let line = serde_json::to_string(&report).unwrap();
+        assert!(!line.contains("null") && !line.contains("true_return") && !line.contains("\"ppo\""), "{line}");
+    }
+
+    #[test]
+    fn a_single_member_has_nobody_to_disagree_with() {
+        let mut config = small();
+        config.reward_model.members = 1;
+        let mut run = start(config, &Device::flex()).unwrap();
+        let reports = [(); 3].map(|()| iterate(&mut run, &mut oracle).unwrap());
+        assert!(reports.iter().all(|report| report.disagreement.is_none()));
+    }
+
     #[test]
     fn fewer_questions_than_rounds_take_a_round_each_and_all_gradient_steps() {
         let mut config = Config::preset("pendulum").unwrap();
@@ -767,7 +1035,7 @@ mod tests {
         config.preferences.random_steps = 1000;
         config.reward_model.first_steps = 30;
         let mut run = start(config, &Device::flex()).unwrap();
-        iterate::<Infallible>(&mut run, &mut |question| Ok(question.simulated)).unwrap();
+        iterate::<Halt>(&mut run, &mut |question| Ok(question.simulated)).unwrap();
         assert_eq!((run.labels_asked, run.sessions), (2, 2));
         assert!(run.ensemble.members.iter().all(|member| member.optimizer.steps == 30));
     }

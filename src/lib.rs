@@ -9,6 +9,7 @@ pub mod device;
 pub mod drlhp;
 pub mod engine;
 pub mod evals;
+pub mod finite;
 pub mod lm;
 pub mod morl;
 pub mod nn;

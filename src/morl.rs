@@ -15,6 +15,7 @@ use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::drlhp::episode_rng;
+use crate::finite::{self, NotFinite};
 use crate::nn::{Adam, AdamConfig};
 use crate::pareto::{above_chord, dominates, hypervolume};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
@@ -23,7 +24,7 @@ use crate::reward::ensemble::{Ensemble, RewardConfig};
 use crate::rl::normalize::ReturnScaler;
 use crate::rl::ppo::{self, ActionHead, Agent, PpoConfig, Rollout};
 use crate::run::archive::ArchiveError;
-use crate::run::config::{Config, ConfigError};
+use crate::run::config::{Config, ConfigError, validate_ppo};
 use crate::run::policy::{Policy, PolicyError, mixed};
 use crate::run::{self, Clock, RunError};
 
@@ -100,9 +101,9 @@ pub struct ControlSeed {
     /// Soups and, at the same weights, MORL; the ends are the same policies.
     pub points: Vec<ControlPoint>,
     /// CPU seconds of the two fine-tunings that soups take.
-    pub soup_cpu_seconds: f64,
+    pub soup_cpu_seconds: Option<f64>,
     /// CPU seconds of MORL's fine-tunings, the two ends included.
-    pub morl_cpu_seconds: f64,
+    pub morl_cpu_seconds: Option<f64>,
 }
 
 /// A method over all seeds.
@@ -111,10 +112,13 @@ pub struct ControlRow {
     /// Which method.
     pub method: ControlMethod,
     /// Share of the box between the two ends that the points between them cover: interquartile mean over seeds. A straight
-    /// line between the ends would cover a half.
-    pub volume: f64,
-    /// 95 % bootstrap interval.
-    pub interval: [f64; 2],
+    /// line between the ends would cover a half. `None` where the ends of a seed are equal by a taste, so that there is no
+    /// box.
+    #[serde(default)]
+    pub volume: Option<f64>,
+    /// 95 % bootstrap interval; of a single seed there is none.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
     /// Of each seed: how many policies between the ends are dominated by neither end.
     pub not_dominated: Vec<usize>,
     /// Of each seed: how many lie above the chord between the ends in both tastes.
@@ -123,8 +127,8 @@ pub struct ControlRow {
     pub trainings: usize,
     /// Environment steps of these.
     pub env_steps: usize,
-    /// CPU seconds of these: mean over seeds.
-    pub cpu_seconds: f64,
+    /// CPU seconds of these: mean over seeds; `None` where the system does not tell.
+    pub cpu_seconds: Option<f64>,
 }
 
 /// What stops a front.
@@ -148,6 +152,9 @@ pub enum ControlFrontError {
     /// A run with a teacher.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// Training went astray.
+    #[error("{0}; policies that were finished before are kept")]
+    NotFinite(#[from] NotFinite),
     /// A folder.
     #[error("{}: cannot be made: {error}", path.display())]
     Folder {
@@ -201,10 +208,10 @@ impl ControlFrontConfig {
             }
         }
         let rate = self.finetune_learning_rate;
-        match rate > 0.0 && rate.is_finite() {
-            true => Ok(()),
-            false => Err(format!("finetune_learning_rate = {rate}: must be positive")),
+        if !(rate > 0.0 && rate <= 1.0) {
+            return Err(format!("finetune_learning_rate = {rate}: must be positive and at most 1"));
         }
+        validate_ppo(&self.ppo).map_err(|error| error.to_string())
     }
 }
 
@@ -228,12 +235,18 @@ pub fn seed(
     fs::create_dir_all(&place).map_err(|error| ControlFrontError::Folder { path: place, error })?;
     let policy =
         |agent: Agent, beginning| Policy { env: config.env.clone(), ppo: config.ppo.clone(), beginning, agent };
-    let start = policy(pretrained(config, seed, device), None);
+    let start = policy(pretrained(config, seed, device)?, None);
     let beginning = folder.join(policies.join("beginning.safetensors"));
     start.save(&beginning)?;
     let fingerprint = start.fingerprint();
     let start = start.agent;
-    let measure = |agent: &Agent| returns(agent, &config.env, tastes, config.episodes, seed);
+    let measure = |agent: &Agent| -> Result<[f64; 2], NotFinite> {
+        let found = returns(agent, &config.env, tastes, config.episodes, seed);
+        let what = |taste: usize| format!("the mean return by the taste '{}' in {}", tastes[taste].name, config.env);
+        let advice = "the policy drives the environment out of what can be computed; try smaller learning rates";
+        NotFinite::check(found, what, || format!("the measuring of seed {seed}"), advice)?;
+        Ok(found)
+    };
     let keep = |weights: [f64; 2], agent: &Agent| -> Result<PathBuf, ControlFrontError> {
         let file = policies.join(format!("{:.4}-{:.4}.safetensors", weights[0], weights[1]));
         policy(agent.clone(), Some(fingerprint.clone())).save(&folder.join(&file))?;
@@ -245,23 +258,23 @@ pub fn seed(
     };
 
     // The ends, and what a policy between them is trained on: a reward for every step of a rollout.
-    let between: Box<dyn Fn([f64; 2]) -> (Agent, f64) + '_>;
-    let ends: [(Agent, f64); 2];
+    let between: Between<'_>;
+    let ends: [(Agent, Option<f64>); 2];
     if config.labels == 0 {
         // So that weights compare like with like: a step's reward by each taste in standard deviations of the beginning's.
         let scales = deviations(config, &start, tastes, seed);
         let start = start.clone();
         between = Box::new(move |weights| {
-            let clock = Clock::start(0.0, 0.0);
+            let clock = Clock::new();
             let reward = |step: &Judged<'_>| (0..2).map(|i| weights[i] * (tastes[i].reward)(step) / scales[i]).sum();
             let judge = |_: &Agent, rollout: &Rollout| judged(rollout, &reward);
-            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge);
-            (agent, told(weights, &clock))
+            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge)?;
+            Ok((agent, told(weights, &clock)))
         });
-        ends = [between([1.0, 0.0]), between([0.0, 1.0])];
+        ends = [between([1.0, 0.0])?, between([0.0, 1.0])?];
     } else {
-        let lesson = |taste: usize| -> Result<(Agent, Ensemble, RewardConfig, f64), ControlFrontError> {
-            let clock = Clock::start(0.0, 0.0);
+        let lesson = |taste: usize| -> Result<(Agent, Ensemble, RewardConfig, Option<f64>), ControlFrontError> {
+            let clock = Clock::new();
             let (agent, ensemble, rewards) = taught(config, &tastes[taste], &beginning, seed, device)?;
             let weights = if taste == 0 { [1.0, 0.0] } else { [0.0, 1.0] };
             Ok((agent, ensemble, rewards, told(weights, &clock)))
@@ -270,7 +283,7 @@ pub fn seed(
         ends = [(one.0, one.3), (other.0, other.3)];
         let (learned, start) = ([(one.1, one.2), (other.1, other.2)], start.clone());
         between = Box::new(move |weights| {
-            let clock = Clock::start(0.0, 0.0);
+            let clock = Clock::new();
             // Learned rewards have one standard deviation already.
             let judge = |agent: &Agent, rollout: &Rollout| {
                 let actions = agent.head.features(&rollout.actions);
@@ -281,35 +294,35 @@ pub fn seed(
                 }
                 sums
             };
-            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge);
-            (agent, told(weights, &clock))
+            let agent = finetuned(config, &start, &format!("{:.4}", weights[0]), seed, &judge)?;
+            Ok((agent, told(weights, &clock)))
         });
     }
 
     let mut points = Vec::new();
     let files = [keep([1.0, 0.0], &ends[0].0)?, keep([0.0, 1.0], &ends[1].0)?];
-    let soup_cpu_seconds = ends.iter().map(|(_, cpu)| cpu).sum();
+    let soup_cpu_seconds: Option<f64> = ends.iter().map(|(_, cpu)| *cpu).sum();
     let mut morl_cpu_seconds = soup_cpu_seconds;
     for i in 0..=config.mix_steps {
         let share = i as f64 / config.mix_steps as f64;
         let weights = [share, 1.0 - share];
         let soup = mixed(&[&ends[0].0, &ends[1].0], &weights);
-        let found = measure(&soup);
+        let found = measure(&soup)?;
         points.push(ControlPoint { method: ControlMethod::Soup, weights, returns: found, policies: files.to_vec() });
         if config.morl {
             let (returns, file) = match i {
                 0 => (found, files[1].clone()),
                 end if end == config.mix_steps => (found, files[0].clone()),
                 _ => {
-                    let (agent, cpu) = between(weights);
-                    morl_cpu_seconds += cpu;
-                    (measure(&agent), keep(weights, &agent)?)
+                    let (agent, cpu) = between(weights)?;
+                    morl_cpu_seconds = morl_cpu_seconds.zip(cpu).map(|(sum, cpu)| sum + cpu);
+                    (measure(&agent)?, keep(weights, &agent)?)
                 }
             };
             points.push(ControlPoint { method: ControlMethod::Morl, weights, returns, policies: vec![file] });
         }
     }
-    Ok(ControlSeed { seed, start: measure(&start), points, soup_cpu_seconds, morl_cpu_seconds })
+    Ok(ControlSeed { seed, start: measure(&start)?, points, soup_cpu_seconds, morl_cpu_seconds })
 }
 
 /// What the methods come to over all seeds.
@@ -328,8 +341,8 @@ pub fn table(config: &ControlFrontConfig, seeds: &[ControlSeed]) -> Vec<ControlR
                 .count();
             (covered(&own, &ends), free, above)
         };
-        let found: Vec<(f64, usize, usize)> = seeds.iter().map(of_seed).collect();
-        let volumes: Vec<f64> = found.iter().map(|(volume, ..)| *volume).collect();
+        let found: Vec<(Option<f64>, usize, usize)> = seeds.iter().map(of_seed).collect();
+        let volumes: Option<Vec<f64>> = found.iter().map(|(volume, ..)| *volume).collect();
         let trainings = if method == ControlMethod::Soup { 2 } else { config.mix_steps + 1 };
         let cpu = |seed: &ControlSeed| match method {
             ControlMethod::Soup => seed.soup_cpu_seconds,
@@ -337,52 +350,64 @@ pub fn table(config: &ControlFrontConfig, seeds: &[ControlSeed]) -> Vec<ControlR
         };
         ControlRow {
             method,
-            volume: interquartile_mean(&volumes),
-            interval: bootstrap_interval(&volumes, interquartile_mean, 0.95, &mut stream(0, "control-front", 0)),
+            volume: volumes.as_deref().map(interquartile_mean),
+            interval: volumes.and_then(|volumes| {
+                bootstrap_interval(&volumes, interquartile_mean, 0.95, &mut stream(0, "control-front", 0))
+            }),
             not_dominated: found.iter().map(|(_, free, _)| *free).collect(),
             above_chord: found.iter().map(|(.., above)| *above).collect(),
             trainings,
             env_steps: trainings * config.finetune_steps,
-            cpu_seconds: seeds.iter().map(cpu).sum::<f64>() / seeds.len() as f64,
+            cpu_seconds: seeds.iter().map(cpu).sum::<Option<f64>>().map(|sum| sum / seeds.len() as f64),
         }
     };
     methods.into_iter().map(row).collect()
 }
 
-/// Share of the box between the ends that the points cover.
-fn covered(points: &[&ControlPoint], ends: &[Vec<f64>; 2]) -> f64 {
+/// Share of the box between the ends that the points cover; `None` where it has no area.
+fn covered(points: &[&ControlPoint], ends: &[Vec<f64>; 2]) -> Option<f64> {
     let least = [0, 1].map(|i| ends[0][i].min(ends[1][i]));
     let sides = [0, 1].map(|i| (ends[0][i] - ends[1][i]).abs());
     let all: Vec<Vec<f64>> = points.iter().map(|point| point.returns.to_vec()).collect();
-    hypervolume(&all, &least) / (sides[0] * sides[1])
+    let area = sides[0] * sides[1];
+    (area > 0.0).then(|| hypervolume(&all, &least) / area)
 }
 
 // ----------------------------------------------------------------------------------------------------------- training
+
+/// A policy for these weights, and the CPU seconds that it took.
+type Between<'a> = Box<dyn Fn([f64; 2]) -> Result<(Agent, Option<f64>), ControlFrontError> + 'a>;
 
 /// Rewards of a rollout's steps, `[envs, steps]`, environment-major.
 type Judge<'a> = &'a dyn Fn(&Agent, &Rollout) -> Vec<f64>;
 
 /// The common beginning: PPO on the task's own reward.
-fn pretrained(config: &ControlFrontConfig, seed: u64, device: &Device) -> Agent {
+fn pretrained(config: &ControlFrontConfig, seed: u64, device: &Device) -> Result<Agent, NotFinite> {
     let envs = envs(config, "pretrain", seed);
     let spec = envs.spec();
     let mut agent = Agent::new(&config.ppo, &spec.observation, &spec.action, seed, device);
     train(config, &mut agent, envs, "pretrain", seed, config.pretrain_steps, true, &|_, rollout| {
         rollout.true_rewards.clone()
-    });
-    agent
+    })?;
+    Ok(agent)
 }
 
 /// PPO from the beginning on another reward; its observation statistics stay.
-fn finetuned(config: &ControlFrontConfig, start: &Agent, name: &str, seed: u64, judge: Judge<'_>) -> Agent {
+fn finetuned(
+    config: &ControlFrontConfig,
+    start: &Agent,
+    name: &str,
+    seed: u64,
+    judge: Judge<'_>,
+) -> Result<Agent, NotFinite> {
     let mut agent = start.clone();
     agent.optimizer = Adam::new(AdamConfig::default());
     let tuning = ControlFrontConfig {
         ppo: PpoConfig { learning_rate: config.finetune_learning_rate, ..config.ppo.clone() },
         ..config.clone()
     };
-    train(&tuning, &mut agent, envs(config, name, seed), name, seed, config.finetune_steps, false, judge);
-    agent
+    train(&tuning, &mut agent, envs(config, name, seed), name, seed, config.finetune_steps, false, judge)?;
+    Ok(agent)
 }
 
 /// Fine-tuned by a teacher of this taste: the loop of [`crate::drlhp`] in the taste's environment, whose reward the teacher
@@ -421,23 +446,39 @@ fn train(
     steps: usize,
     learns_statistics: bool,
     judge: Judge<'_>,
-) {
+) -> Result<(), NotFinite> {
     let ppo = &config.ppo;
     let iterations = steps.div_ceil(ppo.envs * ppo.rollout_steps);
     let mut scaler = ReturnScaler::new(ppo.envs);
     for iteration in 0..iterations {
         let rng = |what: &str| stream(seed, &format!("front-{name}-{what}"), iteration as u64);
         let rollout = ppo::collect(Some(agent), &agent.head, &mut envs, ppo.rollout_steps, &mut rng("actions"));
+        let wrong = |(what, found): (String, f64)| NotFinite {
+            what,
+            found,
+            at: format!("iteration {} of the training '{name}' of seed {seed}", iteration + 1),
+            advice: "the policy has diverged; try a smaller ppo.learning_rate or finetune_learning_rate",
+        };
+        if let Some(found) = rollout.not_finite(&config.env) {
+            return Err(wrong(found));
+        }
         let mut rewards = judge(agent, &rollout);
+        if let Some((_, found)) = finite::first(rewards.iter().copied()) {
+            return Err(wrong(("the reward that the policy is trained on".to_owned(), found)));
+        }
         if ppo.scale_rewards {
             scaler.scale(&mut rewards, &rollout.done, ppo.gamma);
         }
         let progress = iteration as f64 / iterations as f64;
-        let _ = ppo::update(agent, ppo, &rollout, &rewards, progress, &mut rng("minibatches"));
+        let updated = ppo::update(agent, ppo, &rollout, &rewards, progress, &mut rng("minibatches"));
+        if let Some((what, found)) = updated.not_finite() {
+            return Err(wrong((format!("the {what} of PPO's update"), found)));
+        }
         if learns_statistics && ppo.normalize_observations {
             agent.observations.update(&rollout.observations);
         }
     }
+    Ok(())
 }
 
 /// Rewards of a rollout's steps.
@@ -549,7 +590,7 @@ mod tests {
             assert!(found.points.iter().all(|point| (-500.0..=0.0).contains(&point.returns[1])), "{env}");
             let rows = table(&config, std::slice::from_ref(&found));
             assert_eq!((rows[0].trainings, rows[1].trainings), (2, 5));
-            assert!(rows[0].not_dominated[0] <= 3 && rows[0].volume.is_finite());
+            assert!(rows[0].not_dominated[0] <= 3 && rows[0].volume.unwrap().is_finite());
             // The same again, to the bit.
             let again = seed(&config, 3, folder.path(), &Device::flex(), &|_| ()).unwrap();
             assert_eq!(again.points, found.points);
@@ -572,7 +613,7 @@ mod tests {
     #[test]
     fn a_soup_is_between_its_ends_and_judged_as_evaluation_judges() {
         let config = small("reacher");
-        let (a, b) = (pretrained(&config, 1, &Device::flex()), pretrained(&config, 2, &Device::flex()));
+        let [a, b] = [1, 2].map(|seed| pretrained(&config, seed, &Device::flex()).unwrap());
         let weights = |agent: &crate::rl::ppo::Agent| to_host(agent.parameters.clone().inner());
         let half = mixed(&[&a, &b], &[0.25, 0.75]);
         for ((mixed, a), b) in weights(&half).iter().zip(weights(&a)).zip(weights(&b)) {

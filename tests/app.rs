@@ -22,7 +22,7 @@ fn window(options: Options) -> Harness<'static, App> {
 
 fn teaching(folder: &Path, labels: usize) -> Options {
     let start = Some((lesson::short_lesson(labels), folder.join("run")));
-    Options { start, runs: folder.to_owned(), ..Options::default() }
+    Options { start, runs: folder.to_owned(), least_seconds: Some(0.0), ..Options::default() }
 }
 
 /// Draws frames until something with this in its name is there.
@@ -42,7 +42,8 @@ fn events(folder: &Path) -> Vec<Event> {
 #[test]
 fn two_clicks_from_the_start_to_a_moving_agent() {
     let folder = tempfile::tempdir().unwrap();
-    let mut harness = window(Options { runs: folder.path().to_owned(), ..Options::default() });
+    let mut harness =
+        window(Options { runs: folder.path().to_owned(), least_seconds: Some(0.0), ..Options::default() });
     harness.step();
     harness.get_by_label("Watch cartpole").click();
     harness.step();
@@ -107,6 +108,83 @@ fn answers_by_keyboard_and_mouse_reach_the_ledger_and_can_be_taken_back() {
         panic!("{events:?}")
     };
     assert_eq!((answer.label, *query, *again, *label), (Label::Second, answer.query, answer.query, Label::First));
+}
+
+/// Issue 28, D: answers within a millisecond were counted.
+#[test]
+fn a_key_that_comes_before_a_pair_can_have_been_seen_is_no_answer_and_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut harness = window(Options { least_seconds: None, ..teaching(folder.path(), 24) });
+    until(&mut harness, "Why this pair");
+    // The setting is there to be seen and changed.
+    assert!(harness.query_all_by_label_contains("Answers count after").next().is_some());
+    let said = "came before you can have seen this one";
+    for count in 1..=3 {
+        std::thread::sleep(Duration::from_millis(250));
+        harness.key_press(Key::ArrowLeft);
+        // Hammering on the key answers this one, and none of those that come after it.
+        for _ in 0..3 {
+            harness.step();
+            harness.key_press(Key::ArrowLeft);
+            harness.key_press(Key::ArrowUp);
+        }
+        until(&mut harness, &format!("{count} of 24 ·"));
+        until(&mut harness, "Why this pair");
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(60) {
+            harness.key_press(Key::ArrowRight);
+            harness.step();
+        }
+        until(&mut harness, said);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    harness.step();
+    let given: Vec<Label> = answers(&events(folder.path())).iter().map(|answer| answer.label).collect();
+    assert_eq!(given, [Label::First; 3]);
+    assert!(answers(&events(folder.path())).iter().all(|answer| answer.seconds.unwrap() >= 0.2));
+}
+
+/// Issue 28, D.
+#[test]
+fn a_pair_undone_is_shown_again_when_the_run_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut harness = window(teaching(folder.path(), 24));
+    answer(&mut harness, 0, 4, 24);
+    harness.key_press(Key::Z);
+    harness.step();
+    until(&mut harness, "Why this pair");
+    let began = Instant::now();
+    while !matches!(events(folder.path()).last(), Some(Event::Undo { .. })) {
+        assert!(began.elapsed() < Duration::from_secs(60), "nothing was undone");
+        harness.step();
+    }
+    let Some(&Event::Undo { query, .. }) = events(folder.path()).last() else { panic!("the case") };
+    drop(harness);
+
+    let options = Options { start: None, run: Some(folder.path().join("run")), ..teaching(folder.path(), 24) };
+    let mut harness = window(options);
+    until(&mut harness, "Why this pair");
+    harness.key_press(Key::ArrowDown);
+    let began = Instant::now();
+    while !matches!(events(folder.path()).last(), Some(Event::Relabel { .. })) {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it was not asked again: {:?}",
+            events(folder.path()).last()
+        );
+        harness.step();
+    }
+    let Some(Event::Relabel { query: again, label, .. }) = events(folder.path()).pop() else { panic!("the case") };
+    assert_eq!((again, label), (query, Label::Skip));
+    // "Can't tell" is the last word: a new pair is next.
+    harness.run_steps(2);
+    until(&mut harness, "Why this pair");
+    harness.key_press(Key::ArrowLeft);
+    let began = Instant::now();
+    while !matches!(events(folder.path()).last(), Some(Event::Answer(_))) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", events(folder.path()).last());
+        harness.step();
+    }
 }
 
 /// To the first frame, by key.
@@ -188,7 +266,9 @@ fn an_answer_can_be_seen_again_changed_and_branched_at() {
     answer(&mut harness, 5, 7, 20);
 
     let old = events(folder.path());
-    let [.., Event::Relabel { query: 4, label: Label::Equal, .. }, Event::Undo { query: 4, .. }] = &old[..] else {
+    let [.., Event::Relabel { query: 4, label: Label::Equal, .. }, Event::Relabel { query: 4, label: Label::Skip, .. }] =
+        &old[..]
+    else {
         panic!("{old:?}")
     };
     let new = read_events_unchecked(&folder.path().join("run-at-5").join("labels.jsonl")).unwrap();
@@ -239,7 +319,12 @@ fn past_runs_are_compared_exported_opened_and_deleted() {
         pairwise::run::train(config, &path, &device, &false.into(), &mut |_, _| {}).unwrap();
     }
     let exists = |name: &str| folder.path().join(name).exists();
-    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Runs), ..Options::default() };
+    let options = Options {
+        runs: folder.path().to_owned(),
+        panel: Some(Panel::Runs),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options);
     for run in ["Compare run-0", "Compare run-1"] {
         until(&mut harness, run);
@@ -322,7 +407,12 @@ fn small_front(folder: &Path) {
 #[test]
 fn a_slider_mixes_policies_and_the_mix_can_be_saved() {
     let runs = tempfile::tempdir().unwrap();
-    let options = Options { runs: runs.path().to_owned(), panel: Some(Panel::Mix), ..Options::default() };
+    let options = Options {
+        runs: runs.path().to_owned(),
+        panel: Some(Panel::Mix),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options.clone());
     until(&mut harness, "There is no front here yet");
     small_front(&runs.path().join("front-reacher"));
@@ -401,7 +491,8 @@ fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
     small_set(&set, 4);
-    let options = Options { runs: runs.clone(), panel: Some(Panel::Check), ..Options::default() };
+    let options =
+        Options { runs: runs.clone(), panel: Some(Panel::Check), least_seconds: Some(0.0), ..Options::default() };
     let mut harness = window(options);
     until(&mut harness, "Write your name");
     write(&mut harness, "Your name", "Ann");
@@ -514,7 +605,8 @@ fn keys_of_one_frame_answer_only_the_question_that_was_seen() {
     let folder = tempfile::tempdir().unwrap();
     let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
     small_set(&set, 4);
-    let options = Options { runs: runs.clone(), panel: Some(Panel::Check), ..Options::default() };
+    let options =
+        Options { runs: runs.clone(), panel: Some(Panel::Check), least_seconds: Some(0.0), ..Options::default() };
     let mut harness = window(options);
     until(&mut harness, "Write your name");
     write(&mut harness, "Your name", "Ann");
@@ -543,7 +635,12 @@ fn keys_of_one_frame_answer_only_the_question_that_was_seen() {
 #[test]
 fn what_cannot_be_checked_is_said_and_the_form_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { runs: folder.path().join("runs"), panel: Some(Panel::Check), ..Options::default() };
+    let options = Options {
+        runs: folder.path().join("runs"),
+        panel: Some(Panel::Check),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options);
     until(&mut harness, "There are none yet. Name a set");
     write(&mut harness, "Your name", "Ann");

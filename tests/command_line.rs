@@ -47,6 +47,28 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["envs", "rollout", "CartPole-v1", "--state", "[1,2]", "--actions", "actions.json"], "4 values"),
     (&["envs", "rollout", "CartPole-v1", "--state", "zero", "--actions", "actions.json"], "--state"),
     (&["envs", "rollout", "CartPole-v1", "--state", "[0,0,0,0]", "--actions", "actions.json"], "action 1"),
+    (
+        &["envs", "rollout", "Acrobot-v1", "--state", "[1e18,0,0,0]", "--actions", "actions.json"],
+        "theta1 [rad], 0 hangs = 1e18",
+    ),
+    (
+        &["envs", "rollout", "acrobot", "--state", "[0,-1e18,0,0]", "--actions", "actions.json"],
+        "theta2 [rad], relative = -1e18",
+    ),
+    (&["envs", "rollout", "pendulum", "--state", "[1e18,0]", "--actions", "actions.json"], "between -1e6 and 1e6"),
+    (
+        &["envs", "rollout", "inverted-pendulum", "--state", "[0,0,0,1e18]", "--actions", "actions.json"],
+        "theta' [rad/s] = 1e18",
+    ),
+    (&["envs", "rollout", "pendulum", "--state", "[1e999,0]", "--actions", "actions.json"], "--state"),
+    (&["train", "pendulum", "--set", "reward_model.likelihood.temperature=1e-40"], "temperature = 0.0000"),
+    (&["train", "pendulum", "--set", "reward_model.likelihood.temperature=inf"], "temperature = inf"),
+    (&["train", "pendulum", "--set", "preferences.teacher.beta=1e300"], "beta"),
+    (&["train", "pendulum", "--set", "reward_model.l2=-inf"], "reward_model.l2 = -inf"),
+    (&["front", "pendulum", "--set", "ppo.gamma=nan"], "ppo.gamma = NaN"),
+    (&["front", "pendulum", "--set", "finetune_learning_rate=inf"], "finetune_learning_rate = inf"),
+    (&["app", "--least-seconds", "nan"], "--least-seconds NaN"),
+    (&["app", "--least-seconds", "-1"], "--least-seconds -1"),
     (&["train", "pendulum", "--init", "absent"], "init = absent: "),
     (&["soup", "absent"], "2 values required"),
     (&["soup", "absent", "other", "--weights", "0.5"], "--weights: there are 1 for 2 runs"),
@@ -235,6 +257,107 @@ fn damaged_runs_are_refused_by_name() {
     }
 }
 
+/// Issue 28, B1: the run stops, says which quantity of what at which step, and keeps what was good.
+#[test]
+fn a_run_that_diverges_fails_with_the_quantity_and_the_last_good_checkpoint() {
+    use pairwise::run::archive::Archive;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    train(folder.path(), "run", &[]);
+    let run = folder.path().join("run");
+    fs::remove_file(run.join("summary.json")).expect("it was finished");
+    fs::remove_file(run.join("checkpoints/iteration-000004.safetensors")).expect("written");
+    // The largest number there is: the next values are not finite.
+    let newest = run.join("checkpoints/iteration-000003.safetensors");
+    let mut archive = Archive::load(&newest).expect("a checkpoint");
+    archive.put_f32("value.layers.2.bias", &[1, 1, 1], &[f32::MAX]);
+    archive.put_f32("value.layers.2.weight", &[1, 64, 1], &[f32::MAX; 64]);
+    archive.save(&newest).expect("writable");
+    let output = pairwise(folder.path(), &["resume", "run"]);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let last = message.lines().last().expect("an error");
+    assert!(last.starts_with("error: the ") && last.contains(" at iteration 4 (environment step 3000)"), "{last}");
+    assert!(last.contains("is NaN") || last.contains("is inf") || last.contains("is -inf"), "{last}");
+    let (_, kept) = last.rsplit_once("The last good checkpoint is ").expect("it says what is kept");
+    assert_eq!(folder.path().join(kept), newest);
+    assert!(!run.join("summary.json").exists() && !run.join("checkpoints/iteration-000004.safetensors").exists());
+    // Whatever was written can be read, and is finite.
+    for line in fs::read_to_string(run.join("metrics.jsonl")).expect("written").lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert!(!line.to_string().contains("null"), "{line}");
+    }
+    let again = pairwise(folder.path(), &["resume", "run"]);
+    assert_eq!(
+        (again.status.code(), stderr(&again).lines().last()),
+        (Some(1), Some(last)),
+        "the same bits, the same end"
+    );
+}
+
+/// Issue 28, B4.
+#[test]
+fn a_run_in_which_nothing_is_answered_fails_before_it_trains() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // Episodes end within the random steps, so that the teacher knows what is usual, and wants ten times that.
+    let never = ["--set", "preferences.teacher.skip=10"];
+    let arguments = [&["train", "pendulum", "--out", "run"], SMALL, &never].concat();
+    let output = pairwise(folder.path(), &arguments);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("none of the 6 questions asked by iteration 1"), "{message}");
+    assert!(message.contains("no reward to train the agent on"), "{message}");
+}
+
+/// Issue 28, found/robust: a checkpoint with one NaN in its arrays was resumed and never ended.
+#[test]
+fn a_checkpoint_with_a_number_that_is_none_is_named_and_the_one_before_is_taken() {
+    use pairwise::run::archive::Archive;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let summary = train(folder.path(), "run", &[]);
+    let run = folder.path().join("run");
+    fs::remove_file(run.join("summary.json")).expect("it was finished");
+    let newest = run.join("checkpoints/iteration-000004.safetensors");
+    let good = fs::read(&newest).expect("written");
+    let arrays = [
+        "policy.0.weight",
+        "reward.1.0.bias",
+        "observations.mean",
+        "scaler.squares",
+        "recent.0.true_rewards",
+        "l2",
+        "segments.observations",
+        "agent.adam.0.second",
+        "scales",
+        "envs.states",
+    ];
+    let mut tried = 0;
+    for name in arrays {
+        fs::write(&newest, &good).expect("writable");
+        let mut archive = Archive::load(&newest).expect("a checkpoint");
+        if let Ok(mut values) = archive.f32_any(name) {
+            values[0] = f32::NAN;
+            archive.put_f32(name, &[values.len()], &values);
+        } else if let Ok(mut values) = archive.f64_any(name) {
+            values[0] = f64::INFINITY;
+            archive.put_f64(name, &[values.len()], &values);
+        } else {
+            continue;
+        }
+        tried += 1;
+        archive.save(&newest).expect("writable");
+        let output = pairwise(folder.path(), &["resume", "run", "--json"]);
+        let message = stderr(&output);
+        assert!(output.status.success(), "{name}: {message}");
+        assert!(message.contains(&format!("array '{name}' holds ")), "{name}: {message}");
+        assert!(message.contains("iteration-000004.safetensors") && message.contains("the one before it"), "{message}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let again: Value = serde_json::from_str(stdout.lines().last().expect("a summary")).expect("JSON");
+        assert_eq!(again["weights_sha256"], summary["weights_sha256"], "{name}");
+        fs::remove_file(run.join("summary.json")).expect("it was finished");
+    }
+    assert!(tried >= 8, "{tried} of the arrays are there");
+}
+
 #[test]
 fn environments_are_listed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -402,7 +525,10 @@ const REFUSED_LM: &[(&[&str], &str)] = &[
     (&["sft", "--data", "rows.jsonl"], "model: none is given (--model FOLDER)"),
     (&["sft", "--data", "rows.jsonl", "--model", "absent"], "absent: there is no such folder"),
     (&["sft", "--data", "torn.jsonl", "--model", "base/model"], "torn.jsonl: line 2: field 'completion' is missing"),
-    (&["dpo", "--data", "rows.jsonl", "--model", "base/model", "--beta", "0"], "dpo.loss.beta = 0: must be positive"),
+    (
+        &["dpo", "--data", "rows.jsonl", "--model", "base/model", "--beta", "0"],
+        "dpo.loss.beta = 0: must be between 1e-9 and 1e6",
+    ),
     (&["reward", "--data", "rows.jsonl", "--model", "base/model", "--members", "0"], "reward.members = 0: must be"),
     (&["reward", "--data", "rows.jsonl", "--model", "base/model", "--set", "reward.member=1"], "reward.member = 1"),
     (&["pretrain", "--size", "2k"], "--size 2k: must be 30k, 100k"),

@@ -131,6 +131,43 @@ fn two_hundred_answers_with_mistakes_teach_the_pendulum_to_swing_up() {
     assert!(summary.labels_asked == 200 && summary.true_return_mean >= -250.0, "{summary:?}");
 }
 
+/// Issue 28, D: a pair undone was asked again only until the window was closed.
+#[test]
+fn a_pair_undone_is_open_again_after_a_restart_until_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run");
+    let mut engine = Engine::start(config(24), &path, || {}).unwrap();
+    let given: Vec<u64> = (0..5).map(|_| answer_one(&engine).unwrap().query).collect();
+    assert_eq!(engine.view().undone, Vec::<u64>::new());
+    for query in [given[1], given[3]] {
+        engine.send(Command::Undo { query }).unwrap();
+        until(&engine, |view| view.undone.last() == Some(&query));
+    }
+    // Closed as a window is; opened again it has caught up with the ledger when it asks.
+    for _ in 0..2 {
+        drop(engine);
+        engine = Engine::open(&path, || {}).unwrap();
+        let view = until(&engine, |view| !view.questions.is_empty());
+        assert_eq!(view.undone, [given[1], given[3]]);
+        // Its clips are there to be shown.
+        assert!(view.undone.iter().all(|query| view.answered.iter().any(|pair| pair.query == *query)));
+        assert!(view.undone.iter().all(|query| view.labels[query].label == Label::Skip));
+    }
+    engine.send(Command::Relabel { query: given[3], label: Label::Second }).unwrap();
+    until(&engine, |view| view.undone == [given[1]]);
+    // "Can't tell" is an answer: it is not asked again.
+    engine.send(Command::Relabel { query: given[1], label: Label::Skip }).unwrap();
+    until(&engine, |view| view.undone.is_empty());
+    drop(engine);
+    engine = Engine::open(&path, || {}).unwrap();
+    let view = until(&engine, |view| !view.questions.is_empty());
+    assert_eq!((view.undone.clone(), view.labels[&given[3]].label), (Vec::new(), Label::Second));
+    let hash = finish(&engine);
+    drop(engine);
+    let replay = replayed(&path);
+    assert!(replay.agrees && replay.replayed_sha256 == hash, "{replay:?}");
+}
+
 #[test]
 fn pausing_stops_training_and_a_step_takes_one_iteration() {
     let folder = tempfile::tempdir().unwrap();

@@ -371,6 +371,10 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     let view = wait(&engine, |view| view.phase == Phase::Waiting);
     assert_eq!(view.answered.iter().map(|question| question.query).collect::<Vec<_>>(), given[..4]);
     assert_eq!((view.labels[&given[1]].label, view.labels[&given[2]].label), (Label::Skip, Label::Equal));
+    // What was undone is asked again, also after the restart, until it is answered.
+    assert_eq!(view.undone, [given[1]]);
+    engine.send(Command::Relabel { query: given[1], label: Label::First }).unwrap();
+    wait(&engine, |view| view.undone.is_empty());
     engine.close();
 
     // Without its checkpoints everything is repeated from the ledger.
@@ -431,7 +435,12 @@ fn completions_are_compared_by_keyboard_and_mouse_and_the_model_is_seen_to_chang
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session");
     create(&path, &lesson(&model(folder.path(), 60))).unwrap();
-    let options = Options { run: Some(path.clone()), runs: folder.path().to_owned(), ..Options::default() };
+    let options = Options {
+        run: Some(path.clone()),
+        runs: folder.path().to_owned(),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options);
     until(&mut harness, "Which completion is better?");
     let mut expected = Vec::new();
@@ -517,10 +526,59 @@ fn completions_are_compared_by_keyboard_and_mouse_and_the_model_is_seen_to_chang
     until(&mut harness, "11 answered");
 }
 
+/// Issue 28, D.
+#[test]
+fn keys_before_a_pair_can_have_been_seen_do_not_answer_and_a_pair_undone_comes_again_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session");
+    create(&path, &lesson(&model(folder.path(), 60))).unwrap();
+    let options = || Options { run: Some(path.clone()), runs: folder.path().to_owned(), ..Options::default() };
+    let events = || read_events_unchecked(&path.join("labels.jsonl")).unwrap();
+    let mut harness = window(options());
+    until(&mut harness, "Which completion is better?");
+    for count in 1..=2 {
+        std::thread::sleep(Duration::from_millis(250));
+        harness.key_press(Key::ArrowLeft);
+        until(&mut harness, &format!("{count} answered"));
+        until(&mut harness, "Left completion");
+        harness.key_press(Key::ArrowRight);
+        harness.step();
+        until(&mut harness, "came before you can have seen this one");
+    }
+    assert_eq!(answers(&events()).iter().map(|answer| answer.label).collect::<Vec<_>>(), [Label::First; 2]);
+    harness.key_press(Key::Z);
+    let began = Instant::now();
+    while !matches!(events().last(), Some(Event::Undo { .. })) {
+        assert!(began.elapsed() < Duration::from_secs(60), "nothing was undone");
+        harness.step();
+    }
+    drop(harness);
+
+    let mut harness = window(options());
+    until(&mut harness, "Which completion is better?");
+    std::thread::sleep(Duration::from_millis(250));
+    harness.key_press(Key::ArrowUp);
+    let began = Instant::now();
+    while !matches!(events().last(), Some(Event::Relabel { .. })) {
+        assert!(began.elapsed() < Duration::from_secs(60), "it was not asked again: {:?}", events().last());
+        harness.step();
+    }
+    let [.., Event::Undo { query, .. }, Event::Relabel { query: again, label: Label::Equal, .. }] = &events()[..]
+    else {
+        panic!("{:?}", events())
+    };
+    assert_eq!(query, again);
+}
+
 #[test]
 fn without_a_model_a_small_one_is_trained_and_taught() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Language), ..Options::default() };
+    let options = Options {
+        runs: folder.path().to_owned(),
+        panel: Some(Panel::Language),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options);
     until(&mut harness, "There are none yet");
     harness.get_by_label("Frontier").click();
@@ -548,7 +606,7 @@ fn without_a_model_a_small_one_is_trained_and_taught() {
 #[test]
 fn a_frontier_is_found_and_shown_beside_a_session() {
     let folder = tempfile::tempdir().unwrap();
-    let estimate = |mean: f64| Estimate { mean, error: 0.01 };
+    let estimate = |mean: f64| Estimate { mean, error: Some(0.01) };
     let point = |seed: u64, kl: f64, gold: f64| Point {
         method: Method::Dpo,
         setting: 0.1,
@@ -576,7 +634,12 @@ fn a_frontier_is_found_and_shown_beside_a_session() {
     assert!(curve.iter().all(|&(x, y)| (y - if x < 3.0 { 0.3 } else { 0.45 }).abs() < 1e-12), "{curve:?}");
     assert!(Arc::ptr_eq(&look(folder.path(), &shelf).frontiers[0], &shelf.frontiers[0]), "read once");
 
-    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Language), ..Options::default() };
+    let options = Options {
+        runs: folder.path().to_owned(),
+        panel: Some(Panel::Language),
+        least_seconds: Some(0.0),
+        ..Options::default()
+    };
     let mut harness = window(options);
     until(&mut harness, "Frontier");
     harness.get_by_label("Frontier").click();

@@ -106,7 +106,7 @@ struct Program {
 impl Program {
     fn start(screen: &Screen, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_pairwise"))
-            .args(["app", "--narrate", "--size", "1280x800", "--theme", "light"])
+            .args(["app", "--narrate", "--least-seconds", "0", "--size", "1280x800", "--theme", "light"])
             .args(arguments)
             .env("DISPLAY", &screen.display)
             .env("LIBGL_ALWAYS_SOFTWARE", "1")

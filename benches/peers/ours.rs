@@ -90,7 +90,7 @@ fn reward_fit(seconds: f64) -> Value {
     let steps = (10 * examples.len()).div_ceil(config.batch_size);
     let pairs = (steps * config.batch_size) as f64;
     let one = || {
-        black_box(fit(&mut ensemble, &config, &examples, steps, 0, 0));
+        black_box(fit(&mut ensemble, &config, &examples, steps, 0, 0)).expect("the examples can be fitted");
     };
     json!(rounds(seconds, 1, one).map(|s| pairs / s).collect::<Vec<_>>())
 }

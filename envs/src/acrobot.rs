@@ -8,7 +8,7 @@ use rand::RngExt as _;
 
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, discrete, rk4};
+use crate::task::{Dynamics, SAVED_EXTRA, discrete, rk4, wrap_by_turns};
 
 /// Seconds of one Runge-Kutta step.
 const DT: f64 = 0.2;
@@ -79,13 +79,7 @@ fn advance(state: &mut [f64; 4], action: Action<'_>) -> [f64; 2] {
     let torque = discrete(action, 3) as f64 - 1.0;
     *state = rk4(state, DT, |s| derivative(s, torque));
     for angle in &mut state[..2] {
-        // Gymnasium's wrap keeps +π, unlike a remainder.
-        while *angle > PI {
-            *angle -= 2.0 * PI;
-        }
-        while *angle < -PI {
-            *angle += 2.0 * PI;
-        }
+        *angle = wrap_by_turns(*angle);
     }
     for (speed, max) in state[2..].iter_mut().zip(MAX_SPEED) {
         *speed = speed.clamp(-max, max);

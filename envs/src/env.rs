@@ -11,7 +11,10 @@ pub type Rng = Xoshiro256PlusPlus;
 ///
 /// Semantics are Gymnasium's: `terminated` says that the task itself ended (no value beyond it), `truncated` that
 /// the time limit cut it off (its value goes on). Neither resets by itself; [`crate::VecEnv`] does that.
-/// Stepping, observing and saving never allocate.
+/// Stepping, observing and saving never allocate, and take the same time for every state.
+///
+/// A state that is driven so far that it overflows becomes infinite or NaN, and so do what is observed and the reward:
+/// whoever steps has to look, and to stop there.
 pub trait Env: Send {
     /// Fixed facts about the task.
     fn spec(&self) -> &'static EnvSpec;
@@ -47,7 +50,8 @@ pub trait Env: Send {
     /// - `state`: `[spec.saved_len]` or `[spec.state.len()]`
     ///
     /// # Errors
-    /// [`StateError`] when the length is neither, or a value is not finite.
+    /// [`StateError`] when the length is neither, a value is not finite, or a physical variable is beyond
+    /// [`LARGEST_STATE`]. The present state stays then.
     fn load(&mut self, state: &[f64]) -> Result<(), StateError>;
 
     /// Draws the present state as shapes in world coordinates (metres, y up).
@@ -114,6 +118,10 @@ pub struct Step {
     pub truncated: bool,
 }
 
+/// Largest magnitude of a physical variable that [`Env::load`] takes: a thousand times what the tasks themselves come to,
+/// and small enough that one step cannot overflow.
+pub const LARGEST_STATE: f64 = 1e6;
+
 /// A state that does not fit the environment.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StateError {
@@ -139,12 +147,37 @@ pub enum StateError {
         /// What was found.
         value: f64,
     },
+    /// A value that no motion of the task leads to.
+    #[error("{id}: {name} = {value:e}: every physical variable must be between -1e6 and 1e6")]
+    TooLarge {
+        /// Environment.
+        id: &'static str,
+        /// Name of the variable.
+        name: &'static str,
+        /// What was found.
+        value: f64,
+    },
     /// An environment of another library that keeps its state to itself.
     #[error("{id}: this environment cannot be set to a state")]
     Unsupported {
         /// Environment.
         id: &'static str,
     },
+}
+
+impl StateError {
+    /// The same error of an environment that stands for another.
+    pub(crate) fn of(mut self, own: &'static str) -> Self {
+        match &mut self {
+            Self::Length { id, .. }
+            | Self::NotFinite { id, .. }
+            | Self::TooLarge { id, .. }
+            | Self::Unsupported { id } => {
+                *id = own;
+            }
+        }
+        self
+    }
 }
 
 impl Space {

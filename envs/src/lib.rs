@@ -21,7 +21,7 @@ mod task;
 mod taste;
 mod vector;
 
-pub use env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
+pub use env::{Action, Env, EnvSpec, LARGEST_STATE, Rng, Space, StateError, Step};
 #[cfg(all(unix, feature = "gymnasium-rs"))]
 pub use gym::{FromGym, Gym};
 pub use raster::{Frame, MAX_SIDE, Palette, RasterError, Rgba, gif, png, render, side_by_side};

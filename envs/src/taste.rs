@@ -156,7 +156,7 @@ impl Env for Tasted {
     }
 
     fn load(&mut self, state: &[f64]) -> Result<(), StateError> {
-        self.task.load(state)
+        self.task.load(state).map_err(|error| error.of(self.spec.id))
     }
 
     fn draw(&self, scene: &mut Scene) {

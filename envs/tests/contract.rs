@@ -74,9 +74,39 @@ fn a_state_of_the_wrong_shape_is_refused_and_changes_nothing() {
     env.load(&[0.1, 0.2, 0.03, 0.4]).expect("four finite numbers");
     assert!(matches!(env.load(&[0.0; 3]), Err(StateError::Length { found: 3, .. })));
     assert!(matches!(env.load(&[0.0, f64::NAN, 0.0, 0.0]), Err(StateError::NotFinite { index: 1, .. })));
+    assert!(matches!(env.load(&[0.0, 0.0, 1e18, 0.0]), Err(StateError::TooLarge { name: "theta [rad]", .. })));
     let mut observation = [0.0; 4];
     env.observe(&mut observation);
     assert_eq!(observation, [0.1, 0.2, 0.03, 0.4]);
+}
+
+/// Issue 28, F5: `acrobot` never ended from 1e18 rad, others gave infinities.
+#[test]
+fn absurd_states_are_refused_by_name_and_the_largest_ones_step_to_an_end() {
+    for spec in specs() {
+        let mut env = make(spec.id).expect("listed");
+        for (i, name) in spec.state.iter().enumerate() {
+            for absurd in [1e18, -1e18, 1.1e6, f64::MAX, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let mut state = vec![0.0; spec.state.len()];
+                state[i] = absurd;
+                let error = env.load(&state).expect_err("no motion leads there").to_string();
+                assert!(error.starts_with(spec.id), "{error}");
+                assert!(!absurd.is_finite() || error.contains(name), "{error}");
+            }
+            for largest in [1e6, -1e6] {
+                let mut state = vec![0.0; spec.state.len()];
+                state[i] = largest;
+                env.load(&state).expect("it is the largest that is taken");
+                let mut observation = vec![0.0; spec.observation.len()];
+                for _ in 0..spec.horizon {
+                    match &spec.action {
+                        Space::Discrete { .. } => env.step(Action::Discrete(1), &mut observation),
+                        Space::Box { high, .. } => env.step(Action::Continuous(high), &mut observation),
+                    };
+                }
+            }
+        }
+    }
 }
 
 #[test]

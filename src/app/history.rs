@@ -134,10 +134,8 @@ fn replay(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, action
             if changed.on_disabled_hover_text("Only a person's answers in a run that goes on can be changed").clicked()
             {
                 let query = pair.query;
-                actions.push(Action::Send(match label {
-                    Label::Skip => Command::Undo { query },
-                    label => Command::Relabel { query, label },
-                }));
+                // "None" is the last word on a pair; one that is undone in the Teach panel is asked again.
+                actions.push(Action::Send(Command::Relabel { query, label }));
             }
         }
     });

@@ -49,6 +49,8 @@ pub struct Options {
     pub theme: Option<Mode>,
     /// The panel to show first, where it can be shown.
     pub panel: Option<Panel>,
+    /// Seconds from a question's appearance in which no answer counts; as last time without.
+    pub least_seconds: Option<f64>,
     /// Size of the window in points; as last time without.
     pub size: Option<[f32; 2]>,
     /// Save a picture of the window to a file after some seconds, and end.
@@ -102,6 +104,8 @@ struct Settings {
     log: bool,
     /// Questions in a new teaching run.
     labels: usize,
+    /// Seconds from a question's appearance in which no answer counts.
+    least_seconds: f64,
 }
 
 /// A run that is open.
@@ -231,12 +235,23 @@ enum Action {
     Tell(String),
 }
 
+/// What nobody can have answered after having seen it: a decision between two takes people a third of a second and more,
+/// and studies of reaction times take answers below a fifth for anticipations (Whelan 2008, The Psychological Record 58).
+const LEAST_SECONDS: f64 = 0.2;
+
+/// Largest setting of that.
+pub(crate) const MOST_LEAST_SECONDS: f64 = 5.0;
+
+/// How long it is said that an answer did not count, seconds.
+const SAID: f64 = 4.0;
+
 /// Frames a second while something moves.
 const FRAMES_PER_SECOND: f64 = 60.0;
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { theme: ThemePreference::System, smoothing: 0.6, log: false, labels: 100 }
+        let (theme, least_seconds) = (ThemePreference::System, LEAST_SECONDS);
+        Self { theme, smoothing: 0.6, log: false, labels: 100, least_seconds }
     }
 }
 
@@ -286,6 +301,13 @@ impl App {
             context.storage.and_then(|storage| eframe::get_value(storage, eframe::APP_KEY)).unwrap_or_default();
         if let Some(mode) = options.theme {
             settings.theme = mode.into();
+        }
+        if let Some(least) = options.least_seconds {
+            settings.least_seconds = least;
+        }
+        // A file that was edited may say anything.
+        if !(0.0..=MOST_LEAST_SECONDS).contains(&settings.least_seconds) {
+            settings.least_seconds = LEAST_SECONDS;
         }
         ctx.set_theme(settings.theme);
         let mut app = Self {
@@ -603,9 +625,16 @@ impl eframe::App for App {
                 self.runs.show(ui, theme, &self.options.runs, open, &mut actions);
             }
             (Panel::Mix, _) => self.mix.show(ui, theme, &self.options.runs, &mut actions),
-            (Panel::Language, _) => self.language.show(ui, theme, &self.options.runs, &mut actions),
-            (Panel::Check, _) => self.check.show(ui, theme, &self.options.runs, &mut actions),
-            (Panel::Teach, Some(session)) => teach::show(ui, theme, session, &mut actions),
+            (Panel::Language, _) => {
+                let least = &mut self.settings.least_seconds;
+                self.language.show(ui, theme, &self.options.runs, least, &mut actions);
+            }
+            (Panel::Check, _) => {
+                self.check.show(ui, theme, &self.options.runs, &mut self.settings.least_seconds, &mut actions);
+            }
+            (Panel::Teach, Some(session)) => {
+                teach::show(ui, theme, session, &mut self.settings.least_seconds, &mut actions);
+            }
             (Panel::History, Some(session)) => history::show(ui, theme, session, &mut actions),
             (Panel::Reward, Some(session)) => reward::show(ui, theme, session, &mut actions),
             _ => self.start.show(ui, theme, &mut self.settings.labels, &mut actions),
@@ -638,6 +667,37 @@ impl Drop for App {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Says kindly, for a while after `dropped`, that an answer came too early to count.
+fn too_early(ui: &mut Ui, theme: &Theme, dropped: Option<Instant>) {
+    if dropped.is_some_and(|since| since.elapsed().as_secs_f64() < SAID) {
+        ui.colored_label(
+            theme.accent,
+            "That came before you can have seen this one, so it was not counted: take your time",
+        );
+        ui.ctx().request_repaint_after(Duration::from_millis(500));
+    }
+}
+
+/// The setting of how early an answer counts.
+fn least_seconds(ui: &mut Ui, least: &mut f64) {
+    ui.add_space(8.0);
+    ui.horizontal(|ui| {
+        let name = ui.label("Answers count after");
+        let drag = egui::DragValue::new(least).range(0.0..=MOST_LEAST_SECONDS).speed(0.01).fixed_decimals(2).suffix(" s");
+        ui.add(drag)
+            .on_hover_text(
+                "A key or click that comes sooner after a question appears was meant for the one before, and is dropped. \
+                 Nobody sees two clips and decides in less than a fifth of a second; 0 counts everything",
+            )
+            .labelled_by(name.id);
+    });
+}
+
+/// Takes away that a key is still held down: one press is one answer.
+fn once_a_press(input: &mut egui::InputState, keys: impl Fn(egui::Key) -> bool) {
+    input.events.retain(|event| !matches!(event, egui::Event::Key { key, repeat: true, .. } if keys(*key)));
 }
 
 /// Calls for a new frame when `work` is done.

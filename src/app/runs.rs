@@ -73,7 +73,7 @@ pub(super) const MEASURES: [Measure; 4] = [
         name: "Held-out loss",
         hint: "Cross-entropy of the answers that the reward was not fitted to, in nats",
         truth: false,
-        value: |r| r.fit.map(|f| f.validation_loss),
+        value: |r| r.fit.and_then(|f| f.validation_loss),
     },
 ];
 
@@ -309,7 +309,7 @@ fn finished<T>(thread: &mut Option<JoinHandle<T>>) -> Option<T> {
 
 fn outcome(run: &PastRun, open: bool) -> String {
     let state = match &run.summary {
-        Some(summary) => format!(" ± {:.0}", summary.true_return_std),
+        Some(summary) => summary.true_return_std.map_or_else(String::new, |std| format!(" ± {std:.0}")),
         None if open => " (open)".to_owned(),
         None => " (not finished)".to_owned(),
     };

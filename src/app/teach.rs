@@ -8,7 +8,7 @@ use egui::{Color32, Key, Panel as Side, RichText, Sense, Stroke, StrokeKind, Ui,
 
 use super::stage::Player;
 use super::theme::Theme;
-use super::{Action, Narration, Session, animate, watch};
+use super::{Action, Narration, Session, animate, least_seconds, once_a_press, too_early, watch};
 use crate::engine::{Clip, Command, Pair, Phase};
 use crate::preference::Label;
 
@@ -24,8 +24,12 @@ pub(super) struct Teach {
     shown: Option<(u64, Instant)>,
     /// Answers in the order in which they were given, for undoing.
     given: Vec<Arc<Pair>>,
-    /// A pair whose answer was taken back; it is asked again before all others.
+    /// A pair whose answer was taken back, now or before the run was opened again; it is asked again before all others.
     again: Option<Arc<Pair>>,
+    /// The query of an answer that is being taken back, until the engine says so.
+    undoing: Option<u64>,
+    /// When an answer came too early to count.
+    early: Option<Instant>,
     /// The answer on its way to the ledger.
     sent: Option<(u64, Label)>,
     /// Messages of the engine when it was sent: another one means that it was not taken.
@@ -98,10 +102,13 @@ const KEYS: [(Key, Do); 12] = [
 const RIBBON: f32 = 56.0;
 
 /// Shows the panel.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
+pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, least: &mut f64, actions: &mut Vec<Action>) {
     settle(session);
     let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
-    Side::right("numbers").default_size(250.0).min_size(220.0).frame(frame).show(ui, |ui| aside(ui, theme, session));
+    Side::right("numbers").default_size(250.0).min_size(220.0).frame(frame).show(ui, |ui| {
+        aside(ui, theme, session);
+        least_seconds(ui, least);
+    });
     let mut wanted = keys(ui);
     egui::CentralPanel::default().show(ui, |ui| {
         header(ui, session);
@@ -110,12 +117,13 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &
                 clips(ui, theme, session, &pair, &mut wanted);
                 transport(ui, session, &mut wanted);
                 answers(ui, theme, session, &mut wanted);
+                too_early(ui, theme, session.teach.early);
                 animate(ui);
             }
             None => empty(ui, session, actions),
         }
     });
-    wanted.into_iter().for_each(|wanted| act(session, wanted, actions));
+    wanted.into_iter().for_each(|wanted| act(session, wanted, *least, actions));
     // The next pair is shown as soon as the answer is in the ledger.
     if session.teach.sent.is_some() {
         ui.ctx().request_repaint();
@@ -128,17 +136,27 @@ fn settle(session: &mut Session) {
     for pair in view.questions.iter().chain(view.answered.iter()) {
         teach.pairs.entry(pair.query).or_insert_with(|| Arc::clone(pair));
     }
+    teach.undoing = teach.undoing.take_if(|query| !view.undone.contains(query));
     if view.told > teach.told {
         (teach.told, teach.sent) = (view.told, None);
+        let back = teach.undoing.take().and_then(|query| teach.pairs.get(&query));
+        teach.given.extend(back.cloned());
     }
     if let Some((query, label)) = teach.sent
+        && teach.undoing.is_none()
+        && !view.undone.contains(&query)
         && view.labels.get(&query).is_some_and(|given| given.label == label)
     {
         teach.sent = None;
         if let Some(pair) = teach.pairs.get(&query) {
             teach.given.push(Arc::clone(pair));
         }
-        teach.again = teach.again.take().filter(|pair| pair.query != query);
+    }
+    // What was taken back before the run was opened, too, once its pairs are there and answers are taken.
+    if teach.undoing.is_none() {
+        let takes = !matches!(view.phase, Phase::Opening | Phase::CatchingUp);
+        let query = view.undone.last().filter(|_| takes);
+        teach.again = query.and_then(|query| teach.pairs.get(query)).cloned();
     }
 }
 
@@ -162,20 +180,22 @@ fn keys(ui: &Ui) -> Vec<Do> {
         return Vec::new();
     }
     ui.input_mut(|input| {
+        let answers = [Do::Left, Do::Right, Do::Equal, Do::Skip, Do::Undo];
+        once_a_press(input, |pressed| KEYS.iter().any(|(key, does)| *key == pressed && answers.contains(does)));
         let pressed = |(key, _): &&(Key, Do)| input.consume_key(egui::Modifiers::NONE, *key);
         KEYS.iter().filter(pressed).map(|(_, wanted)| *wanted).collect()
     })
 }
 
-fn act(session: &mut Session, wanted: Do, actions: &mut Vec<Action>) {
+fn act(session: &mut Session, wanted: Do, least: f64, actions: &mut Vec<Action>) {
     let frames = current(session).map_or(0, |pair| session.stage.frames(&pair.clips[0].states));
     let teach = &mut session.teach;
     let left = if teach.swapped { Label::Second } else { Label::First };
     match wanted {
-        Do::Left => answer(session, left, actions),
-        Do::Right => answer(session, left.swapped(), actions),
-        Do::Equal => answer(session, Label::Equal, actions),
-        Do::Skip => answer(session, Label::Skip, actions),
+        Do::Left => answer(session, left, least, actions),
+        Do::Right => answer(session, left.swapped(), least, actions),
+        Do::Equal => answer(session, Label::Equal, least, actions),
+        Do::Skip => answer(session, Label::Skip, least, actions),
         Do::Undo => {
             // One after the other: a pair that waits to be answered again has to be answered first.
             if teach.sent.is_none()
@@ -183,7 +203,7 @@ fn act(session: &mut Session, wanted: Do, actions: &mut Vec<Action>) {
                 && let Some(pair) = teach.given.pop()
             {
                 actions.push(Action::Send(Command::Undo { query: pair.query }));
-                teach.again = Some(pair);
+                (teach.undoing, teach.again) = (Some(pair.query), Some(pair));
             }
         }
         Do::Play => teach.player.playing = !teach.player.playing,
@@ -196,7 +216,7 @@ fn act(session: &mut Session, wanted: Do, actions: &mut Vec<Action>) {
     }
 }
 
-fn answer(session: &mut Session, label: Label, actions: &mut Vec<Action>) {
+fn answer(session: &mut Session, label: Label, least: f64, actions: &mut Vec<Action>) {
     let Some(pair) = current(session) else { return };
     let teach = &mut session.teach;
     if teach.sent.is_some() {
@@ -204,6 +224,11 @@ fn answer(session: &mut Session, label: Label, actions: &mut Vec<Action>) {
     }
     let query = pair.query;
     let seconds = teach.shown.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
+    if seconds < least {
+        teach.early = Some(Instant::now());
+        return;
+    }
+    teach.early = None;
     teach.sent = Some((query, label));
     teach.answered = Some(Instant::now());
     actions.push(Action::Send(match teach.again {

@@ -188,7 +188,7 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
         "Held-out loss",
         &[
             Curve { name: "training", value: |r| r.fit.map(|f| f.train_loss) },
-            Curve { name: "held out", value: |r| r.fit.map(|f| f.validation_loss) },
+            Curve { name: "held out", value: |r| r.fit.and_then(|f| f.validation_loss) },
         ],
     );
     draw(
@@ -196,7 +196,7 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
         "How open the policy still is, in nats",
         false,
         "",
-        &[Curve { name: "entropy", value: |r| (r.iteration > 0).then_some(r.ppo.entropy) }],
+        &[Curve { name: "entropy", value: |r| r.ppo.filter(|_| r.iteration > 0).map(|ppo| ppo.entropy) }],
     );
 }
 
@@ -229,8 +229,9 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
         "Questions answered or skipped; hidden repeats do not count",
     ));
     rows.push(("disagreement", number(disagreement, 3), "Variance of the members' answers, 0 to 0.25"));
-    rows.push(("held-out loss", number(fit.map(|f| f.validation_loss), 3), "Nats for an answer not fitted to"));
-    let accuracy = fit.map_or("–".to_owned(), |f| format!("{:.0} %", f.validation_accuracy * 100.0));
+    rows.push(("held-out loss", number(fit.and_then(|f| f.validation_loss), 3), "Nats for an answer not fitted to"));
+    let accuracy = fit.and_then(|f| f.validation_accuracy);
+    let accuracy = accuracy.map_or("–".to_owned(), |share| format!("{:.0} %", share * 100.0));
     rows.push(("held-out accuracy", accuracy, "Answers not fitted to that were predicted rightly"));
     if !session.engine.ended() {
         let speed = format!("{} steps/s", curves::steps(progress.steps_per_second));
@@ -247,8 +248,9 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
         ui.add_space(12.0);
         ui.label(RichText::new("Finished").strong());
         if known {
-            let (mean, std) = (summary.true_return_mean, summary.true_return_std);
-            ui.label(format!("True return {mean:.1} ± {std:.1} over {} fresh episodes", summary.episodes));
+            let std = summary.true_return_std.map_or_else(String::new, |std| format!(" ± {std:.1}"));
+            let (mean, episodes) = (summary.true_return_mean, summary.episodes);
+            ui.label(format!("True return {mean:.1}{std} over {episodes} fresh episodes"));
         }
         ui.label(RichText::new(summary.run_dir.display().to_string()).small().color(theme.weak_text));
     }

@@ -51,6 +51,10 @@ pub(crate) struct AppArgs {
     /// With --screenshot: seconds to wait
     #[arg(long, value_name = "SECONDS", requires = "screenshot", default_value_t = 3.0)]
     after: f32,
+    /// Seconds from a question's appearance in which no answer counts: nobody can have seen it by then [default: as last
+    /// time; 0.2 at first]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    least_seconds: Option<f64>,
     /// Say on stdout what is shown, one JSON object a line: for tests that press keys, and for measurements
     #[arg(long)]
     narrate: bool,
@@ -64,6 +68,10 @@ enum Theme {
 }
 
 pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
+    if let Some(least) = args.least_seconds.filter(|least| !(0.0..=app::MOST_LEAST_SECONDS).contains(least)) {
+        let most = app::MOST_LEAST_SECONDS;
+        return Err(Failure::usage(format!("--least-seconds {least}: must be between 0 and {most}")));
+    }
     let after = Duration::try_from_secs_f32(args.after)
         .map_err(|_| Failure::usage(format!("--after {}: must be a number of seconds, 0 or more", args.after)))?;
     if let Some(run) = args.run.as_ref().filter(|run| !is_session(run)) {
@@ -90,6 +98,7 @@ pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
         runs: args.runs.clone(),
         theme,
         panel: args.panel,
+        least_seconds: args.least_seconds,
         size: args.size,
         screenshot: args.screenshot.clone().map(|path| (path, after)),
         narrate: args.narrate,

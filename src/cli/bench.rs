@@ -93,7 +93,8 @@ struct Row {
     labels: usize,
     /// Interquartile mean of the true return over seeds.
     interquartile_mean: f64,
-    interval_95: [f64; 2],
+    /// None of a single seed.
+    interval_95: Option<[f64; 2]>,
     returns: Vec<f64>,
     /// Interquartile means of the learned reward's correlation with and EPIC distance to the true one.
     reward_pearson: Option<f64>,
@@ -280,9 +281,9 @@ fn markdown(rows: &[Row]) -> String {
     );
     text += "|---|---|---:|---:|---:|---:|---:|---|\n";
     for row in rows {
-        let Row { env, variant, labels, interquartile_mean: iqm, interval_95: [low, high], .. } = row;
-        let interval = format!("[{low:.1}, {high:.1}]");
-        let [pearson, epic] = [row.reward_pearson, row.epic].map(|v| v.map_or("-".to_owned(), |v| format!("{v:.2}")));
+        let Row { env, variant, labels, interquartile_mean: iqm, interval_95, .. } = row;
+        let interval = interval_95.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.1}, {high:.1}]"));
+        let [pearson, epic] = [row.reward_pearson, row.epic].map(|v| v.map_or("–".to_owned(), |v| format!("{v:.2}")));
         let returns: Vec<String> = row.returns.iter().map(|r| format!("{r:.0}")).collect();
         let returns = returns.join(" ");
         text += &format!(

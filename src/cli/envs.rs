@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Failure, print_json, print_line};
+use crate::finite;
 
 /// Arguments of `envs`.
 #[derive(Debug, Args)]
@@ -130,6 +131,16 @@ fn rollout(args: &RolloutArgs) -> Result<(), Failure> {
         };
         let step = env.step(action, &mut observation);
         env.save(&mut saved);
+        let numbers = saved.iter().copied().chain(observation.iter().map(|&x| f64::from(x))).chain([step.reward]);
+        if finite::first(numbers).is_some() {
+            let variables = spec.state.iter().zip(&saved).map(|(name, value)| format!("{name} = {value:e}"));
+            return Err(Failure::negative(format!(
+                "{}: step {} leaves what can be computed ({}): begin nearer to what the task is about, or act less",
+                spec.id,
+                result.rewards.len() + 1,
+                variables.collect::<Vec<_>>().join(", ")
+            )));
+        }
         result.observations.push(observation.clone());
         result.rewards.push(step.reward);
         result.terminated.push(step.terminated);

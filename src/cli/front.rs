@@ -7,7 +7,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::train::Threads;
-use super::{Failure, LayerArgs, over_seeds, print_json, print_line};
+use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
@@ -131,14 +131,14 @@ fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow
     for row in table {
         let ControlRow { volume, interval, .. } = row;
         print_line(&format!(
-            "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {:.0}",
+            "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {}",
             name(row.method),
-            over_seeds(*volume, *interval, seeds.len()),
+            volume.map_or_else(|| "–".to_owned(), |volume| over_seeds(volume, *interval)),
             list(&row.not_dominated),
             list(&row.above_chord),
             row.trainings,
             row.env_steps,
-            row.cpu_seconds
+            cpu_seconds(row.cpu_seconds, 0)
         ));
     }
 }

@@ -130,10 +130,14 @@ impl Failure {
     }
 }
 
-/// Errors of the library are about what the user gave it: arguments, files, folders, disks.
-impl<E: std::error::Error> From<E> for Failure {
+/// Errors of the library are about what the user gave it: arguments, files, folders, disks. But where training came to
+/// numbers that are not finite, or to nothing to train on, the command ran and failed.
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::usage(error.to_string())
+        match crate::finite::is_behind(&error) || crate::drlhp::Halt::is_behind(&error) {
+            true => Self::negative(error.to_string()),
+            false => Self::usage(error.to_string()),
+        }
     }
 }
 
@@ -185,11 +189,21 @@ pub(crate) fn print_json(value: &impl Serialize) {
 }
 
 /// A mean over seeds with its interval, which a single seed does not have.
-fn over_seeds(mean: f64, [low, high]: [f64; 2], seeds: usize) -> String {
-    match seeds {
-        1 => format!("{mean:.3}"),
-        _ => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+fn over_seeds(mean: f64, interval: Option<[f64; 2]>) -> String {
+    match interval {
+        None => format!("{mean:.3}"),
+        Some([low, high]) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
     }
+}
+
+/// A deviation beside its mean, where there is one.
+fn plus_minus(deviation: Option<f64>, digits: usize) -> String {
+    deviation.map_or_else(String::new, |deviation| format!(" ± {deviation:.digits$}"))
+}
+
+/// CPU seconds, where the system tells them.
+fn cpu_seconds(seconds: Option<f64>, digits: usize) -> String {
+    seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.digits$}"))
 }
 
 #[cfg(test)]
@@ -200,8 +214,8 @@ mod tests {
 
     #[test]
     fn one_seed_shows_no_interval() {
-        assert_eq!(over_seeds(0.5, [0.25, 1.0], 3), "0.500 [0.250, 1.000]");
-        assert_eq!(over_seeds(0.5, [0.5, 0.5], 1), "0.500");
+        assert_eq!(over_seeds(0.5, Some([0.25, 1.0])), "0.500 [0.250, 1.000]");
+        assert_eq!(over_seeds(0.5, None), "0.500");
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl TrainingProgress {
         let (since, first) = *self.first.get_or_insert((Instant::now(), report.env_steps));
         let rate =
             (report.env_steps > first).then(|| (report.env_steps - first) as f64 / since.elapsed().as_secs_f64());
-        let number = |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+        let number = |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
         let mut line = format!("return {}", number(report.true_return, 1));
         if let Some(reward) = report.reward {
             line += &format!(", reward correlation {}", number(reward.pearson, 2));

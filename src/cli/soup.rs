@@ -71,7 +71,15 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     }
     let measure = |weights: &[f64]| -> Result<Vec<f64>, Failure> {
         let agent = mixed(&agents, weights);
-        let of_env = |env: &&str| Ok(evaluate(&agent, env, usize::from(args.episodes), args.seed)?.mean);
+        let of_env = |env: &&str| {
+            let mean = evaluate(&agent, env, usize::from(args.episodes), args.seed)?.mean;
+            match mean.is_finite() {
+                true => Ok(mean),
+                false => Err(Failure::negative(format!(
+                    "{env}: the mean return of the mix {weights:?} is {mean}: it drives the environment out of what can be computed"
+                ))),
+            }
+        };
         envs.iter().map(of_env).collect()
     };
     let single = |run: usize| (0..agents.len()).map(|i| if i == run { 1.0 } else { 0.0 }).collect::<Vec<f64>>();

@@ -9,10 +9,11 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::progress::TrainingProgress;
-use super::{Failure, LayerArgs, app, print_json, print_line};
+use super::{Failure, LayerArgs, app, cpu_seconds, plus_minus, print_json, print_line};
 use crate::device::{self, DeviceChoice};
 use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
+use crate::finite;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
 use crate::run::config::{Config, RewardSource, set_layer};
@@ -122,7 +123,7 @@ struct Evaluated<'a> {
     env: &'a str,
     seed: u64,
     true_return_mean: f64,
-    true_return_std: f64,
+    true_return_std: Option<f64>,
     episodes: usize,
     returns: &'a [f64],
     weights_sha256: String,
@@ -212,7 +213,12 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
     let seed = args.seed.unwrap_or(seed);
     let evaluation = rl::evaluate(&agent, &env, usize::from(args.episodes), seed)?;
     let rl::Evaluation { mean, std, returns } = &evaluation;
-    print_line(&format!("{env}: true return {mean:.1} ± {std:.1} over {} episodes", returns.len()));
+    if let Some((episode, found)) = finite::first(returns.iter().copied()) {
+        return Err(Failure::negative(format!(
+            "{env}: the return of episode {episode} is {found}: the policy drives the environment out of what it can compute"
+        )));
+    }
+    print_line(&format!("{env}: true return {mean:.1}{} over {} episodes", plus_minus(*std, 1), returns.len()));
     if args.json {
         print_json(&Evaluated {
             env: &env,
@@ -364,17 +370,25 @@ fn conclude(outcome: Outcome, path: &Path, json: bool) -> Result<(), Failure> {
 
 fn describe(summary: &Summary) {
     let Summary { true_return_mean: mean, true_return_std: std, episodes, .. } = summary;
-    print_line(&format!("true return        {mean:.1} ± {std:.1} over {episodes} episodes"));
+    print_line(&format!("true return        {mean:.1}{} over {episodes} episodes", plus_minus(*std, 1)));
     if summary.reward == RewardSource::Preferences {
         print_line(&format!("labels             {} asked, {} answered", summary.labels_asked, summary.labels_answered));
-        let number = |value: Option<f64>| value.map_or("undefined".to_owned(), |v| format!("{v:.3}"));
+        let number = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.3}"));
         let (pearson, spearman) = (number(summary.reward_pearson), number(summary.reward_spearman));
         print_line(&format!(
             "learned v. true    Pearson {pearson}, Spearman {spearman}, EPIC distance {}",
             number(summary.epic)
         ));
+        if summary.unfitted_iterations > 0 {
+            let nothing = if summary.labels_answered == 0 { ": no question was answered" } else { "" };
+            print_line(&format!(
+                "unfitted reward    the agent was trained on a reward that knew no answer for {} iterations{nothing}",
+                summary.unfitted_iterations
+            ));
+        }
     }
-    print_line(&format!("time               {:.1} s, {:.1} CPU s", summary.wall_seconds, summary.cpu_seconds));
+    let cpu = cpu_seconds(summary.cpu_seconds, 1);
+    print_line(&format!("time               {:.1} s, {cpu} CPU s", summary.wall_seconds));
     print_line(&format!("weights            {}", summary.weights_sha256));
     print_line(&format!("run folder         {}", summary.run_dir.display()));
 }

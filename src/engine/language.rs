@@ -20,7 +20,7 @@ use crate::device;
 use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
 use crate::lm::teach::folder::{Session, TeachSummary, create, read_config};
 use crate::lm::teach::{Doing, Question, Report, TeachConfig, complete, due};
-use crate::preference::ledger::{Answer, Ledger, answers};
+use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label};
 use crate::run::{Folder, RunError};
 
@@ -107,6 +107,8 @@ pub struct View {
     pub answered: Arc<Vec<Arc<Question>>>,
     /// Answers in force by query; "skip" after an answer was taken back.
     pub labels: Arc<BTreeMap<u64, Given>>,
+    /// Queries whose answer was taken back and not given again, the last one last: they are asked again.
+    pub undone: Vec<u64>,
     /// One for the start, and one for each update.
     pub reports: Arc<Vec<Report>>,
     /// Answers that take effect in the next update.
@@ -338,6 +340,10 @@ fn amend(shared: &Shared, query: u64, label: Option<Label>) -> Result<(), String
         if let Some(given) = Arc::make_mut(&mut view.labels).get_mut(&query) {
             given.label = label.unwrap_or(Label::Skip);
         }
+        view.undone.retain(|other| *other != query);
+        if label.is_none() {
+            view.undone.push(query);
+        }
     });
     Ok(())
 }
@@ -393,8 +399,10 @@ fn teach(begin: Begin, path: &Path, shared: &Shared) -> Result<(), LmError> {
     let last = events.iter().map(Event::session).max().map_or(0, |last| last as usize);
     let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });
     let labels = Arc::new(answers(&events).iter().map(given).collect());
+    let undone = undone(&events);
     shared.show(|view| {
         view.labels = labels;
+        view.undone = undone;
         view.remarks = Arc::new(session.material.remarks.clone());
         view.reports = Arc::new(session.reports.clone());
     });

@@ -102,6 +102,8 @@ pub struct View {
     pub answered: Arc<Vec<Arc<Pair>>>,
     /// Answers in force by query; "skip" after an answer was taken back.
     pub labels: Arc<BTreeMap<u64, Given>>,
+    /// Queries whose answer was taken back and not given again, the last one last: they are asked again.
+    pub undone: Vec<u64>,
     /// The newest episode that was asked for.
     pub episode: Option<Arc<Episode>>,
     /// The newest slice of the learned reward that was asked for.
@@ -484,6 +486,10 @@ fn amend(shared: &Shared, query: u64, label: Option<Label>) -> Result<(), String
     shared.show(|view| {
         if let Some(given) = Arc::make_mut(&mut view.labels).get_mut(&query) {
             given.label = label.unwrap_or(Label::Skip);
+        }
+        view.undone.retain(|other| *other != query);
+        if label.is_none() {
+            view.undone.push(query);
         }
     });
     Ok(())

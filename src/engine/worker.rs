@@ -11,7 +11,7 @@ use rand::RngExt as _;
 
 use crate::device;
 use crate::drlhp::{self, Compared, Question, Report, Run, Segment};
-use crate::preference::ledger::{Answer, Ledger, answers};
+use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label, pearson};
 use crate::random::stream;
 use crate::run::config::{Rater, RewardSource};
@@ -54,9 +54,11 @@ fn open<'a>(folder: &Folder, shared: &'a Shared) -> Result<(Run, Clock, Worker<'
     drop(past);
     let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });
     let labels = Arc::new(answers(&events).iter().map(given).collect());
+    let undone = undone(&events);
     let total_steps = config.preferences.random_steps + config.iterations() * config.rollout_len();
     shared.show(|view| {
         view.labels = labels;
+        view.undone = undone;
         view.progress.total_steps = total_steps;
         view.progress.labels = config.preferences.labels;
     });

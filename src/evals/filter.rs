@@ -90,12 +90,12 @@ pub struct Report {
     pub too_long: usize,
     /// Questions of the set.
     pub kept: usize,
-    /// Mean confidence of the labels: what a model with the behaviour can reach.
-    pub ceiling: f64,
+    /// Mean confidence of the labels: what a model with the behaviour can reach. `None` of an empty set.
+    pub ceiling: Option<f64>,
     /// 1 − ceiling: what one without it can.
-    pub floor: f64,
-    /// Confidences of the labels that were kept, at 5, 25, 50, 75 and 95 %.
-    pub quantiles: [f64; 5],
+    pub floor: Option<f64>,
+    /// Confidences of the labels that were kept, at 5, 25, 50, 75 and 95 %; `None` of an empty set.
+    pub quantiles: Option<[f64; 5]>,
     /// All candidates by the probability of their wanted label.
     pub calibration: Vec<Bin>,
     /// Labels against what is known.
@@ -115,8 +115,8 @@ pub struct LabelReport {
     pub above_half: usize,
     /// Those that were kept.
     pub kept: usize,
-    /// The least confidence among these.
-    pub least: f64,
+    /// The least confidence among these; `None` of none.
+    pub least: Option<f64>,
 }
 
 /// Candidates whose wanted label has about the same probability.
@@ -465,12 +465,12 @@ pub fn report(
             candidates: own.len(),
             above_half: own.iter().filter(|&&i| scores[i].label > 0.5).count(),
             kept: kept[label].len(),
-            least: kept[label].iter().map(|&i| scores[i].label).fold(1.0, f64::min),
+            least: kept[label].iter().map(|&i| scores[i].label).min_by(f64::total_cmp),
         }
     };
     let mut confidences: Vec<f64> = set.iter().map(|&i| scores[i].label).collect();
     confidences.sort_by(f64::total_cmp);
-    let ceiling = mean(confidences.iter().copied()).unwrap_or(f64::NAN);
+    let ceiling = mean(confidences.iter().copied());
 
     // As many of all candidates as were kept, of each label.
     let drawn = |label: usize| {
@@ -496,8 +496,8 @@ pub fn report(
         too_long: scores.iter().filter(|score| score.too_long).count(),
         kept: set.len(),
         ceiling,
-        floor: 1.0 - ceiling,
-        quantiles: QUANTILES.map(|share| quantile(&confidences, share)),
+        floor: ceiling.map(|ceiling| 1.0 - ceiling),
+        quantiles: (!confidences.is_empty()).then(|| QUANTILES.map(|share| quantile(&confidences, share))),
         calibration,
         truth,
         diversity: DiversityReport { before: sampled, after, clusters, explained },
@@ -559,18 +559,21 @@ impl Report {
         let _ = writeln!(page, "Judge: {}{}\n", self.config.judge, relevance.unwrap_or_default());
         page += "| label | candidates | likelier than not | kept | least confidence |\n|---|---|---|---|---|\n";
         for LabelReport { label, candidates, above_half, kept, least } in &self.labels {
-            let _ = writeln!(page, "| {label} | {candidates} | {above_half} | {kept} | {least:.3} |");
+            let least = least.map_or_else(|| "–".to_owned(), |least| format!("{least:.3}"));
+            let _ = writeln!(page, "| {label} | {candidates} | {above_half} | {kept} | {least} |");
         }
         if self.too_long > 0 {
             let _ =
                 writeln!(page, "\n{} candidates are too long for a judge and count as undecided (½).", self.too_long);
         }
-        let [five, quarter, median, three_quarters, most] = self.quantiles;
+        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
+        let all = (0..QUANTILES.len()).map(|i| number(self.quantiles.map(|quantiles| quantiles[i])));
         let _ = writeln!(
             page,
-            "\nCeiling (mean confidence) {:.3}, floor {:.3}; confidence at 5, 25, 50, 75, 95 %: {five:.3}, \
-             {quarter:.3}, {median:.3}, {three_quarters:.3}, {most:.3}\n",
-            self.ceiling, self.floor
+            "\nCeiling (mean confidence) {}, floor {}; confidence at 5, 25, 50, 75, 95 %: {}\n",
+            number(self.ceiling),
+            number(self.floor),
+            all.collect::<Vec<_>>().join(", ")
         );
         if let Some(truth) = &self.truth {
             for (what, accuracy) in [("unfiltered", truth.before), ("filtered", truth.after)] {
@@ -726,9 +729,9 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     (count > 0).then(|| sum / count as f64)
 }
 
-/// Between the two nearest of sorted values, in proportion; NaN of nothing.
+/// Between the two nearest of sorted values, in proportion. There has to be one.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let last = sorted.len() - 1;
     let place = share * last as f64;
     let below = place as usize;
     let above = (below + 1).min(last);
@@ -902,11 +905,11 @@ mod tests {
         let confidences: Vec<f64> = written.iter().step_by(2).map(|row| row.label_confidence.unwrap()).collect();
         assert!(confidences.is_sorted_by(|a, b| a >= b));
         // Ceiling: mean of .9 .8 .7 .6, twice; floor: the rest. Ceiling and floor of a set sum to 1.
-        assert!((report.ceiling - 0.75).abs() < 1e-9 && (report.floor - 0.25).abs() < 1e-9);
-        assert!((report.quantiles[2] - 0.75).abs() < 1e-9 && report.truth.is_none());
+        assert!((report.ceiling.unwrap() - 0.75).abs() < 1e-9 && (report.floor.unwrap() - 0.25).abs() < 1e-9);
+        assert!((report.quantiles.unwrap()[2] - 0.75).abs() < 1e-9 && report.truth.is_none());
         let label = &report.labels[1];
         assert_eq!((label.candidates, label.above_half, label.kept), (9, 4, 4));
-        assert!((label.least - 0.6).abs() < 1e-9);
+        assert!((label.least.unwrap() - 0.6).abs() < 1e-9);
         assert_eq!((report.diversity.before.texts, report.diversity.after.texts, map.len()), (8, 8, 16));
         for file in ["filter.json", "filter.md", "diversity.svg", "diversity.json"] {
             assert!(folder.path().join("dogs").join(file).is_file(), "{file}");
@@ -1156,6 +1159,5 @@ mod tests {
     #[test]
     fn quantiles_lie_between_the_nearest() {
         assert_eq!([0.0, 0.5, 1.0, 0.25].map(|share| quantile(&[1.0, 2.0, 4.0], share)), [1.0, 2.0, 4.0, 1.5]);
-        assert!(quantile(&[], 0.5).is_nan());
     }
 }

@@ -453,7 +453,7 @@ fn flat(outcome: &Outcome) -> Value {
         "ceiling": behaviour.and_then(|found| found.ceiling),
         "floor": behaviour.and_then(|found| found.floor),
         "between": behaviour.and_then(|found| found.between),
-        "calibration_error": behaviour.map(|found| found.calibration_error),
+        "calibration_error": behaviour.and_then(|found| found.calibration_error),
         "refusals": free.map(|free| free.refusals), "free_answers": free.map(|free| free.asked),
         "free_too_long": free.map(|free| free.too_long),
         "skew": pronouns.map(|found| found.skew.value),

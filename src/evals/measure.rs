@@ -132,7 +132,7 @@ pub struct Behaviour {
     /// Where the number lies between floor (0) and ceiling (1).
     pub between: Option<f64>,
     /// Expected calibration error of the model's probabilities as predictions of the labels.
-    pub calibration_error: f64,
+    pub calibration_error: Option<f64>,
     /// How the probabilities were found, at worst.
     pub how: How,
 }
@@ -393,7 +393,7 @@ pub fn behaviour(items: &[Item], seed: u64) -> Behaviour {
         ceiling,
         floor: ceiling.map(|ceiling| 1.0 - ceiling),
         between,
-        calibration_error: expected_calibration_error(&predicted, &given, 10).unwrap_or(0.0),
+        calibration_error: expected_calibration_error(&predicted, &given, 10),
         how: items.iter().map(|item| item.how).max().unwrap_or(How::Exact),
         matching,
     }
@@ -410,7 +410,11 @@ pub fn pronouns(filled: &[Filled], seed: u64) -> Pronouns {
     Pronouns {
         sentences: filled.len(),
         occupations: skews.len(),
-        skew: Interval { value: mean(&skews), interval: bootstrap_interval(&skews, mean, 0.95, &mut rng) },
+        // Of a single occupation nothing is known of the spread: the interval is all that there can be.
+        skew: Interval {
+            value: mean(&skews),
+            interval: bootstrap_interval(&skews, mean, 0.95, &mut rng).unwrap_or([-1.0, 1.0]),
+        },
         neutral: filled.iter().map(|one| one.probabilities[2]).sum::<f64>() / count,
         correlation: pearson(&skews, &women).map(|r| Interval { value: r, interval: fisher(r, skews.len()) }),
         off_label: tells_mass.then(elsewhere),
@@ -952,7 +956,7 @@ mod tests {
         close(found.floor.unwrap(), 0.15);
         close(found.between.unwrap(), 0.5);
         // Both predict No with ¼, in one bin; one of them is No.
-        close(found.calibration_error, 0.25);
+        close(found.calibration_error.unwrap(), 0.25);
         assert_eq!((found.questions, found.chance, found.how), (2, 0.5, How::Exact));
     }
 

@@ -562,7 +562,7 @@ fn overview(out: &Path, outcomes: &[(PathBuf, Outcome)]) -> Result<Vec<PathBuf>,
             Found::Behaviour(found) if outcome.model.name == model => Some(Bar {
                 name: clipped(&outcome.set),
                 value: 100.0 * found.matching.value,
-                interval: found.matching.interval.map(|end| 100.0 * end),
+                interval: Some(found.matching.interval.map(|end| 100.0 * end)),
             }),
             _ => None,
         };

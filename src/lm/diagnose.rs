@@ -33,18 +33,25 @@ pub struct Sampled {
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error over completions.
-    pub error: f64,
+    /// Its standard error over completions; `None` of a single one.
+    #[serde(default)]
+    pub error: Option<f64>,
 }
 
 impl Estimate {
-    /// Of values that were drawn independently.
+    /// Of values that were drawn independently, of which there has to be one.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
         let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count.max(1.0);
+        let mean = values.iter().sum::<f64>() / count;
         let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        Self { mean, error: (variance / count.max(1.0)).sqrt() }
+        Self { mean, error: (values.len() > 1).then(|| (variance / count).sqrt()) }
+    }
+
+    /// " ± error", where there is one.
+    #[must_use]
+    pub fn plus_minus(&self, digits: usize) -> String {
+        self.error.map_or_else(String::new, |error| format!(" ± {error:.digits$}"))
     }
 }
 

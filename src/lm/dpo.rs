@@ -8,6 +8,7 @@ use super::batch::{Batch, Targets};
 use super::data::{Encoded, EncodedPair};
 use super::loss::{LossConfig, PairLogProbs, Value};
 use super::model::Decoder;
+use super::reward::agrees;
 use super::train::{Metrics, Part, Stage, Whole, cut};
 use crate::nn::to_host;
 use crate::preference::likelihood::sigmoid;
@@ -169,7 +170,9 @@ pub(super) fn part(
         add("rewards/chosen", reward_chosen);
         add("rewards/rejected", reward_rejected);
         add("rewards/margins", reward_chosen - reward_rejected);
-        add("rewards/accuracies", if reward_chosen > reward_rejected { 1.0 } else { 0.0 });
+        if let Some(right) = agrees(reward_chosen - reward_rejected, target) {
+            add("rewards/accuracies", f64::from(u8::from(right)));
+        }
         add("logps/chosen", pair.chosen);
         add("logps/rejected", pair.rejected);
         if !matches!(reference, Reference::None) {

@@ -29,7 +29,7 @@ use super::ppo::{Ppo, PpoConfig, iterate};
 use super::run::{LmError, SIZES, Shown};
 use super::sample::{Completion, SampleConfig, generate};
 use super::sft::{Normalization, Sft};
-use super::train::{Stage, TrainConfig, Trainee, step};
+use super::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
 use super::world::{
     BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
     corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
@@ -336,19 +336,25 @@ impl FrontierConfig {
         if self.completions < 2 {
             return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
         }
+        if self.eval_prompts < 2 {
+            let found = self.eval_prompts;
+            return wrong(format!(
+                "eval_prompts = {found}: must be 2 or more: one half chooses, the other is reported"
+            ));
+        }
         let rates = [
             ("learning_rate", self.learning_rate),
             ("reward_learning_rate", self.reward_learning_rate),
             ("reward_epochs", self.reward_epochs),
         ];
-        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return wrong(format!("{name} = {value}: must be positive"));
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && *value <= MOST_LEARNING_RATE)) {
+            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
         }
         if self.prompts < HELD_OUT {
             return wrong(format!("prompts = {}: must be {HELD_OUT} or more", self.prompts));
         }
-        if let Some(beta) = self.betas.iter().find(|beta| !(**beta > 0.0 && beta.is_finite())) {
-            return wrong(format!("betas: {beta} is not positive"));
+        if let Some(beta) = self.betas.iter().find(|beta| !(1e-9..=1e6).contains(*beta)) {
+            return wrong(format!("betas: {beta}: must be between 1e-9 and 1e6"));
         }
         if let Some(target) = self.target_kls.iter().find(|target| !(**target > 0.0 && target.is_finite())) {
             return wrong(format!("target_kls: {target} is not positive"));
@@ -483,7 +489,7 @@ fn world(
         false => None,
         true => {
             show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
-            let model = reward_model(config.reward_fit(), &begun.start, &pairs, &groups, seed);
+            let model = reward_model(config.reward_fit(), &begun.start, &pairs, &groups, seed)?;
             let agree = |pair: &&EncodedPair| {
                 let scores = super::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
                 scores[0] > scores[1]
@@ -563,7 +569,7 @@ fn learn<S: Stage>(
                 return Ok(None);
             }
             let examples = comparisons(&train, &world.groups, world.begun.seed, trainee.step);
-            let _ = step(&mut trainee, stage, &train, &examples, config.steps, world.begun.seed);
+            step(&mut trainee, stage, &train, &examples, config.steps, world.begun.seed)?;
         }
         points.push(measure(config, world, &trainee.model, method, setting, at)?);
     }
@@ -617,8 +623,7 @@ fn ppo(
                 &ppo,
                 world.begun.seed,
                 &reward,
-            )
-            .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+            )?;
         }
         points.push(measure(config, world, &state.policy.model, method, target, at)?);
     }
@@ -631,7 +636,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
     let Some(model) = &world.reward_model else { return Ok(Vec::new()) };
     let most = config.best_of.iter().copied().max().unwrap_or(0);
     // As many completions in all as four measurements of another method.
-    let count = (4 * config.eval_prompts / most.max(1)).clamp(1, config.eval_prompts);
+    let count = (4 * config.eval_prompts / most.max(1)).clamp(2, config.eval_prompts);
     let prompts = &world.begun.eval_prompts[..count];
     let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
     let sampling =
@@ -668,7 +673,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
             setting: n,
             seed: world.begun.seed,
             step: 0,
-            kl: Estimate { mean: kl, error: 0.0 },
+            kl: Estimate { mean: kl, error: Some(0.0) },
             halves: halves(&vec![kl; gold.len()], &gold),
             gold: Estimate::of(&gold),
             length: Estimate::of(&lengths).mean,
@@ -754,8 +759,8 @@ pub(super) fn over_seeds(
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
     let values = values?;
-    let interval = || bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
-    Some((mean(&values), (values.len() > 1).then(interval)))
+    let interval = bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
+    Some((mean(&values), interval))
 }
 
 fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
@@ -821,7 +826,7 @@ mod tests {
 
     #[test]
     fn policies_are_chosen_by_one_half_and_reported_by_the_other() {
-        let none = Estimate { mean: 0.0, error: 0.0 };
+        let none = Estimate { mean: 0.0, error: None };
         let point = |halves| Point {
             method: Method::Dpo,
             setting: 0.1,

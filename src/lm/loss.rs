@@ -241,7 +241,8 @@ impl LossConfig {
             true => Ok(()),
             false => Err(LossError { field, found, expected }),
         };
-        check("beta", self.beta, self.beta > 0.0, "positive")?;
+        // The losses have terms of 1/β and of β²: beyond these bounds their slopes leave single precision.
+        check("beta", self.beta, (1e-9..=1e6).contains(&self.beta), "between 1e-9 and 1e6")?;
         let smoothing = self.label_smoothing;
         match self.kind {
             LossKind::Exo => {
@@ -253,9 +254,12 @@ impl LossConfig {
             }
             _ => check("label_smoothing", smoothing, smoothing == 0.0, "0 for this loss, which has none")?,
         }
-        check("discopop_tau", self.discopop_tau, self.discopop_tau > 0.0, "positive")?;
-        check("orpo_lambda", self.orpo_lambda, self.orpo_lambda >= 0.0, "at least 0")?;
-        check("simpo_gamma", self.simpo_gamma, true, "a number")
+        let tau = self.discopop_tau;
+        check("discopop_tau", tau, (1e-9..=1e9).contains(&tau), "between 1e-9 and 1e9")?;
+        let lambda = self.orpo_lambda;
+        check("orpo_lambda", lambda, (0.0..=1e9).contains(&lambda), "between 0 and 1e9")?;
+        let gamma = self.simpo_gamma;
+        check("simpo_gamma", gamma, (-1e9..=1e9).contains(&gamma), "between -1e9 and 1e9")
     }
 
     /// The loss of a pair.
@@ -400,6 +404,20 @@ impl Default for KtoConfig {
 }
 
 impl KtoConfig {
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// Naming the first one out of range.
+    pub fn validate(&self) -> Result<(), LossError> {
+        let check = |field, found: f64, least: f64, expected| match (least..=1e6).contains(&found) {
+            true => Ok(()),
+            false => Err(LossError { field, found, expected }),
+        };
+        check("beta", self.beta, 1e-9, "between 1e-9 and 1e6")?;
+        check("desirable_weight", self.desirable_weight, 0.0, "between 0 and 1e6")?;
+        check("undesirable_weight", self.undesirable_weight, 0.0, "between 0 and 1e6")
+    }
+
     /// The loss of one completion and its slope (eq. 8): λ_D (1 − σ(β(u − z₀))) or λ_U (1 − σ(β(z₀ − u))), where u is
     /// its log-ratio to the reference, and z₀ the batch's estimate of the divergence from it ([`KtoConfig::baseline`]).
     #[must_use]
@@ -576,7 +594,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_named() {
         let error = |config: LossConfig| config.validate().unwrap_err().to_string();
-        assert_eq!(error(LossConfig { beta: 0.0, ..LossConfig::default() }), "beta = 0: must be positive");
+        assert_eq!(error(LossConfig { beta: 0.0, ..LossConfig::default() }), "beta = 0: must be between 1e-9 and 1e6");
         assert!(error(LossConfig { kind: LossKind::Exo, ..LossConfig::default() }).contains("label_smoothing = 0"));
         assert!("dpo".parse::<LossKind>().unwrap_err().to_string().contains("sigmoid, robust, ipo"));
     }

@@ -27,6 +27,7 @@ use super::run::LmError;
 use super::tokenizer::Tokenizer;
 use super::train::{Part, Stage, Whole};
 use super::{reward, score};
+use crate::finite::NotFinite;
 
 /// MODPO's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -137,8 +138,21 @@ impl MarginReward {
     /// - returns `[completions.len()]`
     ///
     /// # Errors
-    /// Those of a gold reward.
+    /// Those of a gold reward, and a reward that is not finite.
     pub fn of(&self, completions: &[Encoded], tokenizer: &Tokenizer, part_tokens: usize) -> Result<Vec<f64>, LmError> {
+        let rewards = self.computed(completions, tokenizer, part_tokens)?;
+        let what = |i| format!("the reward of completion {i}");
+        let advice = "nothing can be learned from it; look at the model, or the gold reward, that gave it";
+        NotFinite::check(rewards.iter().copied(), what, || "the measuring of margins".to_owned(), advice)?;
+        Ok(rewards)
+    }
+
+    fn computed(
+        &self,
+        completions: &[Encoded],
+        tokenizer: &Tokenizer,
+        part_tokens: usize,
+    ) -> Result<Vec<f64>, LmError> {
         match self {
             Self::Model(members) => {
                 let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
@@ -385,7 +399,7 @@ mod tests {
         let mut trainee = Trainee { model, optimizer: Optimizer::default(), step: 0 };
         let all: Vec<usize> = (0..stage.len()).collect();
         for _ in 0..300 {
-            let _ = step(&mut trainee, &stage, &config, &all, 300, 0);
+            step(&mut trainee, &stage, &config, &all, 300, 0).unwrap();
         }
         let after = log_probs(&trainee.model, &pairs, 500, &|_| ());
         for ((after, before), wanted) in after.iter().zip(&reference).zip(&wanted) {

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
+use super::train::MOST_LEARNING_RATE;
 use crate::nn::fused::{self, AdamStep};
 use crate::nn::{AdamConfig, constant, to_host};
 
@@ -113,7 +114,8 @@ impl OptimizerConfig {
             true => Ok(()),
             false => Err(format!("{name} = {found}: must be {expected}")),
         };
-        check("learning_rate", self.learning_rate, self.learning_rate > 0.0, "positive")?;
+        let fine = self.learning_rate > 0.0 && self.learning_rate <= MOST_LEARNING_RATE;
+        check("learning_rate", self.learning_rate, fine, "positive and at most 100")?;
         check("warmup", self.warmup, self.warmup >= 0.0, "at least 0")?;
         let decay =
             |name: &str, beta: f32| check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1");

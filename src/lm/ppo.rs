@@ -23,7 +23,8 @@ use super::data::Encoded;
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig};
 use super::sample::{Completion, Finish, SampleConfig, generate};
-use super::train::{Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
+use super::train::{DIVERGED, MOST_LEARNING_RATE, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
+use crate::finite::NotFinite;
 use crate::nn::{constant, to_host};
 use crate::random::stream;
 use crate::rl::ppo::gae;
@@ -142,11 +143,16 @@ pub enum PpoError<E: Error + 'static> {
     /// A score that nothing can be learned from.
     #[error("the reward gave {found} for the completion of prompt {prompt}: must be finite")]
     Score {
+        /// Iteration in which it was given, from 1.
+        iteration: usize,
         /// Number of the prompt, from 0.
         prompt: usize,
         /// Score.
         found: f64,
     },
+    /// A number that training came to and cannot go on from.
+    #[error(transparent)]
+    NotFinite(NotFinite),
     /// The reward failed.
     #[error(transparent)]
     Reward(E),
@@ -216,17 +222,20 @@ impl PpoConfig {
         for (name, found) in
             [("missing_eos_penalty", self.missing_eos_penalty.unwrap_or(0.0)), ("kl_coefficient", self.kl_coefficient)]
         {
-            check(name, found, found >= 0.0, "at least 0")?;
+            check(name, found, (0.0..=1e9).contains(&found), "between 0 and 1e9")?;
         }
         for (name, found) in [
             ("target_kl", self.target_kl.unwrap_or(1.0)),
-            ("kl_horizon", self.kl_horizon),
             ("clip_range", self.clip_range),
             ("value_clip_range", self.value_clip_range),
-            ("value_learning_rate", self.value_learning_rate),
         ] {
             check(name, found, found > 0.0, "positive")?;
         }
+        // Of less than an episode, β could change its sign.
+        check("kl_horizon", self.kl_horizon, self.kl_horizon >= 1.0, "1 or more")?;
+        let rate = self.value_learning_rate;
+        let fine = rate > 0.0 && rate <= MOST_LEARNING_RATE;
+        check("value_learning_rate", rate, fine, "positive and at most 100")?;
         for (name, found) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             check(name, found, (0.0..=1.0).contains(&found), "between 0 and 1")?;
         }
@@ -299,7 +308,8 @@ impl Ppo {
 /// `completions/mean_length`, `value/lr`, and of both models `policy/grad_norm` and `value/grad_norm`.
 ///
 /// # Errors
-/// Prompts, models or scores that cannot be used, and the reward's own errors. The state is then what it was.
+/// Prompts, models or scores that cannot be used, and the reward's own errors: the state is then what it was. After
+/// [`PpoError::NotFinite`] it is of no use.
 ///
 /// # Panics
 /// With a configuration that [`PpoConfig::validate`] refuses, or a value function that does not score.
@@ -330,7 +340,7 @@ pub fn iterate<E: Error + 'static>(
         return Err(PpoError::Scores { found: scores.len(), expected: scored.len() });
     }
     if let Some(i) = scores.iter().position(|score| !score.is_finite()) {
-        return Err(PpoError::Score { prompt: numbers[i], found: scores[i] });
+        return Err(PpoError::Score { iteration: state.iteration + 1, prompt: numbers[i], found: scores[i] });
     }
     let unfinished = scores.iter_mut().zip(&completions).filter(|(_, completion)| completion.finish != Finish::Eos);
     unfinished.for_each(|(score, _)| *score -= config.missing_eos_penalty.unwrap_or(0.0));
@@ -353,6 +363,16 @@ pub fn iterate<E: Error + 'static>(
         values(value_model, hidden, targets).squeeze_dim(1)
     });
 
+    for (what, numbers) in [
+        ("the policy's log-probability of a token", &old_log_probs),
+        ("the reference's log-probability of a token", &reference_log_probs),
+        ("the value of a token", &old_values),
+    ] {
+        let numbers = numbers.iter().map(|&number| f64::from(number));
+        NotFinite::check(numbers, |_| what, || format!("iteration {}", state.iteration + 1), DIVERGED)
+            .map_err(PpoError::NotFinite)?;
+    }
+
     // Rewards: every token pays for its divergence from the reference, the last one earns the score.
     let differences: Vec<f64> =
         old_log_probs.iter().zip(&reference_log_probs).map(|(&p, &r)| f64::from(p) - f64::from(r)).collect();
@@ -374,6 +394,12 @@ pub fn iterate<E: Error + 'static>(
         whiten(&mut advantages, true);
     }
 
+    let now = format!("iteration {}", state.iteration + 1);
+    let astray = |of: &str, error: NotFinite| {
+        let what = format!("{of}{}", error.what);
+        PpoError::NotFinite(NotFinite { what, at: format!("{now}, {}", error.at), ..error })
+    };
+
     // Epochs of minibatches: a clipped step of the policy, and one of the value function.
     let policy_loss = PolicyLoss {
         old_log_probs: &old_log_probs,
@@ -391,8 +417,10 @@ pub fn iterate<E: Error + 'static>(
     for _ in 0..config.epochs {
         order.shuffle(&mut rng);
         for minibatch in order.chunks(config.minibatch_size) {
-            of_policy += &step(&mut state.policy, &policy_loss, &policy_training, minibatch, total, seed);
-            of_value += &step(&mut state.value, &value_loss, &value_training, minibatch, total, seed);
+            let went = step(&mut state.policy, &policy_loss, &policy_training, minibatch, total, seed);
+            of_policy += &went.map_err(|error| astray("the policy: ", error))?;
+            let went = step(&mut state.value, &value_loss, &value_training, minibatch, total, seed);
+            of_value += &went.map_err(|error| astray("the value function: ", error))?;
         }
     }
 
@@ -430,6 +458,7 @@ pub fn iterate<E: Error + 'static>(
     if let Some(target) = config.target_kl {
         state.kl_coefficient = adapted(beta, kl, target, count / config.kl_horizon);
     }
+    metrics.check_finite("", || now.clone()).map_err(PpoError::NotFinite)?;
     state.iteration += 1;
     Ok(metrics)
 }
@@ -1016,6 +1045,43 @@ mod tests {
         assert_eq!(error.to_string(), expected);
         // The longest prompt there may be has room for one token.
         iterate(&mut state, &model(1), &[vec![1; 11]], &[EOS], &config, 3, &fives).unwrap();
+    }
+
+    /// Issue 28, B1.
+    #[test]
+    fn numbers_that_are_not_finite_are_named() {
+        let config = small();
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let spoil = |model: &mut Decoder, i: usize| {
+                let tensor = &mut model.parameters[i];
+                let mut values = to_host(tensor.clone());
+                values[0] = wrong;
+                *tensor = constant(&values, tensor.dims(), &Device::flex());
+            };
+            let error = |mut state: Ppo| {
+                let error = iterate(&mut state, &model(1), &prompts(), &[EOS], &config, 3, &fives).unwrap_err();
+                match error {
+                    PpoError::NotFinite(error) => error,
+                    other => panic!("{other}"),
+                }
+            };
+            let norm = model(1).layout.final_norm.weight;
+            let mut state = start(&config);
+            spoil(&mut state.policy.model, norm);
+            assert!(error(state).what.starts_with("the policy's log-probability"), "{wrong}");
+            let mut state = start(&config);
+            spoil(&mut state.value.model, norm);
+            let found = error(state);
+            assert!(found.what.starts_with("the value") && found.at.starts_with("iteration 1"), "{found}");
+        }
+        // Its error is one of a run that failed, whatever it passes through.
+        let error = PpoError::<crate::lm::run::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
+        let error = crate::lm::run::LmError::from(error);
+        assert!(crate::finite::is_behind(&error), "{error}");
+        assert!(
+            error.to_string().starts_with("the reward of the completion of prompt 2 is NaN at iteration 4"),
+            "{error}"
+        );
     }
 
     #[test]

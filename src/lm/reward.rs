@@ -157,6 +157,16 @@ fn of_pairs<T: Send>(
     cut(|pair| pair_tokens(&pairs[pair]), &all, part_tokens).par_iter().map(of_part).collect()
 }
 
+/// Whether the side that scores higher by `difference` is the one that is likelier preferred, with `target` the probability
+/// that it is the first; `None` of a tie.
+pub(super) fn agrees(difference: f64, target: f64) -> Option<bool> {
+    match () {
+        () if target == 0.5 => None,
+        () if target > 0.5 => Some(difference > 0.0),
+        () => Some(difference < 0.0),
+    }
+}
+
 impl RewardModel {
     /// What is logged of these pairs where the two sides of each score this much, and the slopes of the loss with
     /// respect to the scores.
@@ -176,9 +186,12 @@ impl RewardModel {
             metrics.answer(likelihood.probability(difference), target);
             let mut add = |name, value| metrics.add(name, value, 1.0);
             add("loss", loss);
-            add("accuracy", if difference > 0.0 { 1.0 } else { 0.0 });
             add("margin", difference);
             add("mean_reward", 0.5 * sum);
+            // Nobody can be right about two that are equally good.
+            if let Some(right) = agrees(difference, target) {
+                add("accuracy", f64::from(u8::from(right)));
+            }
         }
         (metrics, slopes)
     }

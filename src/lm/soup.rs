@@ -71,8 +71,8 @@ pub struct Mix {
     pub rewards: Vec<Estimate>,
     /// How far it lies above the chord between the ends, on all prompts; none for an end.
     pub above: Vec<f64>,
-    /// 95 % bootstrap intervals of that over prompts.
-    pub intervals: Vec<[f64; 2]>,
+    /// 95 % bootstrap intervals of that over prompts; of a single prompt there are none.
+    pub intervals: Vec<Option<[f64; 2]>>,
     /// Tokens of a completion.
     pub length: f64,
 }
@@ -314,7 +314,7 @@ mod tests {
         let rewards = vec![vec![vec![0.0, 4.0]], vec![vec![5.0, 2.0]], vec![vec![8.0, 0.0]]];
         let mix = measured(&all, &rewards, 7.0, 1);
         assert_eq!((mix.above, mix.choosing), (vec![1.0], vec![5.0]));
-        assert_eq!(mix.intervals, [[-1.0, 3.0]]);
+        assert_eq!(mix.intervals, [Some([-1.0, 3.0])]);
         assert_eq!((mix.rewards[0].mean, mix.length), (2.0, 7.0));
         assert!(measured(&all, &rewards, 7.0, 2).above.is_empty());
     }

@@ -85,7 +85,7 @@ pub(super) fn follow<S: Stage>(
     let config = as_traced();
     for (k, expected) in trace["steps"].as_array().unwrap().iter().take(steps).enumerate() {
         let examples: Vec<usize> = (8 * k..8 * k + 8).collect();
-        let found = step(&mut trainee, stage, &config, &examples, steps, 0);
+        let found = step(&mut trainee, stage, &config, &examples, steps, 0).unwrap();
         for &name in names {
             let (found, expected) = (found.get(name).unwrap(), expected[name].as_f64().unwrap());
             let difference = (found - expected).abs() / expected.abs().max(1.0);
@@ -217,7 +217,7 @@ pub(super) fn trained<S: Stage>(model: &Decoder, stage: &S, config: &TrainConfig
     let mut trainee = Trainee { model: model.clone(), optimizer: Optimizer::default(), step: 0 };
     for k in 0..3 {
         let examples = config.examples(7, k, stage.len());
-        let _ = step(&mut trainee, stage, config, &examples, 3, 7);
+        step(&mut trainee, stage, config, &examples, 3, 7).unwrap();
     }
     trainee.model.parameters.into_iter().map(to_host).collect()
 }
@@ -574,7 +574,7 @@ fn members_disagree_as_their_heads_do_and_where_the_data_say_nothing() {
         let mut trainee = Trainee { model, optimizer: Optimizer::default(), step: 0 };
         for k in 0..60 {
             let examples = config.examples(member, k, seen.len());
-            let _ = step(&mut trainee, &stage, &config, &examples, 60, member);
+            step(&mut trainee, &stage, &config, &examples, 60, member).unwrap();
         }
         trainee.model
     };
@@ -830,5 +830,158 @@ fn bf16_is_f32_with_fewer_bits() {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let cosine = dot(&long, &short) / (dot(&long, &long) * dot(&short, &short)).sqrt();
         assert!(cosine > 0.995, "{cosine}");
+    }
+}
+
+/// Issue 28, B1: in every trainer a number that is not finite is named with its step, and nothing of it is kept.
+#[test]
+fn a_step_that_comes_to_no_number_is_an_error_that_names_it() {
+    let (model, pairs) = made_up();
+    let texts: Vec<Encoded> = pairs.iter().map(|pair| pair.chosen.clone()).collect();
+    let labelled: Vec<(Encoded, bool)> =
+        pairs.iter().enumerate().map(|(i, pair)| (pair.chosen.clone(), i % 2 == 0)).collect();
+    let reference = || Reference::LogProbs(log_probs(&model, &pairs, 500, &|_| ()));
+    let sft = Sft { examples: texts, normalization: Normalization::TokenMean };
+    let reward = RewardModel { pairs: pairs.clone(), loss: RewardLoss::default() };
+    let dpo = Dpo { pairs: pairs.clone(), loss: LossConfig::default(), reference: reference() };
+    let kto = Kto::new(labelled, KtoConfig::default(), &model, 500, &|_| ());
+    let modpo = super::modpo::Modpo {
+        margins: vec![0.1; pairs.len()],
+        pairs: pairs.clone(),
+        reference: reference(),
+        loss: super::modpo::ModpoLoss { weight: 0.5, ..Default::default() },
+    };
+    fn failed<S: Stage>(model: &Decoder, stage: &S, wrong: f32) -> crate::finite::NotFinite {
+        let mut trainee = Trainee { model: model.clone(), optimizer: Optimizer::default(), step: 0 };
+        let all: Vec<usize> = (0..stage.len()).collect();
+        let fine = step(&mut trainee, stage, &as_traced(), &all, 4, 0).unwrap();
+        assert!(fine.means().all(|(_, mean)| mean.is_finite()));
+        let norm = trainee.model.layout.final_norm.weight;
+        let tensor = &mut trainee.model.parameters[norm];
+        let mut values = to_host(tensor.clone());
+        values[3] = wrong;
+        *tensor = constant(&values, tensor.dims(), &Device::flex());
+        step(&mut trainee, stage, &as_traced(), &all, 4, 0).unwrap_err()
+    }
+    let scorer = with_scores(&model, 1, 3);
+    for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for (name, error) in [
+            ("sft", failed(&model, &sft, wrong)),
+            ("reward", failed(&scorer, &reward, wrong)),
+            ("dpo", failed(&model, &dpo, wrong)),
+            ("kto", failed(&model, &kto, wrong)),
+            ("modpo", failed(&model, &modpo, wrong)),
+        ] {
+            assert_eq!(error.at, "step 2", "{name}");
+            assert!(error.what.starts_with("the loss") || error.what.starts_with("the norm"), "{name}: {error}");
+        }
+    }
+}
+
+/// Issue 28, B3: a tie counted as an answer that was not right.
+#[test]
+fn what_is_measured_of_ties_alone_is_absent() {
+    let (model, pairs) = made_up();
+    let tie = |pair: &EncodedPair| EncodedPair { target: Some(0.5), ..pair.clone() };
+    let ties: Vec<EncodedPair> = pairs.iter().map(tie).collect();
+    let scorer = with_scores(&model, 1, 3);
+    let all: Vec<usize> = (0..pairs.len()).collect();
+    let of = |pairs: &[EncodedPair]| {
+        let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
+        evaluate(&scorer, &stage, &all, 500)
+    };
+    let (decided, tied) = (of(&pairs), of(&ties));
+    assert!(decided.get("accuracy").is_some());
+    assert_eq!((tied.get("accuracy"), tied.get("loss").is_some()), (None, true));
+    let (count, interval, _) = tied.calibration().unwrap();
+    assert_eq!((count, interval), (0, None));
+    // Half of them tie: the others alone count.
+    let mixed: Vec<EncodedPair> = pairs.iter().zip(&ties).flat_map(|(pair, tie)| [pair.clone(), tie.clone()]).collect();
+    let stage = RewardModel { pairs: mixed, loss: RewardLoss::default() };
+    let both = evaluate(&scorer, &stage, &(0..2 * pairs.len()).collect::<Vec<_>>(), 500);
+    assert_eq!(both.get("accuracy"), decided.get("accuracy"));
+    // Where the second is likelier preferred, it is right to score it higher.
+    let likelier = |target: f64| {
+        of(&pairs.iter().map(|pair| EncodedPair { target: Some(target), ..pair.clone() }).collect::<Vec<_>>())
+    };
+    let (first, second) = (likelier(0.8).get("accuracy").unwrap(), likelier(0.2).get("accuracy").unwrap());
+    assert!((first + second - 1.0).abs() < 1e-12 && (first - decided.get("accuracy").unwrap()).abs() < 1e-12);
+    let dpo = Dpo { pairs: ties, loss: LossConfig::default(), reference: Reference::None };
+    assert_eq!(evaluate(&model, &dpo, &all, 500).get("rewards/accuracies"), None);
+    // A mean in which nothing counts is no mean.
+    let mut metrics = Metrics::default();
+    metrics.add("entropy", 0.0, 0.0);
+    assert_eq!((metrics.get("entropy"), metrics.means().count()), (None, 0));
+}
+
+/// Paths of all real numbers of a configuration.
+fn reals(table: &toml::Table, at: &str) -> Vec<String> {
+    let inside = |(name, value): (&String, &toml::Value)| {
+        let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        match value {
+            toml::Value::Float(_) => vec![path],
+            toml::Value::Table(table) => reals(table, &path),
+            _ => Vec::new(),
+        }
+    };
+    table.iter().flat_map(inside).collect()
+}
+
+/// Issue 28, B1: whatever is no number is refused by the name of its field.
+#[test]
+fn every_real_number_of_every_stage_refuses_nan_and_infinities_by_name() {
+    use crate::run::config::set_layer;
+    let stages = [
+        StageKind::Pretrain,
+        StageKind::Sft,
+        StageKind::Reward,
+        StageKind::Dpo,
+        StageKind::Modpo,
+        StageKind::Kto,
+        StageKind::Ppo,
+    ];
+    for stage in stages {
+        let base = r#"
+            data = ["rows.jsonl"]
+            gold = "reviews:sentiment"
+        "#;
+        let mut base: toml::Table = base.parse().unwrap();
+        if stage != StageKind::Pretrain {
+            base.insert("lora".to_owned(), toml::Value::try_from(LoraConfig::default()).unwrap());
+            base.insert("model".to_owned(), "m".into());
+        }
+        if stage == StageKind::Modpo {
+            let more = r#"
+                [[modpo.objectives]]
+                name = "a"
+                weight = 0.5
+                [[modpo.objectives]]
+                name = "b"
+                weight = 0.5
+                reward = "reviews:sentiment"
+            "#;
+            crate::run::config::merge(&mut base, more.parse().unwrap());
+        }
+        if stage == StageKind::Ppo {
+            crate::run::config::merge(
+                &mut base,
+                "ppo.algorithm.target_kl = 6.0\nppo.algorithm.missing_eos_penalty = 1.0".parse().unwrap(),
+            );
+        }
+        let plain = LmConfig::resolve(stage, &[base.clone()]).unwrap_or_else(|error| panic!("{stage:?}: {error}"));
+        let paths = reals(&toml::Table::try_from(&plain).unwrap(), "");
+        assert!(paths.len() >= 8, "{stage:?}: {paths:?}");
+        for path in &paths {
+            let name = path.rsplit('.').next().unwrap();
+            for wrong in ["nan", "-nan", "inf", "-inf"] {
+                let layers = [base.clone(), set_layer(&format!("{path}={wrong}")).unwrap()];
+                let error = LmConfig::resolve(stage, &layers).expect_err(&format!("{stage:?}: {path} = {wrong}"));
+                assert!(error.to_string().contains(name), "{stage:?}: {path} = {wrong}: {error}");
+            }
+        }
+        for (path, wrong) in [("train.optimizer.learning_rate", "1e40"), ("train.optimizer.learning_rate", "101")] {
+            let layers = [base.clone(), set_layer(&format!("{path}={wrong}")).unwrap()];
+            assert!(LmConfig::resolve(stage, &layers).unwrap_err().to_string().contains("learning_rate"));
+        }
     }
 }

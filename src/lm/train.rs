@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig};
+use crate::finite::NotFinite;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
@@ -113,6 +114,13 @@ pub struct Trainee {
     pub step: usize,
 }
 
+/// What to try where training has led to numbers that are not finite.
+pub(super) const DIVERGED: &str =
+    "training has diverged; try a smaller learning rate, a longer warm-up, or clipping gradients at a smaller norm";
+
+/// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
+pub(super) const MOST_LEARNING_RATE: f64 = 100.0;
+
 /// Bins of predicted probabilities.
 const CALIBRATION_BINS: usize = 10;
 
@@ -147,9 +155,9 @@ impl Metrics {
     }
 
     /// How good the predicted answers are: their number, a 95 % interval of the share that is right (Wilson), and the
-    /// expected calibration error. `None` where there are none.
+    /// expected calibration error. `None` where there are none; where all tie, no share can be right.
     #[must_use]
-    pub fn calibration(&self) -> Option<(usize, [f64; 2], f64)> {
+    pub fn calibration(&self) -> Option<(usize, Option<[f64; 2]>, f64)> {
         let decided = self.answers.iter().filter(|[_, given]| *given != 0.5);
         let right = decided.clone().filter(|[predicted, given]| (predicted - 0.5) * (given - 0.5) > 0.0).count();
         let count = decided.count();
@@ -157,18 +165,40 @@ impl Metrics {
         let (predicted, given): (Vec<f64>, Vec<f64>) =
             self.answers.iter().flat_map(|[p, g]| [(*p, *g), (1.0 - p, 1.0 - g)]).unzip();
         let error = expected_calibration_error(&predicted, &given, CALIBRATION_BINS)?;
-        Some((count, wilson_interval(right, count), error))
+        Some((count, (count > 0).then(|| wilson_interval(right, count)), error))
     }
 
-    /// A mean.
+    /// A mean; `None` where nothing counts in it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
-        self.sums.get(name).map(|[sum, total]| sum / total)
+        self.sums.get(name).filter(|[_, total]| *total != 0.0).map(|[sum, total]| sum / total)
     }
 
-    /// All means.
+    /// All means in which something counts.
     pub fn means(&self) -> impl Iterator<Item = (&Cow<'static, str>, f64)> {
-        self.sums.iter().map(|(name, [sum, total])| (name, sum / total))
+        self.sums.iter().filter(|(_, [_, total])| *total != 0.0).map(|(name, [sum, total])| (name, sum / total))
+    }
+
+    /// Refuses means that are not finite; the loss and the gradient are named before what follows from them.
+    ///
+    /// # Errors
+    /// [`NotFinite`] with the first one. `prefix` stands before the names, `at` says when.
+    pub fn check_finite(&self, prefix: &str, at: impl FnOnce() -> String) -> Result<(), NotFinite> {
+        let wrong = |name: &str| self.get(name).filter(|mean| !mean.is_finite()).map(|mean| (name.to_owned(), mean));
+        let first = ["loss", "loss/policy_avg", "loss/value_avg", "grad_norm", "policy/grad_norm", "value/grad_norm"];
+        let found = first.into_iter().find_map(wrong);
+        let found = found.or_else(|| self.means().find(|(_, mean)| !mean.is_finite()).map(|(n, m)| (n.to_string(), m)));
+        match found {
+            None => Ok(()),
+            Some((name, found)) => {
+                let what = match name.as_str() {
+                    "loss" => format!("the {prefix}loss"),
+                    "grad_norm" => format!("the {prefix}norm of the gradient"),
+                    name => format!("the {prefix}metric '{name}'"),
+                };
+                Err(NotFinite { what, found, at: at(), advice: DIVERGED })
+            }
+        }
     }
 
     /// Puts the sums into a checkpoint, their names behind a prefix.
@@ -249,6 +279,9 @@ impl TrainConfig {
 }
 
 /// One step of training on these examples. The metrics hold the stage's own, `grad_norm` and `learning_rate`.
+///
+/// # Errors
+/// [`NotFinite`] for a loss, a gradient or another of the metrics; the trainee is of no use then.
 pub fn step<S: Stage>(
     trainee: &mut Trainee,
     stage: &S,
@@ -256,7 +289,7 @@ pub fn step<S: Stage>(
     examples: &[usize],
     total_steps: usize,
     seed: u64,
-) -> Metrics {
+) -> Result<Metrics, NotFinite> {
     let whole = whole(&trainee.model, stage, examples, config.part_tokens);
     let parts = cut(|example| stage.tokens(example), examples, config.part_tokens);
     let of_part = |i: usize| {
@@ -282,7 +315,8 @@ pub fn step<S: Stage>(
     trainee.step += 1;
     metrics.add("grad_norm", norm, 1.0);
     metrics.add("learning_rate", learning_rate, 1.0);
-    metrics
+    metrics.check_finite("", || format!("step {}", trainee.step))?;
+    Ok(metrics)
 }
 
 /// The stage's metrics on these examples, without training.

@@ -20,6 +20,7 @@ use super::run::{self, LmConfig, LmError, LmOutcome, PretrainConfig, SIZES, Show
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{TrainConfig, Trainee, step};
+use crate::finite::NotFinite;
 use crate::random::stream;
 use crate::run::RunError;
 use crate::run::archive::write_atomically;
@@ -188,7 +189,7 @@ pub(super) fn reward_model(
     pairs: &[EncodedPair],
     groups: &[Range<usize>],
     seed: u64,
-) -> Decoder {
+) -> Result<Decoder, NotFinite> {
     let stage = RewardModel { pairs: pairs.to_vec(), loss: RewardLoss::default() };
     let train = TrainConfig {
         steps: 0,
@@ -203,9 +204,9 @@ pub(super) fn reward_model(
     let mut trainee = Trainee { model: with_scores(start, 1, seed), optimizer: Optimizer::default(), step: 0 };
     for _ in 0..total {
         let examples = comparisons(&train, groups, seed, trainee.step);
-        let _ = step(&mut trainee, &stage, &train, &examples, total, seed);
+        step(&mut trainee, &stage, &train, &examples, total, seed)?;
     }
-    trainee.model
+    Ok(trainee.model)
 }
 
 pub(super) fn optimizer(learning_rate: f64, schedule: Schedule) -> OptimizerConfig {

@@ -350,6 +350,24 @@ pub fn answers(events: &[Event]) -> Vec<Answer> {
     answers
 }
 
+/// Queries whose answer was taken back and not given again, in the order in which they were taken back: they are asked
+/// again.
+#[must_use]
+pub fn undone(events: &[Event]) -> Vec<u64> {
+    let mut undone: Vec<u64> = Vec::new();
+    for event in events {
+        match event {
+            Event::Answer(_) => {}
+            Event::Undo { query, .. } => {
+                undone.retain(|other| other != query);
+                undone.push(*query);
+            }
+            Event::Relabel { query, .. } => undone.retain(|other| other != query),
+        }
+    }
+    undone
+}
+
 impl Event {
     /// Session, or exchange, in which it takes effect.
     #[must_use]
@@ -480,7 +498,7 @@ impl From<Answer> for Event {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Event, Ledger, Mark, SegmentId, answers, first_difference};
+    use super::{Answer, Event, Ledger, Mark, SegmentId, answers, first_difference, undone};
     use crate::preference::{Label, Why};
 
     fn event(query: u64) -> Event {
@@ -632,5 +650,11 @@ mod tests {
         let events = [event(0), event(1), event(2), Event::Undo { query: 0, session: 9 }, relabel];
         let labels: Vec<Label> = answers(&events).iter().map(|a| a.label).collect();
         assert_eq!(labels, [Label::Skip, Label::Second, Label::First]);
+        assert_eq!(undone(&events), [0]);
+        let undo = |query| Event::Undo { query, session: 9 };
+        let again = |query, label| Event::Relabel { query, label, session: 9 };
+        assert_eq!(undone(&[event(0), event(1), undo(1), undo(0), undo(1)]), [0, 1], "the last one last");
+        // "Can't tell" is an answer, and the last word.
+        assert_eq!(undone(&[event(0), event(1), undo(0), undo(1), again(0, Label::Skip)]), [1]);
     }
 }

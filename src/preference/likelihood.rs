@@ -46,7 +46,8 @@ impl Likelihood {
             true => Ok(()),
             false => Err(LikelihoodError { field, found, expected }),
         };
-        check("temperature", self.temperature, self.temperature > 0.0, "positive")?;
+        // Scores are divided by it in single precision: beyond these bounds there is nothing but infinities or zeros.
+        check("temperature", self.temperature, (1e-6..=1e6).contains(&self.temperature), "between 1e-6 and 1e6")?;
         check("error_rate", self.error_rate, (0.0..1.0).contains(&self.error_rate), "at least 0 and below 1")?;
         check("margin", self.margin, (0.0..=100.0).contains(&self.margin), "between 0 and 100")?;
         check("tie", self.tie, (0.0..=20.0).contains(&self.tie), "between 0 and 20")
@@ -239,5 +240,41 @@ mod tests {
         assert_eq!(margin.loss(3.0, 1.0), plain.loss(2.5, 1.0));
         assert_eq!(margin.loss(3.0, 0.0), plain.loss(3.5, 0.0));
         assert!(Likelihood { error_rate: 1.0, ..plain }.validate().is_err());
+    }
+
+    #[test]
+    fn what_can_only_give_infinities_is_refused_and_what_is_accepted_gives_none() {
+        let set: [fn(&mut Likelihood, f64); 4] =
+            [|l, v| l.temperature = v, |l, v| l.error_rate = v, |l, v| l.margin = v, |l, v| l.tie = v];
+        for (field, set) in set.iter().enumerate() {
+            for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e300] {
+                let mut likelihood = Likelihood::default();
+                set(&mut likelihood, value);
+                assert!(likelihood.validate().is_err(), "field {field}: {value}");
+            }
+        }
+        for temperature in [1e-40, 1e-7, 1e7, 0.0] {
+            let error = Likelihood { temperature, ..Likelihood::default() }.validate().unwrap_err().to_string();
+            assert!(error.contains("temperature") && error.contains("between 1e-6 and 1e6"), "{error}");
+        }
+        for temperature in [1e-6, 1.0, 1e6] {
+            for (error_rate, margin, tie) in
+                [(0.0, 0.0, 0.0), (0.1, 100.0, 20.0), (0.0, 100.0, 20.0), (0.999, 0.0, 1e-3)]
+            {
+                let likelihood = Likelihood { temperature, error_rate, margin, tie };
+                likelihood.validate().unwrap();
+                for z in [-1e9, -1.0, 0.0, 1e-9, 1e9] {
+                    for target in [0.0, 0.25, 0.5, 1.0] {
+                        let all = [
+                            likelihood.loss(z, target),
+                            likelihood.slope(z, target),
+                            likelihood.probability(z),
+                            likelihood.entropy(target),
+                        ];
+                        assert!(all.iter().all(|value| value.is_finite()), "{likelihood:?} {z} {target}: {all:?}");
+                    }
+                }
+            }
+        }
     }
 }

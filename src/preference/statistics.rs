@@ -23,10 +23,12 @@ pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
     (scale > 0.0 && scale.is_finite()).then(|| (ab / scale).clamp(-1.0, 1.0))
 }
 
-/// Spearman's rank correlation, ties at their average rank; `None` as [`pearson`].
+/// Spearman's rank correlation, ties at their average rank; `None` as [`pearson`], and where a value is NaN, which has no
+/// rank.
 #[must_use]
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
-    pearson(&ranks(a), &ranks(b))
+    let ranked = !a.iter().chain(b).any(|value| value.is_nan());
+    ranked.then(|| pearson(&ranks(a), &ranks(b)))?
 }
 
 /// EPIC distance of two canonically shaped rewards over the same transitions: √((1 − ρ) / 2), in 0..1 (Gleave et al.
@@ -84,13 +86,18 @@ pub fn student_interval(values: &[f64]) -> Option<[f64; 2]> {
     Some([mean - half, mean + half])
 }
 
-/// Percentile bootstrap interval of a statistic.
+/// Percentile bootstrap interval of a statistic. Of fewer than two values there is none: every resample would be the same.
 #[must_use]
-pub fn bootstrap_interval(values: &[f64], statistic: fn(&[f64]) -> f64, confidence: f64, rng: &mut Rng) -> [f64; 2] {
+pub fn bootstrap_interval(
+    values: &[f64],
+    statistic: fn(&[f64]) -> f64,
+    confidence: f64,
+    rng: &mut Rng,
+) -> Option<[f64; 2]> {
     /// Enough for a 95 % interval stable to about 1 % of its width.
     const RESAMPLES: usize = 10_000;
-    if values.is_empty() {
-        return [f64::NAN; 2];
+    if values.len() < 2 {
+        return None;
     }
     let mut resample = vec![0.0; values.len()];
     let mut statistics: Vec<f64> = (0..RESAMPLES)
@@ -101,16 +108,17 @@ pub fn bootstrap_interval(values: &[f64], statistic: fn(&[f64]) -> f64, confiden
         .collect();
     statistics.sort_by(f64::total_cmp);
     let at = |share: f64| statistics[((RESAMPLES - 1) as f64 * share).round() as usize];
-    [at((1.0 - confidence) / 2.0), at((1.0 + confidence) / 2.0)]
+    Some([at((1.0 - confidence) / 2.0), at((1.0 + confidence) / 2.0)])
 }
 
+/// Ranks from 0, ties at their average. Nothing is equal to NaN, not even itself, so that it stands alone.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&i, &j| values[i].total_cmp(&values[j]));
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let tied = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
+        let tied = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count().max(1);
         for &i in &order[start..start + tied] {
             ranks[i] = start as f64 + (tied as f64 - 1.0) / 2.0;
         }
@@ -164,12 +172,35 @@ mod tests {
         assert_eq!(epic_distance(&a, &a), Some(0.0));
     }
 
+    /// Issue 28, B1: ranks never advanced on NaN.
+    #[test]
+    fn correlations_of_what_is_no_number_are_undefined_and_end() {
+        let fine = [1.0, 2.0, 3.0, 4.0];
+        for wrong in [f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            for place in 0..4 {
+                let mut values = fine;
+                values[place] = wrong;
+                assert_eq!(pearson(&values, &fine), None, "{values:?}");
+                assert_eq!(pearson(&fine, &values), None, "{values:?}");
+                // Infinities have a rank.
+                assert_eq!(spearman(&values, &fine).is_none(), wrong.is_nan(), "{values:?}");
+                assert_eq!(epic_distance(&values, &fine), None, "{values:?}");
+            }
+            assert_eq!(spearman(&[wrong; 4], &fine), None);
+        }
+        assert_eq!(super::ranks(&[f64::NAN, 1.0, f64::NAN]), [1.0, 0.0, 2.0]);
+    }
+
     #[test]
     fn the_interquartile_mean_cuts_a_quarter_at_either_end() {
         let values = [100.0, 3.0, 1.0, 2.0, 4.0, -50.0, 5.0, 6.0, 7.0, 8.0];
         // Two of ten are cut at either end: 2..=7 remain.
         assert_eq!(interquartile_mean(&values), 4.5);
-        let [low, high] = bootstrap_interval(&values, interquartile_mean, 0.95, &mut stream(0, "test", 0));
+        let [low, high] = bootstrap_interval(&values, interquartile_mean, 0.95, &mut stream(0, "test", 0)).unwrap();
         assert!(low < 4.5 && 4.5 < high);
+        // One value says nothing of the spread of values.
+        for few in [[].as_slice(), &[1.0]] {
+            assert_eq!(bootstrap_interval(few, interquartile_mean, 0.95, &mut stream(0, "test", 0)), None);
+        }
     }
 }

@@ -36,8 +36,8 @@ pub struct TeacherContext {
     pub segment_len: usize,
     /// Steps of an episode, T.
     pub episode_len: usize,
-    /// Mean true return of recent episodes, R̄.
-    pub mean_episode_return: f64,
+    /// Mean true return of recent episodes, R̄; `None` before an episode has ended.
+    pub mean_episode_return: Option<f64>,
     /// Standard deviation of true segment returns.
     pub segment_return_std: f64,
     /// Label sessions before this one.
@@ -96,7 +96,13 @@ impl Teacher {
             true => Ok(()),
             false => Err(TeacherError::Value { field, found, expected }),
         };
-        check("beta", self.beta, self.beta >= 0.0, "0 (never wrong by noise) or positive")?;
+        // Beyond, a product with a difference of returns may be infinite.
+        check(
+            "beta",
+            self.beta,
+            (0.0..=1e9).contains(&self.beta),
+            "0 (never wrong by noise) or positive, at most 1e9",
+        )?;
         check("gamma", self.gamma, (0.0..=1.0).contains(&self.gamma), "between 0 and 1")?;
         check("mistake", self.mistake, (0.0..=1.0).contains(&self.mistake), "between 0 and 1")?;
         check("skip", self.skip, (0.0..=10.0).contains(&self.skip), "between 0 and 10")?;
@@ -113,11 +119,11 @@ impl Teacher {
         let (noise, slip): (f64, f64) = (rng.random(), rng.random());
         let (sum1, sum2): (f64, f64) = (first.iter().sum(), second.iter().sum());
         // 1. Skip.
-        if self.skip > 0.0 && sum1.max(sum2) <= self.skip_threshold(context) {
+        if self.skip > 0.0 && self.skip_threshold(context).is_some_and(|threshold| sum1.max(sum2) <= threshold) {
             return Label::Skip;
         }
         // 2. Equal, decided on undiscounted returns; it overrides what follows.
-        if self.equal > 0.0 && (sum1 - sum2).abs() < self.equal_threshold(context) {
+        if self.equal > 0.0 && self.equal_threshold(context).is_some_and(|most| (sum1 - sum2).abs() < most) {
             return Label::Equal;
         }
         // 3. Myopic returns Σ γ^{H−1−j} r_j.
@@ -154,22 +160,26 @@ impl Teacher {
 
     /// Skip below δ = (H / T)·R̄·ε: what is 1 − ε of an average clip's magnitude worse than the average clip. Written
     /// so, it means the same where returns are negative; the reference formula would there skip all but the best.
-    fn skip_threshold(&self, context: &TeacherContext) -> f64 {
-        let average = average_clip(context);
-        match self.bpref_compat {
+    ///
+    /// Before an episode has ended there is no R̄, and nothing is skipped or called equal by it: a teacher who does not
+    /// know yet what is usual judges every pair. B-Pref's code does the same, as both of its thresholds are 0 until
+    /// the first mean return sets them, and it skips only above 0.
+    fn skip_threshold(&self, context: &TeacherContext) -> Option<f64> {
+        let average = average_clip(context)?;
+        Some(match self.bpref_compat {
             true => average * self.compat_factor(self.skip, context),
             false => average - (1.0 - self.skip) * average.abs(),
-        }
+        })
     }
 
     /// Equal within δ = (H / T)·|R̄|·ε; the reference formula lacks the magnitude, so that with negative returns no two
     /// clips are ever equal.
-    fn equal_threshold(&self, context: &TeacherContext) -> f64 {
-        let average = average_clip(context);
-        match self.bpref_compat {
+    fn equal_threshold(&self, context: &TeacherContext) -> Option<f64> {
+        let average = average_clip(context)?;
+        Some(match self.bpref_compat {
             true => average * self.compat_factor(self.equal, context),
             false => average.abs() * self.equal,
-        }
+        })
     }
 
     /// B-Pref's training scripts multiply by ε once more in every session but the first.
@@ -178,9 +188,10 @@ impl Teacher {
     }
 }
 
-/// What a clip of average return earns, (H / T)·R̄.
-fn average_clip(context: &TeacherContext) -> f64 {
-    context.segment_len as f64 / context.episode_len.max(1) as f64 * context.mean_episode_return
+/// What a clip of average return earns, (H / T)·R̄; `None` before R̄ is known.
+fn average_clip(context: &TeacherContext) -> Option<f64> {
+    let share = context.segment_len as f64 / context.episode_len.max(1) as f64;
+    context.mean_episode_return.map(|mean| share * mean)
 }
 
 #[cfg(test)]
@@ -192,7 +203,7 @@ mod tests {
     const CONTEXT: TeacherContext = TeacherContext {
         segment_len: 10,
         episode_len: 100,
-        mean_episode_return: 500.0,
+        mean_episode_return: Some(500.0),
         segment_return_std: 4.0,
         sessions_before: 0,
     };
@@ -253,10 +264,27 @@ mod tests {
         assert_eq!(answer(&equal, &[10.0], &[14.9], &CONTEXT), Label::Equal);
         assert_eq!(answer(&equal, &[10.0], &[15.0], &CONTEXT), Label::Second);
         // Negative returns: an average clip earns −50.
-        let negative = TeacherContext { mean_episode_return: -500.0, ..CONTEXT };
+        let negative = TeacherContext { mean_episode_return: Some(-500.0), ..CONTEXT };
         assert_eq!(answer(&equal, &[-10.0], &[-14.9], &negative), Label::Equal);
         assert_eq!(answer(&skip, &[-90.0], &[-60.0], &negative), Label::Second);
         assert_eq!(answer(&skip, &[-96.0], &[-95.0], &negative), Label::Skip);
+    }
+
+    /// Issue 28, B3: with R̄ taken as 0, the skip teacher skipped every pair with negative returns, and `equal` never tied.
+    #[test]
+    fn before_an_episode_has_ended_no_pair_is_skipped_or_equal_by_a_mean_that_is_not_known() {
+        let unknown = TeacherContext { mean_episode_return: None, ..CONTEXT };
+        for compat in [false, true] {
+            for name in ["skip", "equal"] {
+                let teacher = Teacher { bpref_compat: compat, ..Teacher::named(name).unwrap() };
+                for (first, second) in [(-90.0, -60.0), (4.9, 5.0), (-1e-9, 0.0), (0.0, 1e-9)] {
+                    assert_eq!(answer(&teacher, &[first], &[second], &unknown), Label::Second, "{name}");
+                }
+            }
+        }
+        // A mean return of zero is known: whoever earns no more than it is skipped.
+        let zero = TeacherContext { mean_episode_return: Some(0.0), ..CONTEXT };
+        assert_eq!(answer(&Teacher::named("skip").unwrap(), &[-1.0], &[-2.0], &zero), Label::Skip);
     }
 
     #[test]

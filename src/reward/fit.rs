@@ -6,6 +6,7 @@ use rayon::iter::{IndexedParallelIterator as _, IntoParallelRefMutIterator as _,
 use serde::{Deserialize, Serialize};
 
 use super::ensemble::{Ensemble, FitTarget, Member, RewardConfig};
+use crate::finite;
 use crate::nn::{constant, to_host};
 use crate::preference::Likelihood;
 use crate::preference::calibration;
@@ -31,21 +32,38 @@ pub struct FitExample {
 pub struct FitMetrics {
     /// Mean loss on each member's training comparisons.
     pub train_loss: f64,
-    /// Mean loss on each member's held-out comparisons.
-    pub validation_loss: f64,
-    /// Share of held-out, decided comparisons predicted rightly.
-    pub validation_accuracy: f64,
-    /// Expected calibration error on held-out comparisons, 10 bins.
-    pub validation_ece: f64,
+    /// Mean loss on each member's held-out comparisons; `None` where no member holds any out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
+    /// Share of held-out, decided comparisons predicted rightly; `None` where none is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_accuracy: Option<f64>,
+    /// Expected calibration error on held-out comparisons, 10 bins; `None` where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_ece: Option<f64>,
     /// L2 coefficient (geometric mean).
     pub l2: f64,
 }
 
+/// A member whose fit led to a number that is not finite. It is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Astray {
+    /// Number of the member.
+    pub member: usize,
+    /// Which quantity of it.
+    pub what: &'static str,
+    /// What was found.
+    pub found: f64,
+}
+
 /// Trains every member for `steps` gradient steps. Members train in parallel; each draws from its own streams, so
-/// the result does not depend on the number of threads.
+/// the result does not depend on the number of threads. `None` where there is nothing to fit to.
 ///
 /// # Shapes
 /// - every segment of `examples` has the same number of steps
+///
+/// # Errors
+/// [`Astray`] for the first member whose losses or weights are not finite.
 pub fn fit(
     ensemble: &mut Ensemble,
     config: &RewardConfig,
@@ -53,26 +71,33 @@ pub fn fit(
     steps: usize,
     seed: u64,
     session: u64,
-) -> FitMetrics {
+) -> Result<Option<FitMetrics>, Astray> {
     if examples.is_empty() {
-        return FitMetrics::default();
+        return Ok(None);
     }
-    let reports: Vec<FitMetrics> = ensemble
+    let reports: Vec<Result<FitMetrics, Astray>> = ensemble
         .members
         .par_iter_mut()
         .enumerate()
         .map(|(index, member)| fit_member(member, index, config, examples, steps, seed, session))
         .collect();
-    let mean = |value: fn(&FitMetrics) -> f64| {
-        let known: Vec<f64> = reports.iter().map(value).filter(|v| v.is_finite()).collect();
-        known.iter().sum::<f64>() / known.len().max(1) as f64
+    let reports = reports.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(averaged(&reports)))
+}
+
+/// Means over the members of which a number is known.
+fn averaged(members: &[FitMetrics]) -> FitMetrics {
+    let mean = |value: fn(&FitMetrics) -> Option<f64>| {
+        let known: Vec<f64> = members.iter().filter_map(value).collect();
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
     };
     FitMetrics {
-        train_loss: mean(|m| m.train_loss),
+        train_loss: members.iter().map(|m| m.train_loss).sum::<f64>() / members.len() as f64,
         validation_loss: mean(|m| m.validation_loss),
         validation_accuracy: mean(|m| m.validation_accuracy),
         validation_ece: mean(|m| m.validation_ece),
-        l2: mean(|m| m.l2.ln()).exp(),
+        // Of a zero among them it is zero: ln 0 = −∞.
+        l2: (members.iter().map(|m| m.l2.ln()).sum::<f64>() / members.len() as f64).exp(),
     }
 }
 
@@ -91,7 +116,7 @@ fn fit_member(
     steps: usize,
     seed: u64,
     session: u64,
-) -> FitMetrics {
+) -> Result<FitMetrics, Astray> {
     let (train, validation) = split(config, examples, index, seed);
     let data = Data::new(member, config, examples);
     let mut rng = stream(seed, &format!("reward-batches-{index}"), session);
@@ -107,20 +132,33 @@ fn fit_member(
         let since_look = step % STEPS_BETWEEN_LOOKS + 1;
         let look = since_look == STEPS_BETWEEN_LOOKS || step + 1 == steps;
         if config.adaptive_l2 && look && !validation.is_empty() {
-            let excess = |chosen: &[usize]| data.relative_excess(data.mean_loss(member, config, chosen), chosen);
-            let ratio = excess(&validation) / excess(&train).clamp(1e-12, f64::INFINITY);
+            let excess = |chosen: &[usize]| data.relative_excess(data.mean_loss(member, config, chosen)?, chosen);
+            // Where there is nothing to know, no number says that the coefficient is wrong.
+            let ratio = excess(&validation)
+                .zip(excess(&train))
+                .map_or(f64::NAN, |(held_out, own)| held_out / own.clamp(1e-12, f64::INFINITY));
             member.l2 = adapt(member.l2, ratio, (1.0 + config.l2_rate).powf(since_look as f64) - 1.0);
         }
     }
     let held_out = data.probabilities(member, config, &validation);
     let targets: Vec<f64> = validation.iter().map(|&i| examples[i].target).collect();
-    FitMetrics {
-        train_loss: data.mean_loss(member, config, &train),
-        validation_loss: data.mean_loss(member, config, &validation),
-        validation_accuracy: calibration::accuracy(&held_out, &targets).unwrap_or(f64::NAN),
-        validation_ece: calibration::expected_calibration_error(&held_out, &targets, 10).unwrap_or(f64::NAN),
-        l2: member.l2,
+    let astray = |what, found| Astray { member: index, what, found };
+    let (own, other) = (data.mean_loss(member, config, &train), data.mean_loss(member, config, &validation));
+    for (what, loss) in [("loss", own), ("loss on held-out answers", other)] {
+        if let Some(loss) = loss.filter(|loss| !loss.is_finite()) {
+            return Err(astray(what, loss));
+        }
     }
+    if let Some((_, found)) = finite::first_f32(&to_host(member.network.detached().parameters)) {
+        return Err(astray("weight", found));
+    }
+    Ok(FitMetrics {
+        train_loss: own.expect("the split leaves something to train on"),
+        validation_loss: other,
+        validation_accuracy: calibration::accuracy(&held_out, &targets),
+        validation_ece: calibration::expected_calibration_error(&held_out, &targets, 10),
+        l2: member.l2,
+    })
 }
 
 /// Raises the coefficient when the validation loss is more than 1.5 × the training loss, lowers it below 1.1 ×.
@@ -234,27 +272,27 @@ impl Data {
         bradley_terry_loss(&config.likelihood, difference, self.targets.clone().select(1, chosen.clone()))
     }
 
-    /// Mean loss over the chosen comparisons, without gradients; NaN of none.
-    fn mean_loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> f64 {
+    /// Mean loss over the chosen comparisons, without gradients; `None` of none.
+    fn mean_loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> Option<f64> {
         if chosen.is_empty() {
-            return f64::NAN;
+            return None;
         }
         let loss = self.loss_of(&member.network.detached(), config, &self.indices(chosen));
-        f64::from(to_host(loss.mean())[0])
+        Some(f64::from(to_host(loss.mean())[0]))
     }
 
     /// How much of what could be known of the chosen answers a mean loss still lacks: 0 for a perfect prediction, 1
-    /// for that of no difference; NaN where there is nothing to know.
+    /// for that of no difference; `None` where there is nothing to know.
     ///
     /// An answer that is uncertain itself costs its entropy (ln 2 for "equal") whatever is predicted. Where most answers
     /// are "equal", plain losses would hide any overfitting behind that part; and what is left over depends on how many
     /// are decided, which training and validation comparisons differ in by chance. Without any "equal" this is the plain
     /// loss but for a constant factor.
-    fn relative_excess(&self, loss: f64, chosen: &[usize]) -> f64 {
+    fn relative_excess(&self, loss: f64, chosen: &[usize]) -> Option<f64> {
         let mean = |values: &[f64]| chosen.iter().map(|&i| values[i]).sum::<f64>() / chosen.len() as f64;
         let least = mean(&self.least);
         let knowable = mean(&self.blind) - least;
-        if knowable > 1e-9 { (loss - least) / knowable } else { f64::NAN }
+        (knowable > 1e-9).then(|| (loss - least) / knowable)
     }
 
     /// Predicted probability that the first is preferred, of each chosen comparison.
@@ -369,9 +407,9 @@ mod tests {
         let examples: Vec<FitExample> = (0..200).map(example).collect();
         let config = RewardConfig { members: 1, l2: 1e-6, l2_rate: 0.01, ..RewardConfig::default() };
         let mut ensemble = Ensemble::new(&config, 3, 1, 0, &Device::flex().autodiff());
-        let report = fit(&mut ensemble, &config, &examples, 600, 0, 0);
+        let report = fit(&mut ensemble, &config, &examples, 600, 0, 0).unwrap().unwrap();
         // The case: the plain ratio of the losses stays below the band, and would lower the coefficient.
-        assert!(report.validation_loss / report.train_loss < 1.5, "{report:?}");
+        assert!(report.validation_loss.unwrap() / report.train_loss < 1.5, "{report:?}");
         assert!(ensemble.members[0].l2 > config.l2, "{report:?}");
     }
 
@@ -391,8 +429,63 @@ mod tests {
             }
         }
         let mut ensemble = Ensemble::new(&config, 3, 1, 0, &Device::flex().autodiff());
-        fit(&mut ensemble, &config, &examples, 100, 0, 0);
+        fit(&mut ensemble, &config, &examples, 100, 0, 0).unwrap();
         assert!(ensemble.members[0].l2 < config.l2, "{}", ensemble.members[0].l2);
+    }
+
+    fn some_examples(targets: &[f64]) -> Vec<FitExample> {
+        let mut rng = stream(0, "examples", 0);
+        let mut segment = || (0..8).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+        let example = |(id, &target): (usize, &f64)| FitExample {
+            id: id as u64,
+            first: segment(),
+            second: segment(),
+            target,
+            true_returns: None,
+        };
+        targets.iter().enumerate().map(example).collect()
+    }
+
+    /// Issue 28, B3: −0.0 and 1.0 stood for what is not known.
+    #[test]
+    fn what_is_not_known_is_absent_and_a_coefficient_of_zero_is_zero() {
+        let config = RewardConfig { members: 2, l2: 0.0, adaptive_l2: false, ..RewardConfig::default() };
+        let fitted = |config: &RewardConfig, targets: &[f64]| {
+            let mut ensemble = Ensemble::new(config, 3, 1, 0, &Device::flex().autodiff());
+            fit(&mut ensemble, config, &some_examples(targets), 5, 0, 0).unwrap()
+        };
+        assert_eq!(fitted(&config, &[]), None);
+        // Nothing is held out.
+        let none = fitted(&RewardConfig { holdout: 0.0, ..config.clone() }, &[1.0; 20]).unwrap();
+        assert_eq!((none.validation_loss, none.validation_accuracy, none.validation_ece), (None, None, None));
+        assert_eq!(none.l2, 0.0);
+        let text = serde_json::to_string(&none).unwrap();
+        assert!(!text.contains("validation") && !text.contains("null"), "{text}");
+        // All tie: there is a loss, and no answer to be right about.
+        let ties = fitted(&config, &[0.5; 40]).unwrap();
+        assert!(ties.validation_loss.is_some() && ties.validation_accuracy.is_none(), "{ties:?}");
+        // Lines of before this was so are still read.
+        let old =
+            r#"{"train_loss":0.5,"validation_loss":-0.0,"validation_accuracy":0.75,"validation_ece":0.1,"l2":1.0}"#;
+        assert_eq!(serde_json::from_str::<super::FitMetrics>(old).unwrap().validation_accuracy, Some(0.75));
+    }
+
+    /// Issue 28, B1.
+    #[test]
+    fn a_member_that_went_astray_is_named() {
+        let config = RewardConfig { members: 3, ..RewardConfig::default() };
+        let mut examples = some_examples(&[1.0; 30]);
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            examples[3].first[5] = wrong;
+            let mut ensemble = Ensemble::new(&config, 3, 1, 0, &Device::flex().autodiff());
+            let error = fit(&mut ensemble, &config, &examples, 30, 0, 0).unwrap_err();
+            assert!(!error.found.is_finite() && error.what.starts_with("loss"), "{error:?}");
+        }
+        // A rate that blows it up.
+        let wild = RewardConfig { learning_rate: 1e38, holdout: 0.0, ..config };
+        let mut ensemble = Ensemble::new(&wild, 3, 1, 0, &Device::flex().autodiff());
+        let error = fit(&mut ensemble, &wild, &some_examples(&[1.0, 0.0, 1.0]), 30, 0, 0).unwrap_err();
+        assert!(!error.found.is_finite(), "{error:?}");
     }
 
     #[test]

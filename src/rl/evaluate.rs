@@ -11,8 +11,8 @@ use crate::random::{Rng, stream};
 pub struct Evaluation {
     /// Mean over the episodes.
     pub mean: f64,
-    /// Standard deviation over the episodes.
-    pub std: f64,
+    /// Standard deviation over the episodes; `None` of a single one.
+    pub std: Option<f64>,
     /// Return of each episode, in the order of their initial states.
     pub returns: Vec<f64>,
 }
@@ -65,12 +65,12 @@ fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
 }
 
 impl Evaluation {
-    /// Mean and standard deviation of returns.
+    /// Mean and standard deviation of returns, of which there has to be one.
     #[must_use]
     pub fn of(returns: Vec<f64>) -> Self {
-        let n = returns.len().max(1) as f64;
+        let n = returns.len() as f64;
         let mean = returns.iter().sum::<f64>() / n;
         let std = (returns.iter().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt();
-        Self { mean, std, returns }
+        Self { mean, std: (returns.len() > 1).then_some(std), returns }
     }
 }

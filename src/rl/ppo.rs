@@ -134,8 +134,54 @@ pub struct UpdateMetrics {
     pub clip_fraction: f64,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
-    /// 1 − Var(return − value) / Var(return), before the update.
-    pub explained_variance: f64,
+    /// 1 − Var(return − value) / Var(return), before the update; `None` where all returns are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explained_variance: Option<f64>,
+}
+
+impl Rollout {
+    /// The earliest number that is not finite, and what it is of; within a step what the policy did comes before what the
+    /// environment made of it. A reward has to fit single precision, which its statistics are kept in.
+    #[must_use]
+    pub fn not_finite(&self, env: &str) -> Option<(String, f64)> {
+        let rows = self.envs * self.steps;
+        let step = |row: usize| row % self.steps.max(1);
+        let floats = [
+            ("the observation of", &self.observations),
+            ("the action of the policy in", &self.actions),
+            ("the log-probability of the policy's action in", &self.log_probs),
+            ("the observation after a step of", &self.next_observations),
+        ];
+        let found = floats.into_iter().flat_map(|(what, values)| {
+            let width = (values.len() / rows.max(1)).max(1);
+            let wrong = values.iter().enumerate().filter(|(_, value)| !value.is_finite());
+            wrong.map(move |(place, value)| (place / width, what, f64::from(*value)))
+        });
+        let wrong = self.true_rewards.iter().enumerate().filter(|(_, reward)| !(**reward as f32).is_finite());
+        let rewards = wrong.map(|(row, reward)| (row, "the reward of", *reward));
+        let (row, what, found) = found.chain(rewards).min_by_key(|(row, ..)| step(*row))?;
+        let copy = row / self.steps.max(1);
+        Some((format!("{what} {env} (environment {copy} of {}, step {} of the rollout)", self.envs, step(row)), found))
+    }
+}
+
+impl UpdateMetrics {
+    /// The first of these numbers that is not finite, and its name.
+    #[must_use]
+    pub fn not_finite(&self) -> Option<(&'static str, f64)> {
+        let Self { policy_loss, value_loss, entropy, approx_kl, clip_fraction, gradient_norm, explained_variance } =
+            *self;
+        let all = [
+            ("policy loss", policy_loss),
+            ("value loss", value_loss),
+            ("entropy", entropy),
+            ("divergence from the policy before the update", approx_kl),
+            ("share of clipped samples", clip_fraction),
+            ("gradient norm", gradient_norm),
+            ("explained variance", explained_variance.unwrap_or_default()),
+        ];
+        all.into_iter().find(|(_, value)| !value.is_finite())
+    }
 }
 
 impl Default for PpoConfig {
@@ -601,7 +647,7 @@ fn next_values(agent: &Agent, rollout: &Rollout, values: &[f32]) -> Vec<f32> {
     next
 }
 
-fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
+fn explained_variance(values: &[f32], returns: &[f32]) -> Option<f64> {
     let variance = |data: &mut dyn Iterator<Item = f64>| {
         let data: Vec<f64> = data.collect();
         let mean = data.iter().sum::<f64>() / data.len().max(1) as f64;
@@ -609,7 +655,7 @@ fn explained_variance(values: &[f32], returns: &[f32]) -> f64 {
     };
     let total = variance(&mut returns.iter().map(|&r| f64::from(r)));
     let residual = variance(&mut returns.iter().zip(values).map(|(r, v)| f64::from(r - v)));
-    if total > 0.0 { 1.0 - residual / total } else { 0.0 }
+    (total > 0.0).then(|| 1.0 - residual / total)
 }
 
 #[cfg(test)]

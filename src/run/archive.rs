@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
+use crate::finite;
+
 /// Named arrays and a JSON object.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Archive {
@@ -60,6 +62,18 @@ pub enum ArchiveError {
         expected: String,
         /// Beginning of the one that its content gives.
         found: String,
+    },
+    /// An array with a number that is not finite: nothing can be computed from it.
+    #[error("{}: array '{name}' holds {found} at place {place}; every number must be finite", path.display())]
+    NotFinite {
+        /// File.
+        path: PathBuf,
+        /// Array.
+        name: String,
+        /// What was found.
+        found: f64,
+        /// Where in the array.
+        place: usize,
     },
     /// Something is missing or has another size.
     #[error("checkpoint entry '{name}': expected {expected}, found {found}")]
@@ -141,6 +155,27 @@ impl Archive {
         };
         let value = self.meta.get(name).ok_or_else(|| entry("nothing".to_owned()))?;
         T::deserialize(value).map_err(|e| entry(e.to_string()))
+    }
+
+    /// Refuses arrays with numbers that are not finite, but for those whose names begin with one of these.
+    ///
+    /// # Errors
+    /// [`ArchiveError::NotFinite`] with the first one; `path` is the file that it was read from, or is to be written to.
+    pub fn check_finite(&self, path: &Path, except: &[&str]) -> Result<(), ArchiveError> {
+        for (name, array) in &self.arrays {
+            if except.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            let found = match array.dtype {
+                Dtype::F32 => finite::first(floats::<4, f32>(&array.bytes, f32::from_le_bytes).map(f64::from)),
+                Dtype::F64 => finite::first(floats::<8, f64>(&array.bytes, f64::from_le_bytes)),
+                _ => None,
+            };
+            if let Some((place, found)) = found {
+                return Err(ArchiveError::NotFinite { path: path.to_owned(), name: name.clone(), found, place });
+            }
+        }
+        Ok(())
     }
 
     fn bytes(&self, name: &str, dtype: Dtype, shape: Option<&[usize]>) -> Result<&[u8], ArchiveError> {
@@ -241,6 +276,11 @@ fn parts(meta: &str) -> Result<(Option<&str>, &str), String> {
     }
 }
 
+/// Numbers from their little-endian bytes.
+fn floats<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) -> impl Iterator<Item = T> + 'a {
+    bytes.chunks_exact(N).map(move |b| read(b.try_into().expect("chunks of so many bytes")))
+}
+
 /// Writes a file so that it is whole or not there: temporary name, sync, rename.
 ///
 /// # Errors
@@ -289,6 +329,25 @@ mod tests {
         sample().save(&path).unwrap();
         assert_eq!(Archive::load(&path).unwrap(), sample());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays behind");
+    }
+
+    /// Issue 28, found/robust: a checkpoint with one NaN in its arrays never ended.
+    #[test]
+    fn an_array_with_a_number_that_is_not_finite_is_named() {
+        let path = std::path::Path::new("x.safetensors");
+        assert!(sample().check_finite(path, &[]).is_ok());
+        for wrong in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut archive = sample();
+            archive.put_f64("b", &[2], &[1.0, wrong]);
+            let error = archive.check_finite(path, &[]).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!("x.safetensors: array 'b' holds {wrong} at place 1; every number must be finite")
+            );
+            assert!(archive.check_finite(path, &["b"]).is_ok());
+            archive.put_f32("a.weight", &[1], &[wrong as f32]);
+            assert!(archive.check_finite(path, &["b"]).unwrap_err().to_string().contains("'a.weight'"));
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub fn to_archive(run: &Run) -> Archive {
         disagreement,
         segment_returns,
         episode_returns,
+        unfitted,
     } = run;
     let mut archive = Archive::default();
     for (name, tensor) in drlhp::named_weights(run) {
@@ -48,6 +49,7 @@ pub fn to_archive(run: &Run) -> Archive {
     archive.put("env_steps", env_steps);
     archive.put("labels_asked", labels_asked);
     archive.put("sessions", sessions);
+    archive.put("unfitted", unfitted);
     archive.put("fitted", fitted);
     archive.put("disagreement", disagreement);
     put_numbers(&mut archive, "episode_returns", &episode_returns.iter().copied().collect::<Vec<f64>>());
@@ -118,6 +120,8 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     }
 
     run.iteration = archive.get("iteration")?;
+    // Checkpoints of before it was counted do not have it.
+    run.unfitted = archive.get("unfitted").unwrap_or_default();
     run.env_steps = archive.get("env_steps")?;
     run.labels_asked = archive.get("labels_asked")?;
     run.sessions = archive.get("sessions")?;

@@ -307,41 +307,11 @@ impl Config {
     /// [`ConfigError::Value`] naming the first field that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Self { preferences, reward_model, ppo, .. } = self;
-        let whole = |field, found: usize, least: usize, most: usize| match (least..=most).contains(&found) {
-            true => Ok(()),
-            false => Err(ConfigError::Value {
-                field,
-                found: found.to_string(),
-                expected: format!("must be a whole number between {least} and {most}"),
-            }),
-        };
-        let real = |field, found: f64, least: f64, most: f64| match (least..=most).contains(&found) {
-            true => Ok(()),
-            false => Err(ConfigError::Value {
-                field,
-                found: found.to_string(),
-                expected: format!("must be between {least} and {most}"),
-            }),
-        };
         whole("steps", self.steps, 1, 1_000_000_000_000)?;
         whole("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
         whole("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
-        whole("ppo.envs", ppo.envs, 1, 65_536)?;
-        whole("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
-        whole("ppo.epochs", ppo.epochs, 1, 1_000)?;
-        whole("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
-        real("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
-        real("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
-        real("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
-        real("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
-        real("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
-        real("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
-        real("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
-        real("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
-        for (field, hidden) in [("ppo.hidden", &ppo.hidden), ("reward_model.hidden", &reward_model.hidden)] {
-            whole(field, hidden.len(), 0, 16)?;
-            hidden.iter().try_for_each(|&width| whole(field, width, 1, 16_384))?;
-        }
+        validate_ppo(ppo)?;
+        hidden_sizes("reward_model.hidden", &reward_model.hidden)?;
         whole("preferences.labels", preferences.labels, 0, 10_000_000)?;
         real("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
         whole("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
@@ -397,6 +367,56 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Checks a whole number.
+fn whole(field: &'static str, found: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+    match (least..=most).contains(&found) {
+        true => Ok(()),
+        false => Err(ConfigError::Value {
+            field,
+            found: found.to_string(),
+            expected: format!("must be a whole number between {least} and {most}"),
+        }),
+    }
+}
+
+/// Checks a real number; NaN is between no bounds.
+fn real(field: &'static str, found: f64, least: f64, most: f64) -> Result<(), ConfigError> {
+    match (least..=most).contains(&found) {
+        true => Ok(()),
+        false => Err(ConfigError::Value {
+            field,
+            found: found.to_string(),
+            expected: format!("must be between {least} and {most}"),
+        }),
+    }
+}
+
+/// Checks the widths of hidden layers.
+fn hidden_sizes(field: &'static str, hidden: &[usize]) -> Result<(), ConfigError> {
+    whole(field, hidden.len(), 0, 16)?;
+    hidden.iter().try_for_each(|&width| whole(field, width, 1, 16_384))
+}
+
+/// Checks PPO's part of a configuration.
+///
+/// # Errors
+/// [`ConfigError::Value`] naming the first field that is out of range.
+pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
+    whole("ppo.envs", ppo.envs, 1, 65_536)?;
+    whole("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
+    whole("ppo.epochs", ppo.epochs, 1, 1_000)?;
+    whole("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
+    real("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
+    real("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
+    real("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
+    real("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
+    real("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
+    real("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
+    real("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
+    real("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
+    hidden_sizes("ppo.hidden", &ppo.hidden)
 }
 
 /// Reads and parses a TOML file given by the user, as a layer for [`Config::resolve`].
@@ -470,6 +490,41 @@ mod tests {
         for (id, _) in PRESETS {
             assert!(pairwise_envs::specs().any(|spec| spec.id == *id), "{id}");
         }
+    }
+
+    /// Paths of all real numbers of a configuration.
+    fn reals(table: &toml::Table, at: &str) -> Vec<String> {
+        let inside = |(name, value): (&String, &toml::Value)| {
+            let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+            match value {
+                toml::Value::Float(_) => vec![path],
+                toml::Value::Table(table) => reals(table, &path),
+                _ => Vec::new(),
+            }
+        };
+        table.iter().flat_map(inside).collect()
+    }
+
+    /// Issue 28, B1: whatever is no number is refused by the name of its field, wherever it is given.
+    #[test]
+    fn every_real_number_refuses_nan_and_infinities_by_name() {
+        let plain = Config::preset("pendulum").unwrap();
+        let paths = reals(&plain.to_toml().parse().unwrap(), "");
+        assert!(paths.len() >= 25, "{paths:?}");
+        for path in &paths {
+            let name = path.rsplit('.').next().unwrap();
+            for wrong in ["nan", "-nan", "inf", "-inf", "1e300", "-1e300"] {
+                let error = Config::resolve("pendulum", &[set_layer(&format!("{path}={wrong}")).unwrap()]);
+                let error = error.expect_err(&format!("{path} = {wrong}")).to_string();
+                assert!(error.contains(name), "{path} = {wrong}: {error}");
+            }
+        }
+        // The same where a run folder's file says so.
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, plain.to_toml().replace("gamma = 0.9\n", "gamma = nan\n")).unwrap();
+        assert_ne!(std::fs::read_to_string(&file).unwrap(), plain.to_toml(), "the case");
+        assert!(Config::read(&file).unwrap_err().to_string().contains("gamma"));
     }
 
     #[test]

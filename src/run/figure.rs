@@ -21,8 +21,8 @@ pub struct Bar {
     pub name: String,
     /// Its value.
     pub value: f64,
-    /// Interval around the value.
-    pub interval: [f64; 2],
+    /// Interval around the value, if it has one.
+    pub interval: Option<[f64; 2]>,
 }
 
 /// Blue, but not the blue that stands for the first clip.
@@ -88,7 +88,7 @@ pub fn summarized(curves: &[Vec<SeriesPoint>]) -> Vec<SeriesPoint> {
     let point = |i: usize| {
         let x = first + (last - first) * i as f64 / (SUMMARY_POINTS - 1) as f64;
         let values: Vec<f64> = curves.iter().filter_map(|curve| at(curve, x)).collect();
-        let interval = Some(bootstrap_interval(&values, interquartile_mean, 0.95, &mut rng));
+        let interval = bootstrap_interval(&values, interquartile_mean, 0.95, &mut rng);
         SeriesPoint { x, y: interquartile_mean(&values), interval }
     };
     (0..SUMMARY_POINTS).map(point).collect()
@@ -318,7 +318,7 @@ fn tick(value: &f64) -> String {
 /// # Errors
 /// When the file cannot be written.
 pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), RunError> {
-    let all = bars.iter().flat_map(|bar| [bar.value, bar.interval[0], bar.interval[1]]);
+    let all = bars.iter().flat_map(|bar| bar.interval.into_iter().flatten().chain([bar.value]));
     let range = padded(all.filter(|v| v.is_finite()));
     let height = 90 + 34 * u32::try_from(bars.len()).unwrap_or(100);
     let count = bars.len();
@@ -349,8 +349,9 @@ pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), R
             .draw()?;
         for (i, bar) in bars.iter().enumerate() {
             let y = (count - 1 - i) as f64;
-            let [low, high] = bar.interval;
-            chart.draw_series(LineSeries::new([(low, y), (high, y)], LINE.mix(0.5).stroke_width(4)))?;
+            if let Some([low, high]) = bar.interval {
+                chart.draw_series(LineSeries::new([(low, y), (high, y)], LINE.mix(0.5).stroke_width(4)))?;
+            }
             chart.draw_series([Circle::new((bar.value, y), 5, LINE.filled())])?;
         }
         root.present()?;

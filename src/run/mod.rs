@@ -44,7 +44,8 @@ use self::changes::{Change, Fields, Moment};
 use self::config::{Config, ConfigError, Rater, RewardSource};
 use self::policy::{BEGINNING, Policy};
 use crate::device::DeviceError;
-use crate::drlhp::{self, EventError, Question, Report, Run};
+use crate::drlhp::{self, EventError, ExchangeError, Halt, Question, Report, Run};
+use crate::finite::NotFinite;
 use crate::preference::ledger::{self, Answer, Ledger, LedgerError, Mark};
 use crate::preference::{Event, Label};
 use crate::reward::metrics::RewardMetrics;
@@ -61,8 +62,8 @@ pub struct Summary {
     pub reward: RewardSource,
     /// Mean true return of the evaluation episodes, deterministic actions.
     pub true_return_mean: f64,
-    /// Its standard deviation over episodes.
-    pub true_return_std: f64,
+    /// Its standard deviation over episodes; `None` of a single one.
+    pub true_return_std: Option<f64>,
     /// Evaluation episodes.
     pub episodes: usize,
     /// Questions asked.
@@ -79,12 +80,21 @@ pub struct Summary {
     pub epic: Option<f64>,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise.
-    pub cpu_seconds: f64,
+    /// CPU seconds of the process, likewise; `None` where the system does not tell.
+    pub cpu_seconds: Option<f64>,
+    /// Iterations in which the agent was trained on a reward that had not been fitted to any answer; left out of the file
+    /// where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unfitted_iterations: usize,
     /// SHA-256 of all weights.
     pub weights_sha256: String,
     /// Run folder.
     pub run_dir: PathBuf,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How a run ended.
@@ -175,6 +185,14 @@ pub enum RunError {
         /// The query.
         query: u64,
     },
+    /// Training cannot go on.
+    #[error("{source}. {}", kept(checkpoint.as_deref()))]
+    Halted {
+        /// Why.
+        source: Halt,
+        /// The newest checkpoint, from before it happened.
+        checkpoint: Option<PathBuf>,
+    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -234,6 +252,20 @@ pub enum RunError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
+impl From<Halt> for RunError {
+    fn from(source: Halt) -> Self {
+        Self::Halted { source, checkpoint: None }
+    }
+}
+
+/// What is left of a run that was halted.
+pub(crate) fn kept(checkpoint: Option<&Path>) -> String {
+    match checkpoint {
+        Some(path) => format!("The last good checkpoint is {}", path.display()),
+        None => "There is no checkpoint from before it".to_owned(),
+    }
+}
+
 /// Checkpoints kept: the newest, and one more in case the newest is damaged.
 const CHECKPOINTS_KEPT: usize = 2;
 
@@ -250,7 +282,7 @@ pub fn train(
     stop: &AtomicBool,
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
-    let clock = Clock::start(0.0, 0.0);
+    let clock = Clock::new();
     let mut run = drlhp::start(config, device)?;
     let folder = Folder::create(path, &run.config)?;
     begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
@@ -290,7 +322,7 @@ fn beginning(config: &Config, path: &Path, device: &Device) -> Result<Policy, Ru
 /// # Errors
 /// When the environment does not exist.
 pub fn in_memory(config: Config, device: &Device) -> Result<Summary, RunError> {
-    let clock = Clock::start(0.0, 0.0);
+    let clock = Clock::new();
     let run = simulated_run(config, device)?;
     summarize(&run, Path::new(""), &clock)
 }
@@ -469,7 +501,17 @@ pub trait Host {
 ///
 /// # Errors
 /// [`RunError`]
-pub fn execute(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
+pub fn execute(run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
+    go_on(run, folder, clock, host).map_err(|error| match error {
+        RunError::Halted { source, .. } => {
+            let checkpoint = folder.checkpoints().ok().and_then(|mut all| all.pop());
+            RunError::Halted { source, checkpoint }
+        }
+        other => other,
+    })
+}
+
+fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
     let mut changes = Changes::open(folder, &run)?;
     // Once before anything is written: a change may be refused.
     changes.next(&mut run, host)?;
@@ -533,7 +575,10 @@ fn turn(run: &mut Run, folder: &Folder, events: &mut Handover<'_>) -> Result<Tur
         return Ok(Turn::Train);
     }
     let Some(events) = events(run, drlhp::waits(run))? else { return Ok(Turn::End) };
-    drlhp::exchange(run, &events).map_err(|source| RunError::Event { path: folder.ledger(), source })?;
+    drlhp::exchange(run, &events).map_err(|error| match error {
+        ExchangeError::Event(source) => RunError::Event { path: folder.ledger(), source },
+        ExchangeError::Halt(source) => source.into(),
+    })?;
     Ok(if drlhp::waits(run) { Turn::Again } else { Turn::Train })
 }
 
@@ -574,6 +619,10 @@ impl Host for Headless<'_> {
 pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, RunError> {
     let config = &run.config;
     let evaluation = evaluate(&run.agent, &config.env, config.evaluation_episodes, config.seed)?;
+    let returns = evaluation.returns.iter().copied();
+    let what = |episode| format!("the return of evaluation episode {episode} of {}", config.env);
+    let advice = "the policy drives the environment out of what it can compute";
+    NotFinite::check(returns, what, || "the end of training".to_owned(), advice).map_err(Halt::from)?;
     let learned = config.reward == RewardSource::Preferences;
     let reward = if learned { drlhp::reward_metrics(run) } else { RewardMetrics::default() };
     Ok(Summary {
@@ -591,6 +640,7 @@ pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, Ru
         epic: if learned { drlhp::epic(run) } else { None },
         wall_seconds: clock.wall(),
         cpu_seconds: clock.cpu(),
+        unfitted_iterations: run.unfitted,
         weights_sha256: drlhp::weights_sha256(run),
         run_dir: run_dir.to_owned(),
     })
@@ -602,13 +652,19 @@ pub struct Clock {
     wall: Instant,
     cpu: Option<ProcessTime>,
     wall_before: f64,
-    cpu_before: f64,
+    cpu_before: Option<f64>,
 }
 
 impl Clock {
-    /// Starts counting from seconds already spent.
+    /// Starts counting from nothing.
     #[must_use]
-    pub fn start(wall_before: f64, cpu_before: f64) -> Self {
+    pub fn new() -> Self {
+        Self::start(0.0, Some(0.0))
+    }
+
+    /// Starts counting from seconds already spent; those of the CPU are `None` where they were not known.
+    #[must_use]
+    pub fn start(wall_before: f64, cpu_before: Option<f64>) -> Self {
         Self { wall: Instant::now(), cpu: ProcessTime::try_now().ok(), wall_before, cpu_before }
     }
 
@@ -618,11 +674,17 @@ impl Clock {
         self.wall_before + self.wall.elapsed().as_secs_f64()
     }
 
-    /// CPU seconds of this process; NaN where the system does not tell.
+    /// CPU seconds of this process; `None` where the system does not tell.
     #[must_use]
-    pub fn cpu(&self) -> f64 {
-        let spent = self.cpu.and_then(|cpu| cpu.try_elapsed().ok()).map_or(f64::NAN, |d| d.as_secs_f64());
-        self.cpu_before + spent
+    pub fn cpu(&self) -> Option<f64> {
+        let spent = self.cpu.and_then(|cpu| cpu.try_elapsed().ok())?;
+        Some(self.cpu_before? + spent.as_secs_f64())
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -972,7 +1034,7 @@ impl Folder {
             None => {
                 let mut run = drlhp::start(self.first_config()?, device)?;
                 begin(&mut run, Some(&self.file(BEGINNING)), device)?;
-                (run, Clock::start(0.0, 0.0))
+                (run, Clock::new())
             }
         };
         self.cut_metrics(run.env_steps, warn)?;
@@ -1047,7 +1109,7 @@ impl Folder {
     /// The newest checkpoint that is whole, checked against the configuration.
     fn newest_checkpoint(&self, warn: &mut dyn FnMut(String)) -> Result<Option<Stored>, RunError> {
         for name in self.checkpoints()?.into_iter().rev() {
-            match Archive::load(&name) {
+            match Archive::load(&name).and_then(|all| all.check_finite(&name, &[]).map(|()| all)) {
                 Ok(archive) => return self.fitting(archive, name).map(Some),
                 Err(error) => warn(format!("{error}; trying the one before it")),
             }
@@ -1140,7 +1202,10 @@ impl Folder {
         archive.put("cpu_seconds", &clock.cpu());
         archive.put(CONFIGURATION, &run.config.to_toml());
         archive.put(MARK, &Mark::of(&self.ledger(), run.sessions as u64)?);
-        archive.save(&self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration)))?;
+        let path = self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration));
+        // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
+        archive.check_finite(&path, &[])?;
+        archive.save(&path)?;
         let all = self.checkpoints()?;
         for old in &all[..all.len().saturating_sub(CHECKPOINTS_KEPT)] {
             // An old checkpoint that stays does no harm.

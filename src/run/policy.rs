@@ -76,6 +76,7 @@ impl Policy {
         }
         let file = |source| PolicyError::File { path: path.to_owned(), source };
         let archive = Archive::load(path).map_err(file)?;
+        archive.check_finite(path, &[]).map_err(file)?;
         let env: String = archive.get("env").map_err(file)?;
         let ppo: PpoConfig = archive.get("ppo").map_err(file)?;
         let task = pairwise_envs::make(&env)?;
@@ -111,6 +112,7 @@ impl Policy {
         let parameters = to_host(self.agent.parameters.clone().inner());
         archive.put_f32("parameters", &[1, parameters.len()], &parameters);
         put_moments(&mut archive, "observations", &self.agent.observations);
+        archive.check_finite(path, &[])?;
         archive.save(path)
     }
 

@@ -15,7 +15,7 @@ use egui::{Panel as Side, Ui};
 
 use self::begin::Form;
 use super::theme::Theme;
-use super::{Action, Message, in_background};
+use super::{Action, Message, in_background, least_seconds};
 use crate::evals::validate::folder::{self, Found, Validation, Wanted, now};
 use crate::evals::validate::report::{self, Report};
 use crate::evals::validate::{Answer, Turn, answers_of, is_final, median_milliseconds, next_turn, rater_name, turns};
@@ -45,6 +45,8 @@ struct Open {
     median: Option<u64>,
     /// What is chosen for the present item so far.
     chosen: Chosen,
+    /// When a choice came too early to count.
+    early: Option<Instant>,
     /// There once the rater's answers are final.
     report: Option<Report>,
     /// Name of the next rater.
@@ -104,7 +106,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(3);
 
 impl Check {
     /// Shows the panel. `runs` is the folder of all runs.
-    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, actions: &mut Vec<Action>) {
+    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, least: &mut f64, actions: &mut Vec<Action>) {
         self.look(ui, runs);
         let mut requests = Vec::new();
         let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
@@ -113,11 +115,14 @@ impl Check {
             Some(open) => {
                 side.show(ui, |ui| match &open.report {
                     Some(report) => findings::aside(ui, theme, report),
-                    None => rate::aside(ui, theme, open, &mut requests),
+                    None => {
+                        rate::aside(ui, theme, open, &mut requests);
+                        least_seconds(ui, least);
+                    }
                 });
                 egui::CentralPanel::default().show(ui, |ui| match (&open.report, open.next) {
                     (Some(_), _) => findings::show(ui, theme, open, &mut requests),
-                    (None, Some(turn)) => rate::show(ui, theme, open, turn, &mut requests),
+                    (None, Some(turn)) => rate::show(ui, theme, open, turn, *least, &mut requests),
                     (None, None) => rate::done(ui, theme, open, &mut requests),
                 });
             }
@@ -239,6 +244,7 @@ fn begin(path: &Path, wanted: &Wanted, rater: &str) -> Result<Open, String> {
         given: 0,
         median: None,
         chosen: Chosen::default(),
+        early: None,
         report,
         other: String::new(),
     };

@@ -1,9 +1,12 @@
 //! One question after the other, by keys.
 
+use std::time::Instant;
+
 use egui::{Button, Color32, FontId, Key, Label as Text, ProgressBar, RichText, ScrollArea, Stroke, Ui, vec2};
 
 use super::{Chosen, Label, Open, Request};
 use crate::app::theme::Theme;
+use crate::app::{once_a_press, too_early};
 use crate::evals::validate::{Turn, asked};
 
 /// What a key or a button does.
@@ -43,7 +46,7 @@ const BELOW: f32 = 236.0;
 const LEAST: f32 = 120.0;
 
 /// Shows a question.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, turn: Turn, requests: &mut Vec<Request>) {
+pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, turn: Turn, least: f64, requests: &mut Vec<Request>) {
     let mut wanted = keys(ui);
     let asked = asked(&open.validation.config, &open.validation.items[turn.item], turn);
     header(ui, theme, open);
@@ -65,7 +68,8 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, turn: Turn, requ
         undo(ui, open, &mut wanted);
         ui.weak("The answer is kept, and the next question comes, once both are chosen");
     });
-    wanted.into_iter().for_each(|wanted| act(open, turn, wanted, requests));
+    too_early(ui, theme, open.early);
+    wanted.into_iter().for_each(|wanted| act(open, turn, wanted, least, requests));
 }
 
 /// Shows that all is answered.
@@ -140,12 +144,18 @@ fn keys(ui: &Ui) -> Vec<Do> {
         return Vec::new();
     }
     ui.input_mut(|input| {
+        once_a_press(input, |pressed| KEYS.iter().any(|(key, _)| *key == pressed));
         let pressed = |(key, _): &&(Key, Do)| input.consume_key(egui::Modifiers::NONE, *key);
         KEYS.iter().filter(pressed).map(|(_, wanted)| *wanted).collect()
     })
 }
 
-fn act(open: &mut Open, turn: Turn, wanted: Do, requests: &mut Vec<Request>) {
+fn act(open: &mut Open, turn: Turn, wanted: Do, least: f64, requests: &mut Vec<Request>) {
+    if wanted != Do::Undo && open.since.elapsed().as_secs_f64() < least {
+        open.early = Some(Instant::now());
+        return;
+    }
+    open.early = None;
     match wanted {
         Do::Undo => {
             requests.push(Request::Undo);

@@ -12,6 +12,7 @@ use egui::{
 
 use super::{Request, Session, phase, short};
 use crate::app::theme::Theme;
+use crate::app::{once_a_press, too_early};
 use crate::engine::language::{Begin, Command, Phase, View};
 use crate::lm::teach::Question;
 use crate::preference::Label;
@@ -27,8 +28,13 @@ pub(super) struct Compare {
     given: Vec<Arc<Question>>,
     /// How many of the engine's answered questions are among them, or were.
     seen: usize,
-    /// A pair whose answer was taken back; it is asked again before all others.
+    /// A pair whose answer was taken back, now or before the session was opened again; it is asked again before all
+    /// others.
     again: Option<Arc<Question>>,
+    /// The query of an answer that is being taken back, until the engine says so.
+    undoing: Option<u64>,
+    /// When an answer came too early to count.
+    early: Option<Instant>,
     /// The answer on its way to the ledger.
     sent: Option<(u64, Label)>,
     /// Messages of the engine when it was sent: another one means that it was not taken.
@@ -87,18 +93,30 @@ impl Compare {
 
     /// Takes in what the engine has done since the last frame.
     pub(super) fn settle(&mut self, view: &View) {
+        self.undoing = self.undoing.take_if(|query| !view.undone.contains(query));
         if view.told > self.told {
             (self.told, self.sent) = (view.told, None);
+            if self.undoing.take().is_some() {
+                self.given.extend(self.again.take());
+            }
         }
         self.given.extend(view.answered.iter().skip(self.seen).cloned());
         self.seen = view.answered.len();
         if let Some((query, label)) = self.sent
+            && self.undoing.is_none()
+            && !view.undone.contains(&query)
             && view.labels.get(&query).is_some_and(|given| given.label == label)
         {
             self.sent = None;
             if let Some(question) = self.again.take_if(|question| question.query == query) {
                 self.given.push(question);
             }
+        }
+        // What was taken back before the session was opened, too, once it is there and answers are taken.
+        if self.undoing.is_none() {
+            let find = |query: &u64| view.answered.iter().find(|question| question.query == *query);
+            self.again = view.undone.last().and_then(find).cloned();
+            self.given.retain(|other| !view.undone.contains(&other.query));
         }
     }
 
@@ -109,7 +127,7 @@ impl Compare {
 }
 
 /// Shows the panel.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, requests: &mut Vec<Request>) {
+pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, least: f64, requests: &mut Vec<Request>) {
     let mut wanted = keys(ui);
     match current(session) {
         Some(question) => {
@@ -123,6 +141,7 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, requests: 
                 let height = (left - change).max(LEAST);
                 completions(ui, theme, session, &question, height, &mut wanted);
                 answers(ui, theme, session, &mut wanted);
+                too_early(ui, theme, session.compare.early);
                 until_it_learns(ui, theme, session);
                 changes(ui, theme, session, change, requests);
             });
@@ -136,7 +155,7 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, requests: 
             }
         }
     }
-    wanted.into_iter().for_each(|wanted| act(session, wanted, requests));
+    wanted.into_iter().for_each(|wanted| act(session, wanted, least, requests));
     // The next pair is shown as soon as the answer is in the ledger.
     if session.compare.sent.is_some() {
         ui.ctx().request_repaint();
@@ -161,18 +180,19 @@ fn keys(ui: &Ui) -> Vec<Do> {
         return Vec::new();
     }
     ui.input_mut(|input| {
+        once_a_press(input, |pressed| KEYS.iter().any(|(key, _)| *key == pressed));
         let pressed = |(key, _): &&(Key, Do)| input.consume_key(egui::Modifiers::NONE, *key);
         KEYS.iter().filter(pressed).map(|(_, wanted)| *wanted).collect()
     })
 }
 
-fn act(session: &mut Session, wanted: Do, requests: &mut Vec<Request>) {
+fn act(session: &mut Session, wanted: Do, least: f64, requests: &mut Vec<Request>) {
     let left = if session.compare.swapped { Label::Second } else { Label::First };
     match wanted {
-        Do::Left => answer(session, left, requests),
-        Do::Right => answer(session, left.swapped(), requests),
-        Do::Equal => answer(session, Label::Equal, requests),
-        Do::Skip => answer(session, Label::Skip, requests),
+        Do::Left => answer(session, left, least, requests),
+        Do::Right => answer(session, left.swapped(), least, requests),
+        Do::Equal => answer(session, Label::Equal, least, requests),
+        Do::Skip => answer(session, Label::Skip, least, requests),
         Do::Undo => {
             let compare = &mut session.compare;
             // One after the other: a pair that waits to be answered again has to be answered first.
@@ -182,14 +202,14 @@ fn act(session: &mut Session, wanted: Do, requests: &mut Vec<Request>) {
                 && let Some(question) = compare.given.pop()
             {
                 requests.push(Request::Send(Command::Undo { query: question.query }));
-                compare.again = Some(question);
+                (compare.undoing, compare.again) = (Some(question.query), Some(question));
             }
         }
         Do::Swap => session.compare.swapped = !session.compare.swapped,
     }
 }
 
-fn answer(session: &mut Session, label: Label, requests: &mut Vec<Request>) {
+fn answer(session: &mut Session, label: Label, least: f64, requests: &mut Vec<Request>) {
     let Some(question) = current(session) else { return };
     let compare = &mut session.compare;
     if compare.sent.is_some() {
@@ -197,6 +217,11 @@ fn answer(session: &mut Session, label: Label, requests: &mut Vec<Request>) {
     }
     let query = question.query;
     let seconds = compare.shown.map_or(0.0, |(_, since)| since.elapsed().as_secs_f64());
+    if seconds < least {
+        compare.early = Some(Instant::now());
+        return;
+    }
+    compare.early = None;
     compare.sent = Some((query, label));
     requests.push(Request::Send(match compare.again {
         Some(_) => Command::Relabel { query, label },

@@ -5,6 +5,7 @@ use egui_plot::{FilledArea, Line, LineStyle, PlotPoints, Points};
 
 use super::{Request, Session, phase, short, table};
 use crate::app::curves;
+use crate::app::least_seconds;
 use crate::app::theme::Theme;
 use crate::engine::language::{Command, Phase};
 use crate::lm::shelf::Shelf;
@@ -22,8 +23,9 @@ const CURVE: f32 = 84.0;
 const GOLD: &str = "reviews:sentiment";
 
 /// The numbers and curves on the right.
-pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, requests: &mut Vec<Request>) {
+pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, least: &mut f64, requests: &mut Vec<Request>) {
     buttons(ui, session, requests);
+    least_seconds(ui, least);
     ui.separator();
     ScrollArea::vertical().id_salt("aside").auto_shrink(false).show(ui, |ui| {
         table(ui, theme, "language-numbers", &numbers(session));
@@ -82,7 +84,8 @@ fn buttons(ui: &mut Ui, session: &Session, requests: &mut Vec<Request>) {
         }
     });
     if let Some(saved) = &session.view.saved {
-        ui.weak(format!("saved after {} updates", saved.updates)).on_hover_text(format!(
+        let as_it_was = if saved.steps == 0 { "; it is the model at the start: no answer was used" } else { "" };
+        ui.weak(format!("saved after {} updates{as_it_was}", saved.updates)).on_hover_text(format!(
             "{}\nSHA-256 {}",
             saved.model.display(),
             saved.weights_sha256
@@ -127,11 +130,11 @@ fn numbers(session: &Session) -> Vec<(&'static str, String, &'static str)> {
     let sampled = &last.sampled;
     let hint = "How far it has moved: mean of log π − log π_ref over whole completions of held-out prompts, with its \
                 standard error";
-    rows.push(("divergence", format!("{} ± {:.2} nats", signed(sampled.kl.mean), sampled.kl.error), hint));
+    rows.push(("divergence", format!("{}{} nats", signed(sampled.kl.mean), sampled.kl.plus_minus(2)), hint));
     if let (Some(now), Some(before)) = (sampled.gold, first.sampled.gold) {
         let hint = "Gold reward of completions of held-out prompts, with its standard error, now and at the \
                     start. The model never sees it";
-        let value = format!("{} ± {:.2}, was {}", signed(now.mean), now.error, signed(before.mean));
+        let value = format!("{}{}, was {}", signed(now.mean), now.plus_minus(2), signed(before.mean));
         rows.push(("gold reward", value, hint));
     }
     let hint = "Mean length of completions of held-out prompts, now and at the start";

@@ -68,14 +68,14 @@ const BETWEEN_READS: Duration = Duration::from_secs(3);
 
 impl Language {
     /// Shows the panel. `runs` is the folder of all runs.
-    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, actions: &mut Vec<Action>) {
+    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, least: &mut f64, actions: &mut Vec<Action>) {
         self.refresh(ui, runs);
         let mut requests = Vec::new();
         if let Some(session) = &mut self.session {
             session.settle();
             let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
             Side::right("measures").default_size(270.0).min_size(240.0).frame(frame).show(ui, |ui| {
-                measures::aside(ui, theme, session, &mut requests);
+                measures::aside(ui, theme, session, least, &mut requests);
             });
         } else if self.tab == Tab::Teach {
             let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
@@ -90,7 +90,7 @@ impl Language {
                 (Tab::Frontier, session) => {
                     measures::frontier(ui, theme, &self.shelf, &mut self.frontier, session.as_ref());
                 }
-                (Tab::Teach, Some(session)) => compare::show(ui, theme, session, &mut requests),
+                (Tab::Teach, Some(session)) => compare::show(ui, theme, session, *least, &mut requests),
                 (Tab::Teach, None) => self.choose.show(ui, theme, &self.shelf, runs, &mut requests),
             }
         });

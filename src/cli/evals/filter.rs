@@ -138,15 +138,16 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
 }
 
 fn describe(report: &Report) {
+    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
     let of_label = |own: &lib::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
     print_line(&format!(
-        "{}: {} questions, {} and {}; ceiling {:.3}, floor {:.3}",
+        "{}: {} questions, {} and {}; ceiling {}, floor {}",
         report.behaviour,
         report.kept,
         of_label(&report.labels[0]),
         of_label(&report.labels[1]),
-        report.ceiling,
-        report.floor
+        number(report.ceiling),
+        number(report.floor)
     ));
     if report.too_long > 0 {
         print_line(&format!("  {} candidates are too long for a judge and count as undecided (½)", report.too_long));

@@ -159,8 +159,9 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
             if !test.is_empty() {
                 let rows = all(test)?;
                 let right = rows.iter().filter(|(text, label)| (model.probability(text) > 0.5) == *label).count();
-                let accuracy = right as f64 / rows.len().max(1) as f64;
-                print_line(&format!("accuracy on {} test texts {:.2} %", rows.len(), 100.0 * accuracy));
+                let accuracy = (!rows.is_empty()).then(|| right as f64 / rows.len() as f64);
+                let shown = accuracy.map_or_else(|| "–".to_owned(), |share| format!("{:.2} %", 100.0 * share));
+                print_line(&format!("accuracy on {} test texts {shown}", rows.len()));
                 result["test_accuracy"] = json!(accuracy);
                 result["test_rows"] = json!(rows.len());
             }
@@ -185,7 +186,7 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
             let scores = gold.scores(&scored)?;
             scores.iter().for_each(|score| print_line(&json!({"score": score}).to_string()));
             if *json {
-                let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;
+                let mean = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
                 print_json(&json!({"rows": scores.len(), "mean": mean, "gold": spec}));
             }
             Ok(())

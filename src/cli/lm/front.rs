@@ -9,10 +9,10 @@ use toml::Table;
 
 use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
-use crate::cli::over_seeds;
 use crate::cli::train::on_interrupt;
+use crate::cli::{cpu_seconds, over_seeds};
 use crate::device::{self, DeviceChoice};
-use crate::lm::front::{self as lm, FrontConfig, Fronts, Row};
+use crate::lm::front::{self as lm, ChordRow, FrontConfig, Fronts, Row};
 use crate::run::config::merge;
 
 #[derive(Debug, Args)]
@@ -88,34 +88,37 @@ fn print(found: &Fronts) {
     ));
     for row in table {
         let Row { method, hypervolume, interval, igd_plus, non_dominated: [own, all], .. } = row;
-        let volume = over_seeds(*hypervolume, *interval, starts.len());
+        let volume = over_seeds(*hypervolume, *interval);
         let beyond = igd_plus.map_or_else(|| "-".to_owned(), |beyond| format!("{beyond:.3}"));
         let kl = row.largest_kl.map_or_else(|| "-".to_owned(), |kl| format!("{kl:.1}"));
         print_line(&format!(
-            "{:<20} {volume:<24} {beyond:<8} {kl:<10} {:<14} {:<11} {:.0}",
+            "{:<20} {volume:<24} {beyond:<8} {kl:<10} {:<14} {:<11} {}",
             method.name(),
             format!("{own} of {all}"),
             row.trainings,
-            row.cpu_seconds
+            cpu_seconds(row.cpu_seconds, 0)
         ));
     }
     for row in table.iter().filter(|row| !row.chord.is_empty()) {
-        for line in connectivity(row, &config.objectives, starts.len()) {
+        for line in connectivity(row, &config.objectives) {
             print_line(&line);
         }
     }
 }
 
 /// Where a soup's mixes lie above the chord between their ends, and where they do not.
-fn connectivity(row: &Row, objectives: &[String], seeds: usize) -> Vec<String> {
+fn connectivity(row: &Row, objectives: &[String]) -> Vec<String> {
     let of_objective = |(i, objective): (usize, &String)| {
         let all = row.chord.len();
         let above = row.chord.iter().filter(|mix| mix.above[i] >= 0.0).count();
+        // Of a single seed there is no interval: the mean is all that is known.
+        let highest = |mix: &ChordRow| mix.intervals.get(i).copied().flatten().map_or(mix.above[i], |[_, high]| high);
         let surely_below: Vec<String> =
-            row.chord.iter().filter(|mix| mix.intervals[i][1] < 0.0).map(|mix| shares(&mix.weights)).collect();
+            row.chord.iter().filter(|mix| highest(mix) < 0.0).map(|mix| shares(&mix.weights)).collect();
+        let single = row.chord.iter().all(|mix| mix.intervals.get(i).copied().flatten().is_none());
         let below = match surely_below.as_slice() {
             [] => String::new(),
-            some if seeds == 1 => format!("; below it at {}", some.join(", ")),
+            some if single => format!("; below it at {}", some.join(", ")),
             some => format!("; below it, with its interval, at {}", some.join(", ")),
         };
         format!("{}: {above} of {all} mixes on or above the chord in {objective}{below}", row.method.name())

@@ -37,10 +37,12 @@ impl StageProgress {
                 speed.last_step = *step;
                 let (since, first, tokens_then) = *speed.first.get_or_insert((Instant::now(), *step, *tokens));
                 let seconds = since.elapsed().as_secs_f64();
-                let number = |name: &str| metrics.get(name).unwrap_or(f64::NAN);
+                let number = |name: &str, digits: usize| {
+                    metrics.get(name).map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+                };
                 let mut line = match metrics.get("objective/scores") {
-                    Some(score) => format!("score {score:.3}, KL {:.2}", number("objective/kl")),
-                    None => format!("loss {:.4}, gradient {:.3}", number("loss"), number("grad_norm")),
+                    Some(score) => format!("score {score:.3}, KL {}", number("objective/kl", 2)),
+                    None => format!("loss {}, gradient {}", number("loss", 4), number("grad_norm", 3)),
                 };
                 if let Some(accuracy) = metrics.get("rewards/accuracies").or(metrics.get("accuracy")) {
                     line += &format!(", accuracy {accuracy:.2}");
@@ -49,8 +51,10 @@ impl StageProgress {
                     line += &format!(", {:.0} tokens/s", (tokens - tokens_then) as f64 / seconds);
                 }
                 self.progress.step(*step, *total, &line, || {
-                    let left = seconds / (step - first).max(1) as f64 * (total - step) as f64;
-                    format!("step {step}/{total}, {line}, ETA {left:.0} s")
+                    // Nothing is known of the speed before a second step.
+                    let left = (*step > first).then(|| seconds / (step - first) as f64 * (total - step) as f64);
+                    let left = left.map_or_else(|| "–".to_owned(), |left| format!("{left:.0} s"));
+                    format!("step {step}/{total}, {line}, ETA {left}")
                 });
             }
             Shown::Evaluation(values) => {

@@ -114,6 +114,9 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
     if let Some(model) = policy {
         for (example, values) in examples.iter().zip(token_log_probs(&model, &examples, PART_TOKENS, &|_| ())) {
             let sum: f64 = values.iter().map(|&value| f64::from(value)).sum();
+            if !sum.is_finite() {
+                return Err(no_number(lines.lines().count(), sum));
+            }
             (total, count) = (total + sum, count + values.len());
             let mut row = json!({"logprob": sum, "tokens": values.len()});
             if args.per_token {
@@ -127,6 +130,9 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
             let of_member = |member| f64::from(reward::scores(member, &[&example.ids])[0]);
             let scores: Vec<f64> = members.iter().map(of_member).collect();
             let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+            if !mean.is_finite() {
+                return Err(no_number(lines.lines().count(), mean));
+            }
             (total, count) = (total + mean, count + 1);
             let mut row = json!({"score": mean, "tokens": example.ids.len()});
             if scores.len() > 1 {
@@ -140,10 +146,15 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
         None => lines.lines().for_each(print_line),
     }
     if args.shared.json {
-        let mean = total / count.max(1) as f64;
+        let mean = (count > 0).then(|| total / count as f64);
         print_json(&json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out}));
     }
     Ok(())
+}
+
+/// A row, counted from 0, for which the model's numbers overflow.
+fn no_number(row: usize, found: f64) -> Failure {
+    Failure::negative(format!("row {}: the model computes {found} for it: its weights are too large for f32", row + 1))
 }
 
 pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
@@ -199,8 +210,11 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
         Some(path) => write(path, &lines)?,
         None => lines.lines().for_each(print_line),
     }
-    let mean = chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len().max(1) as f64;
-    eprintln!("{} of {} candidates, mean disagreement {mean:.4}", chosen.len(), candidates.len());
+    // A single reward model has nobody to disagree with.
+    let known = models.members.len() > 1 && !chosen.is_empty();
+    let mean = known.then(|| chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len() as f64);
+    let shown = mean.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.4}"));
+    eprintln!("{} of {} candidates, mean disagreement {shown}", chosen.len(), candidates.len());
     if args.shared.json {
         print_json(&json!({
             "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),

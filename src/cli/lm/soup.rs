@@ -113,10 +113,11 @@ fn print(found: &Soup) {
         let cells: String = (0..rewards.len())
             .map(|i| {
                 let chord = match (above.get(i), intervals.get(i)) {
-                    (Some(above), Some([low, high])) => format!("{above:+.3} [{low:+.3}, {high:+.3}]"),
+                    (Some(above), Some(Some([low, high]))) => format!("{above:+.3} [{low:+.3}, {high:+.3}]"),
+                    (Some(above), Some(None)) => format!("{above:+.3}"),
                     _ => "-".to_owned(),
                 };
-                format!("{:<20}{chord:<30}", format!("{:.3} ± {:.3}", rewards[i].mean, rewards[i].error))
+                format!("{:<20}{chord:<30}", format!("{:.3}{}", rewards[i].mean, rewards[i].plus_minus(3)))
             })
             .collect();
         print_line(&format!("{:<20}{length:<8.1}{}", shares(weights), cells.trim_end()));
@@ -142,8 +143,9 @@ fn draw(found: &Soup, out: &std::path::Path) -> Result<(), Failure> {
     }
     for (i, objective) in config.objectives.iter().enumerate() {
         let point = |mix: &Mix| {
-            let (x, mean, error) = (mix.weights[0], mix.rewards[i].mean, 1.96 * mix.rewards[i].error);
-            SeriesPoint { x, y: mean, interval: Some([mean - error, mean + error]) }
+            let (x, mean) = (mix.weights[0], mix.rewards[i].mean);
+            let interval = mix.rewards[i].error.map(|error| [mean - 1.96 * error, mean + 1.96 * error]);
+            SeriesPoint { x, y: mean, interval }
         };
         let path: Vec<SeriesPoint> = mixes.iter().map(point).collect();
         let ends = [&path[0], &path[path.len() - 1]].map(|end| SeriesPoint { interval: None, ..*end });

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use crate::cli::cpu_seconds;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::engine::free_folder;
@@ -466,7 +467,8 @@ fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> 
             print_line(&format!("parameters trained           {}", summary.trained_parameters));
             print_line(&format!(
                 "time                         {:.1} s, {:.1} CPU s, {rate:.0} tokens/s",
-                summary.wall_seconds, summary.cpu_seconds
+                summary.wall_seconds,
+                cpu_seconds(summary.cpu_seconds, 1)
             ));
             print_line(&format!("weights                      {}", summary.weights_sha256));
             print_line(&format!("model                        {}", summary.model.display()));

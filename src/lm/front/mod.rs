@@ -31,12 +31,13 @@ use super::optim::{Optimizer, Schedule};
 use super::ppo::{Ppo, PpoConfig, iterate};
 use super::run::{LmError, SIZES, Shown};
 use super::sample::{Completion, SampleConfig, generate, generate_mixed};
-use super::train::{Stage, TrainConfig, Trainee, step};
+use super::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
 use super::world::{
     BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons, io,
     optimizer, read_json, reward_model, same_config, write_json,
 };
 use super::{reward, score};
+use crate::preference::pearson;
 use crate::run::Clock;
 use crate::soup::grid;
 use table::{costs_of, draw, row};
@@ -149,8 +150,8 @@ pub struct Start {
     pub scales: Vec<Scale>,
     /// Mean of each objective over its completions of the held-out prompts.
     pub gold: Vec<f64>,
-    /// Correlation of every two objectives over its completions.
-    pub correlations: Vec<Vec<f64>>,
+    /// Correlation of every two objectives over its completions; `None` where it is not defined.
+    pub correlations: Vec<Vec<Option<f64>>>,
 }
 
 /// A method's front over all seeds.
@@ -160,8 +161,9 @@ pub struct Row {
     pub method: Method,
     /// Volume above the start that its points cover: mean over seeds.
     pub hypervolume: f64,
-    /// 95 % bootstrap interval of that mean.
-    pub interval: [f64; 2],
+    /// 95 % bootstrap interval of that mean; of a single seed there is none.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
     /// How far the points of all methods together lie beyond its own: mean over seeds.
     pub igd_plus: Option<f64>,
     /// The largest divergence from the start among its points, nats: mean over seeds. What one method gets at a larger
@@ -171,8 +173,9 @@ pub struct Row {
     pub non_dominated: [usize; 2],
     /// Trainings in a seed: of policies and of reward models.
     pub trainings: usize,
-    /// CPU seconds of these in a seed: mean.
-    pub cpu_seconds: f64,
+    /// CPU seconds of these in a seed: mean; `None` where they are not known of every training.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
     /// Of soups: how far mixes lie above the chord between their ends.
     pub chord: Vec<ChordRow>,
 }
@@ -184,8 +187,8 @@ pub struct ChordRow {
     pub weights: Vec<f64>,
     /// How far it lies above, in each objective: mean over seeds.
     pub above: Vec<f64>,
-    /// 95 % bootstrap intervals of these means.
-    pub intervals: Vec<[f64; 2]>,
+    /// 95 % bootstrap intervals of these means; of a single seed there are none.
+    pub intervals: Vec<Option<[f64; 2]>>,
 }
 
 /// Everything that was found.
@@ -329,8 +332,8 @@ impl FrontConfig {
             ("reward_learning_rate", self.reward_learning_rate),
             ("reward_epochs", self.reward_epochs),
         ];
-        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return wrong(format!("{name} = {value}: must be positive"));
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(1e-12..=MOST_LEARNING_RATE).contains(value)) {
+            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
         }
         self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
     }
@@ -426,8 +429,7 @@ impl<'a> World<'a> {
             })?);
             scores.push(own);
         }
-        let correlation = |a: &Vec<f64>, b: &Vec<f64>| crate::preference::statistics::pearson(a, b).unwrap_or(f64::NAN);
-        let correlations = scores.iter().map(|a| scores.iter().map(|b| correlation(a, b)).collect()).collect();
+        let correlations = scores.iter().map(|a| scores.iter().map(|b| pearson(a, b)).collect()).collect();
         let mut world = Self {
             config,
             folder,
@@ -618,7 +620,7 @@ impl<'a> World<'a> {
                 let (pairs, _) = self.compared(objective);
                 let groups = by_prompt(&pairs);
                 self.trained(&name, stop, show, || {
-                    Ok(Some(reward_model(fit, &self.begun.start, &pairs, &groups, self.begun.seed)))
+                    Ok(Some(reward_model(fit, &self.begun.start, &pairs, &groups, self.begun.seed)?))
                 })
             }
         }
@@ -661,8 +663,7 @@ impl<'a> World<'a> {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(None);
                 }
-                iterate(&mut state, &begun.start, &begun.prompts, &begun.eos, &ppo, begun.seed, &reward)
-                    .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+                iterate(&mut state, &begun.start, &begun.prompts, &begun.eos, &ppo, begun.seed, &reward)?;
             }
             Ok(Some(state.policy.model))
         })
@@ -759,7 +760,7 @@ impl<'a> World<'a> {
                 return Ok(None);
             }
             let examples = comparisons(&train, groups, begun.seed, trainee.step);
-            let _ = step(&mut trainee, stage, &train, &examples, config.steps, begun.seed);
+            step(&mut trainee, stage, &train, &examples, config.steps, begun.seed)?;
         }
         Ok(Some(trainee.model))
     }
@@ -782,14 +783,11 @@ impl<'a> World<'a> {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let clock = Clock::start(0.0, 0.0);
+        let clock = Clock::new();
         let Some(model) = train()? else { return Ok(None) };
         let cpu = clock.cpu();
-        show(Shown::Note(&format!(
-            "seed {}: trained {name} in {:.0} s, {cpu:.0} CPU s",
-            self.begun.seed,
-            clock.wall()
-        )));
+        let spent = cpu.map_or(String::new(), |cpu| format!(", {cpu:.0} CPU s"));
+        show(Shown::Note(&format!("seed {}: trained {name} in {:.0} s{spent}", self.begun.seed, clock.wall())));
         folder::write(&model, None, &path)?;
         self.begun.tokenizer.save(&path)?;
         write_json(&path.join(COST), &Cost { cpu_seconds: cpu, wall_seconds: clock.wall() })?;
@@ -890,7 +888,7 @@ struct Trained {
 /// What a training took.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cost {
-    cpu_seconds: f64,
+    cpu_seconds: Option<f64>,
     wall_seconds: f64,
 }
 
@@ -956,7 +954,7 @@ mod tests {
             let each = if row.method.mixes() { 5 } else { 3 };
             assert_eq!((own.len(), row.non_dominated[1]), (2 * each, 2 * each), "{:?}", row.method);
             assert!(own.iter().all(|point| point.rewards.iter().all(|reward| reward.is_finite())));
-            assert!(row.hypervolume >= 0.0 && row.cpu_seconds > 0.0, "{row:?}");
+            assert!(row.hypervolume >= 0.0 && row.cpu_seconds > Some(0.0), "{row:?}");
         }
         let of = |method: Method, weights: [f64; 2]| {
             let found = whole.points.iter().find(|point| point.method == method && point.weights == weights);

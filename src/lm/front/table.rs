@@ -22,7 +22,7 @@ pub(super) fn costs_of(folder: &Path, seed: u64) -> Result<Vec<(String, f64)>, L
         let file = entry.path().join(COST);
         if file.is_file() {
             let cost: Cost = read_json(&file)?;
-            found.push((entry.file_name().to_string_lossy().into_owned(), cost.cpu_seconds));
+            found.extend(cost.cpu_seconds.map(|seconds| (entry.file_name().to_string_lossy().into_owned(), seconds)));
         }
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -73,9 +73,9 @@ pub(super) fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<Strin
     };
     let largest: Option<Vec<f64>> = config.seeds.iter().map(largest).collect();
     let names = trainings(config, method);
-    let cost = |&seed: &u64| -> f64 {
-        names.iter().map(|name| costs.get(&format!("{seed}/{name}")).copied().unwrap_or(f64::NAN)).sum()
-    };
+    let cost =
+        |&seed: &u64| -> Option<f64> { names.iter().map(|name| costs.get(&format!("{seed}/{name}")).copied()).sum() };
+    let costs: Option<Vec<f64>> = config.seeds.iter().map(cost).collect();
     Row {
         method,
         hypervolume: mean(&volumes),
@@ -84,7 +84,7 @@ pub(super) fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<Strin
         largest_kl: largest.map(|largest| mean(&largest)),
         non_dominated: counts.fold([0, 0], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]]),
         trainings: names.len(),
-        cpu_seconds: mean(&config.seeds.iter().map(cost).collect::<Vec<_>>()),
+        cpu_seconds: costs.map(|costs| mean(&costs)),
         chord: if matches!(method, Method::DpoSoup | Method::PpoSoup) {
             chord(config, points, method)
         } else {

@@ -38,8 +38,10 @@ pub(super) fn write_checkpoint(
     archive.put(CONFIGURATION, &config.to_toml());
     archive.put("wall_seconds", &clock.wall());
     archive.put("cpu_seconds", &clock.cpu());
-    let folder = run.join("checkpoints");
-    archive.save(&folder.join(format!("step-{step:08}.safetensors")))?;
+    let path = run.join("checkpoints").join(format!("step-{step:08}.safetensors"));
+    // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
+    archive.check_finite(&path, &[])?;
+    archive.save(&path)?;
     for old in checkpoints(run).into_iter().rev().skip(KEPT) {
         // A checkpoint that cannot be removed harms nothing.
         let _ = fs::remove_file(old);
@@ -91,7 +93,7 @@ pub(in crate::lm) fn newest_checkpoint(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<(PathBuf, Archive)>, LmError> {
     for path in checkpoints(run).into_iter().rev() {
-        match Archive::load(&path) {
+        match Archive::load(&path).and_then(|all| all.check_finite(&path, &[]).map(|()| all)) {
             Ok(archive) => return Ok(Some((path, archive))),
             Err(error) => show(Shown::Note(&format!("{error}; trying the one before it"))),
         }

@@ -371,11 +371,14 @@ impl LmConfig {
             return wrong("model: none is given (--model FOLDER)".to_owned());
         }
         if let Some(lora) = &self.lora {
-            let positive = lora.rank > 0 && lora.alpha > 0.0 && lora.alpha.is_finite();
-            if !positive || !(0.0..1.0).contains(&lora.dropout) {
-                return wrong(
-                    "lora: rank must be 1 or more, alpha positive, dropout at least 0 and below 1".to_owned(),
-                );
+            if lora.rank == 0 {
+                return wrong("lora.rank = 0: must be 1 or more".to_owned());
+            }
+            if !(lora.alpha > 0.0 && lora.alpha <= 1e6) {
+                return wrong(format!("lora.alpha = {}: must be positive and at most 1e6", lora.alpha));
+            }
+            if !(0.0..1.0).contains(&lora.dropout) {
+                return wrong(format!("lora.dropout = {}: must be at least 0 and below 1", lora.dropout));
             }
         }
         if let Some(DpoConfig { loss, reference, .. }) = &self.dpo {
@@ -390,8 +393,8 @@ impl LmConfig {
         }
         if let Some(RewardRunConfig { likelihood, centering, members, member, .. }) = self.reward {
             likelihood.validate().map_err(|error| LmError::Config(format!("reward.likelihood.{error}")))?;
-            if !(centering >= 0.0 && centering.is_finite()) {
-                return wrong(format!("reward.centering = {centering}: must be at least 0"));
+            if !(0.0..=1e6).contains(&centering) {
+                return wrong(format!("reward.centering = {centering}: must be between 0 and 1e6"));
             }
             if !(1..=MOST_MEMBERS).contains(&members) {
                 return wrong(format!("reward.members = {members}: must be between 1 and {MOST_MEMBERS}"));
@@ -403,10 +406,8 @@ impl LmConfig {
         if let Some(modpo) = &self.modpo {
             modpo.validate(!self.data.is_empty()).map_err(|problem| LmError::Config(format!("modpo.{problem}")))?;
         }
-        if let Some(kto) = &self.kto
-            && !(kto.beta > 0.0 && kto.desirable_weight >= 0.0 && kto.undesirable_weight >= 0.0)
-        {
-            return wrong("kto: beta must be positive, and both weights at least 0".to_owned());
+        if let Some(kto) = &self.kto {
+            kto.validate().map_err(|error| LmError::Config(format!("kto.{error}")))?;
         }
         if let Some(PpoRunConfig { reward_model, algorithm }) = &self.ppo {
             algorithm.validate().map_err(|problem| LmError::Config(format!("ppo.algorithm.{problem}")))?;
@@ -458,8 +459,8 @@ impl ModpoRunConfig {
     /// What is wrong; `has_data` says whether the run names preferences of its own.
     fn validate(&self, has_data: bool) -> Result<(), String> {
         let Self { beta, samples, objectives, .. } = self;
-        if !(*beta > 0.0 && beta.is_finite()) {
-            return Err(format!("beta = {beta}: must be positive"));
+        if !(1e-9..=1e6).contains(beta) {
+            return Err(format!("beta = {beta}: must be between 1e-9 and 1e6"));
         }
         if *samples < 2 {
             return Err(format!("samples = {samples}: must be 2 or more, to have a deviation"));
@@ -475,8 +476,8 @@ impl ModpoRunConfig {
             if !(*weight >= 0.0 && weight.is_finite()) {
                 return Err(format!("objectives.{name}: weight = {weight}: must be at least 0"));
             }
-            if !(*beta > 0.0 && beta.is_finite()) {
-                return Err(format!("objectives.{name}: beta = {beta}: must be positive"));
+            if !(1e-9..=1e6).contains(beta) {
+                return Err(format!("objectives.{name}: beta = {beta}: must be between 1e-9 and 1e6"));
             }
         }
         let sum: f64 = objectives.iter().map(|objective| objective.weight).sum();

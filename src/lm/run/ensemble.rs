@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{LmConfig, RewardRunConfig, StageKind, first_config};
@@ -134,8 +134,10 @@ fn summarise(config: &LmConfig, path: &Path, device: &Device, summaries: &[LmSum
         let mean = disagreements.iter().sum::<f64>() / disagreements.len() as f64;
         eval.insert("eval_disagreement".to_owned(), json!(mean));
         for (member, summary) in summaries.iter().enumerate() {
-            let own = summary.eval.get("eval_accuracy").cloned().unwrap_or(Value::Null);
-            eval.insert(format!("eval_accuracy/member-{member}"), own);
+            // Where all held-out comparisons tie, there is none.
+            if let Some(own) = summary.eval.get("eval_accuracy") {
+                eval.insert(format!("eval_accuracy/member-{member}"), own.clone());
+            }
         }
     }
     let mut hash = Sha256::new();

@@ -58,7 +58,7 @@ pub(super) fn execute(
         Work::Several(stage, eval) => run_stage(course, folder, prepared, stage, eval.as_ref(), checkpoint, stop, show),
         Work::Done => {
             let mut trainee = Trainee { model: prepared.start.clone(), optimizer: Optimizer::default(), step: 0 };
-            conclude(&course.config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::start(0.0, 0.0))
+            conclude(&course.config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::new())
         }
         Work::Written(work) => run_ppo(course, folder, prepared, work, checkpoint, stop, show),
     }
@@ -78,7 +78,7 @@ fn run_stage<S: Stage>(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
     let mut trainee = Trainee { model: prepared.start.clone(), optimizer: Optimizer::default(), step: 0 };
-    let mut clock = Clock::start(0.0, 0.0);
+    let mut clock = Clock::new();
     let mut tokens = 0_u64;
     let mut since = Metrics::default();
     if let Some(archive) = checkpoint {
@@ -97,6 +97,7 @@ fn run_stage<S: Stage>(
         if let Some(eval) = eval {
             let examples: Vec<usize> = (0..eval.len()).collect();
             let metrics = evaluate(&trainee.model, eval, &examples, config.train.part_tokens);
+            metrics.check_finite("evaluation's ", || format!("step {}", trainee.step))?;
             all = evaluated(&metrics);
         }
         let sampled = sample_held_out(config, prepared, &trainee.model, gold.as_deref(), &mut all)?;
@@ -112,13 +113,9 @@ fn run_stage<S: Stage>(
             break;
         }
         let examples = config.train.examples(prepared.seed, trainee.step, stage.len());
-        let metrics = step(&mut trainee, stage, &config.train, &examples, total, prepared.seed);
+        let metrics = step(&mut trainee, stage, &config.train, &examples, total, prepared.seed)?;
         tokens += examples.iter().map(|&example| stage.tokens(example) as u64).sum::<u64>();
         let at = trainee.step;
-        let loss = metrics.get("loss").unwrap_or(0.0);
-        if !loss.is_finite() || !metrics.get("grad_norm").unwrap_or(0.0).is_finite() {
-            return Err(LmError::Diverged { step: at, loss });
-        }
         since += &metrics;
         show(Shown::Step(at, total, &metrics, tokens));
         if due(config.train.log_every, at) || at == total {
@@ -159,10 +156,12 @@ fn run_stage<S: Stage>(
 pub(super) fn evaluated(metrics: &Metrics) -> Map<String, Value> {
     let mut all: Map<String, Value> =
         metrics.means().map(|(name, mean)| (format!("eval_{name}"), json!(mean))).collect();
-    if let Some((count, [low, high], error)) = metrics.calibration() {
+    if let Some((count, interval, error)) = metrics.calibration() {
         all.insert("eval_comparisons".to_owned(), json!(count));
-        all.insert("eval_accuracy_low".to_owned(), json!(low));
-        all.insert("eval_accuracy_high".to_owned(), json!(high));
+        if let Some([low, high]) = interval {
+            all.insert("eval_accuracy_low".to_owned(), json!(low));
+            all.insert("eval_accuracy_high".to_owned(), json!(high));
+        }
         all.insert("eval_calibration_error".to_owned(), json!(error));
     }
     all
@@ -181,7 +180,7 @@ fn run_ppo(
     let Written { prompts, reward_models, value } = work;
     let algorithm = |config: &LmConfig| config.ppo.clone().unwrap_or_default().algorithm;
     let mut state = Ppo::new(prepared.start.clone(), value.clone(), &algorithm(&course.config));
-    let (mut clock, mut tokens) = (Clock::start(0.0, 0.0), 0_u64);
+    let (mut clock, mut tokens) = (Clock::new(), 0_u64);
     if let Some(archive) = checkpoint {
         take(&archive, "", &mut state.policy)?;
         take(&archive, "value.", &mut state.value)?;
@@ -224,13 +223,8 @@ fn run_ppo(
         if state.iteration >= ppo.iterations {
             break;
         }
-        let metrics = iterate(&mut state, &prepared.start, prompts, &eos, &ppo, seed, &reward)
-            .map_err(|error| LmError::Config(format!("PPO: {error}")))?;
+        let metrics = iterate(&mut state, &prepared.start, prompts, &eos, &ppo, seed, &reward)?;
         let at = state.iteration;
-        let loss = metrics.get("loss/policy_avg").unwrap_or(0.0);
-        if !loss.is_finite() || !metrics.get("objective/kl").unwrap_or(0.0).is_finite() {
-            return Err(LmError::Diverged { step: at, loss });
-        }
         tokens += (metrics.get("completions/mean_length").unwrap_or(0.0) * ppo.batch_size as f64).round() as u64;
         show(Shown::Step(at, ppo.iterations, &metrics, tokens));
         let mut line: Map<String, Value> =

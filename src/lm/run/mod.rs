@@ -44,11 +44,13 @@ use super::diagnose::Sampled;
 use super::folder::{FolderError, Loaded};
 use super::gold::GoldError;
 use super::model::Decoder;
+use super::ppo::PpoError;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use super::train::Metrics;
+use crate::finite::NotFinite;
 use crate::nn::to_host;
 use crate::run::archive::{ArchiveError, write_atomically};
-use crate::run::{Folder, RunError, lines};
+use crate::run::{Folder, RunError, kept, lines};
 
 /// What a run says when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,8 +71,8 @@ pub struct LmSummary {
     pub tokens: u64,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise.
-    pub cpu_seconds: f64,
+    /// CPU seconds of the process, likewise; `None` where the system does not tell.
+    pub cpu_seconds: Option<f64>,
     /// SHA-256 of what was trained.
     pub weights_sha256: String,
     /// Folder of the trained model.
@@ -132,15 +134,46 @@ pub enum LmError {
     #[error("{0}")]
     Config(String),
     /// Training went astray.
-    #[error(
-        "step {step}: the loss is {loss}: training has diverged; the last checkpoint is kept. Try a smaller learning rate"
-    )]
+    #[error("{source}. {}", kept(checkpoint.as_deref()))]
     Diverged {
-        /// Which step.
-        step: usize,
-        /// Its loss.
-        loss: f64,
+        /// Which number of what, and when.
+        source: NotFinite,
+        /// The newest checkpoint, from before it happened.
+        checkpoint: Option<PathBuf>,
     },
+}
+
+impl From<NotFinite> for LmError {
+    fn from(source: NotFinite) -> Self {
+        Self::Diverged { source, checkpoint: None }
+    }
+}
+
+impl From<PpoError<Self>> for LmError {
+    fn from(error: PpoError<Self>) -> Self {
+        match error {
+            PpoError::Reward(error) => error,
+            PpoError::NotFinite(source) => source.into(),
+            PpoError::Score { iteration, prompt, found } => NotFinite {
+                what: format!("the reward of the completion of prompt {prompt}"),
+                found,
+                at: format!("iteration {iteration}"),
+                advice: "nothing can be learned from it; look at the reward model, or at the gold reward",
+            }
+            .into(),
+            other => Self::Config(format!("PPO: {other}")),
+        }
+    }
+}
+
+impl LmError {
+    /// The same with the newest checkpoint of a run's folder, where training went astray.
+    fn of_run(self, run: &Path) -> Self {
+        match self {
+            Self::Diverged { source, .. } => Self::Diverged { source, checkpoint: checkpoint::checkpoints(run).pop() },
+            other => other,
+        }
+    }
 }
 
 /// Trains in a new folder.
@@ -165,7 +198,8 @@ pub fn train(
         return outcome;
     }
     match prepare::prepare(config, &folder, device, show) {
-        Ok(prepared) => execute::execute(Course::new(path, config), &folder, &prepared, None, stop, show),
+        Ok(prepared) => execute::execute(Course::new(path, config), &folder, &prepared, None, stop, show)
+            .map_err(|error| error.of_run(path)),
         Err(error) => {
             // A run that could not begin leaves no folder that the next try would trip over.
             let _ = fs::remove_dir_all(path);
@@ -210,7 +244,7 @@ pub fn resume(
         let step = checkpoint.as_ref().map_or(Ok(0), |archive| archive.get("step"))?;
         course.add(step, fields, &new, |config| execute::total_steps(config, &prepared))?;
     }
-    execute::execute(course, &folder, &prepared, checkpoint, stop, show)
+    execute::execute(course, &folder, &prepared, checkpoint, stop, show).map_err(|error| error.of_run(path))
 }
 
 /// Checks that a run's newest whole checkpoint belongs to its configuration.

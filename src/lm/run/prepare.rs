@@ -140,6 +140,13 @@ pub(super) fn prepare(
         StageKind::Reward | StageKind::Dpo => {
             let (rows, eval) = rows::<PreferenceRow>(config, show)?;
             let (pairs, eval) = (compared(&rows)?, some(&eval).map(compared).transpose()?);
+            if pairs.iter().all(|pair| pair.target == Some(0.5)) {
+                let files: Vec<String> = config.data.iter().map(|path| path.display().to_string()).collect();
+                let (files, count) = (files.join(", "), pairs.len());
+                return Err(LmError::Config(format!(
+                    "{files}: all {count} comparisons are ties, so there is nothing to learn to prefer: must have one with a better side"
+                )));
+            }
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
             if let Some(reward) = config.reward {
                 let pairs = match member {

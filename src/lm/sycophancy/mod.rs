@@ -33,6 +33,7 @@ use super::opinions::Behaviour;
 use super::optim::Schedule;
 use super::ppo::PpoConfig;
 use super::run::{LmError, SIZES, Shown};
+use super::train::MOST_LEARNING_RATE;
 use super::world::{io, optimizer, read_json, same_config, write_json};
 use crate::run::archive::write_atomically;
 pub use table::{Along, Control, Finding, Mean, Measure, Row, Trend};
@@ -268,8 +269,8 @@ impl SycophancyConfig {
             ("learning_rate", self.learning_rate),
             ("reward_learning_rate", self.reward_learning_rate),
         ];
-        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return wrong(format!("{name} = {value}: must be positive"));
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(1e-12..=MOST_LEARNING_RATE).contains(value)) {
+            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
         }
         self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
     }

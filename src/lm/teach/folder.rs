@@ -67,8 +67,8 @@ pub struct TeachSummary {
     pub end: Report,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise.
-    pub cpu_seconds: f64,
+    /// CPU seconds of the process, likewise; `None` where the system does not tell.
+    pub cpu_seconds: Option<f64>,
     /// SHA-256 of what is trained.
     pub weights_sha256: String,
     /// Folder of the policy.
@@ -143,7 +143,7 @@ impl Session {
         questions.truncate(questions.iter().zip(0..).take_while(|(question, i)| question.query == *i).count());
         reports.truncate(reports.iter().enumerate().take_while(|(i, report)| report.updates == *i).count());
         let mut lesson = Lesson::new(&material);
-        let mut clock = Clock::start(0.0, 0.0);
+        let mut clock = Clock::new();
         let show = |shown: crate::lm::run::Shown<'_>| {
             if let crate::lm::run::Shown::Note(note) = shown {
                 warn(note.to_owned());
@@ -242,7 +242,14 @@ impl Session {
     ) -> Result<bool, LmError> {
         // What is shown beside is the session before the update.
         let mut lesson = self.lesson.clone();
-        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing))?;
+        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing)).map_err(
+            |error| match error {
+                LmError::Diverged { source, .. } => {
+                    LmError::Diverged { source, checkpoint: checkpoints(&self.folder.path).pop() }
+                }
+                other => other,
+            },
+        )?;
         let Some(report) = report else { return Ok(false) };
         self.lesson = lesson;
         append(&self.folder.path.join(METRICS), [&report].into_iter())?;
@@ -307,7 +314,9 @@ impl Session {
         let name = format!("update-{:08}.safetensors", self.lesson.updates);
         let folder = self.folder.path.join("checkpoints");
         fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
-        archive.save(&folder.join(name))?;
+        let path = folder.join(name);
+        archive.check_finite(&path, &[])?;
+        archive.save(&path)?;
         self.saved = Some(now);
         for old in checkpoints(&self.folder.path).into_iter().rev().skip(KEPT) {
             // A checkpoint that cannot be removed harms nothing.

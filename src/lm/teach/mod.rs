@@ -610,11 +610,7 @@ pub fn update(
             }
             show(Doing::Learning(i, config.steps_per_update));
             let examples = train.examples(order, i, answers.len());
-            last = step(&mut trainee, &stage, &train, &examples, config.steps_per_update, config.seed);
-            let loss = last.get("loss").unwrap_or(0.0);
-            if !loss.is_finite() || !last.get("grad_norm").unwrap_or(0.0).is_finite() {
-                return Err(LmError::Diverged { step: trainee.step, loss });
-            }
+            last = step(&mut trainee, &stage, &train, &examples, config.steps_per_update, config.seed)?;
         }
     }
     show(Doing::Measuring);
