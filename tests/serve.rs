@@ -36,6 +36,7 @@ const TINY: &[&str] = &[
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
+const JSON: &str = "Content-Type: application/json\r\n";
 
 /// A server, which ends with the test.
 struct Served {
@@ -73,7 +74,8 @@ impl Served {
         (status, if is_chunked { unchunked(body) } else { body.to_owned() })
     }
 
-    /// Sends bytes, keeps the connection, and returns the head of the answer and what comes behind it within its length.
+    /// Sends bytes, keeps the connection, and returns the head of the answer in lower case and what comes behind it within
+    /// its length.
     fn kept(&self, request: &[u8]) -> (String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -83,22 +85,20 @@ impl Served {
         while !head.ends_with("\r\n\r\n") {
             assert!(reader.read_line(&mut head).expect("an answer in time") > 0, "{head}");
         }
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let head = head.to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let mut body = vec![0; length.unwrap_or("0").parse().unwrap()];
         reader.read_exact(&mut body).unwrap();
         (head, String::from_utf8(body).unwrap())
     }
 
     fn get(&self, path: &str) -> (u16, Value) {
-        let (status, body) =
-            self.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+        let (status, body) = self.raw(&request("GET", path, "", ""));
         (status, serde_json::from_str(&body).unwrap())
     }
 
     fn send(&self, path: &str, body: &str) -> (u16, String) {
-        let head =
-            format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-        self.raw((head + body).as_bytes())
+        self.raw(&request("POST", path, JSON, body))
     }
 
     /// What a good request is answered with.
@@ -131,6 +131,12 @@ impl Drop for Served {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// A request with further lines of its head, after which the connection is closed.
+fn request(method: &str, path: &str, lines: &str, body: &str) -> Vec<u8> {
+    let lines = format!("Host: localhost\r\nConnection: close\r\n{lines}");
+    format!("{method} {path} HTTP/1.1\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 fn unchunked(mut rest: &str) -> String {
@@ -312,10 +318,26 @@ fn streams_seeds_stops_and_chats() {
     let told = answer["choices"][0]["logprobs"]["content"].as_array().unwrap();
     let of = |name: &str| told.iter().map(|token| token[name].clone()).collect::<Vec<Value>>();
     assert_eq!(object!(of("logprob")), plain["choices"][0]["logprobs"]["token_logprobs"]);
-    assert_eq!(object!(of("token")), plain["choices"][0]["logprobs"]["tokens"]);
-    let bytes: Vec<u8> =
-        of("bytes").into_iter().flat_map(|all| serde_json::from_value::<Vec<u8>>(all).unwrap()).collect();
-    assert_eq!(bytes, content.as_bytes());
+    let bytes = |token: &Value| serde_json::from_value::<Option<Vec<u8>>>(token["bytes"].clone()).unwrap();
+    let own: Vec<u8> = told.iter().filter_map(bytes).flatten().collect();
+    assert_eq!(String::from_utf8_lossy(&own), content);
+    let added = plain["choices"][0]["logprobs"]["tokens"].as_array().unwrap();
+    assert_eq!(added.len(), told.len());
+    for (token, added) in told.iter().zip(added) {
+        let name = token["token"].as_str().unwrap();
+        match bytes(token).map(String::from_utf8) {
+            // What a whole character is by itself it adds, unless what came before was none.
+            Some(Ok(text)) => {
+                assert_eq!(name, text);
+                assert!(added.as_str().unwrap().ends_with(name), "{token}, {added}");
+            }
+            Some(Err(part)) => {
+                let written: String = part.as_bytes().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+                assert_eq!(name, written);
+            }
+            None => assert_eq!(added, ""),
+        }
+    }
     assert!(told.iter().all(|token| token["top_logprobs"].as_array().unwrap().len() == 2));
     for with_log_probs in [true, false] {
         let mut chat = chat.clone();
@@ -332,31 +354,48 @@ fn streams_seeds_stops_and_chats() {
         assert_eq!(told.len(), if with_log_probs { of("token").len() } else { 0 });
     }
 
-    // HTTP/1.0 knows no chunks: its streams end with the connection, or have a length where it is kept.
+    // HTTP/1.0 knows no chunks, and needs no name of the machine: its streams end with the connection.
     let short = object!({"prompt": "This", "max_tokens": 5, "seed": 1, "stream": true}).to_string();
     let old = |more: &str| {
         let length = short.len();
-        format!("POST {COMPLETIONS} HTTP/1.0\r\n{more}Content-Length: {length}\r\n\r\n{short}").into_bytes()
+        let head = format!("POST {COMPLETIONS} HTTP/1.0\r\n{JSON}{more}Content-Length: {length}\r\n\r\n");
+        (head + &short).into_bytes()
     };
-    let closed = server.raw(&old("")).1;
-    let (head, kept) = server.kept(&old("Connection: keep-alive\r\n"));
-    assert!(kept.ends_with("data: [DONE]\n\n") && !head.contains("chunked"), "{head}{kept}");
     let texts_of = |events: &str| -> String {
         let events = events.split_terminator("\n\n").filter_map(|event| event.strip_prefix("data: {"));
         events.map(|event| text(&serde_json::from_str(&format!("{{{event}")).unwrap()).to_owned()).collect()
     };
-    assert_eq!((texts_of(&kept), texts_of(&kept).is_empty()), (texts_of(&closed), false));
+    let mut ended = [String::new(), String::new()];
+    for (more, ended) in ["", "Connection: keep-alive\r\n"].into_iter().zip(&mut ended) {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(&old(more)).unwrap();
+        stream.read_to_string(ended).unwrap();
+        assert!(ended.ends_with("data: [DONE]\n\n") && !ended.contains("chunked"), "{ended}");
+    }
+    let [closed, kept] = ended.map(|ended| texts_of(&ended));
+    assert_eq!((&kept, kept.is_empty()), (&closed, false));
+    // An answer that is no stream has a length, also there.
+    let whole = object!({"prompt": "This", "max_tokens": 5, "seed": 1}).to_string();
+    let length = whole.len();
+    let whole = format!("POST {COMPLETIONS} HTTP/1.0\r\n{JSON}Content-Length: {length}\r\n\r\n{whole}");
+    let (head, body) = server.kept(whole.as_bytes());
+    assert!(head.contains("content-length: "), "{head}");
+    assert_eq!(text(&serde_json::from_str(&body).unwrap()), closed);
     // A client that offers another protocol gets its answer by this one.
     let short = object!({"prompt": "This", "max_tokens": 5}).to_string();
     let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
-    let request = format!("POST {COMPLETIONS} HTTP/1.1\r\n{upgrade}Content-Length: {}\r\n\r\n{short}", short.len());
-    assert!(server.kept(request.as_bytes()).0.starts_with("HTTP/1.1 200 OK\r\n"));
+    let offer = format!(
+        "POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\n{JSON}{upgrade}Content-Length: {}\r\n\r\n{short}",
+        short.len()
+    );
+    let head = server.kept(offer.as_bytes()).0;
+    assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
 
     // A client that goes away in the middle of a stream holds nothing up.
     let body = object!({"prompt": "This", "max_tokens": 100, "stream": true, "n": 64}).to_string();
     for _ in 0..3 {
         let mut stream = TcpStream::connect(&server.address).unwrap();
-        write!(stream, "POST {COMPLETIONS} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream.write_all(&request("POST", COMPLETIONS, JSON, &body)).unwrap();
         stream.read_exact(&mut [0; 64]).unwrap();
     }
     assert_eq!(server.get("/health").0, 200);
@@ -398,19 +437,24 @@ fn bad_requests_are_named_and_ctrl_c_ends_the_server() {
     assert_eq!(server.send("/v1/models", "{}").0, 405);
     let large = format!("{{\"prompt\": \"{}\"}}", "x".repeat(17 << 20));
     assert_eq!(server.send(COMPLETIONS, &large).0, 413);
+    let mut chunks =
+        format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n");
+    chunks += &format!("100000\r\n{}\r\n", "x".repeat(1 << 20)).repeat(5);
+    assert!(server.kept(chunks.as_bytes()).0.starts_with("http/1.1 413 "));
     // What is too large is told before it comes, also where it claims more than there is memory.
     for length in ["17000000", "2000000000", "99999999999999"] {
-        let head = format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{{");
+        let head =
+            format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: {length}\r\n\r\n{{");
         let head = server.kept(head.as_bytes()).0;
-        assert!(head.starts_with("HTTP/1.1 413 "), "{length}: {head}");
+        assert!(head.starts_with("http/1.1 413 "), "{length}: {head}");
     }
     let (found, error) = server.refused(COMPLETIONS, &object!({"prompt": "x".repeat(40_000)}));
     assert_eq!((found, &error["code"]), (400, &object!("context_length_exceeded")), "{error}");
     // Bytes that are no request, half a request, and one that claims to be without end.
     let garbage: &[&[u8]] = &[
         b"\x16\x03\x01\x02\x00\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 500\r\n\r\n{",
-        b"POST /v1/completions HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{",
         b"POST /v1/completions HTTP/1.1\r\nContent-Length: 99999999999999999\r\n\r\n{",
         b"POST /v1/completions HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
@@ -431,8 +475,7 @@ fn bad_requests_are_named_and_ctrl_c_ends_the_server() {
     assert!(!errors.contains("panicked"), "{errors}");
 }
 
-/// Each connection takes two of the numbers that a program may have; with an even and an odd number of them, the last one
-/// fails at another place.
+/// The most that a program may have open: the last connection fails.
 #[test]
 #[cfg(unix)]
 fn more_connections_than_the_system_allows_end_nothing() {
@@ -452,10 +495,140 @@ fn more_connections_than_the_system_allows_end_nothing() {
         let began = Instant::now();
         let mut stream = TcpStream::connect(&server.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut start = [0; 15];
         stream.read_exact(&mut start).unwrap_or_else(|error| panic!("{limit}: {error} after {:?}", began.elapsed()));
         assert_eq!(&start, b"HTTP/1.1 200 OK");
+    }
+}
+
+/// What a browser sends for a page of somebody else, and who has no key.
+#[test]
+fn only_who_may_is_let_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    json(folder, TINY);
+    let key = "sk-4f1c9a77";
+    let arguments =
+        ["lm", "serve", "--model", "tiny/model", "--port", "0", "--api-key", "--allow-origin", "https://chat.example"];
+    let mut server = command(folder, &arguments);
+    server.env("PAIRWISE_API_KEY", key);
+    let mut server = Served::of(server);
+    let body = object!({"prompt": "a", "max_tokens": 1}).to_string();
+    let bearer = format!("Authorization: Bearer {key}\r\n");
+    let post = |lines: &str| {
+        let (status, answer) = server.raw(&request("POST", COMPLETIONS, lines, &body));
+        (status, serde_json::from_str::<Value>(&answer).unwrap())
+    };
+    let fine = format!("{JSON}{bearer}");
+    assert_eq!(post(&fine).0, 200);
+    for (lines, status, code) in [
+        (JSON.to_owned(), 401, "invalid_api_key"),
+        (format!("{JSON}Authorization: Bearer sk-4f1c9a78\r\n"), 401, "invalid_api_key"),
+        (bearer.clone(), 415, "unsupported_media_type"),
+        (format!("{bearer}Content-Type: text/plain\r\n"), 415, "unsupported_media_type"),
+        (format!("{fine}Content-Encoding: gzip\r\n"), 415, "unsupported_media_type"),
+        (format!("{fine}Origin: https://evil.example\r\n"), 403, "forbidden"),
+        (format!("{fine}Origin: null\r\n"), 403, "forbidden"),
+        (format!("{fine}Origin: https://chat.example\r\n"), 200, ""),
+    ] {
+        let (found, answer) = post(&lines);
+        assert_eq!((found, answer["error"]["code"].as_str().unwrap_or_default()), (status, code), "{lines}: {answer}");
+        assert!(!answer.to_string().contains("sk-4f"), "{answer}");
+    }
+    // A page that has made its name mean this machine.
+    let rebound = format!("GET /v1/models HTTP/1.1\r\nHost: evil.example:8080\r\nConnection: close\r\n{bearer}\r\n");
+    let (status, answer) = server.raw(rebound.as_bytes());
+    assert_eq!(status, 403, "{answer}");
+    assert!(answer.contains("Host") && answer.contains("--allow-host"), "{answer}");
+    assert_eq!(server.raw(b"GET /v1/models HTTP/1.1\r\nConnection: close\r\n\r\n").0, 400);
+    assert_eq!(server.raw(&request("GET", "/v1/models", "", "")).0, 401);
+    assert_eq!(server.raw(&request("GET", "/v1/models", &bearer, "")).0, 200);
+    assert_eq!(server.get("/health").0, 200);
+    // What a browser asks first.
+    let asks = "Access-Control-Request-Method: POST\r\nOrigin: https://chat.example\r\n";
+    let head = server.kept(&request("OPTIONS", COMPLETIONS, asks, "")).0;
+    assert!(head.starts_with("http/1.1 204 "), "{head}");
+    assert!(head.contains("access-control-allow-origin: https://chat.example\r\n"), "{head}");
+    assert!(head.contains("access-control-allow-headers: authorization, content-type\r\n"), "{head}");
+    let asks = asks.replace("chat", "evil");
+    assert_eq!(server.raw(&request("OPTIONS", COMPLETIONS, &asks, "")).0, 403);
+    // What may be asked for, and without a body.
+    let head = server.kept(&request("OPTIONS", COMPLETIONS, "", "")).0;
+    assert!(head.starts_with("http/1.1 204 ") && head.contains("allow: post, options\r\n"), "{head}");
+    let head = server.kept(&request("DELETE", COMPLETIONS, &bearer, "")).0;
+    assert!(head.starts_with("http/1.1 405 ") && head.contains("allow: post, options\r\n"), "{head}");
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.write_all(&request("HEAD", "/health", "", "")).unwrap();
+    let mut head = String::new();
+    stream.read_to_string(&mut head).unwrap();
+    assert!(head.contains("content-length: 15\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+
+    server.child.kill().unwrap();
+    let (mut rest, mut errors) = (String::new(), String::new());
+    server.out.read_to_string(&mut rest).unwrap();
+    server.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(!rest.contains(key) && !errors.contains(key), "{rest}{errors}");
+
+    // The key itself in the place of a variable's name is repeated in no message.
+    for (given, expected) in
+        [("sk-4f1c9a77", "must be the name of an environment variable"), ("NOT_SET_ANYWHERE_7f", "is not set")]
+    {
+        let message = refused(folder, &["lm", "serve", "--model", "tiny/model", "--api-key", given]);
+        assert!(message.contains(expected) && !message.contains(given), "{message}");
+    }
+    for (option, value) in [("--allow-host", "a/b"), ("--allow-origin", "chat.example"), ("--max-requests", "0")] {
+        let message = refused(folder, &["lm", "serve", "--model", "tiny/model", option, value]);
+        assert!(message.contains(option) && message.contains(value), "{message}");
+    }
+}
+
+/// The whole load is `benches/peers/serve_load.py`.
+#[test]
+fn slow_clients_heads_without_end_and_endless_templates_hurt_nobody_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    json(folder, TINY);
+    let endless = "{% for a in range(20000) %}{% for b in range(20000) %}{% for c in range(20000) %}{% endfor %}\
+                   {% endfor %}{% endfor %}";
+    fs::write(folder.join("endless.jinja"), endless).unwrap();
+    let server = Served::start(folder, &["--chat-template", "endless.jinja", "--request-seconds", "5"]);
+    let slow: Vec<TcpStream> = (0..50)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(b"GET /health HTTP/1.1\r\nHost: loc").unwrap();
+            stream
+        })
+        .collect();
+    let chat = object!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 1});
+    std::thread::scope(|scope| {
+        let endless: Vec<_> = (0..4).map(|_| scope.spawn(|| server.refused(CHAT, &chat))).collect();
+        let heads = scope.spawn(|| {
+            let line = format!("X: {}\r\n", "x".repeat(1000));
+            for _ in 0..20 {
+                let mut stream = TcpStream::connect(&server.address).unwrap();
+                stream.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+                let sent = (0..1000).take_while(|_| stream.write_all(line.as_bytes()).is_ok()).count();
+                assert!(sent < 1000, "a megabyte of head was taken");
+            }
+        });
+        for _ in 0..10 {
+            let begun = Instant::now();
+            server.post(COMPLETIONS, &object!({"prompt": "a", "max_tokens": 1}));
+            assert_eq!(server.get("/health").0, 200);
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        heads.join().unwrap();
+        for (status, error) in endless.into_iter().map(|chat| chat.join().unwrap()) {
+            assert!([400, 503].contains(&status), "{status}: {error}");
+        }
+    });
+    drop(slow);
+    if let Ok(status) = fs::read_to_string(format!("/proc/{}/status", server.child.id())) {
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kilobytes: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(kilobytes < 200_000, "{kilobytes} kB");
     }
 }
 

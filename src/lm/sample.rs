@@ -149,12 +149,46 @@ pub fn generate(
     first: u64,
     goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
 ) -> Vec<Completion> {
-    let writers = [Writer::new(model, config.quantize)];
-    let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
-        let written = write(&writers, &[1.0], prompts, config, eos, first, group * GROUP, goes_on);
-        written.into_iter().map(|(completion, _)| completion)
-    };
-    prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
+    Pen::new(model, config.quantize).write(prompts, config, eos, first, goes_on)
+}
+
+/// A model with its weights where they are written with, for as many calls as there are.
+pub(crate) struct Pen {
+    writers: [Writer; 1],
+}
+
+impl Pen {
+    /// With `quantize` as [`SampleConfig::quantize`], whatever a call's configuration says of it.
+    pub(crate) fn new(model: &Decoder, quantize: bool) -> Self {
+        Self { writers: [Writer::new(model, quantize)] }
+    }
+
+    /// Threads that can write these prompts' completions.
+    pub(crate) fn threads(prompts: &[Vec<u32>]) -> usize {
+        prompts.len().div_ceil(GROUP)
+    }
+
+    /// As [`generate`], in the threads of the pool that it is called in; a single group in the caller's own.
+    ///
+    /// # Panics
+    /// When a prompt is empty, or fills the model's context.
+    pub(crate) fn write(
+        &self,
+        prompts: &[Vec<u32>],
+        config: &SampleConfig,
+        eos: &[u32],
+        first: u64,
+        goes_on: &(dyn Fn(usize, &[u32]) -> bool + Sync),
+    ) -> Vec<Completion> {
+        let of_group = |(group, prompts): (usize, &[Vec<u32>])| {
+            let written = write(&self.writers, &[1.0], prompts, config, eos, first, group * GROUP, goes_on);
+            written.into_iter().map(|(completion, _)| completion)
+        };
+        if prompts.len() <= GROUP {
+            return of_group((0, prompts)).collect();
+        }
+        prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
+    }
 }
 
 /// The same of several models that write together: tokens are drawn from softmax(Σ w_i logits_i), which is what a policy

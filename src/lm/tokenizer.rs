@@ -336,6 +336,32 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Whether a token, as the vocabulary spells it, stands for no text.
+    pub(crate) fn is_special(&self, token: &str) -> bool {
+        self.inner.get_added_vocabulary().is_special_token(token)
+    }
+
+    /// The bytes that a token, as the vocabulary spells it, stands for by itself, which may be a part of a character: those
+    /// of byte-level tokenizers, and of tokens such as `<0xE2>` where bytes are written so. `None` for others, which are
+    /// whole characters.
+    pub(crate) fn bytes(&self, token: &str) -> Option<Vec<u8>> {
+        let has = |kind: fn(&DecoderWrapper) -> bool| match self.inner.get_decoder() {
+            Some(DecoderWrapper::Sequence(several)) => several.get_decoders().iter().any(kind),
+            Some(one) => kind(one),
+            None => false,
+        };
+        if has(|one| matches!(one, DecoderWrapper::ByteLevel(_))) {
+            // As its decoder has it: a token with a character that stands for no byte is text.
+            let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+            return Some(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
+        }
+        if has(|one| matches!(one, DecoderWrapper::ByteFallback(_))) {
+            let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+            return Some(vec![u8::from_str_radix(digits, 16).ok()?]);
+        }
+        None
+    }
+
     /// Ids it may give: the highest one plus one. The least vocabulary size of a model that it fits.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
@@ -568,6 +594,17 @@ fn read_gpt2(folder: &Path, config: &mut Map<String, Value>) -> Result<tokenizer
         }
     }
     Ok(inner)
+}
+
+/// The byte that a character of a byte-level vocabulary stands for (GPT-2's `bytes_to_unicode`): itself where it can be
+/// seen; the other 68 follow from U+0100 on.
+fn byte_of(character: char) -> Option<u8> {
+    let is_seen = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let code = u32::from(character);
+    match u8::try_from(code) {
+        Ok(byte) => Some(byte).filter(|&byte| is_seen(byte)),
+        Err(_) => (0..=u8::MAX).filter(|&byte| !is_seen(byte)).nth(usize::try_from(code - 0x100).ok()?),
+    }
 }
 
 fn byte_level(bpe: BPE, prefix_space: bool) -> tokenizers::Tokenizer {

@@ -3,13 +3,14 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Failure, print_line};
 use crate::cli::train::Threads;
 use crate::cli::train::on_interrupt;
-use crate::lm::serve::{Served, Server};
+use crate::lm::serve::{Access, Limits, Served, Server};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -28,22 +29,86 @@ pub(super) struct ServeArgs {
     /// A chat template by name or file [default: the tokenizer's, or hh]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    /// Clients need a key: the one in this environment variable [default without a name: PAIRWISE_API_KEY]
+    #[arg(long, value_name = "VARIABLE", num_args = 0..=1, default_missing_value = KEY_VARIABLE)]
+    api_key: Option<String>,
+    /// Names by which clients may call this machine, beside --host, localhost and numbers; * for any
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// Web pages that may ask, such as https://example.com; * for any [default: none]
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
+    allow_origin: Vec<String>,
+    /// Connections at the same time; where there are more, the one that has been silent for longest is closed
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections as u32,
+        value_parser = clap::value_parser!(u32).range(1..=65536), allow_negative_numbers = true)]
+    max_connections: u32,
+    /// Requests that are worked on or wait for that; more are refused with status 429
+    #[arg(long, value_name = "N", default_value_t = Limits::default().requests as u32,
+        value_parser = clap::value_parser!(u32).range(1..=4096), allow_negative_numbers = true)]
+    max_requests: u32,
+    /// Largest body of a request, MiB; reading one takes up to 40 times as much memory
+    #[arg(long, value_name = "MIB", default_value_t = (Limits::default().body >> 20) as u32,
+        value_parser = clap::value_parser!(u32).range(1..=1024), allow_negative_numbers = true)]
+    max_body: u32,
+    /// Longest time of a request, seconds
+    #[arg(long, value_name = "S", default_value_t = Limits::default().request.as_secs() as u32,
+        value_parser = clap::value_parser!(u32).range(1..=86400), allow_negative_numbers = true)]
+    request_seconds: u32,
+    /// Longest time in which a client sends nothing of a request, not all of it, or takes nothing of its answer, seconds
+    #[arg(long, value_name = "S", default_value_t = Limits::default().patience.as_secs() as u32,
+        value_parser = clap::value_parser!(u32).range(1..=3600), allow_negative_numbers = true)]
+    patience_seconds: u32,
     #[command(flatten)]
     threads: Threads,
 }
 
+/// Where the key is unless another variable is named.
+const KEY_VARIABLE: &str = "PAIRWISE_API_KEY";
+
 pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     args.threads.apply()?;
+    let key = args.api_key.as_deref().map(key_in).transpose()?;
+    let access = Access::new(&args.allow_host, &args.allow_origin, key.as_deref())?;
+    let limits = Limits {
+        connections: args.max_connections as usize,
+        requests: args.max_requests as usize,
+        body: (args.max_body as usize) << 20,
+        request: Duration::from_secs(args.request_seconds.into()),
+        patience: Duration::from_secs(args.patience_seconds.into()),
+        ..Limits::default()
+    };
+    let has_key = access.has_key();
     let served = Served::open(&args.model, args.name.as_deref(), args.chat_template.as_deref())?;
-    let server = Server::bind(&args.host, args.port)?;
+    let server = Server::bind_with(&args.host, args.port, limits, access)?;
     let stop = on_interrupt()?;
-    served.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
-    if !server.is_private() {
-        eprintln!("note: whoever reaches {} can use the model: there is no key", server.address());
+    // A stderr that is closed ends nothing.
+    let note = |text: &str| drop(writeln!(std::io::stderr(), "note: {text}"));
+    served.remarks.iter().for_each(|remark| note(remark));
+    if !server.is_private() && !has_key {
+        note(&format!("whoever reaches {} can use the model: --api-key asks for a key", server.address()));
     }
     print_line(&format!("serving {} at http://{}/v1", served.name, server.address()));
     std::io::stdout().flush().ok();
     let requests = server.run(&Arc::new(served), &stop)?;
     print_line(&format!("stopped after {requests} requests"));
     Ok(())
+}
+
+/// The key in an environment variable. Messages do not repeat what was given: it may be the key itself.
+fn key_in(variable: &str) -> Result<String, Failure> {
+    let is_name = variable.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && variable.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    if !is_name {
+        return Err(Failure::usage(
+            "--api-key: must be the name of an environment variable that holds the key, never the key".to_owned(),
+        ));
+    }
+    let problem = match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => return Ok(key),
+        Ok(_) => "is empty",
+        Err(std::env::VarError::NotPresent) => "is not set",
+        Err(std::env::VarError::NotUnicode(_)) => "holds characters that no key has",
+    };
+    let which = if variable == KEY_VARIABLE { KEY_VARIABLE } else { "that it names" };
+    Err(Failure::usage(format!("--api-key: the environment variable {which} {problem}: must hold the key")))
 }

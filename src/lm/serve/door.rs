@@ -1,204 +1,328 @@
-//! Connections come in, whatever happens to those that came before.
+//! Connections: how many there are, how long they may be silent, and how they end. Whatever one of them does, the others
+//! are answered.
 
-use std::io::{self, ErrorKind, Read as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
-use std::thread::{self, JoinHandle};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io::{self, ErrorKind, Write as _};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tiny_http::Request;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Sleep, sleep, timeout};
 
-use super::ServeError;
+use super::request::Refusal;
+use super::write::lock;
+use super::{Exchange, ServeError, answer};
 
 /// What is listened at.
 pub(super) struct Port {
     listener: TcpListener,
     pub(super) address: SocketAddr,
-    /// How long a client may be silent.
-    patience: Duration,
 }
 
-/// Where connections come in. tiny_http ends to accept them at the first that fails, and says so, or ends by a panic, and
-/// does not; those that it has, it goes on to read. Another one takes its place then.
-pub(super) struct Door<'a> {
-    port: &'a Port,
-    front: Front,
-    /// Those that accept no more, but may still read from a connection.
-    retired: Vec<Front>,
-    /// When there is to be another front, where this one ended, and since when there could be none.
-    again: Option<Instant>,
-    failing: Option<Instant>,
-    /// Finds out whether a silent front still accepts.
-    probe: Option<JoinHandle<bool>>,
-    /// Whether the user knows.
-    warned: bool,
+/// Everyone who is connected, in the order of coming.
+#[derive(Default)]
+struct Visits {
+    all: Mutex<BTreeMap<u64, Arc<Visit>>>,
 }
 
-struct Front {
-    http: tiny_http::Server,
-    /// When it last said something.
-    heard: Instant,
+/// One connection.
+pub(super) struct Visit {
+    state: Mutex<State>,
+    /// Told when it has to go at once.
+    leave: Notify,
 }
+
+struct State {
+    /// Since when it was waited for the client; `None` while its request is worked on.
+    idle: Option<Instant>,
+    /// When its request must be over.
+    until: Option<Instant>,
+}
+
+/// A request of a connection, from its head to the end of its answer.
+pub(super) struct Stay(Arc<Visit>);
 
 /// How often it is looked whether to end.
-pub(super) const GLANCE: Duration = Duration::from_millis(50);
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether a connection is over its time.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two tries to accept connections.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(100);
 
-/// After so long without being able to listen at all the server ends.
+/// After so long without being able to accept at all the server ends.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
-/// What a connection to ourselves is given to be accepted in.
-const PROBE: Duration = Duration::from_secs(5);
+/// What requests are given to end in when the server does.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Most bytes of a request's head, and most lines of it.
+pub(super) const MOST_HEAD: usize = 32 << 10;
+pub(super) const MOST_LINES: usize = 100;
+
+/// What is read ahead of a client. hyper's own would be ten times as much.
+const BUFFER: usize = 64 << 10;
+
+/// Clients that are told at the same time that there is no room; further ones are told nothing.
+const MOST_TURNED_AWAY: usize = 64;
+
+/// What such a client is given to take its answer in.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Port {
     /// Listens; port 0 is any free one.
-    pub(super) fn bind(host: &str, port: u16, patience: Duration) -> io::Result<Self> {
+    pub(super) fn bind(host: &str, port: u16) -> io::Result<Self> {
         let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-        let listener = with_timeouts(TcpListener::bind(addresses.as_slice())?, patience)?;
-        Ok(Self { address: listener.local_addr()?, listener, patience })
+        let listener = TcpListener::bind(addresses.as_slice())?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { address: listener.local_addr()?, listener })
     }
 
-    /// Accepts connections, until one fails, or for as long as a client may be silent. tiny_http panics where it can have
-    /// no thread: so it begins in one of its own.
-    pub(super) fn accept(&self) -> io::Result<tiny_http::Server> {
-        let listener = self.listener.try_clone()?;
-        let begin = move || tiny_http::Server::from_listener(listener, None).map_err(|error| error.to_string());
-        match thread::Builder::new().spawn(begin)?.join() {
-            Ok(front) => front.map_err(io::Error::other),
-            Err(_) => Err(io::Error::other("there is no thread to be had")),
-        }
-    }
-}
-
-impl<'a> Door<'a> {
-    pub(super) fn new(port: &'a Port, front: tiny_http::Server) -> Self {
-        let front = Front { http: front, heard: Instant::now() };
-        Self { port, front, retired: Vec::new(), again: None, failing: None, probe: None, warned: false }
-    }
-
-    /// The next request, if one comes within a glance.
-    pub(super) fn next(&mut self) -> Result<Option<Request>, ServeError> {
-        if self.again.is_some_and(|at| at <= Instant::now()) {
-            self.renew()?;
-        }
-        for old in &mut self.retired {
-            if let Ok(Some(request)) = old.http.try_recv() {
-                old.heard = Instant::now();
-                return Ok(Some(request));
-            }
-        }
-        // Connections without a request for so long were closed.
-        let patience = self.port.patience;
-        for old in self.retired.extract_if(.., |old| old.heard.elapsed() > 2 * patience + GLANCE) {
-            let_go(old);
-        }
-        match self.front.http.recv_timeout(GLANCE) {
-            Ok(Some(request)) => {
-                self.front.heard = Instant::now();
-                self.warned = false;
-                Ok(Some(request))
-            }
-            Ok(None) => {
-                self.listen_to_silence();
-                Ok(None)
-            }
-            Err(error) => {
-                self.front.heard = Instant::now();
-                // No connection for a while, or one that was gone before it was accepted: nothing is wrong.
-                let fine = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::ConnectionAborted];
-                let wait = if fine.contains(&error.kind()) { Duration::ZERO } else { RETRY };
-                if !wait.is_zero() {
-                    self.warn(&format!("no connection can be accepted for now ({error})"));
+    /// Takes connections until the server is to stop, and waits a little for what they are in the middle of.
+    pub(super) async fn receive(&self, exchange: &Arc<Exchange>) -> Result<(), ServeError> {
+        let listener = self.listener.try_clone().and_then(tokio::net::TcpListener::from_std);
+        let listener = listener.map_err(ServeError::Accept)?;
+        let visits = Arc::new(Visits::default());
+        let (ending, _) = watch::channel(());
+        let turned_away = Arc::new(AtomicUsize::new(0));
+        // Since when no connection could be accepted, and whether the user knows.
+        let (mut failing, mut warned) = (None::<Instant>, false);
+        let mut number = 0;
+        while !exchange.stop.load(Ordering::Relaxed) {
+            let Ok(accepted) = timeout(GLANCE, listener.accept()).await else { continue };
+            match accepted {
+                Ok((stream, _)) => {
+                    (failing, warned) = (None, false);
+                    if visits.count() >= exchange.limits.connections && !visits.make_room() {
+                        turn_away(stream, &turned_away);
+                        continue;
+                    }
+                    number += 1;
+                    let visit = visits.enter(number);
+                    let (visits, exchange, ending) = (Arc::clone(&visits), Arc::clone(exchange), ending.subscribe());
+                    tokio::spawn(async move {
+                        host(stream, &visit, exchange, ending).await;
+                        lock(&visits.all).remove(&number);
+                    });
                 }
-                self.again = Some(Instant::now() + wait);
-                Ok(None)
+                // One that was gone before it was accepted: nothing is wrong.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+                    ) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut warned, true) {
+                        let told = "it is tried again; requests in progress go on";
+                        // A stderr that is closed ends nothing.
+                        writeln!(io::stderr(), "warning: no connection can be accepted for now ({error}): {told}").ok();
+                    }
+                    if failing.get_or_insert_with(Instant::now).elapsed() > GIVE_UP {
+                        return Err(ServeError::Accept(error));
+                    }
+                    // Mostly there are too many of them for the system.
+                    visits.make_room();
+                    sleep(RETRY).await;
+                }
             }
         }
-    }
-
-    /// A front that accepts says something in time, unless connections come without a request.
-    fn listen_to_silence(&mut self) {
-        if self.again.is_some() {
-            return;
+        drop(listener);
+        ending.send(()).ok();
+        let begun = Instant::now();
+        while visits.count() > 0 && begun.elapsed() < GRACE {
+            sleep(GLANCE).await;
+            // Whoever has asked for nothing yet is not waited for.
+            while visits.make_room() {}
         }
-        if let Some(probe) = self.probe.take_if(|probe| probe.is_finished()) {
-            self.front.heard = Instant::now();
-            if !probe.join().unwrap_or(true) {
-                self.warn("what accepts connections has failed");
-                self.again = Some(Instant::now());
-            }
-        } else if self.probe.is_none() && self.front.heard.elapsed() > self.port.patience + RETRY {
-            let address = self.port.address;
-            self.probe = thread::Builder::new().spawn(move || accepts(address)).ok();
-        }
-    }
-
-    fn renew(&mut self) -> Result<(), ServeError> {
-        match self.port.accept() {
-            Ok(http) => {
-                let front = Front { http, heard: Instant::now() };
-                self.retired.push(std::mem::replace(&mut self.front, front));
-                (self.again, self.failing, self.probe) = (None, None, None);
-                Ok(())
-            }
-            Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() > GIVE_UP => {
-                Err(ServeError::Accept(error))
-            }
-            Err(error) => {
-                self.warn(&format!("cannot listen for now ({error})"));
-                self.again = Some(Instant::now() + RETRY);
-                Ok(())
-            }
-        }
-    }
-
-    fn warn(&mut self, what: &str) {
-        if !std::mem::replace(&mut self.warned, true) {
-            eprintln!("warning: {what}: it is tried again; requests in progress go on");
-        }
-    }
-
-    pub(super) fn close(self) {
-        self.retired.into_iter().for_each(let_go);
-        let_go(self.front);
+        Ok(())
     }
 }
 
-/// Connections that are accepted have the timeouts of what accepts them; so has the wait for one.
-#[cfg(unix)]
-fn with_timeouts(listener: TcpListener, patience: Duration) -> io::Result<TcpListener> {
-    use std::os::fd::OwnedFd;
-    // Both are sockets to the system; only a stream's timeouts can be set.
-    let socket = TcpStream::from(OwnedFd::from(listener));
-    socket.set_read_timeout(Some(patience))?;
-    socket.set_write_timeout(Some(patience))?;
-    Ok(TcpListener::from(OwnedFd::from(socket)))
-}
-
-#[cfg(not(unix))]
-fn with_timeouts(listener: TcpListener, _: Duration) -> io::Result<TcpListener> {
-    Ok(listener)
-}
-
-/// Whether a connection is accepted: one that is closed by us is closed by the other side as well.
-pub(super) fn accepts(mut address: SocketAddr) -> bool {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
+impl Visits {
+    fn enter(&self, number: u64) -> Arc<Visit> {
+        let state = State { idle: Some(Instant::now()), until: None };
+        let visit = Arc::new(Visit { state: Mutex::new(state), leave: Notify::new() });
+        lock(&self.all).insert(number, Arc::clone(&visit));
+        visit
     }
-    let closed = || -> io::Result<usize> {
-        let mut stream = TcpStream::connect_timeout(&address, PROBE)?;
-        stream.set_read_timeout(Some(PROBE))?;
-        stream.shutdown(Shutdown::Write)?;
-        stream.read(&mut [0])
-    };
-    // Whatever else goes wrong says nothing of it.
-    !closed().is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
+
+    fn count(&self) -> usize {
+        lock(&self.all).len()
+    }
+
+    /// Ends the connection that has been waited for longest; says no where all of them are worked for.
+    fn make_room(&self) -> bool {
+        let mut all = lock(&self.all);
+        let idle = all.iter().filter_map(|(number, visit)| Some((lock(&visit.state).idle?, *number)));
+        let Some((_, number)) = idle.min() else { return false };
+        if let Some(visit) = all.remove(&number) {
+            visit.leave.notify_one();
+        }
+        true
+    }
 }
 
-/// To end, tiny_http connects to itself, which may take long where nobody accepts.
-fn let_go(front: Front) {
-    thread::Builder::new().spawn(move || drop(front)).ok();
+impl Visit {
+    fn is_over_time(&self) -> bool {
+        lock(&self.state).until.is_some_and(|until| until < Instant::now())
+    }
+}
+
+impl Stay {
+    /// A request has begun, which must be over at a time.
+    pub(super) fn begin(visit: &Arc<Visit>, until: Instant) -> Self {
+        let mut state = lock(&visit.state);
+        state.until = Some(until);
+        drop(state);
+        Self(Arc::clone(visit))
+    }
+
+    /// All of it is there: from now on the client waits for us.
+    pub(super) fn works(&self) {
+        lock(&self.0.state).idle = None;
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        *lock(&self.0.state) = State { idle: Some(Instant::now()), until: None };
+    }
+}
+
+/// Serves one connection to its end.
+async fn host(stream: TcpStream, visit: &Arc<Visit>, exchange: Arc<Exchange>, mut ending: watch::Receiver<()>) {
+    stream.set_nodelay(true).ok();
+    let patience = exchange.limits.patience;
+    let guest = Arc::clone(visit);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (exchange, visit) = (Arc::clone(&exchange), Arc::clone(&guest));
+        async move { Ok::<_, Infallible>(answer(request, &exchange, &visit).await) }
+    });
+    let stream = Patient { stream: TokioIo::new(stream), patience, stalled: None };
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Also of one that is kept and silent.
+        .header_read_timeout(patience)
+        .max_headers(MOST_LINES)
+        .max_header_size(MOST_HEAD)
+        .max_buf_size(BUFFER)
+        .serve_connection(stream, service);
+    let mut connection = pin!(connection);
+    let mut is_ending = false;
+    loop {
+        tokio::select! {
+            biased;
+            // How it ended concerns nobody: the client is gone.
+            _ = connection.as_mut() => return,
+            () = visit.leave.notified() => return,
+            _ = ending.changed(), if !is_ending => {
+                is_ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep(LOOK) => {
+                if visit.is_over_time() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Tells a client that there is no room.
+fn turn_away(mut stream: TcpStream, count: &Arc<AtomicUsize>) {
+    if count.fetch_add(1, Ordering::Relaxed) >= MOST_TURNED_AWAY {
+        count.fetch_sub(1, Ordering::Relaxed);
+        return;
+    }
+    let count = Arc::clone(count);
+    tokio::spawn(async move {
+        let message = "too many connections: try again later, or raise --max-connections".to_owned();
+        let refusal = Refusal { status: 503, message, param: None, code: Some("too_many_connections") };
+        let body = refusal.body().to_string();
+        let (status, length) = (StatusCode::SERVICE_UNAVAILABLE, body.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nRetry-After: 1\r\n\
+             Connection: close\r\n\r\n{body}"
+        );
+        let farewell = async {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await?;
+            // What is left unread would take the answer back.
+            while stream.read(&mut [0; 1024]).await? > 0 {}
+            Ok::<_, io::Error>(())
+        };
+        timeout(FAREWELL, farewell).await.ok();
+        count.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// A connection that fails when the client takes nothing of what it is sent for too long.
+struct Patient {
+    stream: TokioIo<TcpStream>,
+    patience: Duration,
+    /// Set while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn progress<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stalled = None;
+            return polled;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        match stalled.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Read for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl Write for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.progress(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.progress(cx, polled)
+    }
 }

@@ -1,9 +1,9 @@
 //! A model that is served: texts written for requests, with log-probabilities of their tokens.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 
@@ -16,7 +16,7 @@ use crate::lm::config::Output;
 use crate::lm::folder;
 use crate::lm::model::Decoder;
 use crate::lm::run::{LmError, eos_of, tokenizer_of, weights_sha256};
-use crate::lm::sample::{Finish, SampleConfig, generate};
+use crate::lm::sample::{Finish, Pen, SampleConfig};
 use crate::lm::tokenizer::{Stream, Tokenizer};
 use crate::nn::fused::decoder::{linear, rows};
 use crate::nn::to_host;
@@ -34,8 +34,17 @@ pub struct Served {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     eos: Vec<u32>,
-    /// Requests that may be worked on at the same time: each holds a copy of the weights.
-    pub(super) gate: Gate,
+    /// What is computed with, made when it is asked for first.
+    pen: OnceLock<Pen>,
+    /// Requests whose texts may be read as tokens at the same time, where that may take long: so a template or a text
+    /// that does holds up others of its kind only.
+    pub(super) reading: Gate,
+    /// Requests that may be written for at the same time: such as may take long, and others, which so never wait for
+    /// them.
+    pub(super) long: Gate,
+    short: Gate,
+    /// Threads that a request may use.
+    threads: usize,
     /// Held while a body is read as JSON, which takes up to 40 times its bytes: one at a time.
     pub(super) parsing: Mutex<()>,
     /// Of requests that choose no seed.
@@ -59,10 +68,22 @@ pub(super) struct Choice {
 pub(super) struct Told {
     /// What it adds to the text: nothing where a character is not whole yet.
     pub(super) text: String,
+    /// What it is by itself.
+    pub(super) own: Own,
     /// Of the model's own distribution, nats; the first token of a text has none.
     pub(super) log_prob: Option<f64>,
     /// The likeliest tokens in its place, the likeliest first.
-    pub(super) top: Vec<(String, f64)>,
+    pub(super) top: Vec<(Own, f64)>,
+}
+
+/// A token by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) id: u32,
+    /// Its text; a part of a character as OpenAI writes it, such as `\xe2\x82`.
+    pub(super) name: String,
+    /// Its bytes; `None` for a special token, which stands for no text.
+    pub(super) bytes: Option<Vec<u8>>,
 }
 
 /// What was written for a request.
@@ -82,6 +103,15 @@ const MOST_TOKEN_BYTES: usize = 256;
 
 /// Most log-probabilities of a request, the likeliest tokens' included: with their texts they take some 300 bytes each.
 const MOST_TOLD: usize = 1 << 20;
+
+/// Bytes of a text from which reading it as tokens may take long.
+const LONG_TEXT: usize = 64 << 10;
+
+/// Tokens of all completions together, with their prompts', from which writing them may take long.
+const LONG_WORK: usize = 4096;
+
+/// Requests that do not take long and are written for at the same time; they share the processor.
+const MOST_SHORT: usize = 32;
 
 /// Rows whose logits are computed together, so that their memory stays small with a large vocabulary.
 const LOGIT_ROWS: usize = 64;
@@ -134,6 +164,7 @@ impl Served {
         };
         let template = ChatTemplate::choose(&tokenizer, choice, None).map_err(LmError::from)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let threads = rayon::current_num_threads();
         Ok(Self {
             name,
             fingerprint: weights_sha256(decoder),
@@ -142,7 +173,11 @@ impl Served {
             decoder: folder::merged(decoder),
             tokenizer,
             template,
-            gate: Gate::new(rayon::current_num_threads()),
+            pen: OnceLock::new(),
+            reading: Gate::new(threads),
+            long: Gate::new(threads),
+            short: Gate::new(threads.max(MOST_SHORT)),
+            threads,
             parsing: Mutex::new(()),
             seed: since as u64,
             unseeded: AtomicU64::new(0),
@@ -150,20 +185,26 @@ impl Served {
     }
 
     /// Writes what is wanted. `piece` is told of text that is certain, by the number of its completion, from several
-    /// threads, and with an empty text of tokens that add none; where it says no, or `stop` is set, nothing more is
+    /// threads, and with an empty text of tokens that add none; where it says no, or `ends` says yes, nothing more is
     /// written.
     pub(super) fn write(
         &self,
         wanted: &Wanted,
-        stop: &AtomicBool,
-        piece: &(dyn Fn(usize, String) -> bool + Sync),
+        ends: &(dyn Fn() -> bool + Sync),
+        piece: &(dyn Fn(usize, &str) -> bool + Sync),
     ) -> Result<Answer, Refusal> {
-        self.fits(wanted)?;
-        let _pass = self.gate.enter();
-        // To read a text takes time and memory as well.
-        let prompt = |input: &Input| self.prompt(input, wanted.echo);
+        let reading = match self.fits(wanted)? {
+            true => Some(self.reading.enter(ends).ok_or_else(ended)?),
+            false => None,
+        };
+        let prompt = |input: &Input| if ends() { Err(ended()) } else { self.prompt(input, wanted.echo) };
         let prompts: Vec<Prompt> = wanted.prompts.iter().map(prompt).collect::<Result<_, _>>()?;
+        drop(reading);
         let draw = self.draw(wanted, &prompts)?;
+        let tokens = |prompt: &Prompt| prompt.ids.len() + draw.as_ref().map_or(0, |draw| draw.max_new_tokens);
+        let work = prompts.iter().map(tokens).sum::<usize>().saturating_mul(wanted.count);
+        let gate = if work > LONG_WORK { &self.long } else { &self.short };
+        let _pass = gate.enter(ends).ok_or_else(ended)?;
         let repeated = || prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, wanted.count));
         let track = |prompt: &Prompt| Mutex::new(Track::new(&self.tokenizer, &prompt.ids, &wanted.stop));
         let tracks: Vec<Mutex<Track>> = repeated().map(track).collect();
@@ -172,25 +213,33 @@ impl Served {
             false => vec![String::new(); prompts.len()],
         };
         for i in 0..tracks.len() {
-            piece(i, echoed[i / wanted.count].clone());
+            piece(i, &echoed[i / wanted.count]);
         }
         let goes_on = |i: usize, ids: &[u32]| {
             let mut track = lock(&tracks[i]);
             let text = ids.last().map_or_else(String::new, |&id| track.push(id));
-            piece(i, text) && !track.stopped && !stop.load(Ordering::Relaxed)
+            piece(i, &text) && !track.stopped && !ends()
         };
         let completions = match draw {
             None => Vec::new(),
             Some(draw) => {
                 let ids: Vec<Vec<u32>> = repeated().map(|prompt| prompt.ids.clone()).collect();
-                generate(&self.decoder, &ids, &draw, &self.eos, 0, &goes_on)
+                let pen = self.pen.get_or_init(|| Pen::new(&self.decoder, false));
+                let write = || pen.write(&ids, &draw, &self.eos, 0, &goes_on);
+                // Threads of its own: those that all share would be another request's until it is at its end.
+                match Pen::threads(&ids).min(self.threads) {
+                    0 | 1 => write(),
+                    threads => {
+                        rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(no_threads)?.install(write)
+                    }
+                }
             }
         };
         let mut choices = Vec::with_capacity(tracks.len());
         let mut kept: Vec<Vec<u32>> = Vec::with_capacity(tracks.len());
         for (i, track) in tracks.into_iter().enumerate() {
             let mut track = track.into_inner().unwrap_or_else(PoisonError::into_inner);
-            piece(i, track.finish());
+            piece(i, &track.finish());
             let finish = match completions.get(i) {
                 _ if track.stopped => Finish::Stop,
                 Some(completion) => completion.finish,
@@ -202,18 +251,20 @@ impl Served {
             kept.push(
                 completions.get(i).map_or_else(Vec::new, |own| own.ids[..tokens.len().min(own.ids.len())].to_vec()),
             );
-            let tokens = tokens.into_iter().map(|text| Told { text, log_prob: None, top: Vec::new() }).collect();
+            let tokens = tokens.into_iter().zip(&kept[i]).map(|(text, &id)| self.told(id, text)).collect();
             choices.push(Choice { text, tokens, finish });
         }
         if let Some(top) = wanted.log_probs {
             for (i, prompt) in prompts.iter().enumerate() {
+                if ends() {
+                    break;
+                }
                 let own = i * wanted.count..(i + 1) * wanted.count;
                 self.tell(prompt, wanted.echo, top, &kept[own.clone()], &mut choices[own]);
             }
         }
-        if stop.load(Ordering::Relaxed) {
-            let message = "the server is shutting down".to_owned();
-            return Err(Refusal { status: 503, message, param: None, code: None });
+        if ends() {
+            return Err(ended());
         }
         Ok(Answer {
             choices,
@@ -222,8 +273,10 @@ impl Served {
         })
     }
 
-    /// Refuses what is longer than the context, whatever tokens it is read as.
-    fn fits(&self, wanted: &Wanted) -> Result<(), Refusal> {
+    /// Refuses what is longer than the context, whatever tokens it is read as; otherwise tells whether reading it may
+    /// take long.
+    fn fits(&self, wanted: &Wanted) -> Result<bool, Refusal> {
+        let mut text = 0;
         let context = self.decoder.config.context;
         let bytes = context.saturating_mul(MOST_TOKEN_BYTES);
         for input in &wanted.prompts {
@@ -236,12 +289,15 @@ impl Served {
                     (messages.iter().map(turn).sum(), bytes, "bytes")
                 }
             };
+            if unit == "bytes" {
+                text += found;
+            }
             if found > most {
                 let its = format!("its {found} {unit} are more than fit the model's context of {context} tokens");
                 return Err(too_long(param_of(wanted), &format!("{its}: shorten it")));
             }
         }
-        Ok(())
+        Ok(wanted.chat || text > LONG_TEXT)
     }
 
     /// The token ids of a prompt.
@@ -348,7 +404,7 @@ impl Served {
         let pieces = if echo { self.pieces(prompt) } else { Vec::new() };
         for ((ids, at), choice) in sequences.iter().zip(&at).zip(choices) {
             let before: Vec<Told> =
-                pieces.iter().map(|text| Told { text: text.clone(), log_prob: None, top: Vec::new() }).collect();
+                pieces.iter().zip(&prompt.ids).map(|(text, &id)| self.told(id, text.clone())).collect();
             choice.tokens.splice(0..0, before);
             let places: Vec<usize> = (from..ids.len()).collect();
             for places in places.chunks(LOGIT_ROWS) {
@@ -363,27 +419,62 @@ impl Served {
                     told.log_prob = Some(log_prob(ids[place]));
                     let before = &ids[place.saturating_sub(WINDOW)..place];
                     let likeliest = likeliest(logits, top);
-                    let text = |id: u32| match id == ids[place] && !told.text.is_empty() {
-                        true => told.text.clone(),
-                        false => self.added(before, id),
+                    let own = |id: u32| match id == ids[place] {
+                        true => told.own.clone(),
+                        false => self.own(id, &self.added(before, id)),
                     };
-                    told.top = likeliest.into_iter().map(|id| (text(id), log_prob(id))).collect();
+                    told.top = likeliest.into_iter().map(|id| (own(id), log_prob(id))).collect();
                 }
             }
         }
     }
 
-    /// What a token would add after others; a special one's own text.
+    /// What a token would add after others.
     fn added(&self, before: &[u32], id: u32) -> String {
         let decode = |ids: &[u32]| self.tokenizer.decode(ids, true).unwrap_or_default();
         let alone = decode(before);
         let both = decode(&[before, &[id]].concat());
-        let text = both.strip_prefix(alone.trim_end_matches('\u{fffd}')).unwrap_or_default();
-        match text.is_empty() {
-            true => self.tokenizer.token(id).unwrap_or_default(),
-            false => text.to_owned(),
-        }
+        both.strip_prefix(alone.trim_end_matches('\u{fffd}')).unwrap_or_default().to_owned()
     }
+
+    /// A token that adds `text`, not scored yet.
+    fn told(&self, id: u32, text: String) -> Told {
+        Told { own: self.own(id, &text), text, log_prob: None, top: Vec::new() }
+    }
+
+    /// A token that adds `text`, by itself.
+    fn own(&self, id: u32, text: &str) -> Own {
+        let spelled = self.tokenizer.token(id).unwrap_or_default();
+        if text.is_empty() && self.tokenizer.is_special(&spelled) {
+            return Own { id, name: spelled, bytes: None };
+        }
+        let Some(bytes) = self.tokenizer.bytes(&spelled) else {
+            return Own { id, name: text.to_owned(), bytes: Some(text.as_bytes().to_vec()) };
+        };
+        let name = match std::str::from_utf8(&bytes) {
+            // The last one of a text may be cut by a stop text.
+            Ok(whole) if !text.is_empty() && whole.starts_with(text) => text.to_owned(),
+            // It may complete what is no character, which is not its own.
+            Ok(whole) => whole.to_owned(),
+            Err(_) => return Own { id, name: escaped(&bytes), bytes: Some(bytes) },
+        };
+        Own { id, bytes: Some(name.clone().into_bytes()), name }
+    }
+}
+
+/// Bytes that are no text, as OpenAI writes them.
+fn escaped(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+/// Nobody waits for it any more, or the server ends.
+fn ended() -> Refusal {
+    Refusal { status: 503, message: "the server is shutting down".to_owned(), param: None, code: None }
+}
+
+fn no_threads(_: rayon::ThreadPoolBuildError) -> Refusal {
+    let message = "there are no threads to be had: try again later".to_owned();
+    Refusal { status: 503, message, param: None, code: Some("overloaded") }
 }
 
 /// A prompt as token ids.
@@ -504,6 +595,9 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     ids
 }
 
+/// How often whoever waits for a place looks whether it is still wanted.
+const GLANCE: Duration = Duration::from_millis(50);
+
 /// Lets a number of requests in at a time.
 pub(super) struct Gate {
     free: Mutex<usize>,
@@ -518,13 +612,19 @@ impl Gate {
         Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
     }
 
-    pub(super) fn enter(&self) -> Pass<'_> {
+    /// Waits for a place; `None` where `ends` says yes before there is one.
+    pub(super) fn enter(&self, ends: &dyn Fn() -> bool) -> Option<Pass<'_>> {
         let mut free = lock(&self.free);
-        while *free == 0 {
-            free = self.left.wait(free).unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if ends() {
+                return None;
+            }
+            if *free > 0 {
+                *free -= 1;
+                return Some(Pass(self));
+            }
+            free = self.left.wait_timeout(free, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
         }
-        *free -= 1;
-        Pass(self)
     }
 }
 
@@ -553,7 +653,11 @@ fn name_of(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Track, held_back, likeliest};
+    use burn::tensor::Device;
+
+    use super::{Own, Served, Track, Wanted, held_back, likeliest};
+    use crate::lm::config::{ModelConfig, SmallLlama};
+    use crate::lm::model::Decoder;
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
     fn stops(all: &[&str]) -> Vec<String> {
@@ -604,6 +708,92 @@ mod tests {
         // The first stop text ends the text, whichever it is.
         assert_eq!(run("one two three", &stops(&["three", "two"])).0, "one ");
         assert_eq!(run("two", &stops(&["two"])).0, "");
+    }
+
+    /// A vocabulary in which `<0xE2>` is a byte, and one in which every character stands for one.
+    #[test]
+    fn parts_of_characters_have_their_own_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = serde_json::json!({
+            "<unk>": 0, "</s>": 1, "<0xE2>": 2, "<0x82>": 3, "<0xAC>": 4, "▁a": 5, "<0x41>": 6, "é": 7, "<0xZZ>": 8
+        });
+        let special = |id: u32, text: &str| {
+            serde_json::json!({
+                "id": id, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": true,
+            })
+        };
+        let file = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "added_tokens": [special(0, "<unk>"), special(1, "</s>")],
+            "decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+            ]},
+            "model": {
+                "type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocabulary, "merges": [],
+            },
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let fallback = Tokenizer::load(folder.path()).unwrap();
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let bytes = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
+        let serve = |tokenizer: &Tokenizer, vocabulary: usize| {
+            let size = SmallLlama { vocabulary, hidden: 8, layers: 1, heads: 1, context: 64 };
+            let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
+            Served::new("tiny".to_owned(), &decoder, tokenizer.clone(), None).unwrap()
+        };
+        let own = |served: &Served, id: u32, text: &str| {
+            let Own { name, bytes, .. } = served.own(id, text);
+            (name, bytes)
+        };
+        let told = |name: &str, bytes: &[u8]| (name.to_owned(), Some(bytes.to_vec()));
+        let served = serve(&fallback, 9);
+        assert_eq!(own(&served, 2, ""), told("\\xe2", &[0xe2]));
+        assert_eq!(own(&served, 3, ""), told("\\x82", &[0x82]));
+        // The last one adds the whole character, and is a part of it all the same.
+        assert_eq!(own(&served, 4, "€"), told("\\xac", &[0xac]));
+        assert_eq!(own(&served, 6, "A"), told("A", b"A"));
+        assert_eq!(own(&served, 6, "\u{fffd}A"), told("A", b"A"));
+        assert_eq!(own(&served, 5, " a"), told(" a", b" a"));
+        assert_eq!(own(&served, 5, "a"), told("a", b"a"));
+        assert_eq!(own(&served, 7, "é"), told("é", "é".as_bytes()));
+        assert_eq!(own(&served, 8, "<0xZZ>"), told("<0xZZ>", b"<0xZZ>"));
+        assert_eq!(own(&served, 1, ""), ("</s>".to_owned(), None));
+        let served = serve(&bytes, 257);
+        let ids = bytes.encode("€ A\n", false).unwrap();
+        let found: Vec<_> = ids.iter().map(|&id| own(&served, id, "")).collect();
+        let expected = [
+            told("\\xe2", &[0xe2]),
+            told("\\x82", &[0x82]),
+            told("\\xac", &[0xac]),
+            told(" ", b" "),
+            told("A", b"A"),
+            told("\n", b"\n"),
+        ];
+        assert_eq!(found, expected);
+        // Every byte is one token's.
+        let all: std::collections::BTreeSet<_> = (1..257).map(|id| own(&served, id, "").1).collect();
+        assert_eq!(all.len(), 256);
+        // Cut by a stop text, and special.
+        assert_eq!(own(&served, ids[4], "A"), told("A", b"A"));
+        assert_eq!(own(&served, 0, ""), ("<|endoftext|>".to_owned(), None));
+        // What is told in the place of a part of a character: parts apart.
+        let wanted = Wanted::read(
+            &serde_json::to_vec(&serde_json::json!({
+                "messages": [{"role": "user", "content": "a"}], "max_tokens": 8, "seed": 1, "logprobs": true, "top_logprobs": 20,
+            }))
+            .unwrap(),
+            true,
+            "tiny",
+        )
+        .unwrap();
+        let answer = served.write(&wanted, &|| false, &|_, _| true).unwrap();
+        for told in &answer.choices[0].tokens {
+            let names: std::collections::BTreeSet<_> = told.top.iter().map(|(own, _)| &own.name).collect();
+            assert_eq!(names.len(), 20, "{names:?}");
+            assert!(told.top.iter().all(|(own, _)| own.bytes.as_deref() != Some("\u{fffd}".as_bytes())));
+        }
     }
 
     #[test]
