@@ -163,12 +163,12 @@ impl Pen {
         Self { writers: [Writer::new(model, quantize)] }
     }
 
-    /// Threads that can write these prompts' completions.
-    pub(crate) fn threads(prompts: &[Vec<u32>]) -> usize {
-        prompts.len().div_ceil(GROUP)
+    /// Threads that can write so many completions.
+    pub(crate) fn threads(completions: usize) -> usize {
+        completions.div_ceil(GROUP)
     }
 
-    /// As [`generate`], in the threads of the pool that it is called in; a single group in the caller's own.
+    /// As [`generate`], in the threads of the pool that it is called in.
     ///
     /// # Panics
     /// When a prompt is empty, or fills the model's context.
@@ -184,9 +184,6 @@ impl Pen {
             let written = write(&self.writers, &[1.0], prompts, config, eos, first, group * GROUP, goes_on);
             written.into_iter().map(|(completion, _)| completion)
         };
-        if prompts.len() <= GROUP {
-            return of_group((0, prompts)).collect();
-        }
         prompts.par_chunks(GROUP).enumerate().flat_map_iter(of_group).collect()
     }
 }

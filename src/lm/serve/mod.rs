@@ -375,6 +375,10 @@ fn settle(mut response: Response, mut body: Incoming) -> Response {
     if body.is_end_stream() {
         return response;
     }
+    if response.status() == StatusCode::REQUEST_TIMEOUT {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
     if body.size_hint().upper().is_none_or(|left| left > SMALL_BODY as u64) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -1039,7 +1043,7 @@ mod tests {
         with_server(&tiny(4096), limits, |address| {
             let (mut events, whole) = (long(), long());
             events["stream"] = true.into();
-            let count = rayon::current_num_threads() + 2;
+            let count = 2 * rayon::current_num_threads() + 2;
             let mut asking: Vec<TcpStream> = (0..count)
                 .map(|i| {
                     let mut stream = connect(address);
@@ -1085,15 +1089,15 @@ mod tests {
         });
         with_server(&served, Limits::default(), |address| {
             let long = long();
-            for i in 0..=rayon::current_num_threads() {
+            for i in 0..=2 * rayon::current_num_threads() {
                 let mut stream = connect(address);
                 stream.write_all(&completion(if i % 2 == 0 { &long } else { &told })).unwrap();
                 // In time to be read, and not longer.
                 std::thread::sleep(Duration::from_millis(200));
             }
             let begun = Instant::now();
-            let places: Vec<_> = (0..rayon::current_num_threads())
-                .map(|_| served.long.enter(&|| begun.elapsed() > Duration::from_secs(20)).expect("a place in time"))
+            let places: Vec<_> = (0..2 * rayon::current_num_threads())
+                .map(|_| served.long.enter(1, &|| begun.elapsed() > Duration::from_secs(20)).expect("a place in time"))
                 .collect();
             drop(places);
         });
@@ -1161,7 +1165,7 @@ mod tests {
         };
         let refused = |body: &Value| served.write(&read(body), &|| false, &|_, _| true).unwrap_err();
         // Before it waits for a place: with all of them taken, it would wait for ever.
-        let places: Vec<_> = (0..rayon::current_num_threads()).map(|_| served.reading.enter(&|| false)).collect();
+        let places: Vec<_> = (0..rayon::current_num_threads()).map(|_| served.reading.enter(1, &|| false)).collect();
         let long = "a".repeat(128 * 256 + 1);
         let chat = json!({"messages": [{"role": "user", "content": long}]});
         for (body, param, found) in [

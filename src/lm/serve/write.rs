@@ -39,8 +39,8 @@ pub struct Served {
     /// Requests whose texts may be read as tokens at the same time, where that may take long: so a template or a text
     /// that does holds up others of its kind only.
     pub(super) reading: Gate,
-    /// Requests that may be written for at the same time: such as may take long, and others, which so never wait for
-    /// them.
+    /// Threads that may write for requests that may take long, and other requests that may be written for at the same
+    /// time: so these never wait for those.
     pub(super) long: Gate,
     short: Gate,
     /// Threads that a request may use.
@@ -175,7 +175,7 @@ impl Served {
             template,
             pen: OnceLock::new(),
             reading: Gate::new(threads),
-            long: Gate::new(threads),
+            long: Gate::new(2 * threads),
             short: Gate::new(threads.max(MOST_SHORT)),
             threads,
             parsing: Mutex::new(()),
@@ -194,7 +194,7 @@ impl Served {
         piece: &(dyn Fn(usize, &str) -> bool + Sync),
     ) -> Result<Answer, Refusal> {
         let reading = match self.fits(wanted)? {
-            true => Some(self.reading.enter(ends).ok_or_else(ended)?),
+            true => Some(self.reading.enter(1, ends).ok_or_else(ended)?),
             false => None,
         };
         let prompt = |input: &Input| if ends() { Err(ended()) } else { self.prompt(input, wanted.echo) };
@@ -203,8 +203,11 @@ impl Served {
         let draw = self.draw(wanted, &prompts)?;
         let tokens = |prompt: &Prompt| prompt.ids.len() + draw.as_ref().map_or(0, |draw| draw.max_new_tokens);
         let work = prompts.iter().map(tokens).sum::<usize>().saturating_mul(wanted.count);
-        let gate = if work > LONG_WORK { &self.long } else { &self.short };
-        let _pass = gate.enter(ends).ok_or_else(ended)?;
+        let (gate, threads) = match work > LONG_WORK {
+            true => (&self.long, Pen::threads(prompts.len() * wanted.count).min(self.threads)),
+            false => (&self.short, 1),
+        };
+        let pass = gate.enter(threads, ends).ok_or_else(ended)?;
         let repeated = || prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt, wanted.count));
         let track = |prompt: &Prompt| Mutex::new(Track::new(&self.tokenizer, &prompt.ids, &wanted.stop));
         let tracks: Vec<Mutex<Track>> = repeated().map(track).collect();
@@ -227,12 +230,8 @@ impl Served {
                 let pen = self.pen.get_or_init(|| Pen::new(&self.decoder, false));
                 let write = || pen.write(&ids, &draw, &self.eos, 0, &goes_on);
                 // Threads of its own: those that all share would be another request's until it is at its end.
-                match Pen::threads(&ids).min(self.threads) {
-                    0 | 1 => write(),
-                    threads => {
-                        rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(no_threads)?.install(write)
-                    }
-                }
+                let threads = rayon::ThreadPoolBuilder::new().num_threads(pass.taken);
+                threads.build().map_err(no_threads)?.install(write)
             }
         };
         let mut choices = Vec::with_capacity(tracks.len());
@@ -598,30 +597,36 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 /// How often whoever waits for a place looks whether it is still wanted.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Lets a number of requests in at a time.
+/// Has a number of places.
 pub(super) struct Gate {
     free: Mutex<usize>,
     left: Condvar,
 }
 
 /// Permission to go on; given back when it is dropped.
-pub(super) struct Pass<'a>(&'a Gate);
+pub(super) struct Pass<'a> {
+    gate: &'a Gate,
+    /// Places that were had.
+    pub(super) taken: usize,
+}
 
 impl Gate {
     fn new(count: usize) -> Self {
         Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
     }
 
-    /// Waits for a place; `None` where `ends` says yes before there is one.
-    pub(super) fn enter(&self, ends: &dyn Fn() -> bool) -> Option<Pass<'_>> {
+    /// Waits for a place, and takes up to so many of them, but leaves the half of what is free to others; `None` where
+    /// `ends` says yes before there is one.
+    pub(super) fn enter(&self, most: usize, ends: &dyn Fn() -> bool) -> Option<Pass<'_>> {
         let mut free = lock(&self.free);
         loop {
             if ends() {
                 return None;
             }
             if *free > 0 {
-                *free -= 1;
-                return Some(Pass(self));
+                let taken = most.min(*free / 2).max(1);
+                *free -= taken;
+                return Some(Pass { gate: self, taken });
             }
             free = self.left.wait_timeout(free, GLANCE).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -630,8 +635,8 @@ impl Gate {
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        *lock(&self.0.free) += 1;
-        self.0.left.notify_one();
+        *lock(&self.gate.free) += self.taken;
+        self.gate.left.notify_all();
     }
 }
 
