@@ -372,7 +372,7 @@ fn streams_seeds_stops_and_chats() {
         stream.read_to_string(ended).unwrap();
         assert!(ended.ends_with("data: [DONE]\n\n") && !ended.contains("chunked"), "{ended}");
     }
-    let [closed, kept] = ended.map(|ended| texts_of(&ended));
+    let [closed, kept] = ended.map(|ended| texts_of(ended.split_once("\r\n\r\n").unwrap().1));
     assert_eq!((&kept, kept.is_empty()), (&closed, false));
     // An answer that is no stream has a length, also there.
     let whole = object!({"prompt": "This", "max_tokens": 5, "seed": 1}).to_string();
@@ -608,8 +608,9 @@ fn slow_clients_heads_without_end_and_endless_templates_hurt_nobody_else() {
             for _ in 0..20 {
                 let mut stream = TcpStream::connect(&server.address).unwrap();
                 stream.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
-                let sent = (0..1000).take_while(|_| stream.write_all(line.as_bytes()).is_ok()).count();
-                assert!(sent < 1000, "a megabyte of head was taken");
+                // The system takes some of it, the server 32 kB.
+                let sent = (0..20_000).take_while(|_| stream.write_all(line.as_bytes()).is_ok()).count();
+                assert!(sent < 20_000, "20 MB of head were taken");
             }
         });
         for _ in 0..10 {
