@@ -1,0 +1,796 @@
+//! Chat templates: messages to the text that a model was trained on, rendered as transformers' `apply_chat_template`
+//! does, with bounds on what a template may cost: fuel, depth, memory and time.
+
+mod jinja;
+mod python;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind};
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use self::python::wrong;
+use super::tokenizer::{SpecialTokens, Tokenizer};
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    /// What was said; of a message in parts, the texts of all of them.
+    pub content: String,
+    /// The message as it was read, where it is more than a role and a text; else empty. Templates see this.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub object: Map<String, Json>,
+}
+
+/// What a template sees beside the messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extras {
+    /// Functions that the model may call, as JSON schemas.
+    pub tools: Option<Json>,
+    /// Documents to answer from.
+    pub documents: Option<Json>,
+    /// `chat_template_kwargs`: variables of the template's own, by name.
+    pub variables: Map<String, Json>,
+}
+
+/// A template, compiled.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    main: Compiled,
+    /// The tokenizer's own for conversations with tools, where it has one and none was asked for by name.
+    with_tools: Option<Compiled>,
+    special: SpecialTokens,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    environment: Arc<Environment<'static>>,
+    source: String,
+}
+
+/// A template that cannot be had or rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatError {
+    /// The template is wrong, or refuses these messages.
+    #[error("chat template{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Template {
+        /// Line of the template, from 1, where it is known.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The tokenizer has none.
+    #[error(
+        "the rows are chats, but the tokenizer has no chat template: choose one by name ({BUILT_IN}), or give a .jinja \
+         file; a model of ours that has seen no chats yet is best trained with \"hh\""
+    )]
+    Missing,
+    /// Neither a name nor a file.
+    #[error("no chat template {choice:?}: expected {known}, or a .jinja file")]
+    Unknown {
+        /// What was asked for.
+        choice: String,
+        /// Names there are.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("{}: cannot read the chat template: {source}", path.display())]
+    Read {
+        /// File.
+        path: PathBuf,
+        /// Reason.
+        source: std::io::Error,
+    },
+    /// Something wrong with a template that stands in a file.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// File.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ChatError>,
+    },
+}
+
+/// The format of HH-RLHF (Bai et al. 2022), Pairwise's default for its own models: it needs no tokens of its own. EOS
+/// follows the assistant's last turn only, as in training on single completions.
+pub const HH: &str = "\
+{%- for message in messages -%}
+{%- if message.role == 'user' -%}
+{{- '\\n\\nHuman: ' + message.content -}}
+{%- elif message.role == 'assistant' -%}
+{{- '\\n\\nAssistant: ' + message.content + (eos_token if loop.last and eos_token is defined else '') -}}
+{%- elif message.role == 'system' and loop.first -%}
+{{- message.content -}}
+{%- else -%}
+{{- raise_exception('the roles are user and assistant, and system at the start; found ' + message.role) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\n\\nAssistant:' -}}{%- endif -%}
+";
+
+/// ChatML, as OpenAI documented it and Qwen and others use it. The tokenizer should have `<|im_start|>` and `<|im_end|>`.
+pub const CHATML: &str = "\
+{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+";
+
+/// Names of the built-in templates.
+const BUILT_IN: &str = "\"hh\", \"chatml\"";
+
+/// The one template of an environment. Without an ending such as `.html`, so that nothing is escaped.
+const NAME: &str = "chat";
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), object: Map::new() }
+    }
+
+    /// Whether nothing was said and nothing else stands in it, such as a call of a tool.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.content.is_empty() && !SPOKEN.iter().any(|key| self.object.get(*key).is_some_and(|value| !is_void(value)))
+    }
+}
+
+/// Keys of a message that hold what was said, beside its content. A template that does not know one of them would drop
+/// it.
+pub const SPOKEN: [&str; 9] = [
+    "tool_calls",
+    "function_call",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "images",
+    "image",
+    "audio",
+    "documents",
+];
+
+/// The names that transformers gives to a message's reasoning; a template reads one of them.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Whether a value says nothing.
+#[must_use]
+pub fn is_void(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::String(text) => text.is_empty(),
+        Json::Array(list) => list.is_empty(),
+        Json::Object(object) => object.is_empty(),
+        Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
+impl ChatTemplate {
+    /// Compiles a template. `now`, seconds since 1970, is the time of `strftime_now`, in UTC; without it, that of the
+    /// call.
+    ///
+    /// # Errors
+    /// [`ChatError::Template`] with the line.
+    pub fn new(source: &str, special: &SpecialTokens, now: Option<i64>) -> Result<Self, ChatError> {
+        let main = Compiled::new(source, now)?;
+        Ok(Self { main, with_tools: None, special: special.clone() })
+    }
+
+    /// The template that was chosen: a built-in one (`hh`, `chatml`), one of the tokenizer's by its name, or a
+    /// `.jinja` file; the tokenizer's default one for `None`.
+    ///
+    /// # Errors
+    /// When there is no such template, saying which there are, or it does not compile.
+    pub fn choose(tokenizer: &Tokenizer, choice: Option<&str>, now: Option<i64>) -> Result<Self, ChatError> {
+        let special = tokenizer.special();
+        match choice {
+            None => {
+                let default = tokenizer.chat_template(None).ok_or(ChatError::Missing)?;
+                let mut chosen = Self::new(default, special, now)?;
+                let with_tools = tokenizer.chat_template(Some("tool_use"));
+                chosen.with_tools = with_tools.map(|source| Compiled::new(source, now)).transpose()?;
+                Ok(chosen)
+            }
+            Some("hh") => Self::new(HH, special, now),
+            Some("chatml") => Self::new(CHATML, special, now),
+            Some(choice) => match tokenizer.chat_template(Some(choice)) {
+                Some(template) => Self::new(template, special, now),
+                None if Path::new(choice).extension().is_some_and(|e| e == "jinja") => {
+                    let path = PathBuf::from(choice);
+                    let source = read_source(&path)?;
+                    Self::new(&source, special, now).map_err(|source| ChatError::File { path, source: Box::new(source) })
+                }
+                None => {
+                    let own = tokenizer.chat_template_names().map(|name| format!(", {name:?}"));
+                    let known = BUILT_IN.to_owned() + &own.collect::<String>();
+                    Err(ChatError::Unknown { choice: choice.to_owned(), known })
+                }
+            },
+        }
+    }
+
+    /// The template that was chosen, or else the tokenizer's default one; `None` where it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::choose`].
+    pub fn wanted(tokenizer: &Tokenizer, choice: Option<&str>, now: Option<i64>) -> Result<Option<Self>, ChatError> {
+        match (choice, tokenizer.chat_template(None)) {
+            (None, None) => Ok(None),
+            _ => Ok(Some(Self::choose(tokenizer, choice, now)?)),
+        }
+    }
+
+    /// Whether what it writes may depend on the day.
+    #[must_use]
+    pub fn asks_for_the_date(&self) -> bool {
+        [Some(&self.main), self.with_tools.as_ref()].into_iter().flatten().any(|one| one.source.contains("strftime_now"))
+    }
+
+    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak. It holds
+    /// all special tokens there should be: encode it without adding any.
+    ///
+    /// # Errors
+    /// [`ChatError::Template`] with the line, also when the template itself refuses the messages, would drop something
+    /// that was said, or costs too much.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ChatError> {
+        self.render_with(messages, &Extras::default(), add_generation_prompt)
+    }
+
+    /// The same with what stands beside the messages.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        extras: &Extras,
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        let tools = extras.tools.as_ref().filter(|tools| !is_void(tools));
+        let one = self.with_tools.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.main);
+        one.knows_all(messages, extras)?;
+        let mut bytes = 0;
+        let mut limits = Limits { bytes: &mut bytes, exact: one.source.contains('~') };
+        let mut variables: Vec<(String, Value)> = Vec::new();
+        let SpecialTokens { bos, eos, pad, unk } = &self.special;
+        for (name, token) in [("bos_token", bos), ("eos_token", eos), ("pad_token", pad), ("unk_token", unk)] {
+            if let Some(token) = token {
+                variables.push((name.to_owned(), Value::from(token.text.as_str())));
+            }
+        }
+        for (name, value) in &extras.variables {
+            variables.push((name.clone(), limits.value(value, 0)?));
+        }
+        let turns = messages.iter().map(|message| limits.message(message)).collect::<Result<Vec<Value>, _>>()?;
+        // The texts of lists of parts, as a template that takes them for texts would write them.
+        let lists: Vec<String> = messages
+            .iter()
+            .zip(&turns)
+            .filter(|(message, _)| message.object.get("content").is_some_and(Json::is_array))
+            .filter_map(|(_, turn)| python::str_of(&turn.get_attr("content").ok()?).ok())
+            .collect();
+        let none = Value::from(());
+        let given = |value: Option<&Json>, limits: &mut Limits<'_>| value.map(|v| limits.value(v, 0)).transpose();
+        variables.push(("tools".into(), given(tools, &mut limits)?.unwrap_or_else(|| none.clone())));
+        let documents = extras.documents.as_ref().filter(|documents| !is_void(documents));
+        variables.push(("documents".into(), given(documents, &mut limits)?.unwrap_or(none)));
+        variables.push(("messages".into(), Value::from(turns)));
+        variables.push(("add_generation_prompt".into(), Value::from(add_generation_prompt)));
+        let mut environment = Environment::clone(&one.environment);
+        environment.set_fuel(Some(jinja::fuel(bytes)));
+        let context = Value::from_pairs(variables);
+        let work = move || environment.get_template(NAME).and_then(|template| template.render(context));
+        let text = match jinja::on_a_deep_stack(work) {
+            Ok(rendered) => rendered.map_err(|e| template_error(&e))?,
+            Err(reason) => return Err(ChatError::Template { line: None, reason }),
+        };
+        match lists.iter().any(|list| text.contains(list.as_str())) {
+            true => Err(refused("the template writes a message's list of parts as Python would print it: it knows texts only; expected contents that are texts")),
+            false => Ok(text),
+        }
+    }
+}
+
+impl Compiled {
+    fn new(source: &str, now: Option<i64>) -> Result<Self, ChatError> {
+        let prepared = jinja::prepare(source);
+        let prepared = prepared.map_err(|(line, reason)| ChatError::Template { line: Some(line), reason })?;
+        let compile = move || {
+            let mut environment = jinja::environment()?;
+            environment.add_function("strftime_now", move |format: &str| strftime(now.unwrap_or_else(today), format));
+            environment.add_template_owned(NAME, prepared)?;
+            Ok::<_, minijinja::Error>(environment)
+        };
+        match jinja::on_a_deep_stack(compile) {
+            Ok(Ok(environment)) => Ok(Self { environment: Arc::new(environment), source: source.to_owned() }),
+            Ok(Err(error)) => Err(template_error(&error)),
+            Err(reason) => Err(ChatError::Template { line: None, reason }),
+        }
+    }
+
+    /// Checks that the template knows what stands in the messages and beside them. transformers hands it over and does
+    /// not notice when it is dropped.
+    fn knows_all(&self, messages: &[Message], extras: &Extras) -> Result<(), ChatError> {
+        static WHOLE: LazyLock<Regex> = LazyLock::new(|| {
+            Regex::new(r"\b(messages?|msg|m)\b(\[[^\]]*\])?\s*(\|\s*(tojson|items|string)\b|\.\s*items\b)|\{\{-?\s*(messages|message|msg|m)\s*-?\}\}")
+                .expect("a constant, valid pattern")
+        });
+        let knows = |name: &str| {
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            self.source.match_indices(name).any(|(at, _)| {
+                !self.source[..at].ends_with(is_part) && !self.source[at + name.len()..].starts_with(is_part)
+            })
+        };
+        for (i, message) in messages.iter().enumerate().filter(|(_, message)| !message.object.is_empty()) {
+            for key in SPOKEN.into_iter().filter(|key| message.object.get(*key).is_some_and(|value| !is_void(value))) {
+                let known = if REASONING.contains(&key) { REASONING.into_iter().any(knows) } else { knows(key) };
+                if !known && !WHOLE.is_match(&self.source) {
+                    return Err(refused(&format!("message {} has '{key}', which the template does not read", i + 1)));
+                }
+            }
+        }
+        let beside = [("tools", &extras.tools), ("documents", &extras.documents)];
+        for (name, value) in beside {
+            if value.as_ref().is_some_and(|value| !is_void(value)) && !knows(name) {
+                return Err(refused(&format!("the row has '{name}', which the template does not read")));
+            }
+        }
+        match extras.variables.keys().find(|name| !knows(name)) {
+            Some(name) => {
+                Err(refused(&format!("chat_template_kwargs has '{name}', which the template does not read")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is counted while values are handed to a template.
+struct Limits<'a> {
+    /// Bytes so far.
+    bytes: &'a mut usize,
+    /// The template joins texts with `~`, which would write the very small and very large numbers otherwise than Python.
+    exact: bool,
+}
+
+impl Limits<'_> {
+    /// A message as transformers hands it over: without what is null, and with reasoning under the names that it is
+    /// read by.
+    fn message(&mut self, message: &Message) -> Result<Value, ChatError> {
+        if message.object.is_empty() {
+            *self.bytes += message.role.len() + message.content.len() + 32;
+            let pairs = [("role", message.role.as_str()), ("content", message.content.as_str())];
+            return Ok(Value::from_pairs(pairs));
+        }
+        let mut pairs: Vec<(String, Value)> = Vec::new();
+        let reasoning = REASONING.iter().find_map(|name| message.object.get(*name).filter(|value| !value.is_null()));
+        if let Some(reasoning) = reasoning {
+            let own = message.object.get("thinking").filter(|value| !value.is_null()).unwrap_or(reasoning);
+            pairs.push(("thinking".into(), self.value(own, 0)?));
+        }
+        for (key, value) in message.object.iter().filter(|(_, value)| !value.is_null()) {
+            match (key.as_str(), reasoning) {
+                ("thinking", Some(_)) => {}
+                ("reasoning_content", Some(reasoning)) => pairs.push((key.clone(), self.value(reasoning, 0)?)),
+                _ => pairs.push((key.clone(), self.value(value, 0)?)),
+            }
+        }
+        if let (Some(reasoning), false) = (reasoning, pairs.iter().any(|(key, _)| key == "reasoning_content")) {
+            pairs.push(("reasoning_content".into(), self.value(reasoning, 0)?));
+        }
+        Ok(Value::from_pairs(pairs))
+    }
+
+    fn value(&mut self, json: &Json, depth: usize) -> Result<Value, ChatError> {
+        *self.bytes += 8;
+        if depth > python::MAX_DEPTH {
+            return Err(refused(&format!("values are nested more than {} deep", python::MAX_DEPTH)));
+        }
+        Ok(match json {
+            Json::Null => Value::from(()),
+            Json::Bool(flag) => Value::from(*flag),
+            Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(whole), ..) => Value::from(whole),
+                (_, Some(whole), _) => Value::from(whole),
+                (.., Some(float)) => {
+                    let plain = float == 0.0 || (1e-4..1e16).contains(&float.abs());
+                    if self.exact && !plain {
+                        let float = python::float_repr(float);
+                        return Err(refused(&format!("the number {float} in a template that joins texts with ~ is not supported")));
+                    }
+                    Value::from(float)
+                }
+                _ => return Err(refused(&format!("the number {number} is too large"))),
+            },
+            Json::String(text) => {
+                *self.bytes += text.len();
+                Value::from(text.as_str())
+            }
+            Json::Array(list) => {
+                Value::from(list.iter().map(|item| self.value(item, depth + 1)).collect::<Result<Vec<_>, _>>()?)
+            }
+            Json::Object(object) => {
+                let mut pairs = Vec::with_capacity(object.len());
+                for (key, value) in object {
+                    *self.bytes += key.len();
+                    pairs.push((key.as_str(), self.value(value, depth + 1)?));
+                }
+                Value::from_pairs(pairs)
+            }
+        })
+    }
+}
+
+fn refused(reason: &str) -> ChatError {
+    ChatError::Template { line: None, reason: reason.to_owned() }
+}
+
+/// A template's file: a regular one, and no longer than a template may be.
+fn read_source(path: &Path) -> Result<String, ChatError> {
+    let read = |source| ChatError::Read { path: path.to_owned(), source };
+    let found = std::fs::metadata(path).map_err(read)?;
+    if !found.is_file() {
+        return Err(read(std::io::Error::other("not a regular file")));
+    }
+    if found.len() > jinja::MAX_SOURCE as u64 {
+        let reason = format!("has {} bytes; a template has at most {}", found.len(), jinja::MAX_SOURCE);
+        return Err(read(std::io::Error::other(reason)));
+    }
+    std::fs::read_to_string(path).map_err(read)
+}
+
+fn template_error(error: &minijinja::Error) -> ChatError {
+    let reason = match error.kind() {
+        ErrorKind::OutOfFuel => "costs too much: it takes too many steps, or makes too long texts".to_owned(),
+        _ => error.detail().map_or_else(|| error.to_string(), str::to_owned),
+    };
+    ChatError::Template { line: error.line(), reason }
+}
+
+/// Seconds since 1970.
+fn today() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// Today, in UTC, as [`date`] reads it.
+#[must_use]
+pub fn date_of_today() -> String {
+    let (year, month, day) = civil(today().div_euclid(DAY));
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Seconds since 1970 of the beginning of a day, `2024-07-26`, in UTC.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn date(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is not a date such as 2024-07-26");
+    let parts: Vec<&str> = text.split('-').collect();
+    let &[year, month, day] = &parts[..] else { return Err(wrong()) };
+    let fits = |part: &str, digits: usize| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !fits(year, 4) || !fits(month, 2) || !fits(day, 2) {
+        return Err(wrong());
+    }
+    let number = |part: &str| part.parse::<i64>().map_err(|_| wrong());
+    let wanted = (number(year)?, number(month)?, number(day)?);
+    // Less than two days off, whatever the month.
+    let about = (wanted.0 - 1970) * 365 + (wanted.0 - 1969).div_euclid(4) + (wanted.1 - 1) * 30 + wanted.2 - 1;
+    (about - 40..about + 40).find(|&day| civil(day) == wanted).map(|day| day * DAY).ok_or_else(wrong)
+}
+
+/// Seconds of a day.
+const DAY: i64 = 86_400;
+
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+
+/// From 1970-01-01, a Thursday.
+const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+
+/// Python's `strftime` in the C locale, for the directives that templates use.
+fn strftime(seconds: i64, format: &str) -> Result<String, minijinja::Error> {
+    /// Longest format, bytes.
+    const LONGEST: usize = 1_000;
+    if format.len() > LONGEST {
+        return Err(wrong(format!("strftime_now: a format of {} bytes; at most {LONGEST}", format.len())));
+    }
+    let (days, time) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
+    let (year, month, day) = civil(days);
+    let weekday = days.rem_euclid(7) as usize;
+    let month_name = MONTHS[(month - 1) as usize];
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    let of_year = 1 + (0..366).take_while(|&back| civil(days - back).0 == year).count() as i64 - 1;
+    let mut out = String::new();
+    let mut chars = format.chars();
+    while let Some(c) = chars.next() {
+        if c != '%' {
+            out.push(c);
+            continue;
+        }
+        let mut directive = chars.next();
+        let padded = directive != Some('-');
+        if !padded {
+            directive = chars.next();
+        }
+        let mut number = |value: i64, width: usize| {
+            let _ = if padded { write!(out, "{value:0width$}") } else { write!(out, "{value}") };
+        };
+        match directive {
+            Some('d') => number(day, 2),
+            Some('m') => number(month, 2),
+            Some('y') => number(year.rem_euclid(100), 2),
+            Some('H') => number(hour, 2),
+            Some('I') => number((hour + 11) % 12 + 1, 2),
+            Some('M') => number(minute, 2),
+            Some('S') => number(second, 2),
+            Some('j') => number(of_year, 3),
+            Some('Y') => out.push_str(&year.to_string()),
+            Some('B') => out.push_str(month_name),
+            Some('b' | 'h') => out.push_str(&month_name[..3]),
+            Some('A') => out.push_str(WEEKDAYS[weekday]),
+            Some('a') => out.push_str(&WEEKDAYS[weekday][..3]),
+            Some('e') if padded => _ = write!(out, "{day:2}"),
+            Some('F') => _ = write!(out, "{year}-{month:02}-{day:02}"),
+            Some('D' | 'x') => _ = write!(out, "{month:02}/{day:02}/{:02}", year.rem_euclid(100)),
+            Some('T' | 'X') => _ = write!(out, "{hour:02}:{minute:02}:{second:02}"),
+            Some('R') => _ = write!(out, "{hour:02}:{minute:02}"),
+            // 1970-01-01 was a Thursday, of number 4.
+            Some('w') => _ = write!(out, "{}", (weekday + 4) % 7),
+            Some('u') => _ = write!(out, "{}", (weekday + 3) % 7 + 1),
+            Some('p') => out.push_str(if hour < 12 { "AM" } else { "PM" }),
+            Some('%') => out.push('%'),
+            other => {
+                let other = other.map(String::from).unwrap_or_default();
+                return Err(wrong(format!(
+                    "strftime_now does not know %{other} (it knows d m y Y H I M S j B b A a e F D T R x X w u p)"
+                )));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Year, month and day of a day number since 1970-01-01, in the Gregorian calendar.
+fn civil(days: i64) -> (i64, i64, i64) {
+    /// Days of 400 years, after which the calendar repeats.
+    const CYCLE: i64 = 146_097;
+    let leap = |year: i64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let (mut year, mut day) = (1970 + 400 * days.div_euclid(CYCLE), days.rem_euclid(CYCLE));
+    while day >= 365 + i64::from(leap(year)) {
+        day -= 365 + i64::from(leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        day -= length;
+        month += 1;
+    }
+    (year, month, day + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHATML as OUR_CHATML, ChatTemplate, HH, Message, civil};
+    use crate::lm::tokenizer::{SpecialToken, SpecialTokens, Tokenizer, TokenizerConfig};
+
+    // In the formats that Meta, Qwen and Mistral document.
+
+    const LLAMA3: &str = r#"{{- bos_token }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"#;
+
+    const CHATML: &str = r#"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"#;
+
+    const MISTRAL: &str = r#"{%- if messages[0]['role'] == 'system' %}
+    {%- set system = messages[0]['content'] + '\n\n' %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set system = '' %}
+    {%- set turns = messages %}
+{%- endif %}
+{{- bos_token }}
+{%- for message in turns %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif %}
+    {%- if message['role'] == 'user' %}
+        {{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}
+    {%- else %}
+        {{- ' ' + message['content'].strip() + eos_token }}
+    {%- endif %}
+{%- endfor %}
+"#;
+
+    const FEATURES: &str = r#"{%- set ns = namespace(users=0, found=false) -%}
+{%- set date = strftime_now('%d %b %Y, %A %-d.%m.%y %H:%M:%S %I %p %%') if strftime_now is defined else 'none' -%}
+  Date: {{ date }}
+{% for message in messages %}
+    {% if message.role == 'system' %}{% continue %}{% endif %}
+    {%- if message.role == 'user' %}{% set ns.users = ns.users + 1 %}{% endif %}
+    {% generation %}
+{{ message.role | upper }}: {{ message | tojson }}
+    {% endgeneration %}
+    {% if loop.index > 2 %}{% break %}{% endif %}
+{% endfor %}
+{{ messages | tojson(indent=2) }}
+{{ ns.users }} {{ messages[-1].content.split(' ')[0].upper() }} {{ messages[-1]['content'].startswith('I') }} {{ pad_token }}
+{%- for key, value in messages[0].items() %} {{ key }}={{ value }}{% endfor %}
+{{ [1, 2.5, true, none] | tojson }} {{ {'a': {}, 'b': []} | tojson }}
+
+"#;
+
+    fn one() -> Vec<Message> {
+        vec![Message::new("user", "Hi  ")]
+    }
+
+    fn answered() -> Vec<Message> {
+        vec![Message::new("user", "Hi"), Message::new("assistant", "Hello!")]
+    }
+
+    fn system() -> Vec<Message> {
+        vec![
+            Message::new("system", "Be brief."),
+            Message::new("user", " <b>2 & 2</b> 'é' \"q\"\n"),
+            Message::new("assistant", " It is 4. "),
+            Message::new("user", "I see ☃\ttab"),
+        ]
+    }
+
+    fn special() -> SpecialTokens {
+        let token = |id, text: &str| Some(SpecialToken { id, text: text.into() });
+        SpecialTokens { bos: token(0, "<s>"), eos: token(1, "</s>"), ..SpecialTokens::default() }
+    }
+
+    /// 2024-07-06 15:04:09 UTC.
+    const NOW: Option<i64> = Some(1_720_278_249);
+
+    /// Rendered by transformers 5.23.0 with the same date.
+    #[test]
+    fn templates_render_as_in_transformers() {
+        for (template, messages, add_generation_prompt, expected) in [
+            (
+                LLAMA3,
+                system(),
+                true,
+                "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<b>2 & 2</b> 'é' \"q\"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nIt is 4.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nI see ☃\ttab<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            ),
+            (
+                LLAMA3,
+                answered(),
+                false,
+                "<s><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello!<|eot_id|>",
+            ),
+            (
+                CHATML,
+                one(),
+                true,
+                "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHi  <|im_end|>\n<|im_start|>assistant\n",
+            ),
+            (
+                CHATML,
+                system(),
+                false,
+                "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n <b>2 & 2</b> 'é' \"q\"\n<|im_end|>\n<|im_start|>assistant\n It is 4. <|im_end|>\n<|im_start|>user\nI see ☃\ttab<|im_end|>\n",
+            ),
+            (
+                MISTRAL,
+                system(),
+                false,
+                "<s>[INST] Be brief.\n\n <b>2 & 2</b> 'é' \"q\"\n [/INST] It is 4.</s>[INST] I see ☃\ttab [/INST]",
+            ),
+            (MISTRAL, answered(), false, "<s>[INST] Hi [/INST] Hello!</s>"),
+            (
+                FEATURES,
+                one(),
+                true,
+                "Date: 06 Jul 2024, Saturday 6.07.24 15:04:09 03 PM %\nUSER: {\"role\": \"user\", \"content\": \"Hi  \"}\n[\n  {\n    \"role\": \"user\",\n    \"content\": \"Hi  \"\n  }\n]\n1 HI False  role=user content=Hi  [1, 2.5, true, null] {\"a\": {}, \"b\": []}\n",
+            ),
+            (
+                FEATURES,
+                system(),
+                false,
+                "Date: 06 Jul 2024, Saturday 6.07.24 15:04:09 03 PM %\nUSER: {\"role\": \"user\", \"content\": \" <b>2 & 2</b> 'é' \\\"q\\\"\\n\"}\nASSISTANT: {\"role\": \"assistant\", \"content\": \" It is 4. \"}\n[\n  {\n    \"role\": \"system\",\n    \"content\": \"Be brief.\"\n  },\n  {\n    \"role\": \"user\",\n    \"content\": \" <b>2 & 2</b> 'é' \\\"q\\\"\\n\"\n  },\n  {\n    \"role\": \"assistant\",\n    \"content\": \" It is 4. \"\n  },\n  {\n    \"role\": \"user\",\n    \"content\": \"I see ☃\\ttab\"\n  }\n]\n1 I True  role=system content=Be brief.[1, 2.5, true, null] {\"a\": {}, \"b\": []}\n",
+            ),
+        ] {
+            let template = ChatTemplate::new(template, &special(), NOW).unwrap();
+            assert_eq!(template.render(&messages, add_generation_prompt).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn without_a_date_templates_use_their_own() {
+        let text = ChatTemplate::new(FEATURES, &special(), None).unwrap().render(&one(), false).unwrap();
+        assert!(text.starts_with("Date: none\n"), "{text}");
+    }
+
+    /// The format of HH-RLHF's files; an answer ends with EOS, turns before it do not.
+    #[test]
+    fn the_default_template_is_that_of_hh() {
+        let template = ChatTemplate::new(HH, &special(), None).unwrap();
+        let [system, user, assistant, last] = <[Message; 4]>::try_from(system()).unwrap();
+        let prompt = template.render(&[user.clone(), assistant.clone(), last.clone()], true).unwrap();
+        assert_eq!(
+            prompt,
+            "\n\nHuman:  <b>2 & 2</b> 'é' \"q\"\n\n\nAssistant:  It is 4. \n\nHuman: I see ☃\ttab\n\nAssistant:"
+        );
+        assert_eq!(
+            template.render(&answered(), false).unwrap(),
+            template.render(&answered()[..1], true).unwrap() + " Hello!</s>"
+        );
+        assert!(template.render(&[system, user], true).unwrap().starts_with("Be brief.\n\nHuman:"));
+        let chatml = ChatTemplate::new(OUR_CHATML, &special(), None).unwrap();
+        assert_eq!(chatml.render(&one(), true).unwrap(), "<|im_start|>user\nHi  <|im_end|>\n<|im_start|>assistant\n");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let new = |source: &str| ChatTemplate::new(source, &special(), None);
+        let error = new("a\n\n{% if %}").unwrap_err().to_string();
+        assert!(error.starts_with("chat template, line 3: "), "{error}");
+        let error = new(MISTRAL).unwrap().render(&[one(), one()].concat(), false).unwrap_err().to_string();
+        assert_eq!(error, "chat template, line 11: roles must alternate user/assistant/user/assistant/...");
+        let error = new("a\n{{ strftime_now('%Y') }}").unwrap().render(&one(), false).unwrap_err().to_string();
+        assert!(error.starts_with("chat template, line 2: ") && error.contains("give one"), "{error}");
+        let error = ChatTemplate::new("{{ strftime_now('%Q') }}", &special(), NOW).unwrap().render(&one(), false);
+        assert!(error.unwrap_err().to_string().contains("does not know %Q"));
+    }
+
+    #[test]
+    fn a_template_is_chosen_by_name_or_file() {
+        let config = TokenizerConfig { vocab_size: 257, ..TokenizerConfig::default() };
+        let mut tokenizer = Tokenizer::train(std::iter::empty(), &config).unwrap();
+        let error = ChatTemplate::choose(&tokenizer, None, None).unwrap_err().to_string();
+        assert!(error.contains("\"hh\"") && error.contains(".jinja"), "{error}");
+        let error = ChatTemplate::choose(&tokenizer, Some("hhh"), None).unwrap_err().to_string();
+        assert!(error.contains("\"hh\", \"chatml\""), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("own.jinja");
+        std::fs::write(&path, "own").unwrap();
+        tokenizer.set_chat_template("default".into());
+        let file = path.to_str().unwrap();
+        for (choice, expected) in [(None, "default"), (Some("hh"), "\n\nHuman: Hi  "), (Some(file), "own")] {
+            let template = ChatTemplate::choose(&tokenizer, choice, None).unwrap();
+            assert_eq!(template.render(&one(), false).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn days_have_their_dates() {
+        for (days, date) in [
+            (0, (1970, 1, 1)),
+            (-1, (1969, 12, 31)),
+            (11_016, (2000, 2, 29)),
+            (19_782, (2024, 2, 29)),
+            (19_783, (2024, 3, 1)),
+            (47_541, (2100, 3, 1)),
+        ] {
+            assert_eq!(civil(days), date);
+        }
+    }
+}
