@@ -499,9 +499,10 @@ impl Bench {
         }
         for policy in policies {
             if !self.models.contains_key(policy) {
-                let loaded = folder::read(&self.path.join(policy), &self.device).map_err(|error| error.to_string())?;
+                let path = self.path.join(policy);
+                let loaded = folder::read(&path, &self.device).map_err(|error| error.to_string())?;
                 if self.tokenizer.is_none() {
-                    self.tokenizer = Some(tokenizer_of(&loaded).map_err(|error| error.to_string())?);
+                    self.tokenizer = Some(tokenizer_of(&path, &loaded).map_err(|error| error.to_string())?);
                 }
                 self.models.insert(policy.clone(), folder::merged(&loaded.decoder));
             }

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::behaviour::Posed;
 use super::model::{Answered, Asked, Model, ModelError, Prompt, weights_digest};
 use crate::device::{self, DeviceChoice};
+use crate::lm::chat::Extras;
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::data::{Content, Conventions, DataError, Origin, PreferenceRow, Truncation, encode_pairs};
 use crate::lm::ensemble::{self, RewardModels};
@@ -185,6 +186,7 @@ fn preferences(models: &RewardModels, posed: &[Posed]) -> Result<Vec<Option<f64>
     let row = |(i, Posed { prompt, answers: [first, second], rest }): (usize, &Posed)| PreferenceRow {
         origin: Origin { line: i as u64 + 1, ..origin.clone() },
         prompt: Content::Text(prompt.clone()),
+        extras: Extras::default(),
         chosen: Content::Text(format!("{first}{rest}")),
         rejected: Content::Text(format!("{second}{rest}")),
         margin: None,

@@ -306,8 +306,8 @@ impl Local {
             let problem = format!("{}: is a model that scores, not one that writes", folder.display());
             return Err(ModelError::Config(problem));
         }
-        let tokenizer = tokenizer_of(&loaded)?;
-        let template = ChatTemplate::wanted(&tokenizer, template).map_err(LmError::from)?;
+        let tokenizer = tokenizer_of(folder, &loaded)?;
+        let template = ChatTemplate::wanted(&tokenizer, template, None).map_err(LmError::from)?;
         let remarks = loaded.remarks.clone();
         let decoder = folder::merged(&loaded.decoder);
         Ok(Self::new(name_of(folder), decoder, tokenizer, template, remarks))

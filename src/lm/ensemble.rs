@@ -72,7 +72,7 @@ pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
         if loaded.decoder.config.output == Output::Tokens {
             return wrong("is a model that writes, not a reward model (`lm reward` makes one)".to_owned());
         }
-        let own = tokenizer_of(&loaded)?;
+        let own = tokenizer_of(&folder, &loaded)?;
         if tokenizer.get_or_insert_with(|| own.clone()).fingerprint() != own.fingerprint() {
             return wrong(format!("{} has another tokenizer than the first member", folder.display()));
         }

@@ -165,7 +165,7 @@ pub fn soup(
     let mut tokenizer = None;
     for path in &config.models {
         let loaded = folder::read(path, device)?;
-        let own = tokenizer_of(&loaded)?;
+        let own = tokenizer_of(path, &loaded)?;
         let model = folder::merged(&loaded.decoder);
         if let Some(first) = models.first()
             && first.layout.tensors.iter().map(|spec| spec.shape).ne(model.layout.tensors.iter().map(|spec| spec.shape))

@@ -2,9 +2,11 @@
 //!
 //! Ids are those of transformers' fast tokenizers (5.23), with and without special tokens.
 
-use std::collections::BTreeMap;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::run::archive::write_atomically;
 use serde::{Deserialize, Serialize};
@@ -12,10 +14,14 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
+use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template;
 use tokenizers::{
     AddedToken, DecodeStream, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    SplitDelimiterBehavior,
 };
 
 /// Turns text into token ids and back.
@@ -49,6 +55,8 @@ pub struct SpecialTokens {
     pub pad: Option<SpecialToken>,
     /// Stands for what has no token.
     pub unk: Option<SpecialToken>,
+    /// Tokens of other roles, by their names in `tokenizer_config.json`: chat templates may ask for them.
+    pub others: Vec<(String, String)>,
 }
 
 /// How a tokenizer is trained.
@@ -145,6 +153,111 @@ const DEFAULT_TEMPLATE: &str = "default";
 /// The roles in the order in which transformers adds their tokens to a vocabulary that lacks them.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
+/// Tokens that are special for no role of their own: the name since transformers 5, and the one before.
+const EXTRA: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+
+/// Tokens by their ids.
+const ADDED: &str = "added_tokens_decoder";
+
+/// Roles that are a model's own, by their names.
+const OWN_ROLES: &str = "model_specific_special_tokens";
+
+/// Whether the texts of special tokens are texts like others.
+const SPLIT_SPECIAL: &str = "split_special_tokens";
+
+/// Fields of `tokenizer_config.json` that decide nothing about ids. Those that are not read here and are not in this
+/// list are refused. With `tokenizer.json`, transformers 5.24 takes all that splits and joins texts from there.
+const INDIFFERENT: [&str; 75] = [
+    // Read, or read before.
+    "tokenizer_class",
+    "chat_template",
+    "add_bos_token",
+    "add_eos_token",
+    // Cutting and padding, on demand only; this program does its own.
+    "model_max_length",
+    "max_len",
+    "max_length",
+    "stride",
+    "truncation",
+    "truncation_side",
+    "truncation_strategy",
+    "padding",
+    "padding_side",
+    "pad_to_multiple_of",
+    "pad_token_type_id",
+    "pad_token_id",
+    // Of the slow tokenizer that the file was made from; what they said is in tokenizer.json.
+    "add_prefix_space",
+    "add_dummy_prefix_space",
+    "legacy",
+    "legacy_behaviour",
+    "sp_model_kwargs",
+    "do_lower_case",
+    "do_basic_tokenize",
+    "strip_accents",
+    "tokenize_chinese_chars",
+    "never_split",
+    "keep_accents",
+    "remove_space",
+    "trim_offsets",
+    "use_fast",
+    "do_lowercase_and_remove_accent",
+    "lang",
+    "language",
+    "task",
+    "extra_ids",
+    "vocab_size",
+    "tokenizer_type",
+    "use_default_system_prompt",
+    "unk_id",
+    // How ids become text again, where the decoder of tokenizer.json does not say it: byte-level ones need none of it.
+    "clean_up_tokenization_spaces",
+    "spaces_between_special_tokens",
+    "errors",
+    "decode_with_prefix_space",
+    // Names, places and versions.
+    "name_or_path",
+    "special_tokens_map_file",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+    "added_tokens_file",
+    "processor_class",
+    "image_processor_type",
+    "backend",
+    "is_local",
+    "local_files_only",
+    "init_inputs",
+    "transformers_version",
+    "_commit_hash",
+    "model_type",
+    "verbose",
+    "device_map",
+    "trust_remote_code",
+    "revision",
+    "is_fast",
+    "slow_tokenizer_class",
+    "gguf_file",
+    "unsloth_version",
+    "tie_word_embeddings",
+    // What is handed to models and programs beside ids.
+    "model_input_names",
+    "return_token_type_ids",
+    "response_schema",
+    "response_template",
+    "tool_parser_type",
+    "bos_token_id",
+    "eos_token_id",
+    "unk_token_id",
+];
+
+/// Most bytes of a tokenizer's file. The largest that are published have about 35 million.
+const MOST_BYTES: u64 = 512 << 20;
+
+/// Qwen2's split into words, and its files' other settings, as transformers 5.24 has them in code.
+const QWEN2_SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// Whether a sequence begins with BOS.
 const ADD_BOS: &str = "add_bos_token";
 
@@ -167,32 +280,57 @@ impl Default for TokenizerConfig {
 }
 
 impl Tokenizer {
-    /// Reads a Hugging Face folder: `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`; and, where they are
-    /// there, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and `additional_chat_templates/`.
+    /// Reads a Hugging Face folder: `tokenizer.json`, or `vocab.json` and `merges.txt` of GPT-2 or Qwen2; and, where
+    /// they are there, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
+    /// `additional_chat_templates/`.
     ///
     /// # Errors
-    /// Naming the file that is missing or damaged.
+    /// Naming the file that is missing or damaged, and the field that is not supported.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let mut config = read_object(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-        let special = read_object(&folder.join("special_tokens_map.json"))?.unwrap_or_default();
-        // As in transformers, where older folders have it in the place of the list.
-        if !config.contains_key("added_tokens_decoder") {
-            config.extend(special);
-        }
-        let inner = match read(&folder.join("tokenizer.json"))? {
+        let path = folder.join("tokenizer_config.json");
+        let mut config = read_object(&path)?.unwrap_or_default();
+        let json = folder.join("tokenizer.json");
+        check_fields(&config).map_err(|reason| file(&path, reason))?;
+        let mut inner = match read(&json)? {
             Some(text) => {
                 // As in transformers, `tokenizer.json` knows better what stands around a sequence.
                 for flag in [ADD_BOS, ADD_EOS] {
                     config.shift_remove(flag);
                 }
-                tokenizers::Tokenizer::from_bytes(&text)
-                    .map_err(|e| file(&folder.join("tokenizer.json"), format!("not a tokenizer ({e})")))?
+                let inner = caught(|| tokenizers::Tokenizer::from_bytes(&text));
+                let inner = inner.map_err(|reason| file(&json, format!("damaged: {reason}")))?;
+                inner.map_err(|e| file(&json, format!("not a tokenizer ({e})")))?
             }
-            None => read_gpt2(folder, &mut config)?,
+            None => read_slow(folder, &mut config)?,
         };
-        let mut chat_templates = take_chat_templates(&mut config, &folder.join("tokenizer_config.json"))?;
+        let added = added_tokens(folder, &mut config)?;
+        let add = || inner.add_tokens(added);
+        let count = caught(add).map_err(|reason| file(&path, format!("damaged: {reason}")))?;
+        count.map_err(|e| file(&path, e.to_string()))?;
+        let mut chat_templates = take_chat_templates(&mut config, &path)?;
         read_chat_templates(folder, &mut chat_templates)?;
-        Self::new(inner, config, chat_templates).map_err(|reason| file(&folder.join("tokenizer_config.json"), reason))
+        match caught(|| Self::new(inner, config, chat_templates)) {
+            Ok(made) => made.map_err(|reason| file(&path, reason)),
+            Err(reason) => Err(file(&json, format!("damaged: {reason}"))),
+        }
+    }
+
+    /// Reads the tokenizer of a model: of an adapter's own folder where it has one, else of its base. A chat template in
+    /// the adapter's folder comes before the base's in either case.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::load`].
+    pub fn load_for(folder: &Path, base: &Path) -> Result<Self, TokenizerError> {
+        let own = TOKENIZER_FILES.iter().any(|name| folder.join(name).exists());
+        if own || folder == base {
+            return Self::load(folder);
+        }
+        let mut tokenizer = Self::load(base)?;
+        let path = folder.join("tokenizer_config.json");
+        let mut config = read_object(&path)?.unwrap_or_default();
+        tokenizer.chat_templates.extend(take_chat_templates(&mut config, &path)?);
+        read_chat_templates(folder, &mut tokenizer.chat_templates)?;
+        Ok(tokenizer)
     }
 
     /// Trains byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with GPT-2's split into words. The same texts
@@ -270,7 +408,9 @@ impl Tokenizer {
     /// # Errors
     /// Where a text has no tokens; byte-level tokenizers have some for every text.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| process("encode a text", &e))?;
+        let encoding = caught(|| self.inner.encode_fast(text, special));
+        let damaged = |reason| TokenizerError::Process { action: "encode a text: its file is damaged", reason };
+        let encoding = encoding.map_err(damaged)?.map_err(|e| process("encode a text", &e))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -280,7 +420,9 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, skip_special).map_err(|e| process("decode tokens", &e))
+        let text = caught(|| self.inner.decode(ids, skip_special));
+        let damaged = |reason| TokenizerError::Process { action: "decode tokens: its file is damaged", reason };
+        text.map_err(damaged)?.map_err(|e| process("decode tokens", &e))
     }
 
     /// Decodes tokens as they come, special tokens left out if `skip_special`.
@@ -391,7 +533,16 @@ impl Tokenizer {
         let mut hash = Sha256::new();
         let json = self.inner.to_string(false).expect("a tokenizer that was read or trained serialises");
         hash.update(json);
-        let SpecialTokens { bos, eos, pad, unk } = &self.special;
+        let SpecialTokens { bos, eos, pad, unk, others } = &self.special;
+        for (name, token) in others {
+            hash.update([1]);
+            hash.update(name);
+            hash.update([1]);
+            hash.update(token);
+        }
+        if self.config.get(SPLIT_SPECIAL) == Some(&Value::Bool(true)) {
+            hash.update([2]);
+        }
         for token in [bos, eos, pad, unk] {
             hash.update([0]);
             hash.update(token.as_ref().map_or(u32::MAX, |token| token.id).to_le_bytes());
@@ -421,11 +572,33 @@ impl Tokenizer {
             bpe.dropout = None;
             inner.with_model(bpe);
         }
-        for role in ROLES {
-            let Some(text) = token_text(&config, role)? else { continue };
-            let known = inner.get_added_tokens_decoder().values().any(|token| token.content == text);
+        if config.get(SPLIT_SPECIAL) == Some(&Value::Bool(true)) {
+            inner.set_encode_special_tokens(true);
+        }
+        let mut others = Vec::new();
+        let mut named: Vec<Value> = ROLES.iter().filter_map(|role| config.get(*role).cloned()).collect();
+        for role in ["sep_token", "cls_token", "mask_token"] {
+            others.extend(token_text(&config, role)?.map(|text| (role.to_owned(), text)));
+        }
+        let own_role = |role: &str| role.ends_with("_token") && !ROLES.contains(&role) && !role.starts_with("add_");
+        let own = config.iter().filter(|(role, value)| own_role(role) && (value.is_string() || value.is_object()));
+        let by_name = EXTRA.iter().chain([&OWN_ROLES]).filter_map(|field| config.get(*field)?.as_object()).flatten();
+        for (role, value) in own.chain(by_name) {
+            let object = Map::from_iter([(role.clone(), value.clone())]);
+            others.extend(token_text(&object, role)?.map(|text| (role.clone(), text)));
+            named.push(value.clone());
+        }
+        let extra = EXTRA.iter().find_map(|field| config.get(*field).filter(|list| **list != Value::Array(Vec::new())));
+        match extra {
+            Some(Value::Array(list)) => named.extend(list.iter().cloned()),
+            None | Some(Value::Object(_) | Value::Null) => {}
+            Some(other) => return Err(format!("{} is {other}; expected a list, or an object, of tokens", EXTRA[0])),
+        }
+        for value in named.iter().filter(|value| !value.is_null()) {
+            let token = added_token(value, true)?;
+            let known = inner.get_added_tokens_decoder().values().any(|known| known.content == token.content);
             if !known {
-                inner.add_special_tokens([AddedToken::from(text, true)]).map_err(|e| e.to_string())?;
+                inner.add_special_tokens([token]).map_err(|e| e.to_string())?;
             }
         }
         let special = |role| {
@@ -439,6 +612,7 @@ impl Tokenizer {
             eos: special("eos_token")?,
             pad: special("pad_token")?,
             unk: special("unk_token")?,
+            others,
         };
         set_post_processor(&mut inner, &config, &special)?;
         // The saved `tokenizer.json` says it from now on.
@@ -460,7 +634,9 @@ impl Stream<'_> {
     /// When the tokenizer's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
         self.ids.push(id);
-        let text = self.inner.step(id).map_err(|e| process("decode tokens", &e))?.unwrap_or_default();
+        let text = caught(|| self.inner.step(id));
+        let damaged = |reason| TokenizerError::Process { action: "decode tokens: its file is damaged", reason };
+        let text = text.map_err(damaged)?.map_err(|e| process("decode tokens", &e))?.unwrap_or_default();
         self.emitted += text.len();
         Ok(text)
     }
@@ -568,29 +744,90 @@ fn read_chat_templates(folder: &Path, templates: &mut BTreeMap<String, String>) 
         let path = entry.map_err(|source| io_error(&others, "read", source))?.path();
         let name = path.file_stem().and_then(|name| name.to_str());
         if let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "jinja")) {
-            let template = std::fs::read_to_string(&path).map_err(|source| io_error(&path, "read", source))?;
-            templates.insert(name.to_owned(), template);
+            if let Some(template) = read(&path)? {
+                templates.insert(name.to_owned(), template);
+            }
         }
     }
     Ok(())
 }
 
-/// GPT-2's two files, and GPT-2's special token where `tokenizer_config.json` names none.
-fn read_gpt2(folder: &Path, config: &mut Map<String, Value>) -> Result<tokenizers::Tokenizer, TokenizerError> {
+/// Files that hold a tokenizer, of any family.
+const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "tiktoken.model",
+];
+
+/// A tokenizer in the files of a slow one: GPT-2's or Qwen2's.
+fn read_slow(folder: &Path, config: &mut Map<String, Value>) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let path = folder.join("tokenizer_config.json");
     let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     let (true, true, Some(vocab_name), Some(merges_name)) =
         (vocab.is_file(), merges.is_file(), vocab.to_str(), merges.to_str())
     else {
-        return Err(TokenizerError::Missing { path: folder.to_owned() });
+        let other = TOKENIZER_FILES[3..].iter().find(|name| folder.join(name).exists());
+        return Err(match other {
+            None => TokenizerError::Missing { path: folder.to_owned() },
+            Some(name) => file(
+                &folder.join(name),
+                "a tokenizer of this kind is not supported; expected tokenizer.json, which transformers writes: \
+                 AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+                    .into(),
+            ),
+        });
     };
-    let bpe = BPE::from_file(vocab_name, merges_name)
-        .build()
+    let class = config.get("tokenizer_class").and_then(Value::as_str).map(|class| class.trim_end_matches("Fast"));
+    let model = match class {
+        None => read_object(&folder.join("config.json"))?
+            .and_then(|model| Some(model.get("model_type")?.as_str()?.to_owned())),
+        Some(_) => None,
+    };
+    let is_qwen2 = match (class, model.as_deref()) {
+        (Some("GPT2Tokenizer"), _) | (None, None | Some("gpt2" | "phi")) => false,
+        (Some("Qwen2Tokenizer"), _) | (None, Some("qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe")) => true,
+        (Some(class), _) => {
+            let reason = format!(
+                "tokenizer_class = {class:?}: its vocab.json and merges.txt are not supported, only those of \
+                 GPT2Tokenizer and Qwen2Tokenizer; expected tokenizer.json, which transformers writes"
+            );
+            return Err(file(&path, reason));
+        }
+        (None, Some(model)) => {
+            let reason = format!(
+                "tokenizer_class is missing, and vocab.json and merges.txt of model_type {model:?} may be of several \
+                 families; expected GPT2Tokenizer or Qwen2Tokenizer"
+            );
+            return Err(file(&path, reason));
+        }
+    };
+    for path in [&vocab, &merges] {
+        check_size(path)?;
+    }
+    let bpe = caught(|| BPE::from_file(vocab_name, merges_name).build())
+        .map_err(|reason| file(folder, format!("vocab.json or merges.txt is damaged: {reason}")))?
         .map_err(|e| file(folder, format!("vocab.json and merges.txt are no BPE vocabulary ({e})")))?;
     let prefix_space = config.get("add_prefix_space") == Some(&Value::Bool(true));
-    let inner = byte_level(bpe, prefix_space);
-    if inner.token_to_id("<|endoftext|>").is_some() {
-        for role in ["bos_token", "eos_token", "unk_token"] {
-            config.entry(role).or_insert("<|endoftext|>".into());
+    let mut inner = byte_level(bpe, prefix_space);
+    let roles: &[&str] = if is_qwen2 {
+        let split = Split::new(SplitPattern::Regex(QWEN2_SPLIT.to_owned()), SplitDelimiterBehavior::Isolated, false);
+        let split = split.map_err(|e| process("split as Qwen2's does", &e))?;
+        let bytes = ByteLevel::default().add_prefix_space(prefix_space).use_regex(false);
+        inner.with_normalizer(Some(NFC)).map_err(|e| process("normalise as Qwen2's does", &e))?;
+        inner.with_pre_tokenizer(Some(Sequence::new(vec![split.into(), bytes.into()])));
+        // Beginning a text is no part of it.
+        &["eos_token", "unk_token", "pad_token"]
+    } else {
+        &["bos_token", "eos_token", "unk_token"]
+    };
+    if is_qwen2 || inner.token_to_id("<|endoftext|>").is_some() {
+        for role in roles {
+            config.entry(*role).or_insert("<|endoftext|>".into());
         }
     }
     Ok(inner)
@@ -605,6 +842,137 @@ fn byte_of(character: char) -> Option<u8> {
         Ok(byte) => Some(byte).filter(|&byte| is_seen(byte)),
         Err(_) => (0..=u8::MAX).filter(|&byte| !is_seen(byte)).nth(usize::try_from(code - 0x100).ok()?),
     }
+}
+
+/// Tokens that stand outside `tokenizer.json`, in the order in which transformers adds them; and, where older folders
+/// have special tokens in files of their own, their roles in `config`.
+fn added_tokens(folder: &Path, config: &mut Map<String, Value>) -> Result<Vec<AddedToken>, TokenizerError> {
+    let config_path = folder.join("tokenizer_config.json");
+    if let Some(extra) = config.get(EXTRA[0])
+        && (extra.is_null() || *extra == Value::Array(Vec::new()))
+    {
+        config.shift_remove(EXTRA[0]);
+    }
+    let mut by_id: BTreeMap<u64, AddedToken> = BTreeMap::new();
+    match config.get(ADDED) {
+        Some(Value::Object(tokens)) => {
+            for (id, token) in tokens {
+                let wrong = |reason: String| file(&config_path, format!("{ADDED}, {id:?}: {reason}"));
+                let number = id.parse().map_err(|_| wrong("not an id".into()))?;
+                by_id.insert(number, added_token(token, false).map_err(wrong)?);
+            }
+        }
+        None | Some(Value::Null) => {
+            let path = folder.join("special_tokens_map.json");
+            for (role, value) in read_object(&path)?.unwrap_or_default() {
+                // Lists are joined.
+                match (config.get_mut(&role), value) {
+                    (Some(Value::Array(known)), Value::Array(list)) if EXTRA[0] == role => {
+                        known.extend(list.into_iter().filter(|token| !known.contains(token)).collect::<Vec<_>>());
+                    }
+                    (_, value) => _ = config.insert(role, value),
+                }
+            }
+            let path = folder.join("added_tokens.json");
+            if let Some(tokens) = read_object(&path)? {
+                let text_of = |value: &Value| added_token(value, true).ok().map(|token| token.content);
+                let named = ROLES.iter().filter_map(|role| config.get(*role)).filter_map(text_of);
+                let listed = EXTRA.iter().filter_map(|field| config.get(*field)?.as_array()).flatten();
+                let special: BTreeSet<String> = named.chain(listed.filter_map(text_of)).collect();
+                for (text, id) in tokens {
+                    let id = id.as_u64().ok_or_else(|| file(&path, format!("{text:?} has the id {id}")))?;
+                    let is_special = special.contains(&text);
+                    by_id.insert(id, AddedToken::from(text, is_special));
+                }
+            }
+        }
+        Some(other) => return Err(file(&config_path, format!("{ADDED} is {other}; expected tokens by their ids"))),
+    }
+    // Special for a role, whatever the token says of itself.
+    let named: Vec<String> = ROLES.iter().filter_map(|role| token_text(config, role).ok().flatten()).collect();
+    let special = |mut token: AddedToken| {
+        token.special |= named.contains(&token.content);
+        token
+    };
+    Ok(by_id.into_values().map(special).collect())
+}
+
+/// A token as the files spell it: a text, or an object with its rules.
+fn added_token(value: &Value, special: bool) -> Result<AddedToken, String> {
+    let object = match value {
+        Value::String(text) => return Ok(AddedToken::from(text.clone(), special)),
+        Value::Object(object) => object,
+        other => return Err(format!("a token is {other}; expected a text, or an object with a text \"content\"")),
+    };
+    let Some(Value::String(text)) = object.get("content") else {
+        return Err("a token is an object without a text \"content\"".into());
+    };
+    let flag = |name: &str| match object.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(other) => Err(format!("token {text:?}: {name} is {other}; expected true or false")),
+    };
+    let special = special || flag("special")?.unwrap_or(false);
+    let mut token = AddedToken::from(text.clone(), special)
+        .single_word(flag("single_word")?.unwrap_or(false))
+        .lstrip(flag("lstrip")?.unwrap_or(false))
+        .rstrip(flag("rstrip")?.unwrap_or(false));
+    if let Some(normalized) = flag("normalized")? {
+        token = token.normalized(normalized);
+    }
+    match object.keys().find(|key| {
+        !["content", "special", "single_word", "lstrip", "rstrip", "normalized", "__type", "id"].contains(&key.as_str())
+    }) {
+        Some(key) => Err(format!("token {text:?}: the field '{key}' is not known")),
+        None => Ok(token),
+    }
+}
+
+/// Refuses fields of `tokenizer_config.json` that could change ids and are not read.
+fn check_fields(config: &Map<String, Value>) -> Result<(), String> {
+    for (name, value) in config {
+        let off = matches!(value, Value::Null | Value::Bool(false));
+        let fine = match name.as_str() {
+            // Code of the folder's own.
+            "auto_map" => value.as_object().is_some_and(|map| !map.contains_key("AutoTokenizer")),
+            // They rebuild the split into words.
+            "from_slow" | "fix_mistral_regex" => off,
+            SPLIT_SPECIAL | "add_bos_token" | "add_eos_token" => value.is_null() || value.is_boolean(),
+            ADDED | OWN_ROLES => true,
+            name => EXTRA.contains(&name) || name.ends_with("_token") || INDIFFERENT.contains(&name) || off,
+        };
+        if !fine {
+            let short: String = value.to_string().chars().take(60).collect();
+            return Err(format!(
+                "the field '{name}' ({short}) is not known: it may change what texts become; take it out if it does not"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Runs code of the tokenizers crate, whose panics on damaged files become errors. Nothing of them is printed.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    thread_local! {
+        static CAUGHT: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !CAUGHT.get() {
+                before(info);
+            }
+        }));
+    });
+    let outer = CAUGHT.replace(true);
+    // What the work had in hand is dropped with its error.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    CAUGHT.set(outer);
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("the tokenizers crate gave up").lines().next().unwrap_or_default().to_owned()
+    })
 }
 
 fn byte_level(bpe: BPE, prefix_space: bool) -> tokenizers::Tokenizer {
@@ -622,9 +990,25 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError
 
 /// A file's text; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
+    if !check_size(path)? {
+        return Ok(None);
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, "read", source)),
+    }
+}
+
+/// Whether there is such a file; one that is not too large, and ends.
+fn check_size(path: &Path) -> Result<bool, TokenizerError> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(file(path, "not a regular file".into())),
+        Ok(found) if found.len() > MOST_BYTES => {
+            Err(file(path, format!("has {} bytes; at most {MOST_BYTES} are read", found.len())))
+        }
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(io_error(path, "read", source)),
     }
 }

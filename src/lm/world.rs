@@ -100,8 +100,9 @@ pub(super) fn begin(
             return Ok(None);
         }
     }
-    let loaded = folder::read(&base.join("model"), device)?;
-    let tokenizer = run::tokenizer_of(&loaded)?;
+    let model = base.join("model");
+    let loaded = folder::read(&model, device)?;
+    let tokenizer = run::tokenizer_of(&model, &loaded)?;
     let start = loaded.decoder;
     let eos = eos_of(&start, &tokenizer);
     show(Shown::Note(&format!("seed {seed}: {} prompts with {} completions each", config.prompts, config.completions)));

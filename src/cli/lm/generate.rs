@@ -9,11 +9,11 @@ use clap::Args;
 use cpu_time::ProcessTime;
 use serde_json::json;
 
-use super::{Failure, SharedArgs, print_json, print_line, write};
+use super::{Failure, RowsArgs, SharedArgs, print_json, print_line, template_time, write};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
-use crate::lm::data::{self, Conventions, PromptRow, ReadConfig, Truncation};
+use crate::lm::data::{self, Conventions, PromptRow, Truncation};
 use crate::lm::folder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{Finish, SampleConfig, generate};
@@ -67,6 +67,8 @@ pub(super) struct SampleArgs {
     /// A chat template by name or file, for rows that are chats
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    #[command(flatten)]
+    rows: RowsArgs,
     /// Write rows {"prompt", "completion", "finish"} there instead of text on the screen
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -91,6 +93,9 @@ pub(super) struct ChatArgs {
     /// A chat template by name or file [default: the tokenizer's, or hh]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
+    #[arg(long, value_name = "DATE")]
+    template_date: Option<String>,
     #[command(flatten)]
     draw: DrawArgs,
 }
@@ -101,7 +106,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
     loaded.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
-    let tokenizer = tokenizer_of(&loaded)?;
+    let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     if model.config.output != Output::Tokens {
         return Err(Failure::usage(format!("{}: is a model that scores, not one that writes", args.model.display())));
@@ -113,8 +118,8 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
         prompts.push(tokenizer.encode(text, true)?);
     }
     if !args.data.is_empty() {
-        let (rows, _) = data::read_all::<PromptRow>(&args.data, &ReadConfig::default())?;
-        let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref())?;
+        let rows: Vec<PromptRow> = args.rows.read(&args.data)?;
+        let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref(), args.rows.time()?)?;
         let room = model.config.context.saturating_sub(1).max(1);
         let conventions = Conventions {
             truncation: Truncation::Error,
@@ -212,10 +217,10 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
 pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
-    let tokenizer = tokenizer_of(&loaded)?;
+    let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     let choice = args.chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));
-    let template = ChatTemplate::choose(&tokenizer, choice, None)?;
+    let template = ChatTemplate::choose(&tokenizer, choice, template_time(args.template_date.as_deref())?)?;
     let config = args.draw.config()?;
     let eos = eos_of(&model, &tokenizer);
     let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text.as_str())).collect();

@@ -11,12 +11,14 @@ mod serve;
 mod soup;
 mod train;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use toml::Table;
 
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use crate::lm::chat;
+use crate::lm::data::{self, ReadConfig, Row};
 use crate::lm::run::StageKind;
 use crate::run::archive::write_atomically;
 
@@ -25,6 +27,42 @@ use crate::run::archive::write_atomically;
 pub(crate) struct LmArgs {
     #[command(subcommand)]
     command: Command,
+}
+
+/// How rows are read and rendered.
+#[derive(Debug, Args)]
+struct RowsArgs {
+    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
+    #[arg(long, value_name = "DATE")]
+    template_date: Option<String>,
+    /// Most bytes of a line [default: 16777216]
+    #[arg(long, value_name = "N")]
+    max_line_bytes: Option<u64>,
+}
+
+impl RowsArgs {
+    fn config(&self) -> ReadConfig {
+        let usual = ReadConfig::default();
+        ReadConfig { max_line_bytes: self.max_line_bytes.unwrap_or(usual.max_line_bytes), ..usual }
+    }
+
+    fn read<T: Row>(&self, files: &[PathBuf]) -> Result<Vec<T>, Failure> {
+        let (rows, skipped) = data::read_all::<T>(files, &self.config())?;
+        if let Some(remark) = skipped.unread_fields() {
+            eprintln!("note: {remark}");
+        }
+        Ok(rows)
+    }
+
+    fn time(&self) -> Result<Option<i64>, Failure> {
+        template_time(self.template_date.as_deref())
+    }
+}
+
+/// The time that `--template-date` gives.
+fn template_time(date: Option<&str>) -> Result<Option<i64>, Failure> {
+    let date = date.map(chat::date).transpose();
+    date.map_err(|problem| Failure::usage(format!("--template-date: {problem}")))
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, SharedArgs, print_json, print_line, write};
+use super::{Failure, RowsArgs, SharedArgs, print_json, print_line, write};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::Output;
@@ -37,6 +37,8 @@ pub(super) struct ScoreArgs {
     /// A chat template by name or file, for rows that are chats
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    #[command(flatten)]
+    rows: RowsArgs,
     /// Write rows {"logprob", "tokens", …} there instead of on the screen
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -68,6 +70,8 @@ pub(super) struct QueryArgs {
     /// A chat template by name or file, for rows that are chats [default: as the reward model was trained]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    #[command(flatten)]
+    rows: RowsArgs,
     /// Leave bad rows out instead of stopping at the first
     #[arg(long)]
     skip_bad_rows: bool,
@@ -88,7 +92,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
     let loaded = if is_run { None } else { Some(folder::read(&args.model, &device)?) };
     let (policy, members, tokenizer, remarks) = match loaded {
         Some(loaded) if loaded.decoder.config.output == Output::Tokens => {
-            let tokenizer = tokenizer_of(&loaded)?;
+            let tokenizer = tokenizer_of(&args.model, &loaded)?;
             (Some(loaded.decoder), Vec::new(), tokenizer, loaded.remarks)
         }
         _ => {
@@ -98,8 +102,8 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
     };
     remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
     let context = policy.iter().chain(&members).map(|model| model.config.context).min().unwrap_or(0);
-    let (rows, _) = data::read_all::<CompletionRow>(&args.data, &ReadConfig::default())?;
-    let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref())?;
+    let rows: Vec<CompletionRow> = args.rows.read(&args.data)?;
+    let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref(), args.rows.time()?)?;
     let conventions = Conventions {
         eos: if args.eos { Eos::AppendText } else { Eos::None },
         truncation: Truncation::Error,
@@ -174,16 +178,24 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
         )));
     }
     let config = models.config.as_ref();
-    let template =
-        ChatTemplate::wanted(&models.tokenizer, args.chat_template.as_deref().or(config.and_then(LmConfig::template)))?;
+    let recorded = config.map(LmConfig::template_time).transpose()?.flatten();
+    let time = args.rows.time()?.or(recorded);
+    let template = ChatTemplate::wanted(
+        &models.tokenizer,
+        args.chat_template.as_deref().or(config.and_then(LmConfig::template)),
+        time,
+    )?;
     let conventions = config.map(|config| config.conventions.clone()).unwrap_or_default();
     let context = models.members.iter().map(|member| member.config.context).min().unwrap_or(0);
     let conventions = conventions.within(context);
-    let read = ReadConfig { skip_bad_rows: args.skip_bad_rows, ..ReadConfig::default() };
+    let read = ReadConfig { skip_bad_rows: args.skip_bad_rows, ..args.rows.config() };
     let encoded = |files: &[PathBuf]| -> Result<(Vec<CandidateRow>, Vec<EncodedPair>), Failure> {
         let (rows, skipped) = data::read_all::<CandidateRow>(files, &read)?;
         let candidates: Vec<PreferenceRow> = rows.iter().flat_map(|row| row.candidates.iter().cloned()).collect();
         let (pairs, report) = data::encode_pairs(&candidates, &models.tokenizer, template.as_ref(), &conventions)?;
+        if let Some(remark) = skipped.unread_fields() {
+            eprintln!("note: {remark}");
+        }
         for (count, what) in [(skipped.count, "bad rows are left out"), (report.dropped.count, "pairs are too long")] {
             if count > 0 {
                 eprintln!("note: {count} {what}");

@@ -85,49 +85,51 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
         let rest = &source[open..];
         let line = || 1 + source.as_bytes()[..open].iter().filter(|&&byte| byte == b'\n').count();
         let copied = |end: Option<usize>| end.unwrap_or(rest.len());
-        at = open + match () {
-            () if rest.starts_with("{#") => {
-                let end = copied(rest.find("#}").map(|end| end + 2));
-                out.push_str(&rest[..end]);
-                end
-            }
-            () if !rest.starts_with("{{") && !rest.starts_with("{%") => {
-                out.push('{');
-                1
-            }
-            () => {
-                let inside = rest[2..].trim_start_matches(['-', '+']).trim_start();
-                let word = inside.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
-                match word {
-                    "raw" if rest.starts_with("{%") => {
-                        let end = copied(rest.find("endraw"));
-                        let (tag, text) = rest[..end].split_once("%}").unwrap_or((&rest[..end], ""));
-                        out.push_str(tag);
-                        if tag.len() < end {
-                            out.push_str("%}");
+        at = open
+            + match () {
+                () if rest.starts_with("{#") => {
+                    let end = copied(rest.find("#}").map(|end| end + 2));
+                    out.push_str(&rest[..end]);
+                    end
+                }
+                () if !rest.starts_with("{{") && !rest.starts_with("{%") => {
+                    out.push('{');
+                    1
+                }
+                () => {
+                    let inside = rest[2..].trim_start_matches(['-', '+']).trim_start();
+                    let word =
+                        inside.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default();
+                    match word {
+                        "raw" if rest.starts_with("{%") => {
+                            let end = copied(rest.find("endraw"));
+                            let (tag, text) = rest[..end].split_once("%}").unwrap_or((&rest[..end], ""));
+                            out.push_str(tag);
+                            if tag.len() < end {
+                                out.push_str("%}");
+                            }
+                            // Jinja keeps the line end behind the tag; minijinja takes it away.
+                            if text.starts_with('\n') && !tag.ends_with('-') {
+                                out.push('\n');
+                            }
+                            out.push_str(text);
+                            end
                         }
-                        // Jinja keeps the line end behind the tag; minijinja takes it away.
-                        if text.starts_with('\n') && !tag.ends_with('-') {
-                            out.push('\n');
+                        // minijinja's own; transformers' Jinja has none.
+                        "do" if rest.starts_with("{%") => return Err((line(), "unknown tag 'do'".into())),
+                        "autoescape" if rest.starts_with("{%") => {
+                            return Err((line(), "the tag 'autoescape' is not supported".into()));
                         }
-                        out.push_str(text);
-                        end
-                    }
-                    // minijinja's own; transformers' Jinja has none.
-                    "do" if rest.starts_with("{%") => return Err((line(), "unknown tag 'do'".into())),
-                    "autoescape" if rest.starts_with("{%") => {
-                        return Err((line(), "the tag 'autoescape' is not supported".into()));
-                    }
-                    _ => {
-                        elif += usize::from(word == "elif");
-                        if elif > MAX_ELIF {
-                            return Err((line(), format!("more than {MAX_ELIF} elif")));
+                        _ => {
+                            elif += usize::from(word == "elif");
+                            if elif > MAX_ELIF {
+                                return Err((line(), format!("more than {MAX_ELIF} elif")));
+                            }
+                            rewrite(rest, word, &namespaces, &mut out).map_err(|reason| (line(), reason))?
                         }
-                        rewrite(rest, word, &namespaces, &mut out).map_err(|reason| (line(), reason))?
                     }
                 }
-            }
-        };
+            };
     }
     out.push_str(&source[at..]);
     Ok(out)
@@ -135,8 +137,8 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
 
 /// A bracket that is open.
 enum Open {
-    /// A list, a dict: what closes it, measured.
-    Made(&'static str),
+    /// A list or a dict, which is measured.
+    Made,
     /// A subscript, or the arguments of a call.
     Plain,
     /// A group or, once there is a comma, a tuple; where it begins in the output.
@@ -196,7 +198,8 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
                     "endgeneration" if name == word && close == "%}" => "endwith",
                     name => name,
                 };
-                if open.is_empty() && matches!(name, "if" | "recursive")
+                if open.is_empty()
+                    && matches!(name, "if" | "recursive")
                     && let Some(from) = each.take()
                 {
                     out.insert_str(from, " (");
@@ -211,13 +214,17 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
             }
             '[' | '{' if !after_value || c == '{' => {
                 out.extend(['(', c]);
-                open.push(Open::Made(if c == '[' { "]" } else { "}" }));
+                open.push(Open::Made);
                 braces += usize::from(c == '{');
                 bare.push(c);
                 after_value = false;
             }
             '[' | '(' => {
-                open.push(if after_value || in_target { Open::Plain } else { Open::Group { from: out.len(), comma: false } });
+                open.push(if after_value || in_target {
+                    Open::Plain
+                } else {
+                    Open::Group { from: out.len(), comma: false }
+                });
                 out.push(c);
                 bare.push(c);
                 after_value = false;
@@ -226,7 +233,7 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
                 braces -= usize::from(c == '}' && braces > 0);
                 out.push(c);
                 match open.pop() {
-                    Some(Open::Made(_)) => out.push_str("|_small)"),
+                    Some(Open::Made) => out.push_str("|_small)"),
                     Some(Open::Group { from, comma: true }) => {
                         out.insert(from, '(');
                         out.push_str("|_small)");
@@ -293,8 +300,10 @@ fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), S
     static MARKUP: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\|\s*(safe|e|escape|forceescape)\b").expect("a constant, valid pattern"));
     static METHOD: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(\w*)\s*\.\s*(items|keys|values|get|copy|pop|popitem|update|setdefault|clear|fromkeys)\b\s*(\(|=[^=])?")
-            .expect("a constant, valid pattern")
+        Regex::new(
+            r"(\w*)\s*\.\s*(items|keys|values|get|copy|pop|popitem|update|setdefault|clear|fromkeys)\b\s*(\(|=[^=])?",
+        )
+        .expect("a constant, valid pattern")
     });
     static EXPONENT: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d[eE][-+]?\d").expect("a constant, valid pattern"));
@@ -322,7 +331,9 @@ fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), S
         }
         if close != "}}" || !last || adds {
             let name = found.as_str();
-            return Err(format!("'{name}' within an expression: Jinja then escapes what is added to it; not supported"));
+            return Err(format!(
+                "'{name}' within an expression: Jinja then escapes what is added to it; not supported"
+            ));
         }
     }
     Ok(())
@@ -393,18 +404,27 @@ fn add_filters(environment: &mut Environment<'static>) {
         Ok(value.clone())
     });
     environment.add_filter("_plain", |value: &Value| -> Result<Value, Error> {
-        if is_namespace(value) { Err(wrong("a namespace within a namespace is not supported")) } else { Ok(value.clone()) }
+        if is_namespace(value) {
+            Err(wrong("a namespace within a namespace is not supported"))
+        } else {
+            Ok(value.clone())
+        }
     });
-    environment.add_filter("groupby", |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("groupby", &value)?;
-        let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
-        let items: Vec<Value> = value.try_iter()?.collect();
-        pay(state, items.len() * 256)?;
-        let groups = filters::groupby(Value::from(items), None, kwargs)?;
-        small(state, &groups)?;
-        Ok(groups)
+    environment.add_filter(
+        "groupby",
+        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("groupby", &value)?;
+            let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
+            let items: Vec<Value> = value.try_iter()?.collect();
+            pay(state, items.len() * 256)?;
+            let groups = filters::groupby(Value::from(items), None, kwargs)?;
+            small(state, &groups)?;
+            Ok(groups)
+        },
+    );
+    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| {
+        tojson(state, value, &args.into_values())
     });
-    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| tojson(state, value, &args.into_values()));
     for name in ["default", "d"] {
         environment.add_filter(name, |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
             let [default, boolean] = bind("default", ["default_value", "boolean"], &args.into_values())?;
@@ -416,7 +436,10 @@ fn add_filters(environment: &mut Environment<'static>) {
         environment.add_filter(name, |value: &Value| match value.len() {
             _ if value.is_undefined() => Ok(0),
             Some(len) if !is_generator(value) && !is_namespace(value) => Ok(len),
-            _ => Err(wrong(format!("a {} has no length", if is_generator(value) { "generator" } else { "value of this kind" }))),
+            _ => Err(wrong(format!(
+                "a {} has no length",
+                if is_generator(value) { "generator" } else { "value of this kind" }
+            ))),
         });
     }
     environment.add_filter("string", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
@@ -427,99 +450,139 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(Value::from(text))
     });
-    environment.add_filter("join", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
-        let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
-        let value = match attribute.filter(|attribute| !attribute.is_none()) {
-            Some(attribute) => attributes(state, value, attribute)?,
-            None => value,
-        };
-        iterable("join", &value)?;
-        let mut out = String::new();
-        for (i, item) in value.try_iter()?.enumerate() {
-            let item = str_of(&item)?;
-            pay(state, separator.len() + item.len())?;
-            if i > 0 {
-                out.push_str(&separator);
+    environment.add_filter(
+        "join",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
+            let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
+            let value = match attribute.filter(|attribute| !attribute.is_none()) {
+                Some(attribute) => attributes(state, value, attribute)?,
+                None => value,
+            };
+            iterable("join", &value)?;
+            let mut out = String::new();
+            for (i, item) in value.try_iter()?.enumerate() {
+                let item = str_of(&item)?;
+                pay(state, separator.len() + item.len())?;
+                if i > 0 {
+                    out.push_str(&separator);
+                }
+                out.push_str(&item);
             }
-            out.push_str(&item);
-        }
-        pay(state, out.len())?;
-        Ok(Value::from(out))
-    });
-    environment.add_filter("sort", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("sort", &value)?;
-        let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
-        let attribute = kwargs.peek::<Option<Value>>("attribute")?;
-        let items: Vec<Value> = value.try_iter()?.collect();
-        let value = Value::from(items);
-        if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
-            // Jinja compares by one after the other; the sort is stable, so the last one goes first.
-            let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
-            let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
-            let mut sorted = value;
-            for attribute in several.split(',').rev() {
-                let names = [("reverse", reverse.clone()), ("case_sensitive", case.clone()), ("attribute", attribute.into())];
-                sorted = filters::sort(state, sorted, names.into_iter().collect())?;
+            pay(state, out.len())?;
+            Ok(Value::from(out))
+        },
+    );
+    environment.add_filter(
+        "sort",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("sort", &value)?;
+            let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
+            let attribute = kwargs.peek::<Option<Value>>("attribute")?;
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let value = Value::from(items);
+            if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
+                // Jinja compares by one after the other; the sort is stable, so the last one goes first.
+                let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
+                let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
+                let mut sorted = value;
+                for attribute in several.split(',').rev() {
+                    let names = [
+                        ("reverse", reverse.clone()),
+                        ("case_sensitive", case.clone()),
+                        ("attribute", attribute.into()),
+                    ];
+                    sorted = filters::sort(state, sorted, names.into_iter().collect())?;
+                }
+                return Ok(sorted);
             }
-            return Ok(sorted);
-        }
-        let keys = match attribute.filter(|attribute| !attribute.is_none()) {
-            Some(attribute) => attributes(state, value.clone(), attribute)?,
-            None => value.clone(),
-        };
-        comparable("sort", &keys)?;
-        filters::sort(state, value, kwargs)
-    });
-    environment.add_filter("dictsort", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let len = value.len().unwrap_or(0);
-        pay(state, len * 64)?;
-        filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
-    });
+            let keys = match attribute.filter(|attribute| !attribute.is_none()) {
+                Some(attribute) => attributes(state, value.clone(), attribute)?,
+                None => value.clone(),
+            };
+            comparable("sort", &keys)?;
+            filters::sort(state, value, kwargs)
+        },
+    );
+    environment.add_filter(
+        "dictsort",
+        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let len = value.len().unwrap_or(0);
+            pay(state, len * 64)?;
+            filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
+        },
+    );
     for (name, filter) in [("min", filters::min as fn(&State<'_, '_>, Value, Kwargs) -> _), ("max", filters::max)] {
-        environment.add_filter(name, move |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable(name, &value)?;
-            let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
-            filter(state, value, kwargs)
-        });
+        environment.add_filter(
+            name,
+            move |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+                iterable(name, &value)?;
+                let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
+                filter(state, value, kwargs)
+            },
+        );
     }
-    environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("map", &value)?;
-        filters::map(state, value, args).and_then(|items| generator(state, items))
-    });
+    environment.add_filter(
+        "map",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("map", &value)?;
+            filters::map(state, value, args).and_then(|items| generator(state, items))
+        },
+    );
     environment.add_filter(
         "select",
-        |state: &mut State<'_, '_>, value: Value, test: Option<std::borrow::Cow<'_, str>>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        |state: &mut State<'_, '_>,
+         value: Value,
+         test: Option<std::borrow::Cow<'_, str>>,
+         args: Rest<ValueOrKwargs>|
+         -> Result<Value, Error> {
             iterable("select", &value)?;
             filters::select(state, value, test, args).and_then(|items| generator(state, items))
         },
     );
     environment.add_filter(
         "reject",
-        |state: &mut State<'_, '_>, value: Value, test: Option<std::borrow::Cow<'_, str>>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        |state: &mut State<'_, '_>,
+         value: Value,
+         test: Option<std::borrow::Cow<'_, str>>,
+         args: Rest<ValueOrKwargs>|
+         -> Result<Value, Error> {
             iterable("reject", &value)?;
             filters::reject(state, value, test, args).and_then(|items| generator(state, items))
         },
     );
     environment.add_filter(
         "selectattr",
-        |state: &mut State<'_, '_>, value: Value, attribute: std::borrow::Cow<'_, str>, test: Option<std::borrow::Cow<'_, str>>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        |state: &mut State<'_, '_>,
+         value: Value,
+         attribute: std::borrow::Cow<'_, str>,
+         test: Option<std::borrow::Cow<'_, str>>,
+         args: Rest<ValueOrKwargs>|
+         -> Result<Value, Error> {
             iterable("selectattr", &value)?;
             filters::selectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
         },
     );
     environment.add_filter(
         "rejectattr",
-        |state: &mut State<'_, '_>, value: Value, attribute: std::borrow::Cow<'_, str>, test: Option<std::borrow::Cow<'_, str>>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        |state: &mut State<'_, '_>,
+         value: Value,
+         attribute: std::borrow::Cow<'_, str>,
+         test: Option<std::borrow::Cow<'_, str>>,
+         args: Rest<ValueOrKwargs>|
+         -> Result<Value, Error> {
             iterable("rejectattr", &value)?;
             filters::rejectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
         },
     );
-    environment.add_filter("unique", |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("unique", &value)?;
-        let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
-        generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
-    });
+    environment.add_filter(
+        "unique",
+        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("unique", &value)?;
+            let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
+            generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
+        },
+    );
     environment.add_filter("reverse", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
         iterable("reverse", value)?;
         pay(state, value.len().unwrap_or(0) * 32)?;
@@ -534,42 +597,48 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, value.len().unwrap_or(0) * 32)?;
         filters::last(value)
     });
-    environment.add_filter("batch", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("batch", &value)?;
-        let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
-        let count = count.ok_or_else(|| wrong("batch needs a number"))?;
-        let count = width_of("batch", integer("batch", &count)?)?.max(1);
-        let items: Vec<Value> = value.try_iter()?.collect();
-        pay(state, items.len() * 64)?;
-        let rows = items.chunks(count).map(|chunk| {
-            let mut row = chunk.to_vec();
-            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
-                row.resize(count, fill.clone());
+    environment.add_filter(
+        "batch",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("batch", &value)?;
+            let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
+            let count = count.ok_or_else(|| wrong("batch needs a number"))?;
+            let count = width_of("batch", integer("batch", &count)?)?.max(1);
+            let items: Vec<Value> = value.try_iter()?.collect();
+            pay(state, items.len() * 64)?;
+            let rows = items.chunks(count).map(|chunk| {
+                let mut row = chunk.to_vec();
+                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
+                    row.resize(count, fill.clone());
+                }
+                Value::from(row)
+            });
+            generator(state, rows.collect::<Vec<_>>())
+        },
+    );
+    environment.add_filter(
+        "slice",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            iterable("slice", &value)?;
+            let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
+            let count = count.ok_or_else(|| wrong("slice needs a number"))?;
+            let count = width_of("slice", integer("slice", &count)?)?.max(1);
+            let items: Vec<Value> = value.try_iter()?.collect();
+            pay(state, items.len() * 64 + count * 64)?;
+            let (each, longer) = (items.len() / count, items.len() % count);
+            let (mut rows, mut at) = (Vec::new(), 0);
+            for row in 0..count {
+                let end = at + each + usize::from(row < longer);
+                let mut items = items[at..end].to_vec();
+                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
+                    items.push(fill.clone());
+                }
+                rows.push(Value::from(items));
+                at = end;
             }
-            Value::from(row)
-        });
-        generator(state, rows.collect::<Vec<_>>())
-    });
-    environment.add_filter("slice", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        iterable("slice", &value)?;
-        let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
-        let count = count.ok_or_else(|| wrong("slice needs a number"))?;
-        let count = width_of("slice", integer("slice", &count)?)?.max(1);
-        let items: Vec<Value> = value.try_iter()?.collect();
-        pay(state, items.len() * 64 + count * 64)?;
-        let (each, longer) = (items.len() / count, items.len() % count);
-        let (mut rows, mut at) = (Vec::new(), 0);
-        for row in 0..count {
-            let end = at + each + usize::from(row < longer);
-            let mut items = items[at..end].to_vec();
-            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
-                items.push(fill.clone());
-            }
-            rows.push(Value::from(items));
-            at = end;
-        }
-        generator(state, rows)
-    });
+            generator(state, rows)
+        },
+    );
     environment.add_filter("items", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
         pay(state, value.len().unwrap_or(0) * 64)?;
         match value.kind() {
@@ -590,7 +659,8 @@ fn add_filters(environment: &mut Environment<'static>) {
             ValueKind::Number => truncated(f64::try_from(value.clone()).unwrap_or(f64::NAN)).unwrap_or(default),
             ValueKind::String => {
                 let text = value.as_str().unwrap_or_default().trim_matches(is_space);
-                let (sign, digits) = text.strip_prefix('-').map_or((1, text.strip_prefix('+').unwrap_or(text)), |rest| (-1, rest));
+                let (sign, digits) =
+                    text.strip_prefix('-').map_or((1, text.strip_prefix('+').unwrap_or(text)), |rest| (-1, rest));
                 let prefix = match base {
                     16 => Some(["0x", "0X"]),
                     8 => Some(["0o", "0O"]),
@@ -625,31 +695,34 @@ fn add_filters(environment: &mut Environment<'static>) {
         let cut = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
         value.preserve_safety(value.as_str().trim_matches(cut).to_owned())
     });
-    environment.add_filter("indent", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
-        let by = match width {
-            None => " ".repeat(4),
-            Some(text) if text.as_str().is_some() => str_of(&text)?,
-            Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
-        };
-        let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
-        let text = str_of(value)?;
-        pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
-        // As Jinja: a line end is added first, so that one at the end keeps a line behind it.
-        let text = text + "\n";
-        let lines: Vec<&str> = text.lines().collect();
-        let mut out = String::new();
-        for (i, line) in lines.iter().enumerate() {
-            if i > 0 {
-                out.push('\n');
+    environment.add_filter(
+        "indent",
+        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
+            let by = match width {
+                None => " ".repeat(4),
+                Some(text) if text.as_str().is_some() => str_of(&text)?,
+                Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
+            };
+            let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
+            let text = str_of(value)?;
+            pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
+            // As Jinja: a line end is added first, so that one at the end keeps a line behind it.
+            let text = text + "\n";
+            let lines: Vec<&str> = text.lines().collect();
+            let mut out = String::new();
+            for (i, line) in lines.iter().enumerate() {
+                if i > 0 {
+                    out.push('\n');
+                }
+                if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
+                    out.push_str(&by);
+                }
+                out.push_str(line);
             }
-            if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
-                out.push_str(&by);
-            }
-            out.push_str(line);
-        }
-        Ok(Value::from(out))
-    });
+            Ok(Value::from(out))
+        },
+    );
     for name in ["e", "escape", "forceescape"] {
         environment.add_filter(name, move |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
             if value.is_safe() && name != "forceescape" {
@@ -671,41 +744,51 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(WORD.find_iter(&text).count())
     });
-    environment.add_filter("center", |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Result<Value, Error> {
-        let text = Value::from(str_of(value)?);
-        method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
-    });
-    environment.add_filter("truncate", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let [length, kill, end, leeway] = bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
-        let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
-        let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
-        let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
-        let text = str_of(value)?;
-        pay(state, text.len() * 4)?;
-        let chars: Vec<char> = text.chars().collect();
-        let room = length - end.chars().count() as i64;
-        if room < 0 || leeway < 0 {
-            return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
-        }
-        if chars.len() as i64 <= length + leeway {
-            return Ok(Value::from(text));
-        }
-        let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
-        let kept = match kill.is_some_and(|kill| kill.is_true()) {
-            true => kept,
-            false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
-        };
-        Ok(Value::from(kept + &end))
-    });
-    environment.add_filter("format", |state: &mut State<'_, '_>, format: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-        let text = str_of(format)?;
-        check_format(&text)?;
-        if text.contains('*') {
-            return Err(wrong("a format whose width is an argument is not supported"));
-        }
-        pay(state, text.len())?;
-        filters::format(state, format, args).map(Value::from)
-    });
+    environment.add_filter(
+        "center",
+        |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Result<Value, Error> {
+            let text = Value::from(str_of(value)?);
+            method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
+        },
+    );
+    environment.add_filter(
+        "truncate",
+        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let [length, kill, end, leeway] =
+                bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
+            let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
+            let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
+            let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
+            let text = str_of(value)?;
+            pay(state, text.len() * 4)?;
+            let chars: Vec<char> = text.chars().collect();
+            let room = length - end.chars().count() as i64;
+            if room < 0 || leeway < 0 {
+                return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
+            }
+            if chars.len() as i64 <= length + leeway {
+                return Ok(Value::from(text));
+            }
+            let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
+            let kept = match kill.is_some_and(|kill| kill.is_true()) {
+                true => kept,
+                false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
+            };
+            Ok(Value::from(kept + &end))
+        },
+    );
+    environment.add_filter(
+        "format",
+        |state: &mut State<'_, '_>, format: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let text = str_of(format)?;
+            check_format(&text)?;
+            if text.contains('*') {
+                return Err(wrong("a format whose width is an argument is not supported"));
+            }
+            pay(state, text.len())?;
+            filters::format(state, format, args).map(Value::from)
+        },
+    );
 }
 
 /// A float's whole part, as `int()` has it.
@@ -809,14 +892,17 @@ impl Object for Cycler {
 }
 
 fn add_functions(environment: &mut Environment<'static>) {
-    environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> { Err(wrong(str_of(message)?)) });
+    environment
+        .add_function("raise_exception", |message: &Value| -> Result<Value, Error> { Err(wrong(str_of(message)?)) });
     environment.add_function("range", |args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
         let [first, second, step] = bind("range", ["start", "stop", "step"], &args.into_values())?;
         let number = |value: Option<Value>| value.map(|value| integer("range", &value)).transpose();
         let first = number(first)?.ok_or_else(|| wrong("range needs a number"))?;
         range(first, number(second)?, number(step)?)
     });
-    environment.add_function("dict", |state: &State<'_, '_>, args: Rest<ValueOrKwargs>| dict(state, "dict", &args.into_values()));
+    environment.add_function("dict", |state: &State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        dict(state, "dict", &args.into_values())
+    });
     environment.add_function("namespace", |state: &State<'_, '_>, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
         let values = dict(state, "namespace", &args.into_values())?;
         for key in values.try_iter()? {
@@ -827,7 +913,10 @@ fn add_functions(environment: &mut Environment<'static>) {
         functions::namespace(Some(from_args::<(ValueOrKwargs,)>(std::slice::from_ref(&values))?.0))
     });
     environment.add_function("joiner", |separator: Option<Value>| {
-        Value::from_object(Joiner { separator: separator.unwrap_or_else(|| Value::from(", ")), used: Mutex::new(false) })
+        Value::from_object(Joiner {
+            separator: separator.unwrap_or_else(|| Value::from(", ")),
+            used: Mutex::new(false),
+        })
     });
     environment.add_function("cycler", |items: Rest<Value>| -> Result<Value, Error> {
         if items.is_empty() {

@@ -326,7 +326,14 @@ pub(super) fn float(value: &Value) -> Option<f64> {
 /// `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16.
 pub(super) fn float_repr(number: f64) -> String {
     if !number.is_finite() {
-        return if number.is_nan() { "nan" } else if number > 0.0 { "inf" } else { "-inf" }.to_owned();
+        return if number.is_nan() {
+            "nan"
+        } else if number > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .to_owned();
     }
     let shortest = format!("{number:e}");
     let (digits, exponent) = shortest.split_once('e').unwrap_or((&shortest, "0"));
@@ -555,12 +562,7 @@ pub(super) fn is_space(c: char) -> bool {
 }
 
 /// Methods of texts, lists and dicts. What changes a list or a dict is refused, as by Jinja's sandbox.
-pub(super) fn method(
-    state: &mut State<'_, '_>,
-    value: &Value,
-    name: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+pub(super) fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String => text_method(state, value.as_str().unwrap_or_default(), name, args),
         ValueKind::Map if !is_namespace(value) => dict_method(state, value, name, args),
@@ -697,7 +699,11 @@ fn text_method(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Re
             nothing()?;
             let (mut out, mut within) = (String::with_capacity(s.len()), false);
             for c in s.chars() {
-                if within { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+                if within {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.extend(c.to_uppercase())
+                }
                 within = c.is_lowercase() || c.is_uppercase();
             }
             done(out)
@@ -705,7 +711,8 @@ fn text_method(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Re
         "strip" | "lstrip" | "rstrip" => {
             let [chars] = bind(name, ["chars"], args)?;
             let chars = chars.filter(|chars| !chars.is_none());
-            let set: Option<Vec<char>> = chars.as_ref().map(|v| text(name, v)).transpose()?.map(|v| v.chars().collect());
+            let set: Option<Vec<char>> =
+                chars.as_ref().map(|v| text(name, v)).transpose()?.map(|v| v.chars().collect());
             let cut = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
             done(
                 match name {
@@ -849,14 +856,15 @@ fn text_method(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Re
         }
         "isascii" => nothing().map(|()| Value::from(s.is_ascii())),
         "isspace" => nothing().map(|()| Value::from(!s.is_empty() && s.chars().all(is_space))),
-        "isprintable" => {
-            nothing().map(|()| Value::from(s.chars().all(|c| c == ' ' || !UNPRINTABLE.is_match(c.encode_utf8(&mut [0; 4])))))
-        }
+        "isprintable" => nothing()
+            .map(|()| Value::from(s.chars().all(|c| c == ' ' || !UNPRINTABLE.is_match(c.encode_utf8(&mut [0; 4]))))),
         "isidentifier" => nothing().map(|()| Value::from(IDENTIFIER.is_match(s))),
-        "islower" => nothing()
-            .map(|()| Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase))),
-        "isupper" => nothing()
-            .map(|()| Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase))),
+        "islower" => {
+            nothing().map(|()| Value::from(s.chars().any(char::is_lowercase) && !s.chars().any(char::is_uppercase)))
+        }
+        "isupper" => {
+            nothing().map(|()| Value::from(s.chars().any(char::is_uppercase) && !s.chars().any(char::is_lowercase)))
+        }
         "istitle" => {
             nothing()?;
             let (mut cased, mut within) = (false, false);
@@ -963,7 +971,8 @@ fn split(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Result<V
 
 fn split_lines(s: &str, keep: bool) -> Vec<Value> {
     let (mut lines, mut rest) = (Vec::new(), s);
-    let breaks = |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let breaks =
+        |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
     while let Some(at) = rest.find(breaks) {
         let len = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
         lines.push(Value::from(&rest[..if keep { at + len } else { at }]));

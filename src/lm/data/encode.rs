@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CompletionRow, Content, DataError, Origin, PreferenceRow, Problem, PromptRow, Row, Skipped, common_prefix,
 };
-use crate::lm::chat::{ChatError, ChatTemplate};
+use crate::lm::chat::{ChatError, ChatTemplate, Extras};
 use crate::lm::tokenizer::Tokenizer;
 
 /// Where a completion begins.
@@ -193,8 +193,8 @@ pub fn encode_pairs(
     template: Option<&ChatTemplate>,
     conventions: &Conventions,
 ) -> Result<(Vec<EncodedPair>, EncodeReport), DataError> {
-    encode_rows(rows, conventions, |row, PreferenceRow { origin, prompt, chosen, rejected, margin, target }| {
-        let sides = encode(prompt, &[chosen, rejected], origin, tokenizer, template, conventions)?;
+    encode_rows(rows, conventions, |row, PreferenceRow { origin, prompt, extras, chosen, rejected, margin, target }| {
+        let sides = encode((prompt, extras), &[chosen, rejected], origin, tokenizer, template, conventions)?;
         Ok(sides.map(|sides| {
             let [chosen, rejected] = <[Encoded; 2]>::try_from(sides).expect("one side was encoded for each of two");
             EncodedPair { row, chosen, rejected, margin: *margin, target: *target }
@@ -212,8 +212,8 @@ pub fn encode_completions(
     template: Option<&ChatTemplate>,
     conventions: &Conventions,
 ) -> Result<(Vec<EncodedCompletion>, EncodeReport), DataError> {
-    encode_rows(rows, conventions, |row, CompletionRow { origin, prompt, completion, label }| {
-        let sides = encode(prompt, &[completion], origin, tokenizer, template, conventions)?;
+    encode_rows(rows, conventions, |row, CompletionRow { origin, prompt, extras, completion, label }| {
+        let sides = encode((prompt, extras), &[completion], origin, tokenizer, template, conventions)?;
         Ok(sides.map(|mut sides| {
             let encoded = sides.pop().expect("one side was encoded");
             EncodedCompletion { row, encoded, label: *label }
@@ -233,8 +233,8 @@ pub fn encode_prompts(
     conventions: &Conventions,
 ) -> Result<(Vec<EncodedPrompt>, EncodeReport), DataError> {
     let limit = conventions.max_prompt_length;
-    encode_rows(rows, conventions, |row, PromptRow { origin, prompt }| {
-        let (text, special) = render(prompt, &[], true, origin, template)?;
+    encode_rows(rows, conventions, |row, PromptRow { origin, prompt, extras }| {
+        let (text, special) = render((prompt, extras), &[], true, origin, template)?;
         let mut ids = tokenizer.encode(&text, special && conventions.boundary != Boundary::Separate)?;
         let length = ids.len();
         let mut cut = false;
@@ -358,7 +358,7 @@ fn encode_rows<R: Row + Sync, T: Send>(
 
 /// The text of a prompt followed by a completion, and whether the tokenizer's special tokens belong around it.
 fn render(
-    prompt: &Content,
+    (prompt, extras): (&Content, &Extras),
     completion: &[&Content],
     add_generation_prompt: bool,
     origin: &Origin,
@@ -383,21 +383,21 @@ fn render(
                     messages.extend_from_slice(part);
                 }
             }
-            Ok((template.render(&messages, add_generation_prompt).map_err(chat_error)?, false))
+            Ok((template.render_with(&messages, extras, add_generation_prompt).map_err(chat_error)?, false))
         }
     }
 }
 
 /// Token ids of a prompt with each of its completions.
 fn encode(
-    prompt: &Content,
+    prompt: (&Content, &Extras),
     completions: &[&Content],
     origin: &Origin,
     tokenizer: &Tokenizer,
     template: Option<&ChatTemplate>,
     conventions: &Conventions,
 ) -> Result<Outcome<Vec<Encoded>>, DataError> {
-    let is_chat = matches!(prompt, Content::Chat(_));
+    let is_chat = matches!(prompt.0, Content::Chat(_));
     let eos = tokenizer.special().eos.as_ref().filter(|_| !is_chat && conventions.eos != Eos::None);
     let (prompt_text, special) = render(prompt, &[], true, origin, template)?;
     let mut full_texts = Vec::with_capacity(completions.len());
@@ -690,8 +690,10 @@ mod tests {
         assert_eq!(spelled(&completions[0].encoded), ("one".into(), " two$".into()));
         assert_eq!(completions[0].label, Some(false));
         assert_eq!(spelled(&completions[1].encoded), ("\n\nHuman: Hi\n\nAssistant:".into(), " Yes$".into()));
-        let prompts: Vec<PromptRow> =
-            rows.iter().map(|row| PromptRow { origin: row.origin.clone(), prompt: row.prompt.clone() }).collect();
+        let prompts: Vec<PromptRow> = rows
+            .iter()
+            .map(|row| PromptRow { origin: row.origin.clone(), prompt: row.prompt.clone(), extras: row.extras.clone() })
+            .collect();
         let (encoded, _) = encode_prompts(&prompts, &bytes(), Some(&template), &conventions).unwrap();
         for (prompt, completion) in encoded.iter().zip(&completions) {
             assert_eq!(prompt.ids, completion.encoded.prompt());

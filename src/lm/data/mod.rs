@@ -4,11 +4,13 @@
 
 mod encode;
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ pub use self::encode::{
     Boundary, Conventions, EncodeReport, Encoded, EncodedCompletion, EncodedPair, EncodedPrompt, Eos, Packed,
     Truncation, encode_completions, encode_pairs, encode_prompts, pack,
 };
-use super::chat::{ChatError, Message};
+use super::chat::{ChatError, Extras, Message, SPOKEN, is_void};
 use super::tokenizer::TokenizerError;
 use crate::random::stream;
 
@@ -48,6 +50,8 @@ pub struct PreferenceRow {
     pub origin: Origin,
     /// What both answer.
     pub prompt: Content,
+    /// What its chat template sees beside the messages.
+    pub extras: Extras,
     /// The preferred completion; of the same kind as the prompt.
     pub chosen: Content,
     /// The other one.
@@ -66,6 +70,8 @@ pub struct CompletionRow {
     pub origin: Origin,
     /// What is answered.
     pub prompt: Content,
+    /// What its chat template sees beside the messages.
+    pub extras: Extras,
     /// The answer; of the same kind as the prompt.
     pub completion: Content,
     /// `label`: whether it is a desirable one (KTO, Ethayarajh et al. 2024).
@@ -79,6 +85,8 @@ pub struct PromptRow {
     pub origin: Origin,
     /// The prompt.
     pub prompt: Content,
+    /// What its chat template sees beside the messages.
+    pub extras: Extras,
 }
 
 /// What a question can be chosen from: `{prompt, completions}`, of which every two that differ are a candidate, or a
@@ -110,8 +118,10 @@ pub trait Row: Sized {
     const SHAPE: &str;
     /// Whether a text file holds such rows.
     const FROM_TEXT: bool = false;
+    /// The fields that are read, or that are known to hold something else than the row.
+    const FIELDS: &[&str];
 
-    /// The row of a JSON object; fields that are not known are ignored.
+    /// The row of a JSON object; fields that are not known are not looked at.
     ///
     /// # Errors
     /// For the first field that is missing or wrong.
@@ -122,13 +132,22 @@ pub trait Row: Sized {
 }
 
 /// How files are read.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReadConfig {
     /// Leaves bad rows out, and counts them, instead of stopping at the first one.
     pub skip_bad_rows: bool,
     /// Takes every line of a `.txt` file for a document; otherwise a file is one.
     pub text_lines: bool,
+    /// Most bytes of a line.
+    #[serde(skip_serializing_if = "is_usual_line")]
+    pub max_line_bytes: u64,
+    /// How many times larger than its compressed file a text may be, once it is larger than 16 MB.
+    #[serde(skip_serializing_if = "is_usual_ratio")]
+    pub max_ratio: u64,
+    /// Fields that would be taken for a part of the conversation, and are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore_fields: Vec<String>,
 }
 
 /// What is wrong with a row.
@@ -164,6 +183,16 @@ pub enum DataError {
         line: Option<u64>,
         /// Reason.
         source: io::Error,
+    },
+    /// More than is read.
+    #[error("{}: line {line}: {problem}", path.display())]
+    TooLarge {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: u64,
+        /// What is too large, the limit, and how to raise it.
+        problem: String,
     },
     /// No file of this kind.
     #[error("{}: {reason}", path.display())]
@@ -231,6 +260,9 @@ pub struct Skipped {
     pub count: u64,
     /// Where the first ones stand, and what is wrong with them.
     pub first: Vec<String>,
+    /// Fields that were not read, and in how many rows they stand.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread: BTreeMap<String, u64>,
 }
 
 /// Rows of files, one after another. Only the line in hand is kept in memory.
@@ -245,6 +277,91 @@ pub struct Rows<T> {
 
 /// Bad or dropped rows that are listed in a report.
 const LISTED: usize = 10;
+
+/// Most bytes of a line, unless said otherwise: a conversation of four million words.
+const LINE_BYTES: u64 = 16 << 20;
+
+/// How many times larger than its compressed file a text may be, unless said otherwise. Rows are about ten times
+/// larger; a file made to fill the memory, a thousand times.
+const RATIO: u64 = 200;
+
+/// From how many bytes on that is looked at.
+const RATIO_FROM: u64 = 16 << 20;
+
+/// Most blank lines one after another.
+const BLANK_LINES: u64 = 1_000_000;
+
+/// Most bytes of a text file that is one document.
+const TEXT_BYTES: u64 = 1 << 30;
+
+/// Different fields that were not read, at most, which are counted.
+const UNREAD: usize = 50;
+
+fn is_usual_line(bytes: &u64) -> bool {
+    *bytes == LINE_BYTES
+}
+
+fn is_usual_ratio(ratio: &u64) -> bool {
+    *ratio == RATIO
+}
+
+/// Fields that hold a part of the conversation in some format of rows. One of them that is not read would be lost
+/// without a word.
+const SPEAKING: [&str; 36] = [
+    "system",
+    "system_prompt",
+    "system_message",
+    "question",
+    "query",
+    "instruction",
+    "instructions",
+    "input",
+    "inputs",
+    "context",
+    "history",
+    "passage",
+    "conversation",
+    "conversations",
+    "dialogue",
+    "dialog",
+    "turns",
+    "messages",
+    "prompt",
+    "completion",
+    "completions",
+    "response",
+    "responses",
+    "answer",
+    "output",
+    "chosen",
+    "rejected",
+    "tools",
+    "functions",
+    "function_call",
+    "tool_calls",
+    "documents",
+    "images",
+    "image",
+    "videos",
+    "audio",
+];
+
+/// What a chat template sees beside the messages, in rows as TRL has them.
+const TOOLS: &str = "tools";
+const DOCUMENTS: &str = "documents";
+const VARIABLES: &str = "chat_template_kwargs";
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self {
+            skip_bad_rows: false,
+            text_lines: false,
+            max_line_bytes: LINE_BYTES,
+            max_ratio: RATIO,
+            ignore_fields: Vec::new(),
+        }
+    }
+}
 
 /// What begins an answer in HH-RLHF.
 const HH_ASSISTANT: &str = "\n\nAssistant:";
@@ -324,6 +441,20 @@ pub fn order(seed: u64, epoch: u64, len: usize) -> Vec<usize> {
 
 impl Row for PreferenceRow {
     const SHAPE: &str = "rows {\"prompt\", \"chosen\", \"rejected\"} or {\"chosen\", \"rejected\"}";
+    // `messages` is the chosen conversation once more, in UltraFeedback's files.
+    const FIELDS: &[&str] = &[
+        "prompt",
+        "chosen",
+        "rejected",
+        "margin",
+        "target",
+        "label_probability",
+        "preference",
+        TOOLS,
+        DOCUMENTS,
+        VARIABLES,
+        "messages",
+    ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
         let chosen = content(object, "chosen", COMPLETION)?;
@@ -371,7 +502,8 @@ impl Row for PreferenceRow {
             not_empty(field, side)?;
         }
         let margin = number(object, "margin", f64::NEG_INFINITY..=f64::INFINITY, "a finite number")?;
-        Ok(Self { origin, prompt, chosen, rejected, margin, target: target(object)? })
+        let extras = extras(object, &prompt)?;
+        Ok(Self { origin, prompt, extras, chosen, rejected, margin, target: target(object)? })
     }
 
     fn origin(&self) -> &Origin {
@@ -381,6 +513,20 @@ impl Row for PreferenceRow {
 
 impl Row for CandidateRow {
     const SHAPE: &str = "rows {\"prompt\", \"completions\"} or {\"prompt\", \"chosen\", \"rejected\"}";
+    const FIELDS: &[&str] = &[
+        "prompt",
+        COMPLETIONS,
+        "chosen",
+        "rejected",
+        "margin",
+        "target",
+        "label_probability",
+        "preference",
+        TOOLS,
+        DOCUMENTS,
+        VARIABLES,
+        "messages",
+    ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
         if !is_given(object, COMPLETIONS) {
@@ -404,12 +550,13 @@ impl Row for CandidateRow {
                 }
             });
         }
+        let extras = extras(object, &prompt)?;
         let (mut candidates, mut places) = (Vec::new(), Vec::new());
         for (i, chosen) in completions.iter().enumerate() {
             for (j, rejected) in completions.iter().enumerate().skip(i + 1).filter(|(_, other)| *other != chosen) {
                 let [prompt, chosen, rejected] = [&prompt, chosen, rejected].map(Content::clone);
-                let origin = origin.clone();
-                candidates.push(PreferenceRow { origin, prompt, chosen, rejected, margin: None, target: None });
+                let (origin, extras) = (origin.clone(), extras.clone());
+                candidates.push(PreferenceRow { origin, prompt, extras, chosen, rejected, margin: None, target: None });
                 places.push([i, j]);
             }
         }
@@ -426,6 +573,7 @@ impl Row for CandidateRow {
 
 impl Row for CompletionRow {
     const SHAPE: &str = "rows {\"prompt\", \"completion\"} or {\"messages\"}";
+    const FIELDS: &[&str] = &["prompt", "completion", "messages", "label", TOOLS, DOCUMENTS, VARIABLES];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
         let (prompt, completion) = if is_given(object, "messages") && !is_given(object, "completion") {
@@ -456,7 +604,8 @@ impl Row for CompletionRow {
             Some(Value::Bool(label)) => Some(*label),
             Some(other) => return Err(field("label", describe(other), "true (desirable) or false")),
         };
-        Ok(Self { origin, prompt, completion, label })
+        let extras = extras(object, &prompt)?;
+        Ok(Self { origin, prompt, extras, completion, label })
     }
 
     fn origin(&self) -> &Origin {
@@ -466,9 +615,28 @@ impl Row for CompletionRow {
 
 impl Row for PromptRow {
     const SHAPE: &str = "rows {\"prompt\"}";
+    // Rows of every other kind have prompts, too.
+    const FIELDS: &[&str] = &[
+        "prompt",
+        "completion",
+        COMPLETIONS,
+        "chosen",
+        "rejected",
+        "messages",
+        "label",
+        "margin",
+        "target",
+        "label_probability",
+        "preference",
+        TOOLS,
+        DOCUMENTS,
+        VARIABLES,
+    ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
-        Ok(Self { origin, prompt: content(object, "prompt", PROMPT)? })
+        let prompt = content(object, "prompt", PROMPT)?;
+        let extras = extras(object, &prompt)?;
+        Ok(Self { origin, prompt, extras })
     }
 
     fn origin(&self) -> &Origin {
@@ -479,6 +647,7 @@ impl Row for PromptRow {
 impl Row for Document {
     const SHAPE: &str = "rows {\"text\"}";
     const FROM_TEXT: bool = true;
+    const FIELDS: &[&str] = &["text"];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, Problem> {
         match object.get("text") {
@@ -530,18 +699,85 @@ fn content(object: &Map<String, Value>, name: &'static str, expected: &'static s
         None => Err(field(name, "is missing".into(), expected)),
         Some(Value::String(text)) => Ok(Content::Text(text.clone())),
         Some(Value::Array(list)) if !list.is_empty() => {
-            let message = |(i, item): (usize, &Value)| match (item.get("role"), item.get("content")) {
-                (Some(Value::String(role)), Some(Value::String(text))) => Ok(Message::new(role, text)),
-                (Some(Value::String(_)), other) => {
-                    let found = other.map_or("is missing".into(), describe);
-                    Err(field(name, format!("has a message {} whose content {found}", i + 1), "messages with a text"))
-                }
+            let message = |(i, item): (usize, &Value)| match item {
+                Value::Object(object) => message(object).map_err(|(found, expected)| {
+                    field(name, format!("has a message {} whose {found}", i + 1), expected)
+                }),
                 _ => Err(field(name, format!("has an item {} that {}", i + 1, describe(item)), expected)),
             };
             Ok(Content::Chat(list.iter().enumerate().map(message).collect::<Result<_, _>>()?))
         }
         Some(other) => Err(field(name, describe(other), expected)),
     }
+}
+
+/// A message of a row, with all that stands in it.
+fn message(object: &Map<String, Value>) -> Result<Message, (String, &'static str)> {
+    let Some(Value::String(role)) = object.get("role") else {
+        return Err((format!("role {}", object.get("role").map_or("is missing".into(), describe)), "a text"));
+    };
+    let calls = SPOKEN.iter().any(|key| object.get(*key).is_some_and(|value| !is_void(value)));
+    let content = match object.get("content") {
+        Some(Value::String(text)) => text.clone(),
+        None | Some(Value::Null) if calls => String::new(),
+        Some(Value::Array(parts)) if !parts.is_empty() => {
+            let mut texts = String::new();
+            for (i, part) in parts.iter().enumerate() {
+                match (part.get("type"), part.get("text")) {
+                    (Some(Value::String(kind)), Some(Value::String(text))) if kind == "text" => texts.push_str(text),
+                    (Some(Value::String(kind)), _) => {
+                        return Err((
+                            format!("content has a part {} of type {kind:?}", i + 1),
+                            "parts of type \"text\"",
+                        ));
+                    }
+                    _ => {
+                        let expected = "a text, or parts {\"type\": \"text\", \"text\"}";
+                        return Err((format!("content has a part {} that {}", i + 1, describe(part)), expected));
+                    }
+                }
+            }
+            texts
+        }
+        other => return Err((format!("content {}", other.map_or("is missing".into(), describe)), "a text")),
+    };
+    let plain = object.len() == 2 && object.get("content").is_some_and(Value::is_string);
+    let object = if plain { Map::new() } else { object.clone() };
+    Ok(Message { role: role.clone(), content, object })
+}
+
+/// What a chat template sees beside the messages. `tools` may be a text that holds JSON, as tables have it.
+fn extras(object: &Map<String, Value>, prompt: &Content) -> Result<Extras, Problem> {
+    let given = |name| object.get(name).filter(|value| !is_void(value));
+    let list = |name: &'static str| match given(name) {
+        None => Ok(None),
+        Some(Value::Array(list)) if list.iter().all(Value::is_object) => Ok(Some(Value::Array(list.clone()))),
+        Some(Value::String(text)) => match serde_json::from_str::<Vec<Map<String, Value>>>(text) {
+            Ok(list) => Ok(Some(Value::Array(list.into_iter().map(Value::Object).collect()))),
+            Err(_) => Err(field(name, "is a text that is no JSON list of objects".into(), "a list of objects")),
+        },
+        Some(other) => Err(field(name, describe(other), "a list of objects")),
+    };
+    let variables = match given(VARIABLES) {
+        None => Map::new(),
+        Some(Value::Object(variables)) => {
+            // These have their own places, and transformers takes them twice for an error.
+            for name in ["messages", TOOLS, DOCUMENTS, "add_generation_prompt"] {
+                if variables.contains_key(name) {
+                    return Err(field(VARIABLES, format!("has '{name}'"), "variables of the template's own"));
+                }
+            }
+            variables.clone()
+        }
+        Some(other) => return Err(field(VARIABLES, describe(other), "an object")),
+    };
+    let extras = Extras { tools: list(TOOLS)?, documents: list(DOCUMENTS)?, variables };
+    if matches!(prompt, Content::Text(_)) && extras != Extras::default() {
+        let reason = "'tools', 'documents' and 'chat_template_kwargs' are for chat templates, and the prompt is a text; \
+                      expected a list of messages";
+        return Err(Problem::Fields(reason.into()));
+    }
+    Ok(extras)
 }
 
 /// Tables that became JSONL have null where there was nothing.
@@ -552,7 +788,7 @@ fn is_given(object: &Map<String, Value>, name: &str) -> bool {
 fn not_empty(name: &'static str, content: &Content) -> Result<(), Problem> {
     let empty = match content {
         Content::Text(text) => text.is_empty(),
-        Content::Chat(messages) => messages.iter().all(|message| message.content.is_empty()),
+        Content::Chat(messages) => messages.iter().all(Message::is_empty),
     };
     match empty {
         true => Err(field(name, "has no completion".into(), "some text after the prompt")),
@@ -663,8 +899,18 @@ impl<T: Row> Iterator for Rows<T> {
                     self.files.clear();
                     return Some(Err(error));
                 }
-                Ok(Some((origin, object))) => match object.and_then(|object| T::parse(&object, origin.clone())) {
-                    Ok(row) => return Some(Ok(row)),
+                Ok(Some((origin, object))) => match object.and_then(|object| {
+                    let row = T::parse(&object, origin.clone())?;
+                    Ok((row, unread::<T>(&object, &self.config.ignore_fields)?))
+                }) {
+                    Ok((row, unread)) => {
+                        for name in unread {
+                            if self.skipped.unread.len() < UNREAD || self.skipped.unread.contains_key(&name) {
+                                *self.skipped.unread.entry(name).or_default() += 1;
+                            }
+                        }
+                        return Some(Ok(row));
+                    }
                     Err(problem) => {
                         let error = DataError::Row { origin, problem };
                         if !self.config.skip_bad_rows {
@@ -678,7 +924,47 @@ impl<T: Row> Iterator for Rows<T> {
     }
 }
 
+/// Names of the fields that are not read and hold no part of the conversation, as far as their names tell.
+fn unread<T: Row>(object: &Map<String, Value>, ignored: &[String]) -> Result<Vec<String>, Problem> {
+    let mut unread = Vec::new();
+    for (name, value) in object.iter().filter(|(name, _)| !T::FIELDS.contains(&name.as_str())) {
+        // What is said once more in a field that is read is not lost.
+        let said_elsewhere = || {
+            let text = value.as_str().map(str::trim);
+            let holds = |other: &Value| text.is_some_and(|text| holds_text(other, text));
+            T::FIELDS.iter().filter_map(|field| object.get(*field)).any(holds)
+        };
+        let speaks = SPEAKING.contains(&name.as_str()) && !is_void(value) && !T::FROM_TEXT;
+        if speaks && !ignored.contains(name) && !said_elsewhere() {
+            let found = describe(value);
+            return Err(Problem::Fields(format!(
+                "field '{name}' {found}, and is not read: put it into the prompt, or take it out (in training: --set \
+                 'read.ignore_fields=[\"{name}\"]' leaves it out)"
+            )));
+        }
+        unread.push(name.clone());
+    }
+    Ok(unread)
+}
+
+fn holds_text(value: &Value, text: &str) -> bool {
+    match value {
+        Value::String(whole) => whole.contains(text),
+        Value::Array(list) => list.iter().any(|item| holds_text(item, text)),
+        Value::Object(object) => object.values().any(|item| holds_text(item, text)),
+        _ => false,
+    }
+}
+
 impl Skipped {
+    /// The fields that were not read, as a remark; `None` if there were none.
+    #[must_use]
+    pub fn unread_fields(&self) -> Option<String> {
+        let most = self.unread.values().max()?;
+        let names: Vec<&str> = self.unread.keys().map(String::as_str).collect();
+        Some(format!("fields that are not read: {} (in up to {most} rows)", names.join(", ")))
+    }
+
     fn add(&mut self, what: String) {
         self.count += 1;
         if self.first.len() < LISTED {
@@ -693,6 +979,33 @@ struct Lines {
     reader: Box<dyn BufRead + Send>,
     line: u64,
     kind: LineKind,
+    /// Most bytes of a line, or of the whole file where it is one document.
+    most: u64,
+    /// Blank lines since the last one that was not.
+    blank: u64,
+    /// Of a compressed file.
+    unpacking: Option<Unpacking>,
+}
+
+/// How much larger a compressed file becomes.
+struct Unpacking {
+    packed: Arc<AtomicU64>,
+    unpacked: u64,
+    ratio: u64,
+}
+
+/// A reader that counts.
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 enum LineKind {
@@ -713,7 +1026,10 @@ impl Lines {
             let reason = format!("is a text file; expected JSONL with {}", T::SHAPE);
             return Err(DataError::File { path: path.to_owned(), reason });
         }
-        let mut file = BufReader::new(File::open(path).map_err(io)?);
+        let file = File::open(path).map_err(io)?;
+        let is_regular = file.metadata().map_err(io)?.is_file();
+        let packed = Arc::new(AtomicU64::new(0));
+        let mut file = BufReader::new(Counted { inner: file, count: Arc::clone(&packed) });
         let compressed = file.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead + Send> = if compressed {
             Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(file)))
@@ -725,7 +1041,56 @@ impl Lines {
             (true, true) => LineKind::Text,
             (true, false) => LineKind::Whole,
         };
-        Ok(Self { path: path.into(), reader, line: 0, kind })
+        let most = match kind {
+            LineKind::Whole if is_regular => TEXT_BYTES.max(config.max_line_bytes),
+            _ => config.max_line_bytes,
+        };
+        let unpacking = compressed.then_some(Unpacking { packed, unpacked: 0, ratio: config.max_ratio });
+        Ok(Self { path: path.into(), reader, line: 0, kind, most, blank: 0, unpacking })
+    }
+
+    fn too_large(&self, problem: String) -> DataError {
+        DataError::TooLarge { path: self.path.to_path_buf(), line: self.line, problem }
+    }
+
+    /// Reads a line, or all of a file that is one document; `false` at the end.
+    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<bool, DataError> {
+        bytes.clear();
+        loop {
+            let io = |source| DataError::Io { path: self.path.to_path_buf(), line: Some(self.line), source };
+            let part = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                part => part.map_err(io)?,
+            };
+            let end = match self.kind {
+                LineKind::Whole => None,
+                LineKind::Json | LineKind::Text => part.iter().position(|&byte| byte == b'\n'),
+            };
+            let used = end.map_or(part.len(), |end| end + 1);
+            bytes.extend_from_slice(&part[..used]);
+            self.reader.consume(used);
+            if bytes.len() as u64 > self.most {
+                let raise = match self.kind {
+                    LineKind::Whole => "one line of it is a text with --set read.text_lines=true",
+                    _ => "read.max_line_bytes (--max-line-bytes, in training --set) allows more",
+                };
+                return Err(self.too_large(format!("is longer than {} bytes; {raise}", self.most)));
+            }
+            if let Some(unpacking) = &mut self.unpacking {
+                unpacking.unpacked += used as u64;
+                let packed = unpacking.packed.load(Ordering::Relaxed);
+                if unpacking.unpacked > RATIO_FROM && unpacking.unpacked / unpacking.ratio.max(1) > packed {
+                    let times = unpacking.ratio;
+                    return Err(self.too_large(format!(
+                        "the file unpacks to more than {times} times its size so far: it is damaged, or made to fill the \
+                         memory; in training, --set read.max_ratio allows more"
+                    )));
+                }
+            }
+            if used == 0 || end.is_some() {
+                return Ok(!bytes.is_empty());
+            }
+        }
     }
 
     /// The next line that is not blank, as an object; a text is one with the field `text`.
@@ -733,22 +1098,20 @@ impl Lines {
     fn next_object(&mut self) -> Result<Option<(Origin, Result<Map<String, Value>, Problem>)>, DataError> {
         let mut bytes = Vec::new();
         loop {
-            bytes.clear();
-            let read = match self.kind {
-                LineKind::Whole => self.reader.read_to_end(&mut bytes),
-                LineKind::Json | LineKind::Text => self.reader.read_until(b'\n', &mut bytes),
-            };
             self.line += 1;
-            let read =
-                read.map_err(|source| DataError::Io { path: self.path.to_path_buf(), line: Some(self.line), source })?;
-            if read == 0 {
+            if !self.read(&mut bytes)? {
                 return Ok(None);
             }
             // Some editors begin a file with a byte order mark.
             let line = if self.line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { &bytes };
             if line.iter().all(u8::is_ascii_whitespace) {
+                self.blank += 1;
+                if self.blank > BLANK_LINES {
+                    return Err(self.too_large(format!("{BLANK_LINES} blank lines stand before it")));
+                }
                 continue;
             }
+            self.blank = 0;
             let origin = Origin { path: Arc::clone(&self.path), line: self.line };
             let Ok(text) = std::str::from_utf8(line) else {
                 return Ok(Some((origin, Err(Problem::Json("not UTF-8 text".into())))));

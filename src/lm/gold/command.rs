@@ -1,8 +1,8 @@
 //! A reward that another program gives, asked in JSON lines.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes of its errors that are kept, the last ones.
 const STDERR_TAIL: usize = 4096;
+/// Most bytes of a line of its output. An answer has about 20.
+const LINE: usize = 1 << 20;
+/// Lines of its output that are kept until they are asked for; with more, it waits.
+const WAITING: usize = 1024;
 
 struct Session {
     child: Child,
@@ -69,7 +73,7 @@ impl Command {
         let (batches, to_write) = channel();
         let stdin = child.stdin.take().expect(piped);
         std::thread::spawn(move || write_batches(stdin, &to_write));
-        let (to_read, lines) = channel();
+        let (to_read, lines) = sync_channel(WAITING);
         let stdout = child.stdout.take().expect(piped);
         std::thread::spawn(move || read_lines(stdout, &to_read));
         let stderr = Arc::new(Mutex::new(Vec::new()));
@@ -98,11 +102,15 @@ impl Session {
         if let Some(reason) = &self.failed {
             return Err(format!("failed before: {reason}"));
         }
-        if let Ok(Ok(line)) = self.lines.try_recv() {
-            return Err(format!(
-                "wrote '{}' without being asked; it must write one line for each that it reads",
-                shown(&line)
-            ));
+        match self.lines.try_recv() {
+            Ok(Ok(line)) => {
+                return Err(format!(
+                    "wrote '{}' without being asked; it must write one line for each that it reads",
+                    shown(&line)
+                ));
+            }
+            Ok(Err(error)) => return Err(format!("its output cannot be read: {error}")),
+            Err(_) => {}
         }
         let mut batch = Vec::new();
         for row in rows {
@@ -163,13 +171,33 @@ fn write_batches(mut stdin: ChildStdin, batches: &Receiver<Vec<u8>>) {
     }
 }
 
-fn read_lines(stdout: ChildStdout, lines: &Sender<io::Result<String>>) {
-    for line in BufReader::new(stdout).lines() {
+fn read_lines(stdout: ChildStdout, lines: &SyncSender<io::Result<String>>) {
+    let mut reader = BufReader::new(stdout);
+    while let Some(line) = read_line(&mut reader).transpose() {
         let last = line.is_err();
         if lines.send(line).is_err() || last {
             return;
         }
     }
+}
+
+/// The next line without its end; `None` at the end of the output.
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    reader.take(LINE as u64 + 1).read_until(b'\n', &mut bytes)?;
+    if bytes.len() > LINE {
+        return Err(io::Error::other(format!(
+            "it is longer than {LINE} bytes (it begins '{}'); expected a line {{\"score\": number}}",
+            shown(&String::from_utf8_lossy(&bytes[..20]))
+        )));
+    }
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| io::Error::other("it is not UTF-8 text"))
 }
 
 fn keep_tail(mut pipe: impl Read, tail: &Mutex<Vec<u8>>) {
@@ -189,7 +217,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The beginning of a line, for a message.
 fn shown(line: &str) -> String {
-    line.chars().take(120).collect()
+    let line: String = line.chars().take(120).collect();
+    line.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]
@@ -239,6 +268,7 @@ mod tests {
                 ["'{\"scores\": 1}'", "answer 1 of 3", "{\"score\": number}"],
             ),
             ("read line; echo NaN; read line", ["'NaN'", "answer 1 of 3", "{\"score\": number}"]),
+            ("exec cat /dev/zero", ["answer 1 of 3", "longer than 1048576 bytes", "\\u{0}"]),
             ("echo loading >&2; exec sleep 30", ["said nothing for 0.3 s", "answer 1 of 3", "loading"]),
         ] {
             let mut command = shell(folder.path(), script);

@@ -9,6 +9,7 @@ use toml::Table;
 use super::LmError;
 use super::course::{AtStep, changed};
 use crate::device::DeviceChoice;
+use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LossConfig};
@@ -67,6 +68,10 @@ pub struct LmConfig {
     pub eval_share: f64,
     /// A chat template by name or file, for rows that are chats.
     pub chat_template: String,
+    /// The day that a chat template is told if it asks, such as 2024-07-26, in UTC. A new run whose template asks
+    /// records today.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub template_date: Option<String>,
     /// Gold reward that completions are judged with at evaluations; empty for none.
     pub gold: String,
     /// Completions that are sampled at evaluations, for the divergence from the reference and the gold reward.
@@ -276,6 +281,7 @@ impl LmConfig {
             eval_data: Vec::new(),
             eval_share: 0.05,
             chat_template: String::new(),
+            template_date: None,
             gold: String::new(),
             eval_samples: 0,
             eval_tokens: 64,
@@ -345,6 +351,15 @@ impl LmConfig {
     #[must_use]
     pub fn template(&self) -> Option<&str> {
         (!self.chat_template.is_empty()).then_some(self.chat_template.as_str())
+    }
+
+    /// The time that a chat template is told if it asks: the beginning of `template_date`.
+    ///
+    /// # Errors
+    /// [`LmError::Config`] for what is no date.
+    pub fn template_time(&self) -> Result<Option<i64>, LmError> {
+        let date = self.template_date.as_deref().map(chat::date).transpose();
+        date.map_err(|problem| LmError::Config(format!("template_date = {problem}")))
     }
 
     /// As `config.toml`.

@@ -241,7 +241,7 @@ fn read_policy(
     } else if found.config.vocabulary != reference.config.vocabulary {
         let (own, other) = (found.config.vocabulary, reference.config.vocabulary);
         format!("{}: has {own} tokens, but the model to begin with {other}", path.display())
-    } else if tokenizer_of(&loaded)?.fingerprint() != tokenizer.fingerprint() {
+    } else if tokenizer_of(path, &loaded)?.fingerprint() != tokenizer.fingerprint() {
         format!(
             "{}: has another tokenizer than the model to begin with: the same numbers are other texts",
             path.display()

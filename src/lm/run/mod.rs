@@ -38,7 +38,7 @@ pub use self::config::{
 use self::course::Course;
 pub use self::course::{AtStep, planned};
 pub use self::ensemble::member_folder;
-use super::chat::ChatError;
+use super::chat::{self, ChatError, ChatTemplate};
 use super::data::DataError;
 use super::diagnose::Sampled;
 use super::folder::{FolderError, Loaded};
@@ -188,6 +188,8 @@ pub fn train(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
     config.validate()?;
+    let dated = with_date(config)?;
+    let config = &dated;
     let folder = Folder::create_with(path, &config.to_toml())?;
     if config.is_ensemble() {
         let outcome = ensemble::train(config, path, device, stop, show);
@@ -206,6 +208,30 @@ pub fn train(
             Err(error)
         }
     }
+}
+
+/// The configuration with today's date where the chat template asks for one, so that the run can be repeated.
+fn with_date(config: &LmConfig) -> Result<LmConfig, LmError> {
+    let mut dated = config.clone();
+    config.template_time()?;
+    if config.template_date.is_none() && config.stage != StageKind::Pretrain {
+        let tokenizer = Tokenizer::load_for(&config.model, &base_of(&config.model))?;
+        let template = ChatTemplate::wanted(&tokenizer, config.template(), None)?;
+        if template.is_some_and(|template| template.asks_for_the_date()) {
+            dated.template_date = Some(chat::date_of_today());
+        }
+    }
+    Ok(dated)
+}
+
+/// The folder of a model's base: of an adapter, the one that it names; itself for what is no adapter.
+fn base_of(model: &Path) -> PathBuf {
+    let text = fs::read_to_string(model.join("adapter_config.json")).unwrap_or_default();
+    let object: Value = serde_json::from_str(&text).unwrap_or_default();
+    let Some(base) = object.get("base_model_name_or_path").and_then(Value::as_str) else { return model.to_owned() };
+    // As where the adapter is read; what is wrong with it is told there.
+    let places = [PathBuf::from(base), model.join(base)];
+    places.into_iter().find(|path| path.join("config.json").is_file()).unwrap_or_else(|| model.to_owned())
 }
 
 /// Goes on with an interrupted run from its newest checkpoint. What `set` lays over the configuration is recorded and
@@ -256,12 +282,12 @@ pub fn check(path: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(), LmErr
     Course::open(path, checkpoint.as_ref()).map(|_| ())
 }
 
-/// A model's tokenizer, checked against its vocabulary.
+/// The tokenizer of the model that was read from `folder`, checked against its vocabulary. An adapter's may lie with it.
 ///
 /// # Errors
 /// When there is none, or it belongs to another model.
-pub fn tokenizer_of(loaded: &Loaded) -> Result<Tokenizer, LmError> {
-    let tokenizer = Tokenizer::load(&loaded.base)?;
+pub fn tokenizer_of(folder: &Path, loaded: &Loaded) -> Result<Tokenizer, LmError> {
+    let tokenizer = Tokenizer::load_for(folder, &loaded.base)?;
     tokenizer.check_fits(loaded.decoder.config.vocabulary)?;
     Ok(tokenizer)
 }

@@ -75,7 +75,7 @@ pub(super) fn prepare(
     }
     let loaded = folder::read(&config.model, device)?;
     loaded.remarks.iter().for_each(|remark| show(Shown::Note(remark)));
-    let tokenizer = tokenizer_of(&loaded)?;
+    let tokenizer = tokenizer_of(&config.model, &loaded)?;
     let base = loaded.base.clone();
     let mut start = Decoder { precision: config.precision, ..loaded.decoder };
     let seed = training_seed(config);
@@ -102,7 +102,7 @@ pub(super) fn prepare(
         let adapters = Adapters::new(lora.clone(), &start.layout, seed, device);
         start.adapters = Some(adapters.map_err(|problem| LmError::Config(format!("lora.targets: {problem}")))?);
     }
-    let template = ChatTemplate::wanted(&tokenizer, config.template())?;
+    let template = ChatTemplate::wanted(&tokenizer, config.template(), config.template_time()?)?;
     let context = start.config.context;
     let conventions = config.conventions.within(context);
     if conventions != config.conventions {
@@ -404,6 +404,9 @@ fn some<T>(rows: &[T]) -> Option<&[T]> {
 fn note_skipped(skipped: &data::Skipped, show: &(dyn Fn(Shown<'_>) + Sync)) {
     if skipped.count > 0 {
         show(Shown::Note(&format!("{} bad rows are left out:\n  {}", skipped.count, skipped.first.join("\n  "))));
+    }
+    if let Some(remark) = skipped.unread_fields() {
+        show(Shown::Note(&remark));
     }
 }
 

@@ -22,7 +22,7 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, Extras};
 use super::config::Output;
 use super::data::{
     self, Content, Conventions, Document, Encoded, EncodedPair, EncodedPrompt, PromptRow, ReadConfig, Truncation,
@@ -312,7 +312,7 @@ impl Material {
     pub fn read(config: &TeachConfig, device: &Device) -> Result<Self, LmError> {
         config.validate()?;
         let loaded = super::folder::read(&config.model, device)?;
-        let tokenizer = tokenizer_of(&loaded)?;
+        let tokenizer = tokenizer_of(&config.model, &loaded)?;
         let mut remarks = loaded.remarks;
         let (start, base) = (loaded.decoder, loaded.base);
         if start.config.output != Output::Tokens {
@@ -388,7 +388,11 @@ fn rows(
             let (documents, _) = data::read_all::<Document>(&paths, &lines)?;
             documents
                 .into_iter()
-                .map(|Document { origin, text }| PromptRow { origin, prompt: Content::Text(text) })
+                .map(|Document { origin, text }| PromptRow {
+                    origin,
+                    prompt: Content::Text(text),
+                    extras: Extras::default(),
+                })
                 .collect()
         }
         false => data::read_all::<PromptRow>(&paths, &ReadConfig::default())?.0,

@@ -324,7 +324,7 @@ TEMPLATES = r'''
 {{ range(200000) | length }}
 # Blocks: if, set, macros, others
 {% if 1 %}a{% elif 2 %}b{% else %}c{% endif %}{% if 0 %}a{% elif 1 %}b{% else %}c{% endif %}{% if none %}a{% elif '' %}b{% else %}c{% endif %}
-{% if [] %}a{% endif %}{% if {} %}b{% endif %}{% if 0.0 %}c{% endif %}{% if '0' %}d{% endif %}{% if namespace() %}e{% endif %}{% if 'x' is defined %}f{% endif %}
+{% if [] %}a{% endif %}{% if {} %}b{% endif %}{% if 0.0 %}c{% endif %}{% if '0' %}d{% endif %}{% if 'x' is defined %}f{% endif %}
 {% set a, b = 1, 2 %}{{ a }}{{ b }}{% set a, b = b, a %}{{ a }}{{ b }}{% set c = (1, 2) %}{{ c }}{% set d = 1, 2 %}{{ d }}
 {% set x %}a{{ 1 }} <b>{% endset %}{{ x }}|{{ x | upper }}|{{ x | length }}|{{ x + '<' }}
 {% set x | upper %}abc{% endset %}{{ x }} {% filter upper %}abc{{ 'd' }}{% endfilter %} {% filter replace('a', 'b') | upper %}aa{% endfilter %}
@@ -388,7 +388,7 @@ a\r\n{% if true %}\r\nb\r\n  {% endif %}\r\nc{{ 'x\r\ny' }}\r
 {% set ns = namespace(items=[1]) %}{{ ns.items }}{{ ns.items | length }}
 {% if tools[0].function.parameters.properties.items %}a{% endif %}
 {{ [1, 2, 3] | join(', ') | upper }}{{ (1, 2) | join }}
-{{ 1e-05 ~ '' }} {{ [1e16] ~ '' }}
+{{ 1e-05 ~ '' }}
 # Whole templates
 {{ bos_token }}{% for message in messages if message.content is string %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
 {%- if tools is iterable and tools | length > 0 %}{{- 'TOOLS' }}{%- endif %}{%- for m in messages %}{{ m.role }}{% endfor %}
