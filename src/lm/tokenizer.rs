@@ -588,11 +588,17 @@ impl Tokenizer {
             others.extend(token_text(&object, role)?.map(|text| (role.clone(), text)));
             named.push(value.clone());
         }
-        let extra = EXTRA.iter().find_map(|field| config.get(*field).filter(|list| **list != Value::Array(Vec::new())));
-        match extra {
-            Some(Value::Array(list)) => named.extend(list.iter().cloned()),
-            None | Some(Value::Object(_) | Value::Null) => {}
-            Some(other) => return Err(format!("{} is {other}; expected a list, or an object, of tokens", EXTRA[0])),
+        let extra = EXTRA.iter().filter_map(|field| config.get(*field));
+        for list in extra.filter(|list| !list.is_null() && !list.is_object()) {
+            match list {
+                Value::Array(list) if list.is_empty() => {}
+                // The first one counts.
+                Value::Array(list) => {
+                    named.extend(list.iter().cloned());
+                    break;
+                }
+                other => return Err(format!("{} is {other}; expected a list, or an object, of tokens", EXTRA[0])),
+            }
         }
         for value in named.iter().filter(|value| !value.is_null()) {
             let token = added_token(value, true)?;
@@ -1201,6 +1207,158 @@ mod tests {
         assert!(load("{}").unwrap_err().to_string().contains("tokenizer.json: not a tokenizer"));
         std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
         assert!(load("{}").unwrap_err().to_string().contains("expected tokenizer.json, or vocab.json and merges.txt"));
+    }
+
+    /// What transformers makes of tokens that stand outside `tokenizer.json`, and of slow files: tests/data/tokenizer/make.py.
+    #[test]
+    fn tokens_outside_the_file_and_slow_files_are_those_of_transformers() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let all: Value = serde_json::from_str(&std::fs::read_to_string(data.join("cases.json")).unwrap()).unwrap();
+        let text = all["text"].as_str().unwrap();
+        let cases = all["cases"].as_array().unwrap();
+        assert!(cases.len() > 30);
+        for case in cases {
+            let folder = tempfile::tempdir().unwrap();
+            for name in case["copied"].as_array().unwrap() {
+                let name = name.as_str().unwrap();
+                std::fs::copy(data.join(name), folder.path().join(name)).unwrap();
+            }
+            for (name, content) in case["files"].as_object().unwrap() {
+                std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+            }
+            let name = &case["name"];
+            let check = |tokenizer: &Tokenizer| {
+                assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"]), "{name}");
+                assert_eq!(tokenizer.encode(text, false).unwrap(), ids(&case["ids_without"]), "{name}");
+                let shown = tokenizer.decode(&ids(&case["ids"]), true).unwrap();
+                assert_eq!(shown, case["shown"].as_str().unwrap(), "{name}");
+                assert_eq!(tokenizer.inner.get_vocab_size(true), case["length"].as_u64().unwrap() as usize, "{name}");
+                let special = tokenizer.special();
+                let own = [("bos", &special.bos), ("eos", &special.eos), ("pad", &special.pad), ("unk", &special.unk)];
+                let own = own.iter().filter_map(|(role, token)| Some((format!("{role}_token"), token.as_ref()?.id)));
+                let others = special.others.iter().map(|(role, text)| (role.clone(), tokenizer.id(text).unwrap()));
+                let roles: std::collections::BTreeMap<String, u32> = own.chain(others).collect();
+                let expected: std::collections::BTreeMap<String, u32> =
+                    serde_json::from_value(case["roles"].clone()).unwrap();
+                assert_eq!(roles, expected, "{name}");
+            };
+            let tokenizer = Tokenizer::load(folder.path()).unwrap();
+            check(&tokenizer);
+            let saved = tempfile::tempdir().unwrap();
+            tokenizer.save(saved.path()).unwrap();
+            let again = Tokenizer::load(saved.path()).unwrap();
+            check(&again);
+            assert_eq!(again.fingerprint(), tokenizer.fingerprint(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let refused = |copied: &[&str], files: &[(&str, &str)]| {
+            let folder = tempfile::tempdir().unwrap();
+            for name in copied {
+                std::fs::copy(data.join(name), folder.path().join(name)).unwrap();
+            }
+            for (name, content) in files {
+                std::fs::write(folder.path().join(name), content).unwrap();
+            }
+            Tokenizer::load(folder.path()).unwrap_err().to_string()
+        };
+        let config = |content| [("tokenizer_config.json", content)];
+        for (content, expected) in [
+            ("{\"from_slow\": true}", "the field 'from_slow' (true) is not known"),
+            ("{\"fix_mistral_regex\": true}", "'fix_mistral_regex'"),
+            ("{\"auto_map\": {\"AutoTokenizer\": [\"a.B\", null]}}", "'auto_map'"),
+            ("{\"reverse_words\": 1}", "'reverse_words' (1)"),
+            ("{\"split_special_tokens\": 1}", "'split_special_tokens'"),
+            ("{\"added_tokens_decoder\": []}", "added_tokens_decoder is []"),
+            ("{\"added_tokens_decoder\": {\"x\": {\"content\": \"a\"}}}", "\"x\": not an id"),
+            ("{\"added_tokens_decoder\": {\"9\": {\"content\": \"a\", \"lstrip\": 1}}}", "lstrip is 1"),
+            ("{\"added_tokens_decoder\": {\"9\": {\"content\": \"a\", \"upper\": true}}}", "the field 'upper'"),
+            ("{\"extra_special_tokens\": \"<a>\"}", "extra_special_tokens is \"<a>\""),
+            ("{\"extra_special_tokens\": [3]}", "a token is 3"),
+        ] {
+            let error = refused(&["tokenizer.json"], &config(content));
+            assert!(error.contains("tokenizer_config.json: ") && error.contains(expected), "{error}");
+        }
+        let slow = ["vocab.json", "merges.txt"];
+        for class in ["CodeGenTokenizer", "RobertaTokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast"] {
+            let error = refused(&slow, &config(&format!("{{\"tokenizer_class\": \"{class}\"}}")));
+            assert!(error.contains("GPT2Tokenizer and Qwen2Tokenizer") && error.contains(&class[..6]), "{error}");
+        }
+        let error = refused(&slow, &[("config.json", "{\"model_type\": \"llama\"}")]);
+        assert!(error.contains("tokenizer_class is missing") && error.contains("\"llama\""), "{error}");
+        for name in ["tokenizer.model", "tekken.json"] {
+            let error = refused(&[], &[(name, "x")]);
+            assert!(error.contains(name) && error.contains("not supported; expected tokenizer.json"), "{error}");
+        }
+    }
+
+    /// The crate panics on some of these.
+    #[test]
+    fn damaged_files_are_called_damaged() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let whole = std::fs::read(data.join("tokenizer.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let (mut damaged, mut read) = (0, 0);
+        let mut try_one = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            match Tokenizer::load(folder.path()) {
+                Ok(tokenizer) => {
+                    read += 1;
+                    // What was read may still be damaged.
+                    if let Err(error) = tokenizer.encode("In 2024 <s>cafe\u{301}</s>", true) {
+                        assert!(error.to_string().contains("encode a text"), "{error}");
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("tokenizer.json: ") && text.lines().count() == 1, "{text}");
+                    damaged += usize::from(text.contains("damaged"));
+                }
+            }
+        };
+        for cut in (0..whole.len()).step_by(53) {
+            try_one(&whole[..cut]);
+        }
+        let mut at: u64 = 1;
+        for _ in 0..600 {
+            at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let mut bytes = whole.clone();
+            let place = (at >> 33) as usize % bytes.len();
+            match at >> 20 & 3 {
+                0 => bytes[place] ^= 1 << (at >> 29 & 7),
+                1 => _ = bytes.remove(place),
+                2 => drop(bytes.drain(place..(place + 40).min(whole.len()))),
+                _ => bytes[place] = b'9',
+            }
+            try_one(&bytes);
+        }
+        if let Some(cut) = shared("found/robust/tokenizer-cut.json") {
+            try_one(&std::fs::read(cut).unwrap());
+        }
+        assert!(damaged > 0 && read > 0, "{damaged} damaged, {read} read");
+    }
+
+    #[test]
+    fn an_adapter_may_have_its_own() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer");
+        let (base, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (base, adapter) = (base.path(), adapter.path());
+        std::fs::copy(data.join("tokenizer.json"), base.join("tokenizer.json")).unwrap();
+        std::fs::write(base.join("chat_template.jinja"), "base").unwrap();
+        std::fs::write(base.join("tokenizer_config.json"), "{}").unwrap();
+        let load = || Tokenizer::load_for(adapter, base).unwrap();
+        assert_eq!((load().id("<tool>"), load().chat_template(None)), (None, Some("base")));
+        std::fs::write(adapter.join("chat_template.jinja"), "own").unwrap();
+        assert_eq!((load().id("<tool>"), load().chat_template(None)), (None, Some("own")));
+        std::fs::copy(data.join("tokenizer.json"), adapter.join("tokenizer.json")).unwrap();
+        std::fs::write(adapter.join("tokenizer_config.json"), "{\"extra_special_tokens\": [\"<tool>\"]}").unwrap();
+        assert_eq!((load().id("<tool>"), load().chat_template(None)), (Some(267), Some("own")));
+        std::fs::remove_file(adapter.join("chat_template.jinja")).unwrap();
+        assert_eq!(load().chat_template(None), None, "a tokenizer of its own has its own templates");
     }
 
     /// The crate counts in parallel and in hash maps that are seeded anew every time.

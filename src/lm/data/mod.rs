@@ -1252,7 +1252,7 @@ mod tests {
             (r#"{"prompt": [], "chosen": "a", "rejected": "b"}"#.into(), "field 'prompt' is an empty list"),
             (
                 r#"{"prompt": [{"role": "user"}], "chosen": "a", "rejected": "b"}"#.into(),
-                "message 1 whose content is missing",
+                "message 1 whose content is missing; expected a text",
             ),
             (r#"{"prompt": ["x"], "chosen": "a", "rejected": "b"}"#.into(), "has an item 1 that is a text (\"x\")"),
             (r#"{"prompt": "p", "chosen": "", "rejected": "b"}"#.into(), "field 'chosen' has no completion"),
@@ -1295,6 +1295,127 @@ mod tests {
             (", \"preference\": 0.75, \"unknown\": []", Some(0.75)),
         ] {
             assert_eq!(rows_of::<PreferenceRow>(&format!("{{{good}{extra}}}")).unwrap()[0].target, target);
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_conversation_is_dropped() {
+        let user = r#"{"role": "user", "content": "Hi"}"#;
+        let good = format!("\"messages\": [{user}, {{\"role\": \"assistant\", \"content\": \"Yes\"}}]");
+        for (line, expected) in [
+            (
+                r#"{"system": "Be brief.", "question": "Sky?", "chosen": "a", "rejected": "b"}"#.to_owned(),
+                "field 'system' is a text",
+            ),
+            (
+                r#"{"question": "Sky?", "prompt": "x", "chosen": "a", "rejected": "b"}"#.into(),
+                "field 'question' is a text",
+            ),
+            (
+                r#"{"prompt": "x", "chosen": "a", "rejected": "b", "images": ["a.png"]}"#.into(),
+                "field 'images' is a list",
+            ),
+            (
+                r#"{"prompt": "x", "chosen": "a", "rejected": "b", "tools": [{"name": "f"}]}"#.into(),
+                "and the prompt is a text",
+            ),
+            (r#"{"prompt": "x", "chosen": "a", "rejected": "b", "tools": 3}"#.into(), "field 'tools' is a number (3)"),
+        ] {
+            let error = rows_of::<PreferenceRow>(&line).unwrap_err();
+            assert!(error.contains("rows.jsonl: line 1: ") && error.contains(expected), "{error}");
+        }
+        for (line, expected) in [
+            (format!("{{{good}, \"functions\": [1]}}"), "field 'functions' is a list"),
+            (format!("{{{good}, \"chat_template_kwargs\": 3}}"), "field 'chat_template_kwargs' is a number"),
+            (format!("{{{good}, \"chat_template_kwargs\": {{\"messages\": 3}}}}"), "has 'messages'"),
+            (
+                format!(
+                    "{{\"messages\": [{user}, {{\"role\": \"assistant\", \"content\": [{{\"type\": \"image\"}}]}}]}}"
+                ),
+                "message 2 whose content has a part 1 of type \"image\"",
+            ),
+            (format!("{{\"messages\": [{user}, {{\"role\": \"assistant\", \"content\": null}}]}}"), "content is null"),
+            (format!("{{\"messages\": [{user}, {{\"content\": \"a\"}}]}}"), "message 2 whose role is missing"),
+        ] {
+            let error = rows_of::<CompletionRow>(&line).unwrap_err();
+            assert!(error.contains("rows.jsonl: line 1: ") && error.contains(expected), "{error}");
+        }
+        // What says nothing, what is said elsewhere, and what is no part of it.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.jsonl");
+        let lines = r#"{"prompt": "What is it?", "question": "What is it?", "system": "", "chosen": "a", "rejected": "b", "id": 7}
+{"prompt": "x", "chosen": "a", "rejected": "b", "id": 8, "source": "s", "tools": []}"#;
+        std::fs::write(&path, lines).unwrap();
+        let paths = [path];
+        let (_, skipped) = read_all::<PreferenceRow>(&paths, &ReadConfig::default()).unwrap();
+        let remark = "fields that are not read: id, question, source, system (in up to 2 rows)";
+        assert_eq!(skipped.unread_fields().as_deref(), Some(remark));
+        let lines = r#"{"question": "Sky?", "prompt": "x", "chosen": "a", "rejected": "b"}"#;
+        std::fs::write(&paths[0], lines).unwrap();
+        let config = ReadConfig { ignore_fields: vec!["question".into()], ..ReadConfig::default() };
+        assert_eq!(read_all::<PreferenceRow>(&paths, &config).unwrap().0.len(), 1);
+
+        let calls =
+            r#"{"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}"#;
+        let line = format!(
+            "{{\"tools\": \"[{{\\\"name\\\": \\\"f\\\"}}]\", \"documents\": null, \"chat_template_kwargs\": {{\"a\": 1}}, \
+             \"messages\": [{user}, {calls}]}}"
+        );
+        let row = &rows_of::<CompletionRow>(&line).unwrap()[0];
+        assert_eq!(row.extras.tools, Some(serde_json::json!([{"name": "f"}])));
+        assert_eq!((row.extras.variables["a"].as_i64(), &row.extras.documents), (Some(1), &None));
+        let Content::Chat(answer) = &row.completion else { panic!("a chat") };
+        assert!(answer[0].content.is_empty() && answer[0].object.contains_key("tool_calls"));
+        let parts = r#"[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]"#;
+        let line = format!("{{\"messages\": [{user}, {{\"role\": \"assistant\", \"content\": {parts}}}]}}");
+        let row = &rows_of::<CompletionRow>(&line).unwrap()[0];
+        assert!(
+            matches!(&row.completion, Content::Chat(m) if m[0].content == "ab" && m[0].object["content"].is_array())
+        );
+    }
+
+    #[test]
+    fn lines_and_archives_have_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let error =
+            |path: PathBuf, config: &ReadConfig| read_all::<PromptRow>(&[path], config).unwrap_err().to_string();
+        let line =
+            |length: usize| format!("{{\"prompt\": \"x\"}}\n{{\"prompt\": \"{}\"}}\n", "x".repeat(length)).into_bytes();
+        let small = ReadConfig { max_line_bytes: 1000, ..ReadConfig::default() };
+        let found = error(file("long.jsonl", &line(2000)), &small);
+        assert!(
+            found.contains("long.jsonl: line 2: is longer than 1000 bytes") && found.contains("--max-line-bytes"),
+            "{found}"
+        );
+        assert_eq!(read_all::<PromptRow>(&[file("fits.jsonl", &line(900))], &small).unwrap().0.len(), 2);
+        let zip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let usual = ReadConfig::default();
+        let bomb = zip(&b"\n".repeat(64 << 20));
+        let found = error(file("bomb.jsonl.gz", &bomb), &usual);
+        assert!(found.contains("bomb.jsonl.gz: line ") && found.contains("blank lines"), "{found}");
+        let bomb = zip(&b"{\"prompt\": \"x\"}\n".repeat(4 << 20));
+        let found = error(file("rows.jsonl.gz", &bomb), &usual);
+        assert!(found.contains("rows.jsonl.gz: line ") && found.contains("200 times"), "{found}");
+        let bomb = zip(&[b'x'; 64 << 20]);
+        let found = error(file("line.jsonl.gz", &bomb), &usual);
+        assert!(found.contains("line.jsonl.gz: line 1: is longer than 16777216 bytes"), "{found}");
+        let raised = ReadConfig { max_ratio: 10_000, ..ReadConfig::default() };
+        let small = zip(&b"{\"prompt\": \"x\"}\n".repeat(1 << 20));
+        assert!(error(file("small.jsonl.gz", &small), &usual).contains("200 times"));
+        assert_eq!(read_all::<PromptRow>(&[file("small.jsonl.gz", &small)], &raised).unwrap().0.len(), 1 << 20);
+        #[cfg(unix)]
+        if Path::new("/dev/zero").exists() {
+            let found = error("/dev/zero".into(), &usual);
+            assert!(found.contains("/dev/zero: line 1: is longer than"), "{found}");
         }
     }
 
