@@ -1284,7 +1284,8 @@ mod tests {
         }
         let slow = ["vocab.json", "merges.txt"];
         for class in ["CodeGenTokenizer", "RobertaTokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast"] {
-            let error = refused(&slow, &config(&format!("{{\"tokenizer_class\": \"{class}\"}}")));
+            let named = format!("{{\"tokenizer_class\": \"{class}\"}}");
+            let error = refused(&slow, &[("tokenizer_config.json", named.as_str())]);
             assert!(error.contains("GPT2Tokenizer and Qwen2Tokenizer") && error.contains(&class[..6]), "{error}");
         }
         let error = refused(&slow, &[("config.json", "{\"model_type\": \"llama\"}")]);

@@ -24,7 +24,7 @@ MESSAGES = [
             {
                 "id": "c1",
                 "type": "function",
-                "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 3, "scale": 1e-05, "raw": None, "deep": [True, {"a": []}]}},
+                "function": {"name": "weather", "arguments": {"city": "Zürich", "days": 3, "scale": 0.5, "raw": None, "deep": [True, {"a": []}]}},
             }
         ],
     },
