@@ -749,10 +749,10 @@ fn read_chat_templates(folder: &Path, templates: &mut BTreeMap<String, String>) 
     for entry in list {
         let path = entry.map_err(|source| io_error(&others, "read", source))?.path();
         let name = path.file_stem().and_then(|name| name.to_str());
-        if let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "jinja")) {
-            if let Some(template) = read(&path)? {
-                templates.insert(name.to_owned(), template);
-            }
+        if let (Some(name), true) = (name, path.extension().is_some_and(|e| e == "jinja"))
+            && let Some(template) = read(&path)?
+        {
+            templates.insert(name.to_owned(), template);
         }
     }
     Ok(())

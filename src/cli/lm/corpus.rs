@@ -179,6 +179,20 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
                     messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n")
                 }
             };
+            for row in &rows {
+                let chats = [&row.prompt, &row.completion].into_iter();
+                let mut messages = chats.flat_map(|content| match content {
+                    Content::Chat(messages) => messages.as_slice(),
+                    Content::Text(_) => &[],
+                });
+                if messages.any(|message| message.content.is_empty() && !message.is_empty()) {
+                    let line = row.origin.line;
+                    return Err(Failure::usage(format!(
+                        "{}: line {line}: a message without a text cannot be scored",
+                        row.origin.path.display()
+                    )));
+                }
+            }
             let texts: Vec<(String, String)> =
                 rows.iter().map(|row| (text(&row.prompt), text(&row.completion))).collect();
             let scored: Vec<Scored<'_>> =

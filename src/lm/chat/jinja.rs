@@ -786,7 +786,7 @@ fn add_filters(environment: &mut Environment<'static>) {
                 return Err(wrong("a format whose width is an argument is not supported"));
             }
             pay(state, text.len())?;
-            filters::format(state, format, args).map(Value::from)
+            filters::format(state, format, args)
         },
     );
 }

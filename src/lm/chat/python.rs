@@ -700,9 +700,9 @@ fn text_method(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Re
             let (mut out, mut within) = (String::with_capacity(s.len()), false);
             for c in s.chars() {
                 if within {
-                    out.extend(c.to_lowercase())
+                    out.extend(c.to_lowercase());
                 } else {
-                    out.extend(c.to_uppercase())
+                    out.extend(c.to_uppercase());
                 }
                 within = c.is_lowercase() || c.is_uppercase();
             }

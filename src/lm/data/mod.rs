@@ -1072,7 +1072,7 @@ impl Lines {
             if bytes.len() as u64 > self.most {
                 let raise = match self.kind {
                     LineKind::Whole => "one line of it is a text with --set read.text_lines=true",
-                    _ => "read.max_line_bytes (--max-line-bytes, in training --set) allows more",
+                    _ => "--max-line-bytes allows more, in training --set read.max_line_bytes",
                 };
                 return Err(self.too_large(format!("is longer than {} bytes; {raise}", self.most)));
             }
