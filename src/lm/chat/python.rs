@@ -14,7 +14,7 @@ use regex::Regex;
 pub(super) const MAX_DEPTH: usize = 200;
 
 /// Most values in a list or dict, those within others counted as often as they are written.
-const MAX_VALUES: usize = 1 << 20;
+const MAX_VALUES: usize = 1 << 18;
 
 /// Most bytes of one text that a template may make.
 pub(super) const MAX_TEXT: usize = 32 << 20;
