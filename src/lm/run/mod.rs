@@ -215,8 +215,10 @@ fn with_date(config: &LmConfig) -> Result<LmConfig, LmError> {
     let mut dated = config.clone();
     config.template_time()?;
     if config.template_date.is_none() && config.stage != StageKind::Pretrain {
-        let tokenizer = Tokenizer::load_for(&config.model, &base_of(&config.model))?;
-        let template = ChatTemplate::wanted(&tokenizer, config.template(), None)?;
+        // What is wrong with the model or the template is told where they are read.
+        let tokenizer = Tokenizer::load_for(&config.model, &base_of(&config.model)).ok();
+        let template =
+            tokenizer.and_then(|tokenizer| ChatTemplate::wanted(&tokenizer, config.template(), None).ok()?);
         if template.is_some_and(|template| template.asks_for_the_date()) {
             dated.template_date = Some(chat::date_of_today());
         }
