@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn records_are_framed_and_hold_the_numbers_of_the_report() {
-        let report = Report { env_steps: 300, true_return: Some(-12.5), ..Report::default() };
+        let ppo = Some(crate::rl::ppo::UpdateMetrics::default());
+        let report = Report { env_steps: 300, true_return: Some(-12.5), ppo, ..Report::default() };
         let tags = scalars(&report);
         assert!(tags.contains(&("true_return".to_owned(), -12.5)) && tags.iter().any(|(t, _)| t == "ppo/approx_kl"));
         assert!(tags.iter().all(|(tag, _)| tag != "disagreement"), "what is unknown is not written");
