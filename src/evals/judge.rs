@@ -169,7 +169,7 @@ fn is_preference_model(path: &Path) -> Result<bool, JudgeError> {
     if !file.is_file() {
         return Ok(false);
     }
-    let (config, _) = ModelConfig::read(&file).map_err(|error| JudgeError::Config(error.to_string()))?;
+    let config = ModelConfig::read(&file).map_err(|error| JudgeError::Config(error.to_string()))?;
     Ok(config.output != Output::Tokens)
 }
 

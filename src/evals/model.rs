@@ -308,7 +308,7 @@ impl Local {
         }
         let tokenizer = tokenizer_of(folder, &loaded)?;
         let template = ChatTemplate::wanted(&tokenizer, template, None).map_err(LmError::from)?;
-        let remarks = loaded.remarks.clone();
+        let remarks = loaded.remarks.iter().chain(&loaded.sampling).cloned().collect();
         let decoder = folder::merged(&loaded.decoder);
         Ok(Self::new(name_of(folder), decoder, tokenizer, template, remarks))
     }

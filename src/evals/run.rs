@@ -139,7 +139,7 @@ impl ModelEntry {
             StageKind::Dpo | StageKind::Modpo | StageKind::Kto | StageKind::Ppo => summary.steps,
         });
         let config = ModelConfig::read(&folder.join("config.json")).ok();
-        let parameters = config.map(|(config, _)| config.parameters());
+        let parameters = config.map(|config| config.parameters());
         Self { name, spec: folder.display().to_string(), parameters, steps, weights: None }
     }
 }
@@ -224,7 +224,7 @@ fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {
     let folder = Path::new(spec);
     let file = folder.join("config.json");
     if file.is_file() {
-        let (config, _) = ModelConfig::read(&file).map_err(|error| EvalsError::Config(error.to_string()))?;
+        let config = ModelConfig::read(&file).map_err(|error| EvalsError::Config(error.to_string()))?;
         if config.output != Output::Tokens {
             return Err(EvalsError::Config(format!("{spec}: is a model that scores, not one that writes")));
         }

@@ -47,8 +47,12 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// Tokens that end a sequence.
     pub eos: Vec<u32>,
+    /// The token that fills up batches of other programs; here there is no padding.
+    pub pad: Option<u32>,
     /// The file it was read from, so that nothing is lost when it is written again.
     pub original: Map<String, Value>,
+    /// Its `generation_config.json`, kept for the same reason; empty where there is none.
+    pub generation: Map<String, Value>,
 }
 
 /// Families of decoders.
@@ -154,6 +158,31 @@ pub enum ConfigError {
     },
 }
 
+impl fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("none"),
+            Self::Linear { factor } => write!(f, "linear, factor {factor}"),
+            Self::Llama3 { factor, low, high, original } => write!(
+                f,
+                "llama3, factor {factor}, low_freq_factor {low}, high_freq_factor {high}, original_max_position_embeddings {original}"
+            ),
+            Self::Yarn { factor, fast, slow, original, attention, truncate } => write!(
+                f,
+                "yarn, factor {factor}, beta_fast {fast}, beta_slow {slow}, original_max_position_embeddings {original}, attention_factor {attention}, truncate {truncate}"
+            ),
+        }
+    }
+}
+
+impl Family {
+    /// The family of a `model_type`.
+    #[must_use]
+    pub fn of(model_type: &str) -> Option<Self> {
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Gpt2].into_iter().find(|one| one.to_string() == model_type)
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -165,45 +194,135 @@ impl fmt::Display for Family {
     }
 }
 
-/// Fields that say nothing about the model's function, or that are only of use to other programs.
-const HARMLESS: &[&str] = &[
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "add_cross_attention",
-    "architectures",
-    "attention_dropout",
-    "attn_pdrop",
-    "dtype",
-    "embd_pdrop",
-    "gradient_checkpointing",
-    "max_window_layers",
-    "model_type",
-    "n_ctx",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "pad_token_id",
-    "pretraining_tp",
-    "resid_pdrop",
-    "return_dict",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "task_specific_params",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
+/// Fields that cannot change what is computed here, each group with the reason. A field that is neither read nor listed is
+/// refused by its name. Gathered from the configuration classes of transformers 4 and 5 and from files that are in use.
+pub(super) const HARMLESS: &[(&str, &[&str])] = &[
+    (
+        "where the model comes from, and which programs made or may load it",
+        &[
+            "_commit_hash",
+            "_name_or_path",
+            "architectures",
+            "auto_map",
+            "finetuning_task",
+            "is_llama_config",
+            "model_type",
+            "name_or_path",
+            "prefix",
+            "task_specific_params",
+            "tokenizer_class",
+            "transformers.js_config",
+            "transformers_version",
+            "unsloth_fixed",
+            "unsloth_version",
+        ],
+    ),
+    ("the type of the tensors is read from the tensors", &["dtype", "torch_dtype", "use_bfloat16"]),
+    (
+        "which of several ways of computing the same number, and what is kept in memory meanwhile",
+        &[
+            "_attn_implementation",
+            "_attn_implementation_autoset",
+            "_attn_implementation_internal",
+            "_experts_implementation_internal",
+            "_flash_attn_2_enabled",
+            "attn_implementation",
+            "chunk_size_feed_forward",
+            "gradient_checkpointing",
+            "pretraining_tp",
+            "reorder_and_upcast_attn",
+            "tf_legacy_loss",
+            "torchscript",
+            "use_cache",
+            "use_flash_attention_2",
+            "xla_device",
+        ],
+    ),
+    (
+        "dropout, which is off where a model is read; training here has that of adapters only, which its own options set",
+        &[
+            "attention_dropout",
+            "attention_probs_dropout_prob",
+            "attn_pdrop",
+            "classifier_dropout",
+            "embd_pdrop",
+            "hidden_dropout",
+            "hidden_dropout_prob",
+            "resid_pdrop",
+            "summary_first_dropout",
+        ],
+    ),
+    (
+        "heads that are not computed here, and the names of labels",
+        &[
+            "_num_labels",
+            "label2id",
+            "problem_type",
+            "summary_activation",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        ],
+    ),
+    (
+        "what a call returns beside the result",
+        &[
+            "_output_attentions",
+            "output_attentions",
+            "output_hidden_states",
+            "output_past",
+            "output_scores",
+            "return_dict",
+            "return_dict_in_generate",
+        ],
+    ),
+    (
+        "tokens that the tokenizer's own files say",
+        &["cls_token_id", "decoder_start_token_id", "mask_token_id", "sep_token_id", "unk_token_id"],
+    ),
+    (
+        "how transformers samples: here the command's own options say it, and transformers 5 does not read it from here",
+        &[
+            "bad_words_ids",
+            "begin_suppress_tokens",
+            "diversity_penalty",
+            "do_sample",
+            "early_stopping",
+            "encoder_no_repeat_ngram_size",
+            "exponential_decay_length_penalty",
+            "forced_bos_token_id",
+            "forced_eos_token_id",
+            "length_penalty",
+            "max_length",
+            "max_new_tokens",
+            "min_length",
+            "no_repeat_ngram_size",
+            "num_beam_groups",
+            "num_beams",
+            "num_return_sequences",
+            "remove_invalid_values",
+            "repetition_penalty",
+            "suppress_tokens",
+            "temperature",
+            "top_k",
+            "top_p",
+            "typical_p",
+        ],
+    ),
+    (
+        "limits and roles: transformers reads them in none of these families, or in one of them, where they are read here too",
+        &["is_decoder", "max_sequence_length", "max_window_layers", "model_max_length", "n_ctx", "use_sliding_window"],
+    ),
 ];
 
 impl ModelConfig {
-    /// Reads a `config.json`. Beside the configuration: remarks for the user, such as fields that are not known.
+    /// Reads a `config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the field.
-    pub fn read(file: &Path) -> Result<(Self, Vec<String>), ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError::Read { file: file.to_owned(), error })?;
+    /// [`ConfigError`], naming the field: one that is missing or wrong, and one that is not known, since it may change what
+    /// the model computes.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let text = read_text(file).map_err(|error| ConfigError::Read { file: file.to_owned(), error })?;
         let value: Value =
             serde_json::from_str(&text).map_err(|error| ConfigError::Json { file: file.to_owned(), error })?;
         Self::parse(file, value)
@@ -213,39 +332,36 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`ConfigError`], naming the field.
-    pub fn parse(file: &Path, value: Value) -> Result<(Self, Vec<String>), ConfigError> {
+    pub fn parse(file: &Path, value: Value) -> Result<Self, ConfigError> {
         let Value::Object(object) = value else {
             return Err(field(file, "must be a JSON object with the model's sizes"));
         };
-        let mut fields = Fields { file, object: &object, known: HARMLESS.iter().copied().collect() };
-        let family = match object.get("model_type").and_then(Value::as_str) {
-            Some("llama") => Family::Llama,
-            Some("mistral") => Family::Mistral,
-            Some("qwen2") => Family::Qwen2,
-            Some("gpt2") => Family::Gpt2,
-            found => {
-                let found = found.map_or_else(|| "is missing".to_owned(), |found| format!("= \"{found}\""));
-                let problem = format!("model_type {found}: must be llama, mistral, qwen2 or gpt2");
-                return Err(field(file, &problem));
-            }
+        let known = HARMLESS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let mut fields = Fields { file, object: &object, known };
+        let named = object.get("model_type").and_then(Value::as_str);
+        let Some(family) = named.and_then(Family::of) else {
+            let found = named.map_or_else(|| "is missing".to_owned(), |found| format!("= \"{found}\""));
+            let problem = format!("model_type {found}: must be llama, mistral, qwen2 or gpt2");
+            return Err(field(file, &problem));
         };
         let mut config = match family {
             Family::Gpt2 => Self::gpt2(&mut fields)?,
             _ => Self::llama_like(family, &mut fields)?,
         };
-        let unknown: Vec<String> = object
-            .keys()
-            .filter(|name| !fields.known.contains(name.as_str()))
-            .map(|name| format!("{}: field '{name}' is not known to pairwise and changes nothing here", file.display()))
-            .collect();
+        fields.common()?;
+        fields.no_others("")?;
         config.original = object;
-        Ok((config, unknown))
+        Ok(config)
     }
 
     fn llama_like(family: Family, fields: &mut Fields<'_>) -> Result<Self, ConfigError> {
         let hidden = fields.size("hidden_size")?;
         let queries = fields.size("num_attention_heads")?;
-        let keys = fields.size_or("num_key_value_heads", queries)?;
+        let keys = match family {
+            // transformers' own default; null is as many as there are queries.
+            Family::Mistral if !fields.object.contains_key("num_key_value_heads") => 8,
+            _ => fields.size_or("num_key_value_heads", queries)?,
+        };
         let width = match fields.optional_size("head_dim")? {
             Some(width) => width,
             None if hidden.is_multiple_of(queries) => hidden / queries,
@@ -262,30 +378,19 @@ impl ModelConfig {
             return Err(fields.error(&format!("head_dim = {width}: must be even for rotary positions")));
         }
         fields.only("hidden_act", &[json!("silu"), json!("swish")], &json!("silu"))?;
-        let bias = fields.flag("attention_bias", family == Family::Qwen2)?;
+        let bias = match family {
+            Family::Llama => fields.flag("attention_bias", false)?,
+            // Not a choice in transformers, whatever the file says.
+            Family::Qwen2 => fields.only("attention_bias", &[json!(true)], &json!(true)).map(|()| true)?,
+            _ => fields.only("attention_bias", &[json!(false)], &json!(false)).map(|()| false)?,
+        };
+        if family != Family::Llama {
+            fields.only("mlp_bias", &[json!(false)], &json!(false))?;
+        }
         let layers = fields.size("num_hidden_layers")?;
-        let window = match family {
-            // transformers' own default.
-            Family::Mistral if !fields.object.contains_key("sliding_window") => Some(4096),
-            _ => fields.optional_size("sliding_window")?,
-        };
-        let window = match family {
-            Family::Mistral => window,
-            Family::Qwen2 if fields.flag("use_sliding_window", false)? => {
-                match fields.size_or("max_window_layers", 28)? {
-                    first if first >= layers => None,
-                    first => {
-                        let problem = format!(
-                            "max_window_layers = {first} with use_sliding_window: a model in which only some layers have a window is not supported"
-                        );
-                        return Err(fields.error(&problem));
-                    }
-                }
-            }
-            _ => None,
-        };
-        fields.layer_types(layers, window)?;
-        let context = fields.size("max_position_embeddings")?;
+        let window = fields.window(family, layers)?;
+        let positions = fields.rotary()?;
+        let context = fields.rotary_context(&positions)?;
         Ok(Self {
             family,
             vocabulary: fields.size("vocab_size")?,
@@ -295,7 +400,7 @@ impl ModelConfig {
             heads: Heads { queries, keys, width },
             context,
             norm_epsilon: fields.positive("rms_norm_eps", 1e-6)?,
-            positions: fields.rotary(context)?,
+            positions,
             window,
             qkv_bias: bias,
             output_bias: bias && family != Family::Qwen2,
@@ -305,7 +410,9 @@ impl ModelConfig {
             initializer_range: fields.positive("initializer_range", 0.02)?,
             bos: fields.token("bos_token_id")?,
             eos: fields.tokens("eos_token_id")?,
+            pad: fields.token("pad_token_id")?,
             original: Map::new(),
+            generation: Map::new(),
         })
     }
 
@@ -319,8 +426,6 @@ impl ModelConfig {
         fields.only("activation_function", &gelu, &json!("gelu_new"))?;
         fields.only("scale_attn_weights", &[json!(true)], &json!(true))?;
         fields.only("scale_attn_by_inverse_layer_idx", &[json!(false)], &json!(false))?;
-        // Only a matter of rounding.
-        fields.known.insert("reorder_and_upcast_attn");
         Ok(Self {
             family: Family::Gpt2,
             vocabulary: fields.size("vocab_size")?,
@@ -340,7 +445,9 @@ impl ModelConfig {
             initializer_range: fields.positive("initializer_range", 0.02)?,
             bos: fields.token("bos_token_id")?,
             eos: fields.tokens("eos_token_id")?,
+            pad: fields.token("pad_token_id")?,
             original: Map::new(),
+            generation: Map::new(),
         })
     }
 
@@ -370,7 +477,9 @@ impl ModelConfig {
             initializer_range: 0.02,
             bos: None,
             eos: Vec::new(),
+            pad: None,
             original: Map::new(),
+            generation: Map::new(),
         }
     }
 
@@ -397,22 +506,106 @@ impl ModelConfig {
             Output::Scores(count) => {
                 fields.insert("architectures".into(), json!([format!("{base}ForSequenceClassification")]));
                 fields.insert("num_labels".into(), json!(count));
-                let names = |i: usize| (i.to_string(), json!(format!("LABEL_{i}")));
-                fields.insert("id2label".into(), (0..count).map(names).collect::<Map<_, _>>().into());
-                let ids = |i: usize| (format!("LABEL_{i}"), json!(i));
-                fields.insert("label2id".into(), (0..count).map(ids).collect::<Map<_, _>>().into());
+                // Names that the file has for as many labels stay.
+                if fields.get("id2label").and_then(Value::as_object).map(Map::len) != Some(count) {
+                    let names = |i: usize| (i.to_string(), json!(format!("LABEL_{i}")));
+                    fields.insert("id2label".into(), (0..count).map(names).collect::<Map<_, _>>().into());
+                    let ids = |i: usize| (format!("LABEL_{i}"), json!(i));
+                    fields.insert("label2id".into(), (0..count).map(ids).collect::<Map<_, _>>().into());
+                }
             }
+        }
+        // Weights are written in this type. Both names are in use; a file has one of them.
+        let types: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|name| fields.contains_key(*name)).collect();
+        for name in if types.is_empty() { vec!["torch_dtype"] } else { types } {
+            fields.insert(name.into(), json!("float32"));
+        }
+        // A head that was found to be another than the embedding.
+        let tied = fields.get("tie_word_embeddings").and_then(Value::as_bool);
+        if self.output == Output::Tokens && tied.unwrap_or(self.family == Family::Gpt2) != self.tied {
+            fields.insert("tie_word_embeddings".into(), json!(self.tied));
+        }
+        // Reward models need one: transformers takes no batch without it.
+        let pad = fields.get("pad_token_id").and_then(Value::as_u64);
+        if let Some(own) = self.pad
+            && pad.is_none()
+        {
+            fields.insert("pad_token_id".into(), json!(own));
         }
         object
     }
 
+    /// The `generation_config.json` of this model: all that the file had which it was read from, with the tokens that begin
+    /// and end its texts.
+    #[must_use]
+    pub fn generation_json(&self) -> Value {
+        let mut object = self.generation.clone();
+        if object.get("bos_token_id").is_none_or(Value::is_null) {
+            object.insert("bos_token_id".to_owned(), json!(self.bos));
+        }
+        let ends = object.get("eos_token_id").and_then(token_ids).unwrap_or_default();
+        if ends != self.eos || self.eos.is_empty() {
+            object.insert("eos_token_id".to_owned(), tokens_json(&self.eos));
+        }
+        object.into()
+    }
+
+    /// What the model's function depends on beside its weights and their shapes, under the names of `config.json`, so that
+    /// two models can be compared however each file spells it.
+    #[must_use]
+    pub fn function(&self) -> Vec<(&'static str, String)> {
+        let gpt2 = self.family == Family::Gpt2;
+        let name = |llama: &'static str, of_gpt2: &'static str| if gpt2 { of_gpt2 } else { llama };
+        let or_null = |value: Option<usize>| value.map_or_else(|| "null".to_owned(), |value| value.to_string());
+        let output = match self.output {
+            Output::Tokens => "language model".to_owned(),
+            Output::Scores(count) => format!("classifier of {count} labels"),
+        };
+        let mut all = vec![
+            ("model_type", self.family.to_string()),
+            ("architectures", output),
+            (name("num_attention_heads", "n_head"), self.heads.queries.to_string()),
+            ("num_key_value_heads", self.heads.keys.to_string()),
+            ("head_dim", self.heads.width.to_string()),
+            (name("rms_norm_eps", "layer_norm_epsilon"), self.norm_epsilon.to_string()),
+            ("sliding_window", or_null(self.window)),
+            ("attention_bias", self.qkv_bias.to_string()),
+            ("mlp_bias", self.mlp_bias.to_string()),
+            ("tie_word_embeddings", self.tied.to_string()),
+        ];
+        if let Positions::Rotary { theta, scaling } = &self.positions {
+            all.push(("rope_theta", theta.to_string()));
+            all.push(("rope_scaling", scaling.to_string()));
+        }
+        all
+    }
+
+    /// What a size of a tensor is called in `config.json`, for messages: as many names as come to this number.
+    #[must_use]
+    pub fn size_names(&self, size: usize) -> Vec<&'static str> {
+        let gpt2 = self.family == Family::Gpt2;
+        let name = |llama: &'static str, of_gpt2: &'static str| if gpt2 { of_gpt2 } else { llama };
+        let Heads { queries, keys, width } = self.heads;
+        let labels = if let Output::Scores(count) = self.output { count } else { 0 };
+        [
+            (self.vocabulary, "vocab_size"),
+            (self.hidden, name("hidden_size", "n_embd")),
+            (self.intermediate, name("intermediate_size", "n_inner")),
+            (queries.saturating_mul(width), name("num_attention_heads × head_dim", "n_embd")),
+            (keys.saturating_mul(width), name("num_key_value_heads × head_dim", "n_embd")),
+            (self.heads.joint(), name("all heads", "3 × n_embd")),
+            (self.context, name("max_position_embeddings", "n_positions")),
+            (labels, "num_labels"),
+        ]
+        .into_iter()
+        .filter(|(found, _)| *found == size)
+        .map(|(_, name)| name)
+        .collect()
+    }
+
     /// The fields of a model that was not read from a file.
     fn fresh_json(&self) -> Value {
-        let eos = match self.eos.as_slice() {
-            [] => Value::Null,
-            [one] => json!(one),
-            several => json!(several),
-        };
+        let eos = tokens_json(&self.eos);
         match self.family {
             Family::Gpt2 => json!({
                 "architectures": null,
@@ -493,10 +686,16 @@ impl ModelConfig {
         Some(Rotation { cos: angles(f64::cos), sin: angles(f64::sin) })
     }
 
-    /// Parameters in all; a tied output layer is counted once.
+    /// Parameters in all; a tied output layer is counted once. A file's sizes may be any; their product stays a number.
     #[must_use]
     pub fn parameters(&self) -> usize {
-        super::model::Layout::new(self).tensors.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum()
+        let of_layers = |layers: usize| {
+            let all = super::model::Layout::new(&Self { layers, ..self.clone() }).tensors;
+            let size = |shape: [usize; 2]| shape[0].saturating_mul(shape[1]);
+            all.iter().map(|tensor| size(tensor.shape)).fold(0, usize::saturating_add)
+        };
+        let (one, two) = (of_layers(1), of_layers(2));
+        one.saturating_add((two - one).saturating_mul(self.layers - 1))
     }
 }
 
@@ -631,14 +830,13 @@ impl<'a> Fields<'a> {
 
     /// Whether the model writes or scores.
     fn output(&mut self) -> Result<Output, ConfigError> {
-        let labels = self.size_or("num_labels", 0).ok();
+        let labels = self.optional_size("num_labels")?;
         let listed = self.get("id2label").and_then(Value::as_object).map(Map::len);
-        self.known.insert("label2id");
         let architecture = self.object.get("architectures").and_then(|all| all.get(0)).and_then(Value::as_str);
         match architecture {
             Some(name) if name.ends_with("ForSequenceClassification") => {
-                // transformers' own default is two.
-                Ok(Output::Scores(labels.filter(|&count| count > 0).or(listed).unwrap_or(2)))
+                // As transformers: the names of labels come first, and without either there are two.
+                Ok(Output::Scores(listed.or(labels).unwrap_or(2)))
             }
             Some(name) if !name.ends_with("ForCausalLM") && !name.ends_with("LMHeadModel") => {
                 let problem = format!(
@@ -650,48 +848,159 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// transformers 5 says for every layer what it attends to; here all are alike.
-    fn layer_types(&mut self, layers: usize, window: Option<usize>) -> Result<(), ConfigError> {
-        let Some(value) = self.get("layer_types") else { return Ok(()) };
-        let expected = if window.is_some() { "sliding_attention" } else { "full_attention" };
-        let alike = value.as_array().is_some_and(|all| all.len() == layers && all.iter().all(|kind| kind == expected));
-        match alike {
-            true => Ok(()),
+    /// The window that all layers have, if they have one.
+    fn window(&mut self, family: Family, layers: usize) -> Result<Option<usize>, ConfigError> {
+        let found = match self.object.contains_key("sliding_window") {
+            true => self.optional_size("sliding_window")?,
+            // transformers' own default of both families that have windows.
+            false => Some(4096),
+        };
+        let window = match family {
+            Family::Mistral => found,
+            Family::Qwen2 if self.flag("use_sliding_window", false)? => found,
+            _ => None,
+        };
+        // What transformers 5 says for every layer; else layers have the window from one of them on.
+        if let Some(value) = self.get("layer_types") {
+            let all_are = |expected: &str| {
+                value.as_array().is_some_and(|all| all.len() == layers && all.iter().all(|kind| kind == expected))
+            };
+            return match window {
+                None if all_are("full_attention") => Ok(None),
+                Some(_) if all_are("sliding_attention") => Ok(window),
+                Some(_) if family == Family::Qwen2 && all_are("full_attention") => Ok(None),
+                _ => {
+                    let expected = if window.is_some() { "sliding_attention" } else { "full_attention" };
+                    Err(self.error(&format!(
+                        "layer_types = {value} is not supported: must be \"{expected}\" for each of the {layers} layers"
+                    )))
+                }
+            };
+        }
+        let first = match family {
+            Family::Qwen2 => self.get("max_window_layers").unwrap_or(&json!(28)).as_u64(),
+            _ => Some(0),
+        };
+        match (window, first) {
+            (None, _) => Ok(None),
+            (Some(_), Some(0)) => Ok(window),
+            (Some(_), Some(first)) if first >= layers as u64 => Ok(None),
+            _ => {
+                let value = self.get("max_window_layers").cloned().unwrap_or(json!(28));
+                Err(self.error(&format!(
+                    "max_window_layers = {value} with use_sliding_window: a model in which only some of the {layers} layers have a window is not supported"
+                )))
+            }
+        }
+    }
+
+    /// Fields of all families that would make another model, where they say anything.
+    fn common(&mut self) -> Result<(), ConfigError> {
+        let no = json!(false);
+        for name in
+            ["add_cross_attention", "is_encoder_decoder", "tie_encoder_decoder", "rope_interleaved", "use_mrope"]
+        {
+            self.only(name, std::slice::from_ref(&no), &no)?;
+        }
+        self.only("pruned_heads", &[json!({}), json!([])], &json!({}))?;
+        if let Some(value) = self.get("quantization_config") {
+            let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("it");
+            return Err(self.error(&format!(
+                "quantization_config: weights that are stored as {method} stores them are not supported: must be F32, F16 or BF16, as before they were quantized"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses what was not read and is not known to be harmless; null says nothing.
+    fn no_others(&self, of: &str) -> Result<(), ConfigError> {
+        let unknown = |(name, value): &(&String, &Value)| !value.is_null() && !self.known.contains(name.as_str());
+        let all: Vec<String> =
+            self.object.iter().filter(unknown).map(|(name, value)| format!("{of}{name} = {}", short(value))).collect();
+        match all.as_slice() {
+            [] => Ok(()),
+            _ => Err(self.error(&format!(
+                "{}: pairwise does not know what {}; take {} out of the file if the model is the same without",
+                all.join(", "),
+                if all.len() == 1 { "it does" } else { "they do" },
+                if all.len() == 1 { "it" } else { "them" }
+            ))),
+        }
+    }
+
+    /// Longest sequence of a model with rotary positions. YaRN's is as many times the original one as it stretches, also
+    /// where the file still has the original number.
+    fn rotary_context(&mut self, positions: &Positions) -> Result<usize, ConfigError> {
+        let named = self.size("max_position_embeddings")?;
+        let context = match positions {
+            Positions::Rotary { scaling: RopeScaling::Yarn { factor, original, .. }, .. } => {
+                named.max((factor * original).round().min(MAX_SIZE as f64) as usize)
+            }
+            _ => named,
+        };
+        match context <= MAX_CONTEXT {
+            true => Ok(context),
             false => Err(self.error(&format!(
-                "layer_types = {value} is not supported: must be \"{expected}\" for each of the {layers} layers"
+                "max_position_embeddings = {context}: must be at most {MAX_CONTEXT}, since 32-bit numbers do not tell later places apart"
             ))),
         }
     }
 
     /// Rotary positions, in transformers' older and newer spelling.
-    fn rotary(&mut self, context: usize) -> Result<Positions, ConfigError> {
+    fn rotary(&mut self) -> Result<Positions, ConfigError> {
+        let context = self.size("max_position_embeddings")? as f64;
         // transformers' own default.
         let theta = self.positive("rope_theta", 10_000.0)?;
-        let older = self.get("rope_scaling");
-        let Some(value) = self.get("rope_parameters").or(older) else {
-            return Ok(Positions::Rotary { theta, scaling: RopeScaling::Default });
+        self.only("partial_rotary_factor", &[json!(1.0), json!(1)], &json!(1.0))?;
+        // One that stands outside of the rotary parameters comes first.
+        let outside = self.get("original_max_position_embeddings").is_some();
+        let outside = match outside {
+            true => Some(self.positive("original_max_position_embeddings", 1.0)?),
+            false => None,
+        };
+        // Where both are there, transformers reads the older one.
+        let newer = self.get("rope_parameters").filter(|value| **value != json!({}));
+        let (name, value) = match self.get("rope_scaling").filter(|value| **value != json!({})) {
+            Some(value) => ("rope_scaling", value),
+            None => match newer {
+                Some(value) => ("rope_parameters", value),
+                None => return Ok(Positions::Rotary { theta, scaling: RopeScaling::Default }),
+            },
         };
         let Value::Object(object) = value else {
-            return Err(self.error(&format!("rope_parameters = {value}: must be an object")));
+            return Err(self.error(&format!("{name} = {value}: must be an object")));
         };
         let mut fields = Fields { file: self.file, object, known: BTreeSet::new() };
         let theta = fields.positive("rope_theta", theta)?;
-        let kind = fields.get("rope_type").or_else(|| fields.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let (older, kind) = (fields.get("type"), fields.get("rope_type"));
+        let kind = match kind.or(older) {
+            None => "default",
+            Some(Value::String(kind)) => kind,
+            Some(other) => return Err(self.error(&format!("rope_type = {other}: must be a name"))),
+        };
         fields.only("partial_rotary_factor", &[json!(1.0), json!(1)], &json!(1.0))?;
         let scaling = match kind {
             "default" => RopeScaling::Default,
-            "linear" => RopeScaling::Linear { factor: fields.factor()? },
+            "linear" => RopeScaling::Linear { factor: fields.required("factor")? },
             "llama3" => RopeScaling::Llama3 {
-                factor: fields.factor()?,
-                low: fields.positive("low_freq_factor", 1.0)?,
-                high: fields.positive("high_freq_factor", 4.0)?,
-                original: fields.positive("original_max_position_embeddings", context as f64)?,
+                factor: fields.required("factor")?,
+                low: fields.required("low_freq_factor")?,
+                high: fields.required("high_freq_factor")?,
+                original: fields.original(outside, context)?,
             },
             "yarn" => {
-                let factor = fields.factor()?;
+                let original = fields.original(outside, context)?;
+                let factor = match object.get("factor") {
+                    // As transformers: by how much the context has grown.
+                    Some(Value::Null) => {
+                        fields.known.insert("factor");
+                        context / original
+                    }
+                    _ => fields.required("factor")?,
+                };
                 // arXiv 2309.00071, eq. 22.
                 let grown = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-                let inferred = match (fields.number("mscale"), fields.number("mscale_all_dim")) {
+                let inferred = match (fields.number("mscale")?, fields.number("mscale_all_dim")?) {
                     (Some(one), Some(all)) if one != 0.0 && all != 0.0 => grown(one) / grown(all),
                     _ => grown(1.0),
                 };
@@ -699,7 +1008,7 @@ impl<'a> Fields<'a> {
                     factor,
                     fast: fields.positive("beta_fast", 32.0)?,
                     slow: fields.positive("beta_slow", 1.0)?,
-                    original: fields.positive("original_max_position_embeddings", context as f64)?,
+                    original,
                     attention: fields.positive("attention_factor", inferred)?,
                     truncate: fields.flag("truncate", true)?,
                 }
@@ -711,23 +1020,73 @@ impl<'a> Fields<'a> {
                 return Err(self.error(&problem));
             }
         };
+        fields.no_others(&format!("{name}."))?;
         Ok(Positions::Rotary { theta, scaling })
     }
 
-    fn factor(&mut self) -> Result<f64, ConfigError> {
-        if self.get("factor").is_none() {
-            return Err(self.error("field 'factor' of the rotary scaling is missing: must be a positive number"));
-        }
-        self.positive("factor", 1.0)
+    /// Tokens that a model with stretched wavelengths was first trained on.
+    fn original(&mut self, outside: Option<f64>, context: f64) -> Result<f64, ConfigError> {
+        let inside = self.positive("original_max_position_embeddings", context)?;
+        Ok(outside.unwrap_or(inside))
     }
 
-    fn number(&mut self, name: &'a str) -> Option<f64> {
-        self.get(name).and_then(Value::as_f64)
+    /// A positive number that must be there.
+    fn required(&mut self, name: &'a str) -> Result<f64, ConfigError> {
+        if self.get(name).is_none() {
+            return Err(
+                self.error(&format!("field '{name}' of the rotary scaling is missing: must be a positive number"))
+            );
+        }
+        self.positive(name, 1.0)
+    }
+
+    fn number(&mut self, name: &'a str) -> Result<Option<f64>, ConfigError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.error(&format!("{name} = {value}: must be a number"))),
+        }
     }
 }
 
 /// Larger sizes are mistakes, and products of several still fit a number.
 const MAX_SIZE: usize = 1 << 30;
+
+/// The last place that a 32-bit number tells from the next.
+const MAX_CONTEXT: usize = 1 << 24;
+
+/// Longest configuration that is read, bytes: those in use have a few thousand.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// A configuration's text. What is no regular file, such as a pipe that nobody writes to, is not opened.
+pub(super) fn read_text(file: &Path) -> std::io::Result<String> {
+    let about = std::fs::metadata(file)?;
+    if !about.is_file() {
+        return Err(std::io::Error::other("is no regular file"));
+    }
+    if about.len() > MAX_TEXT {
+        return Err(std::io::Error::other(format!("has {} bytes: must be at most {MAX_TEXT}", about.len())));
+    }
+    std::fs::read_to_string(file)
+}
+
+/// A value as a message shows it.
+pub(super) fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        None => text,
+        Some((at, _)) => format!("{}…", &text[..at]),
+    }
+}
+
+/// As both files have tokens: none, one, or a list.
+fn tokens_json(ids: &[u32]) -> Value {
+    match ids {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    }
+}
 
 /// One token's number, or a list of them.
 pub(crate) fn token_ids(value: &Value) -> Option<Vec<u32>> {
@@ -748,7 +1107,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{ModelConfig, RopeScaling, SmallLlama};
+    use super::{ModelConfig, Output, Positions, RopeScaling, SmallLlama};
 
     fn llama() -> Value {
         ModelConfig::small_llama(SmallLlama { vocabulary: 40, hidden: 32, layers: 2, heads: 4, context: 64 }).to_json()
@@ -758,9 +1117,8 @@ mod tests {
     fn what_is_written_is_read_again() {
         let config =
             ModelConfig::small_llama(SmallLlama { vocabulary: 40, hidden: 32, layers: 2, heads: 4, context: 64 });
-        let (read, remarks) = ModelConfig::parse(Path::new("config.json"), config.to_json()).expect("it is valid");
+        let read = ModelConfig::parse(Path::new("config.json"), config.to_json()).expect("it is valid");
         assert_eq!(ModelConfig { original: config.original.clone(), ..read.clone() }, config);
-        assert_eq!(remarks, Vec::<String>::new());
         assert_eq!(read.to_json(), config.to_json());
     }
 
@@ -779,6 +1137,24 @@ mod tests {
             (("rope_scaling", json!({"type": "longrope"})), "rope_type = \"longrope\" is not supported"),
             (("rope_scaling", json!({"type": "linear"})), "field 'factor' of the rotary scaling is missing"),
             (("eos_token_id", json!("</s>")), "eos_token_id = \"</s>\": must be a token's number"),
+            (("colour", json!("blue")), "colour = \"blue\": pairwise does not know what it does; take it out"),
+            (("rope_interleaved", json!(true)), "rope_interleaved = true is not supported"),
+            (("partial_rotary_factor", json!(0.5)), "partial_rotary_factor = 0.5 is not supported"),
+            (("pruned_heads", json!({"0": [1]})), "pruned_heads = {\"0\":[1]} is not supported"),
+            (("quantization_config", json!({"quant_method": "gptq"})), "weights that are stored as gptq stores them"),
+            (
+                ("max_position_embeddings", json!(1 << 25)),
+                "max_position_embeddings = 33554432: must be at most 16777216",
+            ),
+            (
+                ("rope_scaling", json!({"type": "linear", "factor": 2.0, "low": 1})),
+                "rope_scaling.low = 1: pairwise does",
+            ),
+            (
+                ("rope_scaling", json!({"type": "llama3", "factor": 2.0})),
+                "field 'low_freq_factor' of the rotary scaling",
+            ),
+            (("rope_scaling", json!("yarn")), "rope_scaling = \"yarn\": must be an object"),
         ];
         for ((name, value), expected) in cases {
             let mut config = llama();
@@ -787,9 +1163,123 @@ mod tests {
             assert!(error.starts_with("dir/config.json: ") && error.contains(expected), "{error}");
         }
         let mut config = llama();
-        config["colour"] = json!("blue");
-        let (_, remarks) = ModelConfig::parse(Path::new("config.json"), config).expect("it can be used");
-        assert_eq!(remarks, ["config.json: field 'colour' is not known to pairwise and changes nothing here"]);
+        config["colour"] = json!(null);
+        config["unsloth_version"] = json!("2025.1");
+        let parsed = ModelConfig::parse(Path::new("config.json"), config.clone()).expect("null says nothing");
+        assert_eq!(parsed.to_json(), config, "what is read stays when it is written");
+    }
+
+    fn read(changes: &Value) -> ModelConfig {
+        let mut config = llama();
+        for (name, value) in changes.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        ModelConfig::parse(Path::new("config.json"), config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn rotary(changes: &Value) -> (f64, RopeScaling, usize) {
+        let config = read(changes);
+        let Positions::Rotary { theta, scaling } = config.positions else { panic!("Llama's are") };
+        (theta, scaling, config.context)
+    }
+
+    /// Which of several spellings counts: transformers 5.24's `convert_rope_params_to_dict`, `standardize_rope_params` and
+    /// `_compute_yarn_parameters`. Expected values of YaRN by its ROPE_INIT_FUNCTIONS.
+    #[test]
+    fn rotary_fields_are_read_as_by_transformers() {
+        let yarn = |factor, original, attention| RopeScaling::Yarn {
+            factor,
+            fast: 32.0,
+            slow: 1.0,
+            original,
+            attention,
+            truncate: true,
+        };
+        let attention = 1.138_629_436_111_989;
+        let factor = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64});
+        // The file has the old number, as Qwen2.5's model card says, or the new one.
+        for context in [64, 256] {
+            let changes = json!({"max_position_embeddings": context, "rope_scaling": factor});
+            assert_eq!(rotary(&changes), (10_000.0, yarn(4.0, 64.0, attention), 256));
+        }
+        // Without a factor it is by how much the context has grown.
+        let grown = json!({"rope_type": "yarn", "factor": null, "original_max_position_embeddings": 64});
+        let changes = json!({"max_position_embeddings": 256, "rope_scaling": grown});
+        assert_eq!(rotary(&changes), (10_000.0, yarn(4.0, 64.0, attention), 256));
+        let changes = json!({"max_position_embeddings": 256, "rope_parameters": factor, "rope_scaling": null});
+        assert_eq!(rotary(&changes).1, yarn(4.0, 64.0, attention));
+        // Outside of the parameters it comes first; the older spelling comes before the newer; θ inside before outside.
+        let changes = json!({"original_max_position_embeddings": 32, "rope_scaling": factor, "rope_theta": 5.0});
+        assert_eq!(rotary(&changes), (5.0, yarn(4.0, 32.0, attention), 128));
+        let both = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0});
+        let changes = json!({"rope_scaling": both, "rope_parameters": {"rope_type": "default", "rope_theta": 9.0}});
+        assert_eq!(rotary(&changes), (7.0, RopeScaling::Linear { factor: 2.0 }, 64));
+    }
+
+    #[test]
+    fn a_file_keeps_what_is_not_changed() {
+        let changes = json!({
+            "dtype": "bfloat16", "torch_dtype": null, "pad_token_id": null, "tie_word_embeddings": true,
+            "id2label": {"0": "GOOD"}, "label2id": {"GOOD": 0}, "temperature": 0.5,
+        });
+        let mut config = read(&changes);
+        config.output = Output::Scores(1);
+        config.pad = Some(3);
+        let written = config.to_json();
+        for (name, expected) in [
+            ("dtype", json!("float32")),
+            ("pad_token_id", json!(3)),
+            ("id2label", json!({"0": "GOOD"})),
+            ("temperature", json!(0.5)),
+            ("num_labels", json!(1)),
+            ("architectures", json!(["LlamaForSequenceClassification"])),
+        ] {
+            assert_eq!(written[name], expected, "{name}");
+        }
+        config.output = Output::Tokens;
+        config.tied = false;
+        assert_eq!(config.to_json()["tie_word_embeddings"], json!(false));
+    }
+
+    #[test]
+    fn windows_are_those_of_transformers() {
+        let qwen2 = |changes: Value| {
+            let mut all = json!({"model_type": "qwen2", "attention_bias": null, "mlp_bias": null});
+            all.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let mut config = llama();
+            for (name, value) in all.as_object().unwrap() {
+                config[name] = value.clone();
+            }
+            ModelConfig::parse(Path::new("config.json"), config).map(|config| config.window).map_err(|e| e.to_string())
+        };
+        let use_it =
+            |layers: Value| json!({"use_sliding_window": true, "sliding_window": 8, "max_window_layers": layers});
+        assert_eq!(qwen2(json!({"sliding_window": 8, "max_window_layers": 0})), Ok(None));
+        assert_eq!(qwen2(use_it(json!(0))), Ok(Some(8)), "every layer has it");
+        assert_eq!(qwen2(use_it(json!(2))), Ok(None), "no layer has it");
+        assert!(qwen2(use_it(json!(1))).unwrap_err().contains("max_window_layers = 1 with use_sliding_window"));
+        assert_eq!(qwen2(json!({"use_sliding_window": true, "max_window_layers": 0})), Ok(Some(4096)));
+        assert_eq!(
+            qwen2(json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0})),
+            Ok(None)
+        );
+        let mut listed = use_it(json!(28));
+        listed["layer_types"] = json!(["sliding_attention", "sliding_attention"]);
+        assert_eq!(qwen2(listed.clone()), Ok(Some(8)), "what is said for each layer counts");
+        listed["layer_types"] = json!(["full_attention", "full_attention"]);
+        assert_eq!(qwen2(listed.clone()), Ok(None));
+        listed["layer_types"] = json!(["full_attention", "sliding_attention"]);
+        assert!(qwen2(listed).unwrap_err().contains("layer_types = "));
+    }
+
+    #[test]
+    fn sizes_without_bounds_are_counted_without_memory() {
+        let large = read(&json!({"num_hidden_layers": 1 << 30, "vocab_size": 1 << 30, "hidden_size": 1 << 30}));
+        assert!(large.parameters() > 1 << 60);
+        let size = SmallLlama { vocabulary: 40, hidden: 32, layers: 3, heads: 4, context: 64 };
+        let config = ModelConfig::small_llama(size);
+        let all = super::super::model::Layout::new(&config).tensors;
+        assert_eq!(config.parameters(), all.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum::<usize>());
     }
 
     /// Expected values: transformers 5.23's ROPE_INIT_FUNCTIONS for a head of 16 columns, θ = 10,000 (float32).

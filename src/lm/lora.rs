@@ -36,10 +36,26 @@ pub struct Adapters {
     pub modules: Vec<AdapterModule>,
     /// For each module A `[rank, in]`, then B `[out, rank]`.
     pub parameters: Vec<Tensor<2>>,
+    /// What was taken out of the base when they were read, and is again whenever they are.
+    pub start: Start,
+}
+
+/// What PEFT takes out of the base's weights before it adds updates to them, each time that it reads an adapter
+/// (`init_lora_weights`): the updates began as that part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// Nothing.
+    #[default]
+    Whole,
+    /// The best approximation of the updates' rank (Meng et al. 2024, arXiv 2404.02948).
+    Pissa,
+    /// The product of the first columns of Q and rows of R, times the updates' scale (Büyükakyüz 2024, arXiv
+    /// 2406.01775).
+    Olora,
 }
 
 /// A module of the checkpoint with an update: a linear layer, or a part of one that is joined here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdapterModule {
     /// Its name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
@@ -49,6 +65,10 @@ pub struct AdapterModule {
     pub rows: Range<usize>,
     /// Columns of that weight.
     pub inputs: usize,
+    /// Rank of its update.
+    pub rank: usize,
+    /// As [`LoraConfig::alpha`].
+    pub alpha: f64,
 }
 
 impl Default for LoraConfig {
@@ -59,12 +79,12 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// What updates are multiplied with.
+    /// What an update of this rank and alpha is multiplied with.
     #[must_use]
-    pub fn scale(&self) -> f64 {
+    pub fn scale(&self, rank: usize, alpha: f64) -> f64 {
         match self.rslora {
-            false => self.alpha / self.rank as f64,
-            true => self.alpha / (self.rank as f64).sqrt(),
+            false => alpha / rank as f64,
+            true => alpha / (rank as f64).sqrt(),
         }
     }
 
@@ -80,6 +100,8 @@ impl LoraConfig {
                 weight,
                 rows: piece.rows.clone(),
                 inputs: spec.shape[1],
+                rank: self.rank,
+                alpha: self.alpha,
             })
         };
         let all: Vec<AdapterModule> = layout.linears().flat_map(|at| module(at.weight)).collect();
@@ -115,7 +137,7 @@ impl Adapters {
             [constant(&a, [config.rank, module.inputs], device), constant(&b, [module.rows.len(), config.rank], device)]
         };
         let parameters = modules.iter().enumerate().flat_map(fresh).collect();
-        Ok(Self { config, modules, parameters })
+        Ok(Self { config, modules, parameters, start: Start::Whole })
     }
 
     /// Names of the parameters, in their order, as PEFT has them.
@@ -138,7 +160,8 @@ impl Adapters {
                 _ => input.clone(),
             };
             let down = linear(input, self.parameters[2 * i].clone(), None);
-            let update = linear(down, self.parameters[2 * i + 1].clone(), None) * self.config.scale();
+            let scale = self.config.scale(module.rank, module.alpha);
+            let update = linear(down, self.parameters[2 * i + 1].clone(), None) * scale;
             let Range { start, end } = module.rows;
             if module.rows.len() == width {
                 output = output + update;
@@ -164,7 +187,8 @@ impl Adapters {
     #[must_use]
     pub fn update(&self, i: usize) -> Tensor<2> {
         let part = |j: usize| self.parameters[j].clone().inner();
-        part(2 * i + 1).matmul(part(2 * i)) * self.config.scale()
+        let AdapterModule { rank, alpha, .. } = self.modules[i];
+        part(2 * i + 1).matmul(part(2 * i)) * self.config.scale(rank, alpha)
     }
 }
 

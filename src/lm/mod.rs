@@ -19,6 +19,7 @@ pub mod model;
 pub mod modpo;
 pub mod opinions;
 pub mod optim;
+mod peft;
 pub mod ppo;
 pub mod reviews;
 pub mod reward;

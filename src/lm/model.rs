@@ -91,6 +91,19 @@ pub struct Piece {
     pub vector: bool,
 }
 
+impl Piece {
+    /// The tensor's shape in the checkpoint, in a parameter of so many columns.
+    #[must_use]
+    pub fn shape(&self, columns: usize) -> Vec<usize> {
+        let rows = self.rows.len();
+        match (self.vector, self.transposed) {
+            (true, _) => vec![rows],
+            (false, true) => vec![columns, rows],
+            (false, false) => vec![rows, columns],
+        }
+    }
+}
+
 /// How a parameter begins.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {

@@ -12,7 +12,7 @@ use super::config::{Family, Output};
 use super::folder::merged;
 use super::model::{Decoder, LinearAt, NormAt};
 use crate::nn::fused::decoder::{
-    AttendToCache, Kept, Quantized, Rotation, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project,
+    AttendToCache, Kept, Quantized, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project,
     project_quantized, rotate_on_host,
 };
 use crate::nn::to_host;
@@ -303,8 +303,6 @@ struct Writer {
     parameters: Vec<Vec<f32>>,
     /// Those that vectors are multiplied with, where they are to be rounded.
     quantized: Vec<Option<Quantized>>,
-    /// Angles of every place.
-    rotation: Option<Rotation>,
 }
 
 /// A sequence being written.
@@ -350,9 +348,7 @@ impl Writer {
                 }
             }
         }
-        let places: Vec<u32> = (0..u32::try_from(model.config.context).expect("a context is shorter")).collect();
-        let rotation = model.config.rotation(&places);
-        Self { model, parameters, quantized, rotation }
+        Self { model, parameters, quantized }
     }
 
     /// Reads the next tokens of every sequence, and computes the logits after each one's last.
@@ -379,15 +375,9 @@ impl Writer {
         let rows: Vec<(usize, usize, u32)> = places.collect();
         assert!(rows.iter().all(|&(_, place, _)| place < config.context), "a sequence fits the model's context");
         let count = rows.len();
-        let rotation = self.rotation.as_ref().map(|all| {
-            let half = heads.width / 2;
-            let of = |values: &[f32]| {
-                rows.iter()
-                    .flat_map(|&(_, place, _)| values[place * half..(place + 1) * half].iter().copied())
-                    .collect()
-            };
-            Rotation { cos: of(&all.cos), sin: of(&all.sin) }
-        });
+        // Only of the places that are written to: a context may be far longer than any text.
+        let place = |&(_, place, _): &(usize, usize, u32)| u32::try_from(place).expect("a context is shorter");
+        let rotation = config.rotation(&rows.iter().map(place).collect::<Vec<u32>>());
         let Buffers { x, normalised, qkv, attended, added, up, activated, scores } = buffers;
         x.clear();
         for &(_, place, id) in &rows {

@@ -97,7 +97,7 @@ pub fn parameters(folder: &Path) -> Result<usize, String> {
     if folder.join("adapter_config.json").is_file() {
         return Ok(0);
     }
-    let (config, _) = ModelConfig::read(&folder.join("config.json")).map_err(|error| error.to_string())?;
+    let config = ModelConfig::read(&folder.join("config.json")).map_err(|error| error.to_string())?;
     if config.output != Output::Tokens {
         return Err(format!("{}: is a model that scores, not one that writes", folder.display()));
     }

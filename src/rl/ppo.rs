@@ -213,20 +213,39 @@ impl Default for PpoConfig {
 // ------------------------------------------------------------------------------------------------------- the agent
 
 impl Agent {
-    /// A fresh agent for the given spaces; weights come from the stream `"agent"` of `seed`.
-    #[must_use]
-    pub fn new(config: &PpoConfig, observation: &Space, action: &Space, seed: u64, device: &Device) -> Self {
-        let head = ActionHead::new(action);
+    /// The networks that an agent for these spaces has.
+    fn networks(config: &PpoConfig, observation: &Space, head: &ActionHead) -> ActorCritic {
         let network = |output: usize| Layout {
             sizes: std::iter::once(observation.len()).chain(config.hidden.iter().copied()).chain([output]).collect(),
             activation: config.activation,
             output: Activation::Identity,
         };
-        let networks = ActorCritic {
+        ActorCritic {
             policy: network(head.outputs()),
             log_std: if matches!(head, ActionHead::Gaussian { .. }) { head.outputs() } else { 0 },
             value: network(1),
+        }
+    }
+
+    /// How many parameters an agent for these spaces has, before there is any: a file may ask for networks of any size.
+    /// `None` where it is no number, or a layer has no units.
+    #[must_use]
+    pub fn parameters_of(config: &PpoConfig, observation: &Space, action: &Space) -> Option<usize> {
+        let networks = Self::networks(config, observation, &ActionHead::new(action));
+        let len = |layout: &Layout| {
+            layout.sizes.windows(2).try_fold(0_usize, |sum, pair| {
+                let layer = pair[0].checked_add(1)?.checked_mul(pair[1])?;
+                sum.checked_add(layer).filter(|_| pair[1] > 0)
+            })
         };
+        len(&networks.policy)?.checked_add(networks.log_std)?.checked_add(len(&networks.value)?)
+    }
+
+    /// A fresh agent for the given spaces; weights come from the stream `"agent"` of `seed`.
+    #[must_use]
+    pub fn new(config: &PpoConfig, observation: &Space, action: &Space, seed: u64, device: &Device) -> Self {
+        let head = ActionHead::new(action);
+        let networks = Self::networks(config, observation, &head);
         let mut rng = stream(seed, "agent", 0);
         // A small last layer starts the policy near uniform; see "What Matters in On-Policy RL", arXiv 2006.05990.
         let mut parameters = networks.policy.orthogonal(0.01, &mut rng);

@@ -128,10 +128,10 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     run.fitted = archive.get("fitted")?;
     run.disagreement = archive.get("disagreement")?;
     run.episode_returns = VecDeque::from(archive.f64_any("episode_returns")?);
-    run.segment_returns = moments(archive, "segment_returns")?;
-    run.agent.observations = moments(archive, "observations")?;
-    run.ensemble.inputs = moments(archive, "reward_inputs")?;
-    run.scaler.moments = moments(archive, "scaler")?;
+    run.segment_returns = moments(archive, "segment_returns", run.segment_returns.mean.len())?;
+    run.agent.observations = moments(archive, "observations", run.agent.observations.mean.len())?;
+    run.ensemble.inputs = moments(archive, "reward_inputs", run.ensemble.inputs.mean.len())?;
+    run.scaler.moments = moments(archive, "scaler", run.scaler.moments.mean.len())?;
     run.scaler.returns = archive.f64_any("scaler.returns")?;
     for (member, l2) in run.ensemble.members.iter_mut().zip(archive.f64_any("l2")?) {
         member.l2 = l2;
@@ -224,11 +224,27 @@ pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &crate::rl
     put_numbers(archive, &format!("{name}.count"), &[moments.count]);
 }
 
-pub(crate) fn moments(archive: &Archive, name: &str) -> Result<crate::rl::normalize::RunningMoments, ArchiveError> {
+/// Statistics of vectors of this length.
+pub(crate) fn moments(
+    archive: &Archive,
+    name: &str,
+    len: usize,
+) -> Result<crate::rl::normalize::RunningMoments, ArchiveError> {
+    let read = |part: &str, len: usize| {
+        let name = format!("{name}.{part}");
+        let values = archive.f64_any(&name)?;
+        let wrong =
+            |found: String| ArchiveError::Entry { name: name.clone(), expected: format!("{len} numbers"), found };
+        match values.iter().find(|value| !value.is_finite() || (part != "mean" && **value < 0.0)) {
+            Some(value) => Err(wrong(value.to_string())),
+            None if values.len() != len => Err(wrong(format!("{} numbers", values.len()))),
+            None => Ok(values),
+        }
+    };
     Ok(crate::rl::normalize::RunningMoments {
-        count: archive.f64_any(&format!("{name}.count"))?.first().copied().unwrap_or_default(),
-        mean: archive.f64_any(&format!("{name}.mean"))?,
-        squares: archive.f64_any(&format!("{name}.squares"))?,
+        count: read("count", 1)?[0],
+        mean: read("mean", len)?,
+        squares: read("squares", len)?,
     })
 }
 

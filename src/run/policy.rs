@@ -81,10 +81,21 @@ impl Policy {
         let ppo: PpoConfig = archive.get("ppo").map_err(file)?;
         let task = pairwise_envs::make(&env)?;
         let spec = task.spec();
+        let wrong = |name: &str, expected: String, found: String| {
+            file(ArchiveError::Entry { name: name.to_owned(), expected, found })
+        };
+        // Before any network is made: the file may ask for one of any size.
+        let count = Agent::parameters_of(&ppo, &spec.observation, &spec.action).ok_or_else(|| {
+            wrong("ppo.hidden", "widths of layers that memory can hold".to_owned(), format!("{:?}", ppo.hidden))
+        })?;
+        let shape = [1, count];
+        let parameters = archive.f32("parameters", &shape).map_err(file)?;
+        if let Some(at) = parameters.iter().position(|value| !value.is_finite()) {
+            return Err(wrong("parameters", "finite numbers".to_owned(), format!("{} at index {at}", parameters[at])));
+        }
         let mut agent = Agent::new(&ppo, &spec.observation, &spec.action, 0, device);
-        let shape = [1, agent.networks.len()];
-        agent.parameters = parameter(archive.f32("parameters", &shape).map_err(file)?, shape, device);
-        agent.observations = moments(&archive, "observations").map_err(file)?;
+        agent.parameters = parameter(parameters, shape, device);
+        agent.observations = moments(&archive, "observations", spec.observation.len()).map_err(file)?;
         Ok(Self { env, ppo, beginning: archive.get("beginning").map_err(file)?, agent })
     }
 
@@ -218,6 +229,38 @@ mod tests {
         assert!(error.contains("policy.safetensors: is no policy"), "{error}");
         let error = Policy::read(folder.path(), &Device::flex()).unwrap_err().to_string();
         assert!(error.contains("config.toml"), "{error}");
+    }
+
+    /// A file may ask for networks of any size, and have statistics of any length.
+    #[test]
+    fn sizes_are_compared_before_a_network_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.safetensors");
+        let saved = policy("pendulum", 4, &[8]);
+        let error = |change: &dyn Fn(&mut Policy)| {
+            let mut changed = saved.clone();
+            change(&mut changed);
+            changed.save(&path).unwrap();
+            Policy::read(&path, &Device::flex()).unwrap_err().to_string()
+        };
+        for hidden in [vec![1 << 40, 1 << 40], vec![1 << 20, 1 << 20], vec![usize::MAX], vec![0], vec![9]] {
+            let found = error(&|policy| policy.ppo.hidden = hidden.clone());
+            assert!(found.contains("policy.safetensors: is no policy: checkpoint entry '"), "{found}");
+            assert!(found.contains("'ppo.hidden'") || found.contains("'parameters': expected F32 [1, "), "{found}");
+        }
+        for (what, change) in [
+            ("mean", (|policy: &mut Policy| policy.agent.observations.mean.clear()) as fn(&mut Policy)),
+            ("squares", |policy| policy.agent.observations.squares.push(1.0)),
+            ("squares", |policy| policy.agent.observations.squares[0] = -1.0),
+            ("mean", |policy| policy.agent.observations.mean[0] = f64::NAN),
+            ("count", |policy| policy.agent.observations.count = -1.0),
+        ] {
+            let found = error(&change);
+            assert!(found.contains(&format!("checkpoint entry 'observations.{what}': expected ")), "{found}");
+        }
+        let infinite = |policy: &mut Policy| policy.agent.parameters = policy.agent.parameters.clone() * f32::INFINITY;
+        let found = error(&infinite);
+        assert!(found.contains("'parameters': expected finite numbers"), "{found}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    loaded.remarks.iter().chain(&loaded.sampling).for_each(|remark| eprintln!("note: {remark}"));
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     if model.config.output != Output::Tokens {
@@ -217,6 +217,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
 pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
+    loaded.remarks.iter().chain(&loaded.sampling).for_each(|remark| eprintln!("note: {remark}"));
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     let choice = args.chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));

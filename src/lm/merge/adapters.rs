@@ -9,12 +9,18 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use nalgebra::DMatrix;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
 use super::{Checkpoint, MergeFolderError, MergeReport, NewFolder, copy_tokenizer, write_header, write_values};
-use crate::lm::folder::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, FolderError, content, io, read_json, write_json};
+use crate::lm::folder::{
+    ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS, FolderError, content, io, read_whole, write_json,
+};
+use crate::lm::lora::{LoraConfig, Start};
+use crate::lm::peft::{AdapterFile, taken_out};
+use crate::nn::to_host;
 use crate::soup::{MergeConfig, Method, merge};
 
 /// How adapters are merged.
@@ -52,13 +58,17 @@ pub fn merge_adapters(
                 first.base
             )));
         }
-        if how == AdapterMerge::Averaged && adapter.rank != first.rank {
+        let rank = |adapter: &Adapter, name: &str| adapter.modules.get(name).map(|product| product.a.nrows());
+        let differs = |name: &&String| rank(first, name).is_some_and(|own| rank(adapter, name) != Some(own));
+        if how == AdapterMerge::Averaged
+            && let Some(name) = adapter.modules.keys().find(differs)
+        {
             return Err(MergeFolderError::Apart(format!(
-                "{}: has the rank {}, but {} the rank {}: A and B can be averaged where ranks are the same; merge exactly, or to a rank",
+                "{}: {name} has the rank {}, but in {} the rank {}: A and B can be averaged where ranks are the same; merge exactly, or to a rank",
                 folder.display(),
-                adapter.rank,
+                rank(adapter, name).unwrap_or_default(),
                 models[0].display(),
-                first.rank
+                rank(first, name).unwrap_or_default()
             )));
         }
     }
@@ -122,10 +132,9 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// An adapter's files.
 struct Adapter {
     config: Map<String, Value>,
-    /// What its base is called.
+    /// Where its base is, or what it is called where it is not on this machine.
     base: String,
-    rank: usize,
-    /// Updates by the names of their modules; heads that were saved with them under their own.
+    /// Updates by the names of their modules.
     modules: BTreeMap<String, Product>,
     bytes: u64,
 }
@@ -153,35 +162,21 @@ impl Product {
 
 impl Adapter {
     fn open(folder: &Path) -> Result<Self, FolderError> {
-        let file = folder.join(ADAPTER_CONFIG);
-        let config = read_json(&file)?;
-        let wrong = |problem: String| content(&file, &problem);
-        if config.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            let found = config.get("peft_type").unwrap_or(&Value::Null);
-            return Err(wrong(format!("peft_type = {found} is not supported: must be \"LORA\"")));
+        let file = AdapterFile::read(folder)?;
+        let wrong = |problem: &str| content(&file.file, problem);
+        if file.dora {
+            return Err(wrong("use_dora = true is not supported: its updates are no products of A and B"));
         }
-        if config.get("use_dora").and_then(Value::as_bool) == Some(true) {
-            return Err(wrong("use_dora = true is not supported: its updates are no products of A and B".to_owned()));
-        }
-        for name in ["rank_pattern", "alpha_pattern"] {
-            if config.get(name).and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty()) {
-                return Err(wrong(format!("{name} is not supported: all modules must have one rank and one alpha")));
-            }
-        }
-        let number = |name: &str| {
-            let value = config.get(name).and_then(Value::as_f64).filter(|value| *value > 0.0);
-            value.ok_or_else(|| {
-                content(
-                    &file,
-                    &format!("{name} = {}: must be a positive number", config.get(name).unwrap_or(&Value::Null)),
-                )
-            })
+        // A path may be spelled in several ways, and the same relative path may lead to several places.
+        let base = match file.base() {
+            Ok(path) => path.canonicalize().unwrap_or(path).display().to_string(),
+            // Its weights are needed only to see what was taken out of them.
+            Err(error) if file.start != Start::Whole => return Err(error),
+            Err(error) => match file.object.get("base_model_name_or_path").and_then(Value::as_str) {
+                Some(named) if !Path::new(named).exists() && !folder.join(named).exists() => named.to_owned(),
+                _ => return Err(error),
+            },
         };
-        let (rank, alpha) = (number("r")?, number("lora_alpha")?);
-        let rslora = config.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-        let scale = alpha / if rslora { rank.sqrt() } else { rank };
-        let base = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned();
-
         let mut weights = Checkpoint::of_files(folder, BTreeSet::from([ADAPTER_WEIGHTS.to_owned()]))?;
         let names: Vec<String> = weights.index.keys().cloned().collect();
         let path = folder.join(ADAPTER_WEIGHTS);
@@ -194,11 +189,19 @@ impl Adapter {
                     return Err(content(&path, &format!("tensor '{other}' is missing")));
                 }
                 let b = weights.matrix(&other)?;
-                if a.nrows() != b.ncols() {
-                    let problem = format!("{module}: A has {} rows, but B {} columns", a.nrows(), b.ncols());
-                    return Err(content(&path, &problem));
+                let plain = module.strip_prefix(ADAPTER_PREFIX).unwrap_or(module);
+                let (rank, alpha) = file.size(plain);
+                if [a.nrows(), b.ncols()] != [rank, rank] {
+                    let found = format!("A has {} rows and B {} columns", a.nrows(), b.ncols());
+                    return Err(content(&path, &format!("{module}: {found}, but its rank is {rank}")));
                 }
-                modules.insert(module.to_owned(), Product { b: b * scale, a });
+                if file.covers(plain) == Some(false) {
+                    let problem = format!(
+                        "there are tensors for {plain}, which target_modules, exclude_modules and layers_to_transform leave out: PEFT would not read them"
+                    );
+                    return Err(wrong(&problem));
+                }
+                modules.insert(module.to_owned(), Product { b: b * file.config.scale(rank, alpha), a });
             } else if !name.ends_with(".lora_B.weight") {
                 let problem = format!(
                     "tensor '{name}' is no part of a low-rank update: merge adapters that were saved without whole modules"
@@ -209,8 +212,40 @@ impl Adapter {
         if modules.is_empty() {
             return Err(content(&path, "has no low-rank update"));
         }
-        Ok(Self { config, base, rank: rank as usize, modules, bytes: weights.bytes_read })
+        if file.start != Start::Whole {
+            without_start(&file, &mut modules)?;
+        }
+        Ok(Self { config: file.object, base, modules, bytes: weights.bytes_read })
     }
+}
+
+/// Makes of updates that count from a changed base such as count from the whole one: W − CD + BA is W + [B, −C]·[A; D].
+fn without_start(file: &AdapterFile, modules: &mut BTreeMap<String, Product>) -> Result<(), FolderError> {
+    let base = read_whole(&file.base()?, &Device::flex())?.decoder;
+    let everything = LoraConfig { targets: vec!["all-linear".to_owned()], ..file.config.clone() };
+    let all = everything.modules(&base.layout).map_err(|problem| content(&file.file, &problem))?;
+    for module in all {
+        let Some(product) = modules.get_mut(&format!("{ADAPTER_PREFIX}{}", module.name)) else { continue };
+        let values = to_host(base.parameters[module.weight].clone());
+        let part = &values[module.rows.start * module.inputs..module.rows.end * module.inputs];
+        let part = part.iter().map(|value| f64::from(*value));
+        let weight = DMatrix::from_row_iterator(module.rows.len(), module.inputs, part);
+        if product.shape() != weight.shape() {
+            let problem = format!(
+                "{}: the update has the shape {:?}, the base {:?}",
+                module.name,
+                product.shape(),
+                weight.shape()
+            );
+            return Err(content(&file.file, &problem));
+        }
+        let (rank, alpha) = file.size(&module.name);
+        let Some((left, right)) = taken_out(file.start, &weight, rank, file.config.scale(rank, alpha)) else {
+            continue;
+        };
+        *product = difference(product, &Product { b: left, a: right });
+    }
+    Ok(())
 }
 
 impl Checkpoint {
@@ -339,13 +374,30 @@ fn write_adapter(
         Ok(bytes)
     });
     let bytes_written = written.map_err(|error| io(&path, error))?;
+    // What the first one says of its base and its task; what an update is, these are said to be anew.
     let mut config = first.config.clone();
-    // The scale is in B.
-    for (field, value) in [("r", json!(rank)), ("lora_alpha", json!(rank)), ("use_rslora", json!(false))] {
+    let anew = [
+        ("base_model_name_or_path", json!(first.base)),
+        // The scale is in B.
+        ("r", json!(rank)),
+        ("lora_alpha", json!(rank)),
+        ("use_rslora", json!(false)),
+        ("rank_pattern", json!({})),
+        ("alpha_pattern", json!({})),
+        ("init_lora_weights", json!(true)),
+        ("target_modules", json!(target_names(products))),
+        ("exclude_modules", Value::Null),
+        ("layers_to_transform", Value::Null),
+        ("layers_pattern", Value::Null),
+        ("modules_to_save", Value::Null),
+        ("bias", json!("none")),
+    ];
+    for (field, value) in anew {
         config.insert(field.to_owned(), value);
     }
-    let ends: BTreeSet<&str> = products.iter().filter_map(|(name, _)| name.rsplit('.').next()).collect();
-    config.insert("target_modules".to_owned(), json!(ends));
+    for unused in ["corda_config", "eva_config", "loftq_config", "lora_ga_config"] {
+        config.remove(unused);
+    }
     write_json(&out.join(ADAPTER_CONFIG), &Value::Object(config))?;
     Ok(MergeReport {
         tensors: count,
@@ -357,18 +409,39 @@ fn write_adapter(
     })
 }
 
+/// The ends of the modules' names; where these are not all in the same layers, whole names.
+fn target_names(products: &[(&String, Product)]) -> BTreeSet<String> {
+    let plain = |name: &&String| name.strip_prefix(ADAPTER_PREFIX).unwrap_or(name).to_owned();
+    let names: BTreeSet<String> = products.iter().map(|(name, _)| plain(name)).collect();
+    let mut layers: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for name in &names {
+        let end = name.rsplit('.').next().unwrap_or(name);
+        layers.entry(end).or_default().extend(name.split('.').find_map(|part| part.parse::<u64>().ok()));
+    }
+    let all: BTreeSet<u64> = layers.values().flatten().copied().collect();
+    // From the first layer on; how many there are, only the base knows. PEFT's updates without tensors are nought.
+    let whole = all.iter().zip(0..).all(|(layer, i)| *layer == i) && layers.values().all(|own| *own == all);
+    match whole {
+        true => layers.into_keys().map(str::to_owned).collect(),
+        false => names,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use burn::tensor::{Device, Tensor};
     use rand::RngExt as _;
+    use serde_json::Value;
 
     use super::{AdapterMerge, merge_adapters};
+    use crate::lm::data::Encoded;
     use crate::lm::folder::{read, write};
     use crate::lm::lora::{Adapters, LoraConfig};
     use crate::lm::merge::tests::{soup, start, tuned};
     use crate::lm::model::Decoder;
+    use crate::lm::score::token_log_probs;
     use crate::nn::{constant, to_host};
     use crate::random::stream;
     use crate::soup::{MergeConfig, Method};
@@ -451,6 +524,39 @@ mod tests {
         };
         assert!(error("twin") < 1e-6);
         assert!(error("stranger") > 0.4, "{}", error("stranger"));
+    }
+
+    /// Half of each of two models' weights, as PEFT's merge_and_unload has them: `tests/data/models/make.py`.
+    #[test]
+    fn what_is_merged_is_the_function_of_each_adapter() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+        let text = std::fs::read_to_string(data.join("expected.json")).unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let ids = |row: &Value| -> Vec<u32> { serde_json::from_value(row.clone()).unwrap() };
+        for (pair, values) in expected["merged"].as_object().unwrap() {
+            let models: Vec<_> = pair.split('+').map(|name| data.join(name)).collect();
+            let out = folder.path().join(pair);
+            let config = soup(&[0.5, 0.5]);
+            let report = merge_adapters(&config, AdapterMerge::Concatenated, &models, &out).unwrap();
+            assert!(report.relative_error.unwrap() < 1e-9);
+            let model = read(&out, &Device::flex()).unwrap().decoder;
+            for (row, values) in expected["ids"].as_array().unwrap().iter().zip(values.as_array().unwrap()) {
+                let (ids, values): (_, Vec<f64>) = (ids(row), serde_json::from_value(values.clone()).unwrap());
+                let examples = [Encoded { ids, prompt_len: 1 }];
+                let found = token_log_probs(&model, &examples, 1024, &|_| ()).concat();
+                assert_eq!(found.len(), values.len());
+                let difference = found.iter().zip(values).map(|(f, e)| (f64::from(*f) - e).abs()).fold(0.0, f64::max);
+                assert!(difference < 3e-5, "{pair}: {difference}");
+            }
+            // Nothing of one adapter's choice of modules is left.
+            let text = std::fs::read_to_string(out.join("adapter_config.json")).unwrap();
+            let config: Value = serde_json::from_str(&text).unwrap();
+            for name in ["layers_to_transform", "layers_pattern", "exclude_modules"] {
+                assert!(config[name].is_null(), "{pair}: {name}");
+            }
+            assert!(Path::new(config["base_model_name_or_path"].as_str().unwrap()).is_absolute());
+        }
     }
 
     #[test]

@@ -20,7 +20,8 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::folder::{FolderError, INDEX, WEIGHTS, content, io, read_json};
+use super::config::{Family, HARMLESS, ModelConfig, Output};
+use super::folder::{FolderError, HEAD, Shards, content, io, open_regular, read_json, write_json};
 use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::nn::{constant, to_host};
@@ -89,8 +90,8 @@ pub fn merge_models(
     // What is read, with the origin of task vectors last.
     let folders: Vec<&Path> = models.iter().map(PathBuf::as_path).chain(base).collect();
     let mut read = folders.iter().map(|folder| Checkpoint::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let tied = same_settings(&folders, &mut read)?;
     same_shapes(&read)?;
-    same_settings(&folders)?;
     same_tokenizers(&folders)?;
     // To the base if it takes part, else to the first.
     let origin = if config.method.needs_base() { read.len() - 1 } else { 0 };
@@ -108,6 +109,7 @@ pub fn merge_models(
     }
     let new = NewFolder::make(out)?;
     copy_files(folders[0], out)?;
+    true_config(out, &read[0], tied)?;
     let mut report = MergeReport {
         tensors: 0,
         parameters: 0,
@@ -133,7 +135,12 @@ pub fn merge_models(
             found.into_iter().collect::<Result<(), _>>()?;
             let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let (models, base) = slices.split_at(models.len());
-            let merged = merge(config, &tensor, base.first().copied(), models);
+            // What is drawn goes by a tensor's name: a head that is the embedding must stay it.
+            let drawn = match tied == Some(true) && tensor == HEAD {
+                true => read[0].embedding().unwrap_or(&tensor),
+                false => &tensor,
+            };
+            let merged = merge(config, drawn, base.first().copied(), models);
             report.parameters += merged.len();
             if sender.send(merged).is_err() {
                 // The writer has stopped, and says why below.
@@ -190,28 +197,46 @@ struct Shard {
 
 impl Checkpoint {
     fn open(folder: &Path) -> Result<Self, FolderError> {
-        let index = folder.join(INDEX);
-        let names: BTreeSet<String> = if index.is_file() {
-            let map = read_json(&index)?;
-            let map = map.get("weight_map").and_then(Value::as_object);
-            let map =
-                map.ok_or_else(|| content(&index, "field 'weight_map' is missing: must name each tensor's file"))?;
-            map.values().filter_map(Value::as_str).map(str::to_owned).collect()
-        } else if folder.join(WEIGHTS).is_file() {
-            BTreeSet::from([WEIGHTS.to_owned()])
-        } else {
-            return Err(content(folder, "no model.safetensors and no model.safetensors.index.json here"));
-        };
-        Self::of_files(folder, names)
+        let Shards { names, index } = Shards::of(folder)?;
+        let opened = Self::of_files(folder, names)?;
+        if let Some((file, index)) = index {
+            let missing = index.iter().find(|(tensor, name)| {
+                opened.index.get(*tensor).is_none_or(|&found| opened.files[found].name != **name)
+            });
+            if let Some((tensor, name)) = missing {
+                let problem = format!("weight_map says that '{tensor}' is in {name}, but it is not");
+                return Err(content(&file, &problem));
+            }
+        }
+        Ok(opened)
     }
 
     fn of_files(folder: &Path, names: BTreeSet<String>) -> Result<Self, FolderError> {
         let files = names.into_iter().map(|name| Shard::open(folder, name)).collect::<Result<Vec<_>, _>>()?;
-        let tensors = files
-            .iter()
-            .enumerate()
-            .flat_map(|(i, file)| file.metadata.offset_keys().into_iter().map(move |name| (name, i)));
-        Ok(Self { index: tensors.collect(), files, bytes_read: 0 })
+        let mut index = BTreeMap::new();
+        for (i, file) in files.iter().enumerate() {
+            for name in file.metadata.offset_keys() {
+                if let Some(other) = index.insert(name.clone(), i) {
+                    let other = files[other].path.display();
+                    return Err(content(&file.path, &format!("tensor '{name}' is in {other}, too: which one counts?")));
+                }
+            }
+        }
+        Ok(Self { index, files, bytes_read: 0 })
+    }
+
+    /// The name of the embedding, in one of the families that are known.
+    fn embedding(&self) -> Option<&String> {
+        let names = ["model.embed_tokens.weight", "embed_tokens.weight", "transformer.wte.weight", "wte.weight"];
+        names.iter().find_map(|name| self.index.get_key_value(*name)).map(|(name, _)| name)
+    }
+
+    /// Whether there is an output layer beside the embedding, with other values.
+    fn has_own_head(&mut self) -> Result<bool, FolderError> {
+        let Some(embedding) = self.embedding().filter(|_| self.index.contains_key(HEAD)).cloned() else {
+            return Ok(false);
+        };
+        Ok(self.read(HEAD)? != self.read(&embedding)?)
     }
 
     fn info(&self, name: &str) -> Option<&TensorInfo> {
@@ -269,7 +294,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 impl Shard {
     fn open(folder: &Path, name: String) -> Result<Self, FolderError> {
         let path = folder.join(&name);
-        let mut file = File::open(&path).map_err(|error| io(&path, error))?;
+        let mut file = open_regular(&path)?;
         let length = file.metadata().map_err(|error| io(&path, error))?.len();
         let broken = |reason: &dyn std::fmt::Display| {
             content(&path, &format!("not a whole safetensors file ({reason}): was it copied to its end?"))
@@ -289,6 +314,18 @@ impl Shard {
                 "it should have {} bytes and has {length}",
                 start + metadata.data_len() as u64
             )));
+        }
+        // The format's own reader checks this, but wants the whole file for it.
+        let mut end = 0;
+        for tensor in metadata.offset_keys() {
+            let Some(TensorInfo { dtype, shape, data_offsets }) = metadata.info(&tensor) else { continue };
+            let count = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
+            let bits = count.and_then(|count| count.checked_mul(dtype.bitsize()));
+            let bytes = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8);
+            if data_offsets.0 != end || bytes.and_then(|bytes| end.checked_add(bytes)) != Some(data_offsets.1) {
+                return Err(broken(&format!("the place of tensor '{tensor}' does not go with its shape")));
+            }
+            end = data_offsets.1;
         }
         Ok(Self { name, path, file, metadata, start })
     }
@@ -400,37 +437,93 @@ fn same_shapes(read: &[Checkpoint]) -> Result<(), MergeFolderError> {
     Ok(())
 }
 
-/// Fields of `config.json` by which the same tensors make another model.
-const SETTINGS: [&str; 10] = [
-    "model_type",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "n_head",
-    "head_dim",
-    "rope_theta",
-    "rope_parameters",
-    "hidden_act",
-    "rms_norm_eps",
-    "layer_norm_epsilon",
-];
-
-fn same_settings(folders: &[&Path]) -> Result<(), MergeFolderError> {
-    let configs = folders.iter().map(|folder| read_json(&folder.join("config.json"))).collect::<Result<Vec<_>, _>>()?;
-    for (other, folder) in configs.iter().zip(folders).skip(1) {
-        for field in SETTINGS {
-            // The same may be said in several ways; what both say must agree.
-            if let (Some(own), Some(found)) = (configs[0].get(field), other.get(field))
-                && own != found
-            {
-                return Err(MergeFolderError::Apart(format!(
-                    "{}: {field} = {found}, but in {} {own}: these are other models",
-                    folder.join("config.json").display(),
-                    folders[0].display()
-                )));
+/// Refuses models that the same tensors would make different functions of, by what their configurations mean. Returns
+/// whether the output layer is the embedding, where that is known.
+fn same_settings(folders: &[&Path], read: &mut [Checkpoint]) -> Result<Option<bool>, MergeFolderError> {
+    let files: Vec<PathBuf> = folders.iter().map(|folder| folder.join("config.json")).collect();
+    let objects = files.iter().map(|file| read_json(file)).collect::<Result<Vec<_>, _>>()?;
+    let apart = |field: &str, i: usize, found: &str, own: &str| {
+        Err(MergeFolderError::Apart(format!(
+            "{}: {field} = {found}, but in {} {own}: these are other models",
+            files[i].display(),
+            files[0].display()
+        )))
+    };
+    let family =
+        |object: &serde_json::Map<String, Value>| object.get("model_type").and_then(Value::as_str).and_then(Family::of);
+    if objects.iter().all(|object| family(object).is_none()) {
+        // Families that are only merged here: whatever may change the function has to be the same to the letter.
+        let harmless = |name: &str| HARMLESS.iter().any(|(_, names)| names.contains(&name));
+        for (i, object) in objects.iter().enumerate().skip(1) {
+            let names: BTreeSet<&String> = objects[0].keys().chain(object.keys()).collect();
+            for name in names.into_iter().filter(|name| *name == "model_type" || !harmless(name) && !is_token(name)) {
+                let [own, found] = [&objects[0], object].map(|object| object.get(name).unwrap_or(&Value::Null));
+                if own != found {
+                    return apart(name, i, &found.to_string(), &own.to_string());
+                }
+            }
+        }
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for ((file, object), one) in files.iter().zip(objects).zip(read) {
+        let mut config = ModelConfig::parse(file, object.into()).map_err(FolderError::from)?;
+        if config.output == Output::Tokens && config.tied {
+            config.tied = !one.has_own_head()?;
+        }
+        all.push(config);
+    }
+    let own = all[0].function();
+    for (i, config) in all.iter().enumerate().skip(1) {
+        for (field, found) in config.function() {
+            match own.iter().find(|(name, _)| *name == field) {
+                Some((_, own)) if *own != found => return apart(field, i, &found, own),
+                _ => {}
             }
         }
     }
-    Ok(())
+    Ok(Some(all[0].output == Output::Tokens && all[0].tied))
+}
+
+/// Which tokens begin, end and fill up texts is no matter of the weights.
+fn is_token(name: &str) -> bool {
+    ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"].contains(&name)
+}
+
+/// Makes the configuration that was copied say what is in the files that are written.
+fn true_config(out: &Path, first: &Checkpoint, tied: Option<bool>) -> Result<(), FolderError> {
+    let file = out.join("config.json");
+    let mut object = read_json(&file)?;
+    let types: BTreeSet<String> = first
+        .files
+        .iter()
+        .flat_map(|shard| shard.metadata.tensors().into_values().map(|info| torch_type(info.dtype)))
+        .collect();
+    let mut changed = false;
+    if let [only] = types.iter().collect::<Vec<_>>().as_slice() {
+        for name in ["dtype", "torch_dtype"] {
+            if object.get(name).is_some_and(|value| !value.is_null() && value != *only) {
+                object.insert(name.to_owned(), Value::from(only.as_str()));
+                changed = true;
+            }
+        }
+    }
+    if tied == Some(false) && object.get("tie_word_embeddings") == Some(&Value::Bool(true)) {
+        object.insert("tie_word_embeddings".to_owned(), Value::Bool(false));
+        changed = true;
+    }
+    if changed { write_json(&file, &object.into()) } else { Ok(()) }
+}
+
+/// What PyTorch calls a type.
+fn torch_type(dtype: Dtype) -> String {
+    match dtype {
+        Dtype::F64 => "float64".to_owned(),
+        Dtype::F32 => "float32".to_owned(),
+        Dtype::F16 => "float16".to_owned(),
+        Dtype::BF16 => "bfloat16".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn same_tokenizers(folders: &[&Path]) -> Result<(), MergeFolderError> {
@@ -538,7 +631,7 @@ mod tests {
     use burn::tensor::Device;
     use rand::RngExt as _;
     use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::{MergeFolderError, MergeReport, merge_models};
     use crate::lm::config::{ModelConfig, SmallLlama};
@@ -672,6 +765,122 @@ mod tests {
                 assert!((found - expected).abs() <= allowed, "{dtype}: {found}, expected {expected}");
             }
         }
+    }
+
+    /// Writes a model, and changes fields of its configuration; null takes one out.
+    fn written(model: &Decoder, changes: &Value, folder: &Path) {
+        write(model, None, folder).unwrap();
+        let file = folder.join("config.json");
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        for (name, value) in changes.as_object().unwrap() {
+            match value.is_null() {
+                true => drop(config.as_object_mut().unwrap().remove(name)),
+                false => config[name] = value.clone(),
+            }
+        }
+        std::fs::write(file, config.to_string()).unwrap();
+    }
+
+    #[test]
+    fn what_configurations_mean_is_compared_and_not_how_they_say_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let untied = |seed: u64| {
+            let config = ModelConfig { tied: false, ..ModelConfig::small_llama(SIZE) };
+            let mut model = Decoder::new(config, 3, &Device::flex());
+            model.parameters[0] = tuned(seed).parameters[0].clone();
+            model
+        };
+        let llama3 = json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        });
+        let mut newer = llama3.clone();
+        newer["rope_theta"] = json!(10_000.0);
+        for (name, changes) in [
+            ("plain", json!({})),
+            ("newer", json!({"rope_theta": null, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000}})),
+            (
+                "silent",
+                json!({"rope_theta": null, "num_key_value_heads": null, "head_dim": null, "hidden_act": "swish"}),
+            ),
+            ("llama3", json!({"rope_scaling": llama3})),
+            ("llama3-newer", json!({"rope_theta": null, "rope_parameters": newer})),
+            ("epsilon", json!({"rms_norm_eps": 1e-6})),
+            ("theta", json!({"rope_theta": null, "rope_parameters": {"rope_theta": 5e5}})),
+            ("window", json!({"model_type": "mistral", "sliding_window": 8, "attention_bias": null})),
+            ("no-window", json!({"model_type": "mistral", "sliding_window": null, "attention_bias": null})),
+            ("tokens", json!({"eos_token_id": 5, "initializer_range": 0.5})),
+            // The flag is wrong: both tensors are there and differ.
+            ("flag", json!({"tie_word_embeddings": true})),
+        ] {
+            written(&untied(1), &changes, &place(name));
+        }
+        // Without the field the window is 4096.
+        let file = place("no-window").join("config.json");
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        config["sliding_window"] = Value::Null;
+        std::fs::write(file, config.to_string()).unwrap();
+        // The head is there, and is the embedding.
+        let mut same = untied(1);
+        let head = same.layout.head;
+        same.parameters[head] = same.parameters[same.layout.embedding].clone();
+        written(&same, &json!({"tie_word_embeddings": true}), &place("tied"));
+
+        let mut count = 0;
+        let mut merge = |one: &str, other: &str| {
+            count += 1;
+            let out = place(&format!("out-{count}"));
+            let found = merged(&soup(&[0.5, 0.5]), None, &[place(one), place(other)], &out);
+            found.map(|_| out).map_err(|error| error.to_string())
+        };
+        for (one, other) in [
+            ("plain", "newer"),
+            ("newer", "silent"),
+            ("llama3", "llama3-newer"),
+            ("plain", "tokens"),
+            ("plain", "flag"),
+            ("window", "window"),
+            ("tied", "tied"),
+        ] {
+            let _ = merge(one, other).unwrap_or_else(|error| panic!("{one} and {other}: {error}"));
+        }
+        for (one, other, field, found, own) in [
+            ("plain", "llama3", "rope_scaling", "llama3, factor 8", "none"),
+            ("newer", "llama3-newer", "rope_scaling", "llama3, factor 8", "none"),
+            ("llama3-newer", "plain", "rope_scaling", "none", "llama3, factor 8"),
+            ("plain", "theta", "rope_theta", "500000", "10000"),
+            ("plain", "epsilon", "rms_norm_eps", "0.000001", "0.00001"),
+            ("window", "no-window", "sliding_window", "null", "8"),
+            ("plain", "window", "model_type", "mistral", "llama"),
+            ("plain", "tied", "tie_word_embeddings", "true", "false"),
+            ("tied", "flag", "tie_word_embeddings", "false", "true"),
+        ] {
+            let error = merge(one, other).unwrap_err();
+            assert!(error.contains(&format!("config.json: {field} = {found}")), "{one} and {other}: {error}");
+            assert!(error.contains(&format!("config.json {own}")) && error.ends_with("other models"), "{error}");
+        }
+        // What is written says so.
+        let out = merge("flag", "plain").unwrap();
+        let config = ModelConfig::read(&out.join("config.json")).unwrap();
+        assert!(!config.tied);
+        // Draws do not part a head from the embedding that it is.
+        let dare = MergeConfig { method: Method::Dare, density: 0.5, ..soup(&[1.0]) };
+        let out = place("drawn");
+        let _ = merged(&dare, Some(&place("tied")), &[place("tied")], &out).unwrap();
+        assert!(read(&out, &Device::flex()).unwrap().decoder.config.tied);
+
+        // Families that are only merged here are compared to the letter.
+        for (name, changes) in [
+            ("gemma", json!({"model_type": "gemma", "a": 1, "use_cache": true})),
+            ("gemma-same", json!({"model_type": "gemma", "a": 1, "use_cache": false})),
+            ("gemma-other", json!({"model_type": "gemma", "a": 2})),
+        ] {
+            written(&untied(1), &changes, &place(name));
+        }
+        let _ = merge("gemma", "gemma-same").unwrap();
+        let error = merge("gemma", "gemma-other").unwrap_err();
+        assert!(error.contains("config.json: a = 2, but in") && error.contains("config.json 1: these"), "{error}");
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub(super) fn prepare(
     let loaded = folder::read(&config.model, device)?;
     loaded.remarks.iter().for_each(|remark| show(Shown::Note(remark)));
     let tokenizer = tokenizer_of(&config.model, &loaded)?;
+    if let Some(problem) = loaded.only_read {
+        return Err(LmError::Config(format!("{problem}: merge the adapter into its base first, and train that")));
+    }
     let base = loaded.base.clone();
     let mut start = Decoder { precision: config.precision, ..loaded.decoder };
     let seed = training_seed(config);
@@ -87,6 +90,22 @@ pub(super) fn prepare(
                 show(Shown::Note("the model scores already: members begin with its head, and differ by what they see"));
             }
             Output::Scores(_) => {}
+        }
+        // transformers finds the last token of a padded sequence by it, and takes no batch without it.
+        if start.config.pad.is_none() {
+            let special = tokenizer.special();
+            let pad = special.pad.as_ref().map(|token| token.id);
+            let ends = eos_of(&start, &tokenizer);
+            start.config.pad = pad.filter(|pad| !ends.contains(pad));
+            let why = match pad {
+                None => "the tokenizer has no token that pads",
+                Some(_) => "the token that pads ends texts, too, and transformers would read the score before it",
+            };
+            if start.config.pad.is_none() {
+                show(Shown::Note(&format!(
+                    "config.json gets no pad_token_id: {why}; transformers will take one sequence at a time"
+                )));
+            }
         }
     }
     if config.stage != StageKind::Reward && start.config.output != Output::Tokens {

@@ -137,7 +137,7 @@ impl Served {
         let tokenizer = tokenizer_of(folder, &loaded)?;
         let name = name.map_or_else(|| name_of(folder), str::to_owned);
         let mut served = Self::new(name, &loaded.decoder, tokenizer, template)?;
-        served.remarks.splice(0..0, loaded.remarks);
+        served.remarks.splice(0..0, loaded.remarks.into_iter().chain(loaded.sampling));
         Ok(served)
     }
 

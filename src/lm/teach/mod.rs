@@ -313,6 +313,9 @@ impl Material {
         config.validate()?;
         let loaded = super::folder::read(&config.model, device)?;
         let tokenizer = tokenizer_of(&config.model, &loaded)?;
+        if let Some(problem) = loaded.only_read {
+            return Err(LmError::Config(format!("{problem}: merge the adapter into its base first, and teach that")));
+        }
         let mut remarks = loaded.remarks;
         let (start, base) = (loaded.decoder, loaded.base);
         if start.config.output != Output::Tokens {
