@@ -625,9 +625,9 @@ impl ModelConfig {
                 "torch_dtype": "float32",
             }),
             family => {
-                let theta = match self.positions {
-                    Positions::Rotary { theta, .. } => theta,
-                    Positions::Learned => 10_000.0,
+                let (theta, scaling) = match &self.positions {
+                    Positions::Rotary { theta, scaling } => (*theta, scaling.to_json()),
+                    Positions::Learned => (10_000.0, Value::Null),
                 };
                 let mut object = json!({
                     "architectures": null,
@@ -658,6 +658,13 @@ impl ModelConfig {
                     _ => {
                         fields.insert("sliding_window".into(), json!(self.window));
                     }
+                }
+                if family == Family::Qwen2 && self.window.is_some() {
+                    fields.insert("use_sliding_window".into(), json!(true));
+                    fields.insert("max_window_layers".into(), json!(0));
+                }
+                if !scaling.is_null() {
+                    fields.insert("rope_scaling".into(), scaling);
                 }
                 object
             }
@@ -715,6 +722,31 @@ pub struct SmallLlama {
 }
 
 impl RopeScaling {
+    /// In the older spelling, which all versions of transformers read; null for none.
+    fn to_json(&self) -> Value {
+        match *self {
+            Self::Default => Value::Null,
+            Self::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+            Self::Llama3 { factor, low, high, original } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                // transformers wants a whole number, which it is wherever it was read from one.
+                "original_max_position_embeddings": original as u64,
+            }),
+            Self::Yarn { factor, fast, slow, original, attention, truncate } => json!({
+                "rope_type": "yarn",
+                "factor": factor,
+                "beta_fast": fast,
+                "beta_slow": slow,
+                "original_max_position_embeddings": original as u64,
+                "attention_factor": attention,
+                "truncate": truncate,
+            }),
+        }
+    }
+
     /// Angular frequencies in radians a token, one for every pair of a head's columns, and the factor of cosines and
     /// sines.
     ///
@@ -982,12 +1014,22 @@ impl<'a> Fields<'a> {
         let scaling = match kind {
             "default" => RopeScaling::Default,
             "linear" => RopeScaling::Linear { factor: fields.required("factor")? },
-            "llama3" => RopeScaling::Llama3 {
-                factor: fields.required("factor")?,
-                low: fields.required("low_freq_factor")?,
-                high: fields.required("high_freq_factor")?,
-                original: fields.original(outside, context)?,
-            },
+            "llama3" => {
+                let (low, high) = (fields.required("low_freq_factor")?, fields.required("high_freq_factor")?);
+                if high <= low {
+                    let problem = format!("high_freq_factor = {high}: must be above low_freq_factor = {low}");
+                    return Err(self.error(&problem));
+                }
+                RopeScaling::Llama3 {
+                    factor: fields.required("factor")?,
+                    low,
+                    high,
+                    original: fields.original(outside, context)?,
+                }
+            }
+            "yarn" if theta <= 1.0 => {
+                return Err(self.error(&format!("rope_theta = {theta}: must be above 1 with rope_type \"yarn\"")));
+            }
             "yarn" => {
                 let original = fields.original(outside, context)?;
                 let factor = match object.get("factor") {
@@ -1105,9 +1147,9 @@ fn field(file: &Path, problem: &str) -> ConfigError {
 mod tests {
     use std::path::Path;
 
-    use serde_json::{Value, json};
+    use serde_json::{Map, Value, json};
 
-    use super::{ModelConfig, Output, Positions, RopeScaling, SmallLlama};
+    use super::{Family, ModelConfig, Output, Positions, RopeScaling, SmallLlama};
 
     fn llama() -> Value {
         ModelConfig::small_llama(SmallLlama { vocabulary: 40, hidden: 32, layers: 2, heads: 4, context: 64 }).to_json()
@@ -1120,6 +1162,27 @@ mod tests {
         let read = ModelConfig::parse(Path::new("config.json"), config.to_json()).expect("it is valid");
         assert_eq!(ModelConfig { original: config.original.clone(), ..read.clone() }, config);
         assert_eq!(read.to_json(), config.to_json());
+    }
+
+    #[test]
+    fn a_new_file_says_all_that_the_model_is() {
+        let start = read(&json!({}));
+        let scalings = [
+            RopeScaling::Linear { factor: 2.0 },
+            RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 32.0 },
+            RopeScaling::Yarn { factor: 2.0, fast: 8.0, slow: 2.0, original: 32.0, attention: 1.5, truncate: false },
+        ];
+        let turned = |scaling| Positions::Rotary { theta: 500.0, scaling };
+        let mut all: Vec<ModelConfig> =
+            scalings.map(|scaling| ModelConfig { positions: turned(scaling), ..start.clone() }).to_vec();
+        all.extend([None, Some(8)].map(|window| ModelConfig { family: Family::Mistral, window, ..start.clone() }));
+        let qwen2 = ModelConfig { family: Family::Qwen2, qkv_bias: true, ..start.clone() };
+        all.extend([None, Some(8)].map(|window| ModelConfig { window, ..qwen2.clone() }));
+        for config in all {
+            let config = ModelConfig { original: Map::new(), ..config };
+            let read = ModelConfig::parse(Path::new("config.json"), config.to_json()).unwrap();
+            assert_eq!(ModelConfig { original: Map::new(), ..read }, config);
+        }
     }
 
     #[test]
@@ -1214,6 +1277,73 @@ mod tests {
         let both = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0});
         let changes = json!({"rope_scaling": both, "rope_parameters": {"rope_type": "default", "rope_theta": 9.0}});
         assert_eq!(rotary(&changes), (7.0, RopeScaling::Linear { factor: 2.0 }, 64));
+    }
+
+    /// The fields of files that are in use, and of all that transformers 5.24 writes; sizes made small.
+    #[test]
+    fn files_in_use_are_read() {
+        let smollm = json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "attention_bias": false,
+            "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 18,
+            "initializer_range": 0.0416, "intermediate_size": 24, "is_llama_config": true,
+            "max_position_embeddings": 8192, "mlp_bias": false, "num_attention_heads": 9, "num_hidden_layers": 2,
+            "num_key_value_heads": 3, "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-5,
+            "rope_interleaved": false, "rope_scaling": null, "rope_theta": 100_000, "tie_word_embeddings": true,
+            "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+            "transformers_version": "4.42.3", "use_cache": true, "vocab_size": 40,
+        });
+        let distilled = json!({
+            "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
+            "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.02,
+            "intermediate_size": 24, "max_position_embeddings": 131_072, "max_window_layers": 21,
+            "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+            "rope_theta": 10_000, "sliding_window": 4096, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+            "transformers_version": "4.44.0", "use_cache": true, "use_mrope": false, "use_sliding_window": false,
+            "vocab_size": 40,
+        });
+        let mistral = json!({
+            "model_type": "mistral", "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2,
+            "hidden_act": "silu", "hidden_size": 16, "initializer_range": 0.02, "intermediate_size": 24,
+            "max_position_embeddings": 32768, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "sliding_window": 4096,
+            "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0",
+            "use_cache": true, "vocab_size": 40, "_name_or_path": "a/b", "head_dim": null,
+        });
+        let distilgpt2 = json!({
+            "model_type": "gpt2", "_num_labels": 1, "activation_function": "gelu_new",
+            "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1, "bos_token_id": 0, "embd_pdrop": 0.1,
+            "eos_token_id": 0, "id2label": {"0": "LABEL_0"}, "initializer_range": 0.02, "label2id": {"LABEL_0": 0},
+            "layer_norm_epsilon": 1e-5, "n_ctx": 64, "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 64,
+            "resid_pdrop": 0.1, "summary_activation": null, "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": true, "summary_type": "cls_index", "summary_use_proj": true,
+            "task_specific_params": {"text-generation": {"do_sample": true, "max_length": 50}}, "vocab_size": 40,
+        });
+        // What PretrainedConfig.to_dict() has beside a family's own fields, transformers 4.
+        let whole = r#"{
+            "return_dict": true, "output_hidden_states": false, "output_attentions": false, "torchscript": false,
+            "use_bfloat16": false, "tf_legacy_loss": false, "pruned_heads": {}, "chunk_size_feed_forward": 0,
+            "is_encoder_decoder": false, "is_decoder": false, "cross_attention_hidden_size": null,
+            "add_cross_attention": false, "tie_encoder_decoder": false, "max_length": 20, "min_length": 0,
+            "do_sample": false, "early_stopping": false, "num_beams": 1, "num_beam_groups": 1,
+            "diversity_penalty": 0.0, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0,
+            "repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+            "encoder_no_repeat_ngram_size": 0, "bad_words_ids": null, "num_return_sequences": 1,
+            "output_scores": false, "return_dict_in_generate": false, "forced_bos_token_id": null,
+            "remove_invalid_values": false, "finetuning_task": null, "tokenizer_class": "X", "prefix": null,
+            "sep_token_id": null, "decoder_start_token_id": null, "task_specific_params": null,
+            "problem_type": null, "_attn_implementation_autoset": true, "_commit_hash": "0"
+        }"#;
+        let whole: Value = serde_json::from_str(whole).unwrap();
+        for config in [smollm, distilled, mistral, distilgpt2] {
+            for more in [json!({}), whole.clone()] {
+                let mut config = config.clone();
+                config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+                let read = ModelConfig::parse(Path::new("config.json"), config.clone());
+                let read = read.unwrap_or_else(|error| panic!("{error}"));
+                config["torch_dtype"] = json!("float32");
+                assert_eq!(read.to_json(), config);
+            }
+        }
     }
 
     #[test]

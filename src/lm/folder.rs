@@ -670,7 +670,10 @@ fn read_adapted(folder: &Path, device: &Device) -> Result<Loaded, FolderError> {
         return Err(content(&path, &problem));
     }
     let adapters = Adapters { config: file.config.clone(), modules, parameters, start: file.start };
-    change_base(&mut decoder, &adapters, &lengths);
+    if let Some(module) = change_base(&mut decoder, &adapters, &lengths) {
+        let problem = format!("{module}: its weights become infinite or no numbers: weights must be finite");
+        return Err(content(&path, &problem));
+    }
     let mut only_read = None;
     if file.dora {
         // Their lengths are learned by nothing here: what they make of the base's weights stands in the adapters' place.
@@ -722,10 +725,10 @@ fn replace(decoder: &mut Decoder, weights: &Weights, used: &mut BTreeSet<String>
 }
 
 /// What PEFT makes of the base's weights: takes the adapters' start out of them, and where `lengths` has a vector for each
-/// module, puts DoRA's weights in their place.
-fn change_base(decoder: &mut Decoder, adapters: &Adapters, lengths: &[Vec<f32>]) {
+/// module, puts DoRA's weights in their place. Returns the first module whose weights are no longer finite.
+fn change_base(decoder: &mut Decoder, adapters: &Adapters, lengths: &[Vec<f32>]) -> Option<String> {
     if adapters.start == Start::Whole && lengths.is_empty() {
-        return;
+        return None;
     }
     let values: BTreeMap<usize, Vec<f32>> = adapters
         .modules
@@ -762,11 +765,15 @@ fn change_base(decoder: &mut Decoder, adapters: &Adapters, lengths: &[Vec<f32>])
         let part = &mut whole[module.rows.start * module.inputs..module.rows.end * module.inputs];
         // By columns in memory; row by row in the parameter.
         part.iter_mut().zip(weight.transpose().iter()).for_each(|(slot, value)| *slot = *value as f32);
+        if part.iter().any(|value| !value.is_finite()) {
+            return Some(module.name.clone());
+        }
     }
     for (at, values) in values {
         let shape = decoder.layout.tensors[at].shape;
         decoder.parameters[at] = constant(&values, shape, &decoder.device());
     }
+    None
 }
 
 fn write_adapters(

@@ -75,6 +75,11 @@ impl Policy {
             return Err(PolicyError::Missing { path: path.to_owned() });
         }
         let file = |source| PolicyError::File { path: path.to_owned(), source };
+        // A pipe would wait for somebody to write, and a device may never end.
+        if !path.is_file() {
+            let source = std::io::Error::other("is no regular file");
+            return Err(file(ArchiveError::Io { path: path.to_owned(), source }));
+        }
         let archive = Archive::load(path).map_err(file)?;
         archive.check_finite(path, &[]).map_err(file)?;
         let env: String = archive.get("env").map_err(file)?;

@@ -318,9 +318,10 @@ fn truncated(product: &Product, rank: usize) -> Product {
     let core = left.r() * right.r().transpose();
     let svd = core.svd(true, true);
     let (u, vt) = (svd.u.expect("it was asked for"), svd.v_t.expect("it was asked for"));
-    // The largest, in order: nalgebra sorts them.
-    let kept = rank.min(svd.singular_values.len());
+    // The largest, in order: nalgebra sorts them. No more can be asked for than the matrix has.
     let (out, inputs) = product.shape();
+    let rank = rank.min(out).min(inputs);
+    let kept = rank.min(svd.singular_values.len());
     let (mut b, mut a) = (DMatrix::zeros(out, rank), DMatrix::zeros(rank, inputs));
     let (wide, tall) = (left.q() * u, vt * right.q().transpose());
     for i in 0..kept {
