@@ -822,10 +822,12 @@ mod tests {
         config["sliding_window"] = Value::Null;
         std::fs::write(file, config.to_string()).unwrap();
         // The head is there, and is the embedding.
-        let mut same = untied(1);
-        let head = same.layout.head;
-        same.parameters[head] = same.parameters[same.layout.embedding].clone();
-        written(&same, &json!({"tie_word_embeddings": true}), &place("tied"));
+        for (name, seed) in [("tied", 1), ("tied-other", 2)] {
+            let mut same = untied(seed);
+            let head = same.layout.head;
+            same.parameters[head] = same.parameters[same.layout.embedding].clone();
+            written(&same, &json!({"tie_word_embeddings": true}), &place(name));
+        }
 
         let mut count = 0;
         let mut merge = |one: &str, other: &str| {
@@ -841,7 +843,7 @@ mod tests {
             ("plain", "tokens"),
             ("plain", "flag"),
             ("window", "window"),
-            ("tied", "tied"),
+            ("tied", "tied-other"),
         ] {
             let _ = merge(one, other).unwrap_or_else(|error| panic!("{one} and {other}: {error}"));
         }
@@ -867,7 +869,7 @@ mod tests {
         // Draws do not part a head from the embedding that it is.
         let dare = MergeConfig { method: Method::Dare, density: 0.5, ..soup(&[1.0]) };
         let out = place("drawn");
-        let _ = merged(&dare, Some(&place("tied")), &[place("tied")], &out).unwrap();
+        let _ = merged(&dare, Some(&place("tied")), &[place("tied-other")], &out).unwrap();
         assert!(read(&out, &Device::flex()).unwrap().decoder.config.tied);
 
         // Families that are only merged here are compared to the letter.
