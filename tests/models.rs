@@ -74,7 +74,7 @@ fn merged_adapters_score_as_by_peft() {
     {
         let out = format!("{one}-{other}");
         let report = json(folder.path(), &["lm", "merge", &place(one), &place(other), "--out", &out]);
-        assert!(report["relative_error"].as_f64().unwrap() < 1e-9);
+        assert!(report["relative_error"].as_f64().unwrap() < 1e-6);
         let found = scores(folder.path(), &folder.path().join(&out), &data.join("rows/t.jsonl"), "logprob");
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-2, "{out}: {found}, expected {expected}");
