@@ -4,11 +4,13 @@
 //! ARCHITECTURE.md says what is where, and which invariants hold.
 
 pub mod app;
+mod calendar;
 pub mod cli;
 pub mod device;
 pub mod drlhp;
 pub mod engine;
 pub mod evals;
+mod files;
 pub mod finite;
 pub mod lm;
 pub mod morl;

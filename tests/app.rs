@@ -376,6 +376,88 @@ fn past_runs_are_compared_exported_opened_and_deleted() {
     until(&mut harness, "Finished");
 }
 
+/// Nobody looks in vain for a run that is there: whatever cannot be read stands in the list with the reason. Folders of
+/// other kinds do not.
+#[test]
+fn runs_that_cannot_be_read_are_shown_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = pairwise::device::pick(pairwise::device::DeviceChoice::Cpu).unwrap();
+    let mut config = lesson::short_lesson(12);
+    (config.steps, config.preferences.rater) = (4_000, Rater::Simulated);
+    let at = |name: &str| folder.path().join(name);
+    pairwise::run::train(config, &at("whole"), &device, &false.into(), &mut |_, _| {}).unwrap();
+    let text = std::fs::read_to_string(at("whole/config.toml")).unwrap();
+    let ledger = std::fs::read_to_string(at("whole/labels.jsonl")).unwrap();
+    let run = |name: &str, config: &[u8], ledger: &str| {
+        std::fs::create_dir_all(at(name).join("checkpoints")).unwrap();
+        std::fs::write(at(name).join("config.toml"), config).unwrap();
+        std::fs::write(at(name).join("labels.jsonl"), ledger).unwrap();
+    };
+    run("newer", format!("horizon = 7\n{text}").as_bytes(), &ledger);
+    run("torn", &text.as_bytes()[..text.len() / 2 + 3], &ledger);
+    run("binary", b"env = \"\xff\"", &ledger);
+    run("tampered", text.as_bytes(), &ledger.replacen("\"label\":\"", "\"label\":\"e", 1));
+    // A last line that a kill tore is no damage.
+    run("killed", text.as_bytes(), &ledger[..ledger.len() - 9]);
+    std::fs::create_dir_all(at("lost/checkpoints")).unwrap();
+    std::fs::write(at("lost/labels.jsonl"), &ledger).unwrap();
+    std::fs::create_dir_all(at("other")).unwrap();
+    std::fs::write(at("other/config.toml"), "stage = \"dpo\"\n").unwrap();
+    std::fs::create_dir_all(at("mine")).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        symlink(at("nowhere"), at("mine/config.toml")).unwrap();
+        run("closed", text.as_bytes(), &ledger);
+        std::fs::set_permissions(at("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    // Root may read everything.
+    let closed = std::fs::read_dir(at("closed")).is_err();
+
+    let found = pairwise::run::past::list(folder.path(), &[]);
+    let problem = |name: &str| {
+        let of_it = found.damaged.iter().find(|damaged| damaged.path == at(name));
+        of_it.map_or_else(String::new, |damaged| damaged.problem.clone())
+    };
+    for (name, expected) in [
+        ("newer", "unknown field `horizon`"),
+        ("torn", "torn/config.toml: TOML parse error at line"),
+        ("binary", "binary/config.toml: cannot be read"),
+        ("tampered", "tampered/labels.jsonl: line 1: "),
+        ("lost", "config.toml is missing"),
+    ] {
+        assert!(problem(name).contains(expected), "{name}: {}", problem(name));
+    }
+    assert_eq!(problem("closed").contains("Permission denied"), closed);
+    for name in ["whole", "killed", "other", "mine"] {
+        assert_eq!(problem(name), "", "{name}");
+    }
+    let mut names: Vec<String> = found.runs.iter().map(|run| run.name()).filter(|name| name != "closed").collect();
+    names.sort();
+    assert_eq!(names, ["killed", "tampered", "whole"], "one with a bad ledger can still be looked at");
+    // Mended, it is no longer named, though nothing but its ledger has changed.
+    std::fs::write(at("tampered/labels.jsonl"), &ledger).unwrap();
+    let mended = pairwise::run::past::list(folder.path(), &found.runs);
+    assert!(!mended.damaged.iter().any(|damaged| damaged.path == at("tampered")));
+
+    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Runs), ..Options::default() };
+    let mut harness = window(options);
+    until(&mut harness, "Cannot be read");
+    until(&mut harness, "unknown field `horizon`");
+    until(&mut harness, "config.toml is missing");
+    until(&mut harness, "Open whole");
+    let empty = tempfile::tempdir().unwrap();
+    std::fs::write(empty.path().join("file"), "").unwrap();
+    let damaged = pairwise::run::past::list(&empty.path().join("file"), &[]).damaged;
+    assert!(damaged[0].problem.contains("cannot be listed"), "{damaged:?}");
+    assert!(pairwise::run::past::list(&empty.path().join("none"), &[]).damaged.is_empty(), "made by the first run");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(at("closed"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------------------- mix
 
 /// A front of two policies of the reacher, small enough to be made here.

@@ -83,7 +83,7 @@ fn teach(session: &mut Session, ledger: &mut Ledger, label: &dyn Fn(&Session, &Q
 }
 
 fn open(path: &Path) -> (Session, Ledger, Vec<Event>) {
-    let folder = pairwise::run::Folder::open(path).unwrap();
+    let folder = pairwise::run::Folder::open_to_write(path).unwrap();
     Session::open(&folder, &Device::flex(), &|_| ()).unwrap()
 }
 
@@ -159,7 +159,7 @@ fn a_session_with_an_edited_configuration_or_another_ledger_is_refused_and_a_bad
     drop((session, ledger));
     let opened = || {
         let told = Mutex::new(Vec::new());
-        let folder = pairwise::run::Folder::open(&path).unwrap();
+        let folder = pairwise::run::Folder::open_to_write(&path).unwrap();
         let found = Session::open(&folder, &Device::flex(), &|told_now| told.lock().unwrap().push(told_now));
         found.map(|(session, _, events)| (session, events, told.into_inner().unwrap())).map_err(|e| e.to_string())
     };
@@ -645,4 +645,53 @@ fn a_frontier_is_found_and_shown_beside_a_session() {
     harness.get_by_label("Frontier").click();
     until(&mut harness, "mean over 2 seeds");
     until(&mut harness, "measured");
+}
+
+/// As for agents' runs: what is there and cannot be read is named, and what is another kind of folder is not.
+#[test]
+fn what_the_shelf_cannot_read_is_shown_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |file: &str, text: &[u8]| {
+        std::fs::create_dir_all(at(file).parent().unwrap()).unwrap();
+        std::fs::write(at(file), text).unwrap();
+    };
+    let taught = TeachConfig::new(Path::new("model"), Path::new("reviews")).to_toml();
+    write("newer/config.toml", format!("horizon = 7\n{taught}").as_bytes());
+    write("newer/labels.jsonl", b"");
+    write("tampered/config.toml", taught.as_bytes());
+    write("tampered/labels.jsonl", b"{\"seq\":1}\n");
+    write("torn/config.toml", &taught.as_bytes()[..taught.len() / 2 + 3]);
+    write("stage/config.toml", b"stage = \"pretrain\"\nhorizon = 7\n");
+    write("damaged/model/config.json", b"{\"model_type\": ");
+    write("measured/frontier.json", b"{}");
+    // Whole, but of other kinds.
+    write("run/config.toml", b"env = \"pendulum\"\n");
+    write("run/labels.jsonl", b"");
+    write("whole/config.toml", taught.as_bytes());
+    write("whole/labels.jsonl", b"");
+    let shelf = look(folder.path(), &Shelf::default());
+    let problems: Vec<(String, &str)> = shelf
+        .damaged
+        .iter()
+        .map(|one| (one.path.strip_prefix(folder.path()).unwrap().display().to_string(), one.problem.as_str()))
+        .collect();
+    for (name, expected) in [
+        ("newer", "unknown field `horizon`"),
+        ("tampered", "tampered/labels.jsonl: line 1: "),
+        ("torn", "torn/config.toml: TOML parse error at line"),
+        ("stage", "unknown field `horizon`"),
+        ("damaged", "config.json"),
+        ("measured", "measured/frontier.json: missing field"),
+    ] {
+        assert!(problems.iter().any(|(of, problem)| of == name && problem.contains(expected)), "{name}: {problems:?}");
+    }
+    assert_eq!(problems.len(), 6, "{problems:?}");
+    assert_eq!(shelf.sessions.len(), 2, "one with a bad ledger is still in the list");
+
+    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Language), ..Options::default() };
+    let mut harness = window(options);
+    until(&mut harness, "Cannot be read");
+    until(&mut harness, "tampered/labels.jsonl: line 1: ");
+    until(&mut harness, "missing field");
 }

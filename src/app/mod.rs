@@ -34,7 +34,7 @@ use crate::preference::Label;
 use crate::run::config::{Config, Rater};
 use crate::run::export::{self, Export};
 use crate::run::figure::Series;
-use crate::run::past::{self, PastRun};
+use crate::run::past::{self, Damaged, PastRun};
 
 /// What the app is started with.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -244,6 +244,9 @@ pub(crate) const MOST_LEAST_SECONDS: f64 = 5.0;
 
 /// How long it is said that an answer did not count, seconds.
 const SAID: f64 = 4.0;
+
+/// Height of the list of folders that cannot be read, points.
+const UNREADABLE: f32 = 110.0;
 
 /// Frames a second while something moves.
 const FRAMES_PER_SECOND: f64 = 60.0;
@@ -698,6 +701,29 @@ fn least_seconds(ui: &mut Ui, least: &mut f64) {
 /// Takes away that a key is still held down: one press is one answer.
 fn once_a_press(input: &mut egui::InputState, keys: impl Fn(egui::Key) -> bool) {
     input.events.retain(|event| !matches!(event, egui::Event::Key { key, repeat: true, .. } if keys(*key)));
+}
+
+/// Folders that cannot be read, and why: whoever looks for them finds that out. `runs` is the folder of all runs.
+fn unreadable(ui: &mut Ui, theme: &Theme, runs: &Path, damaged: &[Damaged]) {
+    if damaged.is_empty() {
+        return;
+    }
+    ui.add_space(4.0);
+    ui.label(RichText::new("Cannot be read").color(theme.weak_text));
+    egui::ScrollArea::vertical().id_salt("unreadable").max_height(UNREADABLE).auto_shrink([false, true]).show(
+        ui,
+        |ui| {
+            for Damaged { path, problem } in damaged {
+                ui.horizontal_wrapped(|ui| {
+                    let name = path.strip_prefix(runs).ok().filter(|name| !name.as_os_str().is_empty()).unwrap_or(path);
+                    ui.label(RichText::new(name.display().to_string()).strong())
+                        .on_hover_text(path.display().to_string());
+                    ui.colored_label(theme.error, problem);
+                });
+            }
+        },
+    );
+    ui.add_space(4.0);
 }
 
 /// Calls for a new frame when `work` is done.

@@ -10,17 +10,19 @@ use egui::{Align, ComboBox, Grid, Layout, RichText, Role, ScrollArea, Sense, Str
 
 use super::curves;
 use super::theme::Theme;
-use super::{Action, in_background};
+use super::{Action, in_background, unreadable};
 use crate::drlhp::Report;
 use crate::run::export::Export;
 use crate::run::figure::Series;
-use crate::run::past::{self, PastRun};
+use crate::run::past::{self, Damaged, Listing, PastRun};
 
 /// What the panel remembers.
 #[derive(Default)]
 pub(super) struct Runs {
     runs: Vec<Arc<PastRun>>,
-    reading: Option<JoinHandle<Vec<Arc<PastRun>>>>,
+    /// Folders that cannot be read.
+    damaged: Vec<Damaged>,
+    reading: Option<JoinHandle<Listing>>,
     read: Option<Instant>,
     /// Runs that are compared, by folder.
     chosen: BTreeSet<PathBuf>,
@@ -105,6 +107,7 @@ impl Runs {
                 ui.weak(folder.display().to_string())
                     .on_hover_text("The folder that they are in; choose it with --runs");
             });
+            unreadable(ui, theme, folder, &self.damaged);
             if self.runs.is_empty() {
                 ui.add_space(24.0);
                 let reading = self.read.is_none();
@@ -130,7 +133,7 @@ impl Runs {
     /// Reads the folder and prepares curves, off the window's thread.
     fn refresh(&mut self, ui: &Ui, folder: &Path) {
         if let Some(found) = finished(&mut self.reading) {
-            self.runs = found;
+            (self.runs, self.damaged) = (found.runs, found.damaged);
             self.read = Some(Instant::now());
             self.chosen.retain(|path| self.runs.iter().any(|run| run.path == *path));
         }

@@ -16,6 +16,7 @@ use crate::random::stream;
 use crate::rl::evaluate::evaluate_random;
 use crate::run::archive::write_atomically;
 use crate::run::config::{Config, set_layer};
+use crate::run::lock::Claim;
 use crate::run::{self, figure, lines};
 
 /// Arguments of `bench`.
@@ -168,7 +169,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     let subject = if let [env] = envs { format!("-{env}") } else { String::new() };
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("bench-{name}{subject}")));
     let io = |e: std::io::Error| Failure::usage(format!("{}: {e}", out.display()));
-    std::fs::create_dir_all(&out).map_err(io)?;
+    let _claim = Claim::make(&out)?;
     let results_path = out.join("results.jsonl");
     let mut old = lines::read::<Finished>(&results_path).map_err(io)?;
     for bad in old.iter().filter_map(|line| line.value.as_ref().err()) {

@@ -14,6 +14,7 @@ use crate::pareto::attainment_front;
 use crate::run::archive::write_atomically;
 use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::run::lock::Claim;
 
 /// Arguments of `front`.
 #[derive(Debug, Args)]
@@ -47,6 +48,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     args.threads.apply()?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/front-{}", config.env)));
     let io = |error: std::io::Error| Failure::usage(format!("{}: {error}", out.display()));
+    let _claim = Claim::make(&out)?;
     std::fs::create_dir_all(out.join("seeds")).map_err(io)?;
     // A seed's result belongs to the configuration, whatever the other seeds are.
     let mut shared = Table::try_from(&config)?;

@@ -362,9 +362,11 @@ enum Next {
 }
 
 fn work(begin: Begin, path: &Path, shared: &Shared) {
-    let outcome = teach(begin, path, shared);
-    // From here on nobody collects answers.
+    let mut claimed = None;
+    let outcome = teach(begin, path, &mut claimed, shared);
+    // From here on nobody collects answers, nor writes anything: others may.
     lock(&shared.desk).book.close();
+    drop(claimed);
     shared.show(|view| {
         view.questions.clear();
         view.phase = match outcome {
@@ -374,8 +376,8 @@ fn work(begin: Begin, path: &Path, shared: &Shared) {
     });
 }
 
-/// Takes a session as far as the window lets it, and saves it.
-fn teach(begin: Begin, path: &Path, shared: &Shared) -> Result<(), LmError> {
+/// Takes a session as far as the window lets it, and saves it. Its folder stays claimed until `claimed` is dropped.
+fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, shared: &Shared) -> Result<(), LmError> {
     let device = |choice| device::pick(choice).map_err(RunError::from);
     let config = match begin {
         Begin::Open => read_config(path)?,
@@ -392,9 +394,10 @@ fn teach(begin: Begin, path: &Path, shared: &Shared) -> Result<(), LmError> {
     shared.show(|view| (view.config, view.phase) = (Some(Arc::new(config.clone())), Phase::Opening));
     let device = device(config.device)?;
     let folder = match path.join("config.toml").exists() {
-        true => Folder::open(path)?,
+        true => Folder::open_to_write(path)?,
         false => create(path, &config)?,
     };
+    *claimed = Some(folder.clone());
     let (mut session, ledger, events) = Session::open(&folder, &device, &|message| shared.tell(message))?;
     let last = events.iter().map(Event::session).max().map_or(0, |last| last as usize);
     let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });

@@ -33,7 +33,7 @@ use crate::run::{Folder, RunError, Summary};
 
 /// A run going on in threads of its own.
 pub struct Engine {
-    /// Where it is kept.
+    /// Where it is kept; the worker holds its claim until the run has ended.
     pub folder: Folder,
     /// What it was started with.
     pub config: Config,
@@ -278,9 +278,9 @@ impl Engine {
     /// Goes on with a run from its folder.
     ///
     /// # Errors
-    /// When there is no run folder, or its configuration cannot be read.
+    /// When there is no run folder, its configuration cannot be read, or somebody else writes to it.
     pub fn open(path: &Path, wake: impl Fn() + Send + Sync + 'static) -> Result<Self, RunError> {
-        let folder = Folder::open(path)?;
+        let folder = Folder::open_to_write(path)?;
         let config = folder.config()?;
         Ok(Self::spawn(folder, config, wake))
     }
@@ -292,11 +292,12 @@ impl Engine {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || clerk(&received, &shared))
         };
+        let to_read = folder.to_read();
         let worker = {
-            let (folder, shared) = (folder.clone(), Arc::clone(&shared));
-            std::thread::spawn(move || worker::work(&folder, &shared))
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || worker::work(folder, &shared))
         };
-        Self { folder, config, commands, shared, threads: vec![clerk, worker] }
+        Self { folder: to_read, config, commands, shared, threads: vec![clerk, worker] }
     }
 
     /// Sends a command; never waits.

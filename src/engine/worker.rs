@@ -18,9 +18,9 @@ use crate::run::config::{Rater, RewardSource};
 use crate::run::{self, Answers, Clock, Folder, Host, Outcome, Reopened, RunError};
 
 /// Opens the folder and takes its run as far as the window lets it; a finished one can still be looked at.
-pub(super) fn work(folder: &Folder, shared: &Shared) {
-    let (outcome, worker) = match open(folder, shared) {
-        Ok((run, clock, mut worker)) => (run::execute(run, folder, clock, &mut worker), Some(worker)),
+pub(super) fn work(folder: Folder, shared: &Shared) {
+    let (outcome, worker) = match open(&folder, shared) {
+        Ok((run, clock, mut worker)) => (run::execute(run, &folder, clock, &mut worker), Some(worker)),
         Err(error) => (Err(error), None),
     };
     let finished = matches!(outcome, Ok(Outcome::Finished(_)));
@@ -29,14 +29,16 @@ pub(super) fn work(folder: &Folder, shared: &Shared) {
         Ok(Outcome::Interrupted { .. }) => Phase::Stopped,
         Err(error) => Phase::Failed(error.to_string()),
     };
-    // From here on nobody collects answers.
+    // From here on nobody collects answers, nor writes anything: others may.
     lock(&shared.desk).book.close();
+    let to_read = folder.to_read();
+    drop(folder);
     shared.show(|view| {
         view.phase = phase;
         view.questions.clear();
     });
     if let Some(mut worker) = worker.filter(|_| finished)
-        && let Err(error) = worker.exhibit(folder)
+        && let Err(error) = worker.exhibit(&to_read)
     {
         shared.tell(error.to_string());
     }

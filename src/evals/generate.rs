@@ -22,8 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::behaviour::Behaviour;
 use super::diversity::words;
 use super::model::{Model, ModelError, Prompt, Sampling, Written};
+use crate::files::{folder_of, sync_folder};
 use crate::random::stream;
 use crate::run::archive::write_atomically;
+use crate::run::lock::{Claim, LockError};
 
 /// How statements are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,6 +133,9 @@ pub enum GenerateError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Somebody else writes to the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -238,7 +243,7 @@ pub fn generate(
         model.fits(&prompt(index, &examples(behaviour, config, index)), &provenance.sampling)?;
     }
     let folder = out.join(&behaviour.name);
-    fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
+    let _claim = Claim::make(&folder)?;
     let path = folder.join(PROVENANCE);
     match read_json::<Provenance>(&path)? {
         Some(found) if (&found.model.name, found.model.parameters) != (&provenance.model.name, model.parameters()) => {
@@ -525,12 +530,13 @@ fn whole_blocks(path: &Path, total: usize) -> Result<Vec<Line>, GenerateError> {
     Ok(lines)
 }
 
-/// In one write, and synced before it counts.
+/// In one write, and synced before it counts, with the file's name where it is new.
 fn append(path: &Path, lines: &[Line]) -> Result<(), GenerateError> {
     let text: String = lines.iter().map(json_line).collect();
     let mut file =
         OpenOptions::new().create(true).append(true).open(path).map_err(|source| io(path, "open", source))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(|source| io(path, "write", source))
+    let write = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+    write.and_then(|()| sync_folder(folder_of(path))).map_err(|source| io(path, "write", source))
 }
 
 fn json_line(value: &impl Serialize) -> String {

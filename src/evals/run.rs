@@ -20,6 +20,7 @@ use super::model::{Model, ModelError, weights_digest};
 use super::questions::{self, Question, QuestionsError, Rows, Sentence, Set};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{LmSummary, StageKind};
+use crate::run::lock::{Claim, LockError};
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,6 +88,9 @@ pub enum EvalsError {
     /// A model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// Somebody else writes to the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A file.
     #[error("{}: cannot {action}: {source}", path.display())]
     Io {
@@ -195,7 +199,7 @@ pub fn run(
     for entry in &mut config.models {
         entry.weights = checked(&entry.spec, open)?;
     }
-    fs::create_dir_all(folder).map_err(|source| io(folder, "make the folder", source))?;
+    let _claim = Claim::make(folder)?;
     let known = folder::remember(&config, folder)?;
     let (mut outcomes, mut has_card) = (Vec::new(), true);
     for entry in &config.models {

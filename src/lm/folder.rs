@@ -18,6 +18,7 @@ use super::config::{ConfigError, Family, ModelConfig, Output, read_text, short, 
 use super::lora::{AdapterModule, Adapters, LoraConfig, Start};
 use super::model::{Decoder, Layout, Piece, Precision, TensorSpec};
 use super::peft::{AdapterFile, taken_out};
+use crate::files::{folder_of, sync_folder};
 use crate::nn::{constant, to_host};
 use crate::run::archive::write_atomically;
 
@@ -901,14 +902,17 @@ impl PieceView<'_> {
 
 /// Writes tensors under a temporary name, and then in the place of the old file.
 fn write_tensors(path: &Path, tensors: &BTreeMap<String, PieceView<'_>>) -> Result<(), FolderError> {
-    let temporary = path.with_extension("safetensors.part");
+    // Of the kind that a kill may leave: the next claim of the folder removes it.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".pairwise-{name}.part"));
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize_to_file(tensors, Some(metadata), &temporary).map_err(|error| {
         let _ = std::fs::remove_file(&temporary);
         content(path, &format!("cannot be written: {error}"))
     })?;
     let synced = File::open(&temporary).and_then(|file| file.sync_all());
-    synced.and_then(|()| std::fs::rename(&temporary, path)).map_err(|error| io(path, error))
+    let renamed = synced.and_then(|()| std::fs::rename(&temporary, path));
+    renamed.and_then(|()| sync_folder(folder_of(path))).map_err(|error| io(path, error))
 }
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), FolderError> {

@@ -36,7 +36,9 @@ use super::world::{
 };
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
+use crate::run::RunError;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::run::lock::Claim;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -399,6 +401,7 @@ pub fn frontier(
     config.validate()?;
     check_gold(&config.corpus, &config.gold)?;
     let points = folder.join("points");
+    let _claim = Claim::make(folder).map_err(RunError::from)?;
     fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
     same_config(config, "frontier", folder)?;
     let runs = config.runs();

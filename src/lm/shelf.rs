@@ -1,6 +1,8 @@
 //! What language models a folder of runs holds: models to begin with, teaching sessions, and frontiers.
 
+use std::fmt::Display;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +12,9 @@ use super::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
 use super::run::{self, StageKind};
 use super::teach::folder::{read_config, reports};
 use super::teach::{Report, TeachConfig};
+use crate::preference::ledger::read_events;
 use crate::run::figure::{Series, SeriesPoint};
+use crate::run::past::{Damaged, configuration};
 
 /// Everything that was found, the newest first.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +27,8 @@ pub struct Shelf {
     pub sessions: Vec<PastSession>,
     /// Frontiers.
     pub frontiers: Vec<Arc<Curves>>,
+    /// What cannot be read, by path.
+    pub damaged: Vec<Damaged>,
 }
 
 /// A model's folder.
@@ -48,6 +54,8 @@ pub struct PastSession {
     pub config: TeachConfig,
     /// Its last report, if there is one.
     pub last: Option<Report>,
+    /// What is wrong with its ledger, so that it cannot be gone on with.
+    pub problem: Option<String>,
     changed: SystemTime,
 }
 
@@ -72,11 +80,14 @@ pub struct Curves {
 /// Levels of folders that are looked into: a run, and what a frontier keeps in its own.
 const DEPTH: usize = 2;
 
+/// What a frontier writes.
+const FRONTIER: &str = "frontier.json";
+
 /// Points of a frontier's curve: one every quarter of a nat.
 const PLACES: u32 = 60;
 
-/// Looks through a folder of runs. Frontiers that are unchanged since `known` are taken from there. What cannot be read
-/// is left out.
+/// Looks through a folder of runs. Frontiers and ledgers that are unchanged since `known` are taken from there. What cannot
+/// be read is named.
 #[must_use]
 pub fn look(runs: &Path, known: &Shelf) -> Shelf {
     let mut shelf = Shelf::default();
@@ -85,6 +96,10 @@ pub fn look(runs: &Path, known: &Shelf) -> Shelf {
     shelf.sessions.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
     shelf.frontiers.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
     shelf.unfinished.sort();
+    let ledgers =
+        shelf.sessions.iter().filter_map(|one| Some(Damaged { path: one.path.clone(), problem: one.problem.clone()? }));
+    shelf.damaged.extend(ledgers);
+    shelf.damaged.sort();
     shelf
 }
 
@@ -108,29 +123,73 @@ pub fn parameters(folder: &Path) -> Result<usize, String> {
 }
 
 fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Shelf) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // Made by the first run, or gone since it was seen.
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => {
+            let problem = format!("cannot be listed: {error}");
+            shelf.damaged.push(Damaged { path: folder.to_owned(), problem });
+            return;
+        }
+    };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         let name = path.strip_prefix(runs).unwrap_or(&path).display().to_string();
+        let mut damaged = |problem: String| shelf.damaged.push(Damaged { path: path.clone(), problem });
+        let configuration = match configuration(&path) {
+            Ok(found) => found.unwrap_or_default(),
+            Err(problem) => {
+                damaged(problem);
+                continue;
+            }
+        };
         let model = path.join("model");
-        if let Some(changed) = changed(&model.join("config.json"))
-            && let Ok(parameters) = parameters(&model)
+        let config = model.join("config.json");
+        if let Err(error) = fs::metadata(&config)
+            && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
         {
-            shelf.models.push(Model { path: model.clone(), name: name.clone(), parameters, changed });
-        } else if path.join("config.toml").is_file()
-            && run::read_config(&path).is_ok_and(|config| config.stage == StageKind::Pretrain)
-        {
-            shelf.unfinished.push(path.clone());
+            damaged(format!("{}: cannot be read: {error}", config.display()));
+        } else if let Some(changed) = changed(&config) {
+            match parameters(&model) {
+                Ok(parameters) => {
+                    shelf.models.push(Model { path: model.clone(), name: name.clone(), parameters, changed });
+                }
+                // What is whole, but scores, or has no tokenizer, cannot be taught.
+                Err(problem) if ModelConfig::read(&config).is_err() => damaged(problem),
+                Err(_) => {}
+            }
+        } else if configuration.contains_key("stage") {
+            match run::read_config(&path) {
+                Ok(config) if config.stage == StageKind::Pretrain => shelf.unfinished.push(path.clone()),
+                Ok(_) => {}
+                Err(error) => damaged(error.to_string()),
+            }
         }
-        if let Some(changed) = changed(&path.join("labels.jsonl"))
-            && let Ok(config) = read_config(&path)
+        let ledger = path.join("labels.jsonl");
+        if let Some(changed) = changed(&ledger)
+            && configuration.contains_key("answers_per_update")
         {
-            let last = reports(&path).pop();
-            shelf.sessions.push(PastSession { path: path.clone(), name: name.clone(), config, last, changed });
+            match read_config(&path) {
+                Ok(config) => {
+                    let old = known.sessions.iter().find(|session| session.path == path && session.changed == changed);
+                    let problem = match old {
+                        Some(old) => old.problem.clone(),
+                        None => read_events(&ledger).err().map(|error| error.to_string()),
+                    };
+                    let last = reports(&path).pop();
+                    let session =
+                        PastSession { path: path.clone(), name: name.clone(), config, last, problem, changed };
+                    shelf.sessions.push(session);
+                }
+                Err(error) => damaged(error.to_string()),
+            }
         }
-        if let Some(changed) = changed(&path.join("frontier.json")) {
+        if let Some(changed) = changed(&path.join(FRONTIER)) {
             let known = known.frontiers.iter().find(|curves| curves.path == path && curves.changed == changed);
-            let curves = known.cloned().or_else(|| curves(&path, name, changed).map(Arc::new));
-            shelf.frontiers.extend(curves);
+            match known.cloned().map_or_else(|| curves(&path, name, changed).map(Arc::new), Ok) {
+                Ok(curves) => shelf.frontiers.push(curves),
+                Err(problem) => damaged(problem),
+            }
         }
         if depth > 1 {
             visit(runs, &path, depth - 1, known, shelf);
@@ -142,9 +201,10 @@ fn changed(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }
 
-fn curves(path: &Path, name: String, changed: SystemTime) -> Option<Curves> {
-    let text = fs::read_to_string(path.join("frontier.json")).ok()?;
-    let Frontier { config, points, .. } = serde_json::from_str(&text).ok()?;
+fn curves(path: &Path, name: String, changed: SystemTime) -> Result<Curves, String> {
+    let wrong = |problem: &dyn Display| format!("{}: {problem}", path.join(FRONTIER).display());
+    let text = fs::read_to_string(path.join(FRONTIER)).map_err(|error| wrong(&error))?;
+    let Frontier { config, points, .. } = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
     let series = |&method: &Method| {
         let own = || points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
         let last = own().map(|point| point.kl.mean).fold(0.0, f64::max);
@@ -157,7 +217,7 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Option<Curves> {
         let dots = own().map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
         Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
     };
-    Some(Curves {
+    Ok(Curves {
         series: config.methods.iter().map(series).collect(),
         seeds: config.seeds.len(),
         corpus: config.corpus.clone(),

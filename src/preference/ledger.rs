@@ -5,7 +5,7 @@
 //! line before and this line without its chain. Editing, inserting or deleting a line is thereby found and named.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::label::Label;
+use crate::files::{folder_of, is_at, sync_folder};
 
 /// Digest of a clip's content, 16 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +97,10 @@ pub struct Ledger {
     file: File,
     /// Bytes of whole, good lines; what lies beyond is torn and cut off by the next append.
     good: u64,
+    /// Bytes in all, as this program left or found them.
+    length: u64,
+    /// How the good lines end, to see that they still do.
+    end: Vec<u8>,
     seq: u64,
     chain: String,
 }
@@ -130,6 +135,17 @@ pub enum LedgerError {
         action: &'static str,
         /// Reason.
         source: io::Error,
+    },
+    /// Somebody else wrote to the file while it was open here.
+    #[error(
+        "{}: cannot append to the label ledger: {found}; another program has changed it meanwhile, so nothing was written: \
+         end that one, and open the run again", path.display()
+    )]
+    Changed {
+        /// File.
+        path: PathBuf,
+        /// What is there, and what this program left there.
+        found: String,
     },
     /// A line is not what this program writes.
     #[error("{}: line {line}: {reason}", path.display())]
@@ -192,9 +208,12 @@ impl Ledger {
     /// # Errors
     /// When there is one already, or the file cannot be made.
     pub fn create(path: &Path) -> Result<Self, LedgerError> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path);
-        let file = file.map_err(|source| LedgerError::Io { path: path.to_owned(), action: "create", source })?;
-        Ok(Self { path: path.to_owned(), file, good: 0, seq: 0, chain: GENESIS.to_owned() })
+        let io = |source| LedgerError::Io { path: path.to_owned(), action: "create", source };
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(io)?;
+        // Its content is synced with every answer; its name is now.
+        sync_folder(folder_of(path)).map_err(io)?;
+        let (path, chain) = (path.to_owned(), GENESIS.to_owned());
+        Ok(Self { path, file, good: 0, length: 0, end: Vec::new(), seq: 0, chain })
     }
 
     /// Opens a ledger, checks all of it, and returns its events. A torn last line is left out and reported; the file
@@ -208,18 +227,21 @@ impl Ledger {
         if let Some((line, reason)) = scan.broken {
             return Err(LedgerError::Line { path: path.to_owned(), line, reason });
         }
-        let file = OpenOptions::new().write(true).open(path).map_err(io)?;
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
         let torn = scan.torn.then(|| TornLine { path: path.to_owned(), line: scan.events.len() as u64 + 1 });
         let seq = scan.events.len() as u64;
-        let ledger = Self { path: path.to_owned(), file, good: scan.good, seq, chain: scan.chain };
+        let Scan { good, length, end, chain, .. } = scan;
+        let ledger = Self { path: path.to_owned(), file, good, length, end, seq, chain };
         Ok((ledger, scan.events, torn.into_iter().collect()))
     }
 
     /// Appends an event; when this returns, it is on the disk.
     ///
     /// # Errors
-    /// When it cannot be written (a full disk); then no part of it stays.
+    /// When it cannot be written (a full disk); then no part of it stays. [`LedgerError::Changed`] when the file is no longer
+    /// as this program left it; then nothing is written.
     pub fn append(&mut self, event: &Event) -> Result<(), LedgerError> {
+        self.check_unchanged()?;
         let (line, chain) = write_line(&finite(event), self.seq, &self.chain);
         let mut write = || -> io::Result<()> {
             self.file.set_len(self.good)?;
@@ -230,12 +252,51 @@ impl Ledger {
         if let Err(source) = write() {
             // What was written of the line is cut off; if even that fails, the next open sees a torn last line.
             self.file.set_len(self.good).ok();
+            self.length = self.file.metadata().map_or(self.good, |file| file.len());
             return Err(LedgerError::Io { path: self.path.clone(), action: "append to", source });
         }
         self.good += line.len() as u64;
+        self.length = self.good;
+        self.end = end_of(line.as_bytes());
         self.seq += 1;
         self.chain = chain;
         Ok(())
+    }
+
+    /// A run folder has one writer. Where there is another one all the same, the two would overwrite each other's answers:
+    /// the file is another one by now, or has grown, shrunk, or does not end with this program's last line.
+    fn check_unchanged(&mut self) -> Result<(), LedgerError> {
+        let io = |source| LedgerError::Io { path: self.path.clone(), action: "append to", source };
+        let changed = |found: String| Err(LedgerError::Changed { path: self.path.clone(), found });
+        if !is_at(&self.file, &self.path).map_err(io)? {
+            return changed("it is gone, or another file stands in its place".to_owned());
+        }
+        let length = self.file.metadata().map_err(io)?.len();
+        if length != self.length {
+            return changed(format!("it has {length} bytes, and had {} after line {}", self.length, self.seq));
+        }
+        let mut found = vec![0; self.end.len()];
+        let mut read = || -> io::Result<()> {
+            self.file.seek(SeekFrom::Start(self.good.saturating_sub(found.len() as u64)))?;
+            self.file.read_exact(&mut found)
+        };
+        read().map_err(io)?;
+        match found == self.end {
+            true => Ok(()),
+            false => changed(format!("line {} is another one than it was", self.seq)),
+        }
+    }
+}
+
+/// The events of a ledger that is only read, all of it checked; a torn last line is left out.
+///
+/// # Errors
+/// As [`Ledger::open`].
+pub fn read_events(path: &Path) -> Result<Vec<Event>, LedgerError> {
+    let scan = scan(path)?;
+    match scan.broken {
+        Some((line, reason)) => Err(LedgerError::Line { path: path.to_owned(), line, reason }),
+        None => Ok(scan.events),
     }
 }
 
@@ -383,6 +444,8 @@ impl Event {
 struct Scan {
     events: Vec<Event>,
     good: u64,
+    length: u64,
+    end: Vec<u8>,
     chain: String,
     torn: bool,
     broken: Option<(u64, String)>,
@@ -390,7 +453,9 @@ struct Scan {
 
 fn scan(path: &Path) -> Result<Scan, LedgerError> {
     let bytes = read(path)?;
-    let mut scan = Scan { events: Vec::new(), good: 0, chain: GENESIS.to_owned(), torn: false, broken: None };
+    let length = bytes.len() as u64;
+    let (events, chain) = (Vec::new(), GENESIS.to_owned());
+    let mut scan = Scan { events, good: 0, length, end: Vec::new(), chain, torn: false, broken: None };
     for (i, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
         let Some(content) = line.strip_suffix(b"\n") else {
             scan.torn = true;
@@ -402,6 +467,7 @@ fn scan(path: &Path) -> Result<Scan, LedgerError> {
                 scan.events.push(event);
                 scan.chain = chain;
                 scan.good += line.len() as u64;
+                scan.end = end_of(line);
             }
             Err(reason) => {
                 scan.broken = Some((number, reason));
@@ -410,6 +476,11 @@ fn scan(path: &Path) -> Result<Scan, LedgerError> {
         }
     }
     Ok(scan)
+}
+
+/// The end of a line, with its chain, which stands for everything before it.
+fn end_of(line: &[u8]) -> Vec<u8> {
+    line[line.len().saturating_sub(24)..].to_vec()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LedgerError> {
@@ -538,6 +609,43 @@ mod tests {
             ledger.append(&event(3)).unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
         }
+    }
+
+    /// Two ledgers open on one file, as two programs would have them that take turns.
+    #[test]
+    fn a_second_writer_is_noticed_before_anything_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.jsonl");
+        let bytes = sample(&path);
+        let (mut first, ..) = Ledger::open(&path).unwrap();
+        let (mut second, ..) = Ledger::open(&path).unwrap();
+        first.append(&event(4)).unwrap();
+        let written = std::fs::read(&path).unwrap();
+        let refused = |ledger: &mut Ledger, what: &str| {
+            let before = std::fs::read(&path).unwrap_or_default();
+            let error = ledger.append(&event(5)).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("another program has changed it"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap_or_default(), before, "nothing was written");
+        };
+        refused(&mut second, &format!("has {} bytes, and had {} after line 4", written.len(), bytes.len()));
+        // Cut back, and of the same length, but with another last line.
+        std::fs::write(&path, &bytes).unwrap();
+        refused(&mut first, "bytes, and had");
+        let aside = folder.path().join("other.jsonl");
+        sample(&aside);
+        Ledger::open(&aside).unwrap().0.append(&event(6)).unwrap();
+        let other = std::fs::read(&aside).unwrap();
+        std::fs::write(&path, &other).unwrap();
+        assert_eq!(other.len(), written.len());
+        refused(&mut first, "line 5 is another one than it was");
+        // Put back, it goes on; renamed over or removed, it does not.
+        std::fs::write(&path, &written).unwrap();
+        first.append(&event(5)).unwrap();
+        std::fs::copy(&path, folder.path().join("copy")).unwrap();
+        std::fs::rename(folder.path().join("copy"), &path).unwrap();
+        refused(&mut first, "another file stands in its place");
+        std::fs::remove_file(&path).unwrap();
+        refused(&mut first, "it is gone");
     }
 
     #[test]

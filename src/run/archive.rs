@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
+use super::lock::temporary;
+use crate::files::{folder_of, sync_folder};
 use crate::finite;
 
 /// Named arrays and a JSON object.
@@ -281,13 +283,12 @@ fn floats<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) ->
     bytes.chunks_exact(N).map(move |b| read(b.try_into().expect("chunks of so many bytes")))
 }
 
-/// Writes a file so that it is whole or not there: temporary name, sync, rename.
+/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder.
 ///
 /// # Errors
 /// Those of the file system; the temporary file is removed again.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut file = temporary(folder_of(path))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     // Temporary files are private; results are as readable as any other file the user makes.
@@ -297,7 +298,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     }
     file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+    sync_folder(folder_of(path))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //!   figures/         learning curve
 //!   exports/         what was exported from the window
 //!   summary.json     what --json printed; of a run that was extended since, summary-000003000.json and so on
+//!   .pairwise.lock   who writes to the folder ([`lock`])
 //! ```
 
 pub mod archive;
@@ -22,6 +23,7 @@ pub mod export;
 pub mod figure;
 pub mod film;
 pub mod lines;
+pub mod lock;
 pub mod past;
 pub mod policy;
 pub mod tensorboard;
@@ -30,6 +32,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -42,6 +45,7 @@ use toml::Table;
 use self::archive::{Archive, ArchiveError, write_atomically};
 use self::changes::{Change, Fields, Moment};
 use self::config::{Config, ConfigError, Rater, RewardSource};
+use self::lock::{Claim, LockError, is_vacant, make_folder, missing};
 use self::policy::{BEGINNING, Policy};
 use crate::device::DeviceError;
 use crate::drlhp::{self, EventError, ExchangeError, Halt, Question, Report, Run};
@@ -111,14 +115,16 @@ pub enum Outcome {
     },
 }
 
-/// A run folder.
-#[derive(Debug, Clone, PartialEq)]
+/// A run folder, open to read, or claimed by this process to write as well.
+#[derive(Debug, Clone)]
 pub struct Folder {
     /// Where it is.
     pub path: PathBuf,
+    /// Held until the last clone is dropped; `None` where it is only read.
+    claim: Option<Arc<Claim>>,
 }
 
-/// A run folder opened to go on with.
+/// A claimed run folder opened to go on with.
 pub struct Reopened {
     /// The newest state.
     pub run: Run,
@@ -143,6 +149,9 @@ pub enum RunError {
         /// Reason.
         source: std::io::Error,
     },
+    /// Somebody else writes to the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The folder holds something already.
     #[error("{}: {found}; choose another --out, or go on with `pairwise resume {}`", path.display(), path.display())]
     Occupied {
@@ -266,6 +275,9 @@ pub(crate) fn kept(checkpoint: Option<&Path>) -> String {
     }
 }
 
+/// Folders in a run folder that are made before its configuration.
+const BEGUN: [&str; 2] = ["checkpoints", "figures"];
+
 /// Checkpoints kept: the newest, and one more in case the newest is damaged.
 const CHECKPOINTS_KEPT: usize = 2;
 
@@ -354,7 +366,7 @@ pub fn resume(
     warn: &mut dyn FnMut(String),
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
-    let folder = Folder::open(path)?;
+    let folder = Folder::open_to_write(path)?;
     // Before anything is touched.
     let set = planned(&folder.config()?, set)?.map(|_| set);
     let Reopened { run, clock, ledger, events } = folder.reopen(device, warn)?;
@@ -501,7 +513,11 @@ pub trait Host {
 ///
 /// # Errors
 /// [`RunError`]
+///
+/// # Panics
+/// When the folder is not claimed.
 pub fn execute(run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Result<Outcome, RunError> {
+    folder.assert_claimed();
     go_on(run, folder, clock, host).map_err(|error| match error {
         RunError::Halted { source, .. } => {
             let checkpoint = folder.checkpoints().ok().and_then(|mut all| all.pop());
@@ -942,10 +958,11 @@ impl Stored {
 }
 
 impl Folder {
-    /// Makes a run folder with its configuration.
+    /// Makes a run folder with its configuration, and claims it.
     ///
     /// # Errors
-    /// [`RunError::Occupied`] when something is there already; I/O errors, after which nothing is left.
+    /// [`RunError::Occupied`] when something is there already; [`RunError::Lock`] when somebody else makes it; I/O errors,
+    /// after which nothing is left.
     pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
         Self::create_from(path, config, config.init.as_deref())
     }
@@ -973,49 +990,83 @@ impl Folder {
             return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
         }
         let existed = path.exists();
-        if existed && (!path.is_dir() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())) {
+        if existed && !(path.is_dir() && is_vacant(path, &BEGUN).unwrap_or(true)) {
             return Err(RunError::Occupied { path: path.to_owned(), found: "exists and is not an empty folder" });
         }
-        let first_missing = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).last();
-        let folder = Self { path: path.to_owned() };
+        let made = missing(path);
+        // Only what is empty: another process may have made the same folders, and hold them by now.
+        let take_back = || made.iter().try_for_each(fs::remove_dir);
+        let io = |source| RunError::Io { path: path.to_owned(), action: "create the run folder", source };
+        make_folder(path).map_err(io).inspect_err(|_| take_back().unwrap_or_default())?;
+        let claim = Claim::take(path).inspect_err(|_| take_back().unwrap_or_default())?;
+        // From here on the folder is this process's; another one may have made a whole run of it before.
+        if path.join("config.toml").exists() {
+            return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
+        }
         let fill = || -> std::io::Result<()> {
-            for name in ["checkpoints", "figures"] {
-                fs::create_dir_all(path.join(name))?;
+            for name in BEGUN {
+                make_folder(&path.join(name))?;
             }
             write_atomically(&path.join("config.toml"), config.as_bytes())
         };
         match fill() {
-            Ok(()) => Ok(folder),
+            Ok(()) => Ok(Self { path: path.to_owned(), claim: Some(Arc::new(claim)) }),
             Err(source) => {
                 // Take back what this call made, and only that.
-                let undo = || -> std::io::Result<()> {
-                    match first_missing {
-                        Some(made) => fs::remove_dir_all(made),
-                        None => ["checkpoints", "figures"].iter().try_for_each(|name| fs::remove_dir(path.join(name))),
-                    }
-                };
-                undo().ok();
-                Err(RunError::Io { path: path.to_owned(), action: "create the run folder", source })
+                if existed {
+                    BEGUN.iter().try_for_each(|name| fs::remove_dir(path.join(name))).ok();
+                } else {
+                    fs::remove_dir_all(path).ok();
+                    made.iter().skip(1).try_for_each(fs::remove_dir).ok();
+                }
+                Err(io(source))
             }
         }
     }
 
-    /// An existing run folder.
+    /// An existing run folder, to read.
     ///
     /// # Errors
     /// [`RunError::NotARun`] when it has no configuration.
     pub fn open(path: &Path) -> Result<Self, RunError> {
         match path.join("config.toml").is_file() {
-            true => Ok(Self { path: path.to_owned() }),
+            true => Ok(Self { path: path.to_owned(), claim: None }),
             false => Err(RunError::NotARun { path: path.to_owned(), missing: "config.toml" }),
         }
+    }
+
+    /// An existing run folder, claimed: nobody else writes to it as long as this or a clone of it is there.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; [`RunError::Lock`] while somebody else writes to it.
+    pub fn open_to_write(path: &Path) -> Result<Self, RunError> {
+        let folder = Self::open(path)?;
+        Ok(Self { claim: Some(Arc::new(Claim::take(path)?)), ..folder })
+    }
+
+    /// Writing to a folder that is open to read is a defect.
+    ///
+    /// # Panics
+    /// Then.
+    pub(crate) fn assert_claimed(&self) {
+        assert!(self.claim.is_some(), "a folder that is written to is claimed");
+    }
+
+    /// The same folder, only to read.
+    #[must_use]
+    pub fn to_read(&self) -> Self {
+        Self { path: self.path.clone(), claim: None }
     }
 
     /// The newest state, to go on from, with its ledger.
     ///
     /// # Errors
     /// [`RunError`]. `warn` receives what was found damaged and left out.
+    ///
+    /// # Panics
+    /// When the folder is not claimed.
     pub fn reopen(&self, device: &Device, warn: &mut dyn FnMut(String)) -> Result<Reopened, RunError> {
+        self.assert_claimed();
         let newest = self.newest_checkpoint(warn)?;
         let path = self.ledger();
         if let Some(stored) = &newest {

@@ -1,6 +1,7 @@
 //! Past runs: a folder of runs at a glance, deleting one, and branching one at an answer.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +12,7 @@ use super::figure::{Series, curve, summarized};
 use super::policy::BEGINNING;
 use super::{Folder, RunError, Summary};
 use crate::drlhp::Report;
-use crate::preference::ledger::Ledger;
+use crate::preference::ledger::{Ledger, read_events};
 use crate::preference::{Event, Label, Teacher};
 
 /// A run at a glance.
@@ -27,29 +28,105 @@ pub struct PastRun {
     pub reports: Vec<Report>,
     /// What is wrong with lines of its metrics that cannot be read.
     pub unread: Vec<String>,
-    /// What of it changes while it runs: bytes of metrics, whether it has a summary.
-    stamp: (u64, bool),
+    /// What is wrong with its ledger, so that it cannot be gone on with.
+    pub problem: Option<String>,
+    stamp: Stamp,
     changed: SystemTime,
 }
+
+/// What a folder of runs holds.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The runs, the one changed last first.
+    pub runs: Vec<Arc<PastRun>>,
+    /// What cannot be read, by path.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A folder that cannot be read, or not as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damaged {
+    /// The folder.
+    pub path: PathBuf,
+    /// Why not, with the file.
+    pub problem: String,
+}
+
+/// What of a run changes while it runs: bytes of metrics, whether it has a summary, bytes of its ledger and when that and
+/// the configuration were written.
+type Stamp = (u64, bool, u64, [Option<SystemTime>; 2]);
 
 /// Who changed an answer where a run was branched, in the ledger of the branch.
 pub(super) const BRANCHED: &str = "branch";
 
-/// The runs below `parent`, the one changed last first. Folders that are no runs, or whose configuration cannot be read,
-/// are left out. What is unchanged since `known` was read is taken from there.
+/// The runs below `parent`. Folders that are no runs are left out; those that are, and cannot be read, are named. What is
+/// unchanged since `known` was read is taken from there.
 #[must_use]
-pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Vec<Arc<PastRun>> {
-    let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
-    let read = |path: PathBuf| {
-        let stamp = stamp(&path);
-        match known.iter().find(|run| run.path == path && run.stamp == stamp) {
-            Some(run) => Some(Arc::clone(run)),
-            None => past(&path).ok().map(Arc::new),
+pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Listing {
+    let mut found = Listing::default();
+    let damaged = |path: &Path, problem: String| Damaged { path: path.to_owned(), problem };
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        // Made by the first run.
+        Err(error) if error.kind() == ErrorKind::NotFound => return found,
+        Err(error) => {
+            found.damaged.push(damaged(parent, format!("cannot be listed: {error}")));
+            return found;
         }
     };
-    let mut runs: Vec<Arc<PastRun>> = entries.flatten().filter_map(|entry| read(entry.path())).collect();
-    runs.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
-    runs
+    for entry in entries {
+        let path = match entry {
+            Ok(entry) => entry.path(),
+            Err(error) => {
+                found.damaged.push(damaged(parent, format!("cannot be listed: {error}")));
+                break;
+            }
+        };
+        let stamp = stamp(&path);
+        if let Some(run) = known.iter().find(|run| run.path == path && run.stamp == stamp) {
+            found.runs.push(Arc::clone(run));
+            continue;
+        }
+        match configuration(&path) {
+            Ok(Some(table)) if is_of_an_agent(&table) => match past(&path) {
+                Ok(run) => found.runs.push(Arc::new(run)),
+                Err(error) => found.damaged.push(damaged(&path, error.to_string())),
+            },
+            // Another kind of run.
+            Ok(Some(_)) => {}
+            Ok(None) if path.join("labels.jsonl").is_file() && path.join("checkpoints").is_dir() => {
+                found.damaged.push(damaged(&path, "a run whose config.toml is missing".to_owned()));
+            }
+            Ok(None) => {}
+            Err(problem) => found.damaged.push(damaged(&path, problem)),
+        }
+    }
+    let of_ledgers = found.runs.iter().filter_map(|run| Some(damaged(&run.path, run.problem.clone()?)));
+    found.damaged.extend(of_ledgers);
+    found.damaged.sort();
+    found.runs.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
+    found
+}
+
+/// The configuration of a folder, whatever kind of run it is; `None` where there is none.
+///
+/// # Errors
+/// Why it cannot be read, in words for the user: then nobody knows what the folder is.
+pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, String> {
+    let path = folder.join("config.toml");
+    let text = match fs::symlink_metadata(&path).and_then(|_| fs::read_to_string(&path)) {
+        Ok(text) => text,
+        // A dangling link is one as well.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(format!("{}: cannot be read: {error}", path.display())),
+    };
+    let wrong = |error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end());
+    text.parse().map(Some).map_err(wrong)
+}
+
+/// Whether a configuration is that of an agent's run, of this version or of another. A front of agents has other steps.
+fn is_of_an_agent(table: &toml::Table) -> bool {
+    table.contains_key("env") && !table.contains_key("finetune_steps")
 }
 
 /// One run at a glance.
@@ -58,7 +135,11 @@ pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Vec<Arc<PastRun>> {
 /// When the folder is not a run, or cannot be read.
 pub fn past(path: &Path) -> Result<PastRun, RunError> {
     let folder = Folder::open(path)?;
-    let modified = |name: &str| fs::metadata(path.join(name)).and_then(|m| m.modified()).ok();
+    // Taken first: what changes while it is read is read again.
+    let stamp = stamp(path);
+    // A run that has just begun has none.
+    let ledger = folder.ledger();
+    let problem = if ledger.exists() { read_events(&ledger).err().map(|error| error.to_string()) } else { None };
     let mut unread = Vec::new();
     let reports = folder.metrics(&mut |problem| unread.push(problem))?;
     Ok(PastRun {
@@ -67,14 +148,20 @@ pub fn past(path: &Path) -> Result<PastRun, RunError> {
         summary: folder.summary().ok(),
         reports,
         unread,
-        stamp: stamp(path),
-        changed: modified("metrics.jsonl").or(modified("config.toml")).unwrap_or(SystemTime::UNIX_EPOCH),
+        problem,
+        stamp,
+        changed: modified(path, "metrics.jsonl").or(modified(path, "config.toml")).unwrap_or(SystemTime::UNIX_EPOCH),
     })
 }
 
-fn stamp(path: &Path) -> (u64, bool) {
-    let bytes = fs::metadata(path.join("metrics.jsonl")).map_or(0, |m| m.len());
-    (bytes, path.join("summary.json").exists())
+fn stamp(path: &Path) -> Stamp {
+    let bytes = |name: &str| fs::metadata(path.join(name)).map_or(0, |m| m.len());
+    let written = ["labels.jsonl", "config.toml"].map(|name| modified(path, name));
+    (bytes("metrics.jsonl"), path.join("summary.json").exists(), bytes("labels.jsonl"), written)
+}
+
+fn modified(path: &Path, name: &str) -> Option<SystemTime> {
+    fs::metadata(path.join(name)).and_then(|m| m.modified()).ok()
 }
 
 impl PastRun {
@@ -153,9 +240,9 @@ pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Serie
 /// Deletes a run folder for good.
 ///
 /// # Errors
-/// When it is not a run folder, or the file system says no.
+/// When it is not a run folder, somebody writes to it, or the file system says no.
 pub fn delete(path: &Path) -> Result<(), RunError> {
-    Folder::open(path)?;
+    let _claimed = Folder::open_to_write(path)?;
     fs::remove_dir_all(path).map_err(|source| RunError::Io { path: path.to_owned(), action: "delete the run", source })
 }
 
@@ -170,7 +257,7 @@ pub fn delete(path: &Path) -> Result<(), RunError> {
 pub fn branch(from: &Path, to: &Path, query: u64, label: Option<Label>) -> Result<Folder, RunError> {
     let old = Folder::open(from)?;
     let config = old.first_config()?;
-    let (_, mut events, _) = Ledger::open(&old.ledger())?;
+    let mut events = read_events(&old.ledger())?;
     let is_answer = |event: &Event| matches!(event, Event::Answer(answer) if answer.query == query);
     let last = events.iter().position(is_answer).ok_or_else(|| RunError::NoAnswer { path: old.ledger(), query })?;
     events.truncate(last + 1);
@@ -215,15 +302,9 @@ mod tests {
             |(i, value): (usize, &f64)| Report { env_steps: 100 * i, true_return: Some(*value), ..Report::default() };
         let reports = returns.iter().enumerate().map(report).collect();
         let path = format!("run-{seed}-{labels}").into();
-        PastRun {
-            path,
-            config,
-            summary: None,
-            reports,
-            unread: Vec::new(),
-            stamp: (0, false),
-            changed: SystemTime::UNIX_EPOCH,
-        }
+        let (stamp, changed) = ((0, false, 0, [None; 2]), SystemTime::UNIX_EPOCH);
+        let unread = Vec::new();
+        PastRun { path, config, summary: None, reports, unread, problem: None, stamp, changed }
     }
 
     #[test]

@@ -15,10 +15,11 @@ use egui::{Panel as Side, Ui};
 
 use self::begin::Form;
 use super::theme::Theme;
-use super::{Action, Message, in_background, least_seconds};
+use super::{Action, Message, in_background, least_seconds, unreadable};
 use crate::evals::validate::folder::{self, Found, Validation, Wanted, now};
 use crate::evals::validate::report::{self, Report};
 use crate::evals::validate::{Answer, Turn, answers_of, is_final, median_milliseconds, next_turn, rater_name, turns};
+use crate::run::past::Damaged;
 
 /// What the panel remembers.
 #[derive(Default)]
@@ -28,7 +29,9 @@ pub(super) struct Check {
     /// A validation that is drawn or read.
     opening: Option<JoinHandle<Result<Open, String>>>,
     found: Vec<Found>,
-    looking: Option<JoinHandle<Vec<Found>>>,
+    /// Folders that cannot be read.
+    damaged: Vec<Damaged>,
+    looking: Option<JoinHandle<(Vec<Found>, Vec<Damaged>)>>,
     looked: Option<Instant>,
 }
 
@@ -128,6 +131,7 @@ impl Check {
             }
             None => {
                 side.show(ui, |ui| {
+                    unreadable(ui, theme, runs, &self.damaged);
                     begin::earlier(ui, theme, &self.form, &self.found, self.looked.is_some(), &mut requests);
                 });
                 let busy = self.opening.is_some();
@@ -140,7 +144,10 @@ impl Check {
     /// Carries a request out. An answer is on the disk when this returns.
     pub(super) fn act(&mut self, ctx: &egui::Context, request: Request) -> Result<(), String> {
         let open = match (request, &mut self.open) {
-            (Request::Begin { path, wanted, rater }, _) => {
+            (Request::Begin { path, wanted, rater }, open) => {
+                rater_name(&rater)?;
+                // Its next rater: this program has the folder already.
+                open.take_if(|open| open.validation.path == path);
                 // Large sets take longer than a frame.
                 self.opening = Some(in_background(ctx, move || begin(&path, &wanted, &rater)));
                 return Ok(());
@@ -177,6 +184,7 @@ impl Check {
                 // Read again: others may have answered meanwhile.
                 let report = report::write(&open.validation.path, Some(&open.rater));
                 open.report = Some(report.map_err(|error| error.to_string())?);
+                open.validation.release();
                 open
             }
         };
@@ -202,7 +210,7 @@ impl Check {
     /// Looks through the folder of runs, off the window's thread.
     fn look(&mut self, ui: &Ui, runs: &Path) {
         if let Some(found) = self.looking.take_if(|thread| thread.is_finished()).and_then(|thread| thread.join().ok()) {
-            self.found = found;
+            (self.found, self.damaged) = found;
             self.looked = Some(Instant::now());
         }
         if self.open.is_some() {
@@ -230,11 +238,14 @@ impl Open {
 
 fn begin(path: &Path, wanted: &Wanted, rater: &str) -> Result<Open, String> {
     let rater = rater_name(rater)?.to_owned();
-    let validation = folder::begin(path, wanted).map_err(|error| error.to_string())?;
+    let mut validation = folder::begin(path, wanted).map_err(|error| error.to_string())?;
     let report = match is_final(&validation.events, &rater) {
         true => Some(report::write(path, Some(&rater)).map_err(|error| error.to_string())?),
         false => None,
     };
+    if report.is_some() {
+        validation.release();
+    }
     let mut open = Open {
         turns: turns(&validation.items, &validation.config, &rater),
         validation,

@@ -6,6 +6,7 @@ use egui::{Button, ComboBox, DragValue, RichText, Role, ScrollArea, Stroke, Text
 
 use super::{Request, short};
 use crate::app::theme::Theme;
+use crate::app::unreadable;
 use crate::engine::free_folder;
 use crate::engine::language::{Begin, Making};
 use crate::lm::run::{LmConfig, PretrainConfig, SIZES, StageKind};
@@ -289,7 +290,15 @@ impl Choose {
 }
 
 /// Earlier sessions, to go on with.
-pub(super) fn sessions(ui: &mut Ui, theme: &Theme, shelf: &Shelf, read: bool, requests: &mut Vec<Request>) {
+pub(super) fn sessions(
+    ui: &mut Ui,
+    theme: &Theme,
+    shelf: &Shelf,
+    runs: &Path,
+    read: bool,
+    requests: &mut Vec<Request>,
+) {
+    unreadable(ui, theme, runs, &shelf.damaged);
     ui.label(RichText::new("Earlier sessions").strong());
     ui.add_space(4.0);
     if shelf.sessions.is_empty() {

@@ -80,7 +80,7 @@ impl Language {
         } else if self.tab == Tab::Teach {
             let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
             Side::right("sessions").default_size(300.0).min_size(240.0).frame(frame).show(ui, |ui| {
-                choose::sessions(ui, theme, &self.shelf, self.read.is_some(), &mut requests);
+                choose::sessions(ui, theme, &self.shelf, runs, self.read.is_some(), &mut requests);
             });
         }
         egui::CentralPanel::default().show(ui, |ui| {

@@ -12,6 +12,7 @@ use crate::cli::train::on_interrupt;
 use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
 use crate::evals::generate::{folders, read};
 use crate::evals::judge::Judge;
+use crate::run::lock::Claim;
 
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {
@@ -79,7 +80,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
     let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for (behaviour, candidates, truths) in &all {
         let own = out.join(&behaviour.name);
-        std::fs::create_dir_all(&own).map_err(|error| Failure::usage(format!("{}: {error}", own.display())))?;
+        let _claim = Claim::make(&own)?;
         let count = |done| progress.count(&format!("{}: statements judged", behaviour.name), done, candidates.len());
         let path = own.join("scores.jsonl");
         let scores = lib::score(behaviour, candidates, &config, &judge, relevance, &path, &stop, &count);

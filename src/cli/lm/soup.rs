@@ -15,6 +15,7 @@ use crate::lm::merge::{MergeFolderError, merge_models};
 use crate::lm::soup::{self as lm, Mix, Soup, SoupConfig};
 use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::run::lock::{Claim, is_vacant};
 use crate::soup::MergeConfig;
 
 #[derive(Debug, Args)]
@@ -61,32 +62,38 @@ pub(super) struct SoupArgs {
 pub(super) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     let config = config(args)?;
     config.validate()?;
-    if args.out.exists() {
+    // What a killed command left of a folder is none.
+    if args.out.exists() && !is_vacant(&args.out, &[]).unwrap_or(false) {
         return Err(Failure::usage(format!("{}: is there already: choose another --out", args.out.display())));
     }
+    let claim = Claim::make(&args.out)?;
+    let done = write_soup(args, &config);
+    if done.is_err() {
+        // Empty again: the next try shall not trip over it.
+        claim.abandon();
+    }
+    done
+}
+
+fn write_soup(args: &SoupArgs, config: &SoupConfig) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let device = device::pick(DeviceChoice::Cpu)?;
     let stop = on_interrupt()?;
     let progress = StageProgress::new();
-    let found = lm::soup(&config, &device, &stop, &|shown| progress.show(&shown))?;
+    let found = lm::soup(config, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
     let interrupted = || Failure::interrupted("nothing was written".to_owned());
     let found = found.ok_or_else(interrupted)?;
     print(&found);
-    std::fs::create_dir_all(&args.out)?;
     let model = args.out.join("model");
     let merging = MergeConfig { weights: found.chosen.clone(), ..MergeConfig::default() };
     let merged = match config.models.iter().all(|model| is_adapter(model)) {
         true => merge_adapters(&merging, AdapterMerge::Concatenated, &config.models, &model),
         false => merge_models(&merging, None, &config.models, &model, false, &stop, &|_, _| ()),
     };
-    let merged = merged.map_err(|error| {
-        // Empty again: the next try shall not trip over it.
-        let _ = std::fs::remove_dir(&args.out);
-        match error {
-            MergeFolderError::Interrupted => interrupted(),
-            other => Failure::usage(other.to_string()),
-        }
+    let merged = merged.map_err(|error| match error {
+        MergeFolderError::Interrupted => interrupted(),
+        other => Failure::usage(other.to_string()),
     })?;
     write(&args.out.join("soup.json"), &(serde_json::to_string_pretty(&found)? + "\n"))?;
     draw(&found, &args.out)?;

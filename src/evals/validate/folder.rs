@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::de::DeserializeOwned;
@@ -22,10 +23,13 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, draw, in_force, is_final, rater_name};
 use crate::evals::questions::{self, QuestionsError};
+use crate::files::sync_folder;
 use crate::run::archive::write_atomically;
+use crate::run::lock::{Claim, LockError};
+use crate::run::past::Damaged;
 
 /// A validation that is open.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Validation {
     /// Its folder.
     pub path: PathBuf,
@@ -37,6 +41,8 @@ pub struct Validation {
     pub events: Vec<Event>,
     /// What was found wrong and did no harm.
     pub warnings: Vec<String>,
+    /// Held by who answers; `None` where it is only read.
+    claim: Option<Arc<Claim>>,
 }
 
 /// What is asked of a new validation, or expected of an old one.
@@ -83,6 +89,9 @@ pub enum ValidateError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody else answers.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A line is not what this program writes.
     #[error("{}:{line}: {problem}", path.display())]
     Line {
@@ -109,16 +118,14 @@ const ANSWERS: &str = "answers.jsonl";
 /// Levels of folders below that of the runs that are looked into.
 const DEPTH: usize = 2;
 
-/// Opens the validation of a folder, or draws one.
+/// Opens the validation of a folder, or draws one, and claims it: nobody else answers there as long as it is open.
 ///
 /// # Errors
 /// When the folder holds another validation than the one that is wanted, or something else; when there is none and no set
-/// is named; [`draw`]'s.
+/// is named; when somebody else answers there; [`draw`]'s.
 pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> {
     if path.join(CONFIG).exists() {
-        let found = open(path)?;
-        agree(&found, wanted)?;
-        return Ok(found);
+        return claimed(path, Claim::take(path)?, wanted);
     }
     let Some(file) = &wanted.set else {
         let problem = format!("{}: holds no validation yet: name the set to draw questions from", path.display());
@@ -127,7 +134,7 @@ pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> 
     create(path, file, wanted)
 }
 
-/// Opens a validation.
+/// Opens a validation to read.
 ///
 /// # Errors
 /// [`ValidateError`] with file and line of the first thing that is wrong. A torn last answer is only warned about: it was
@@ -160,7 +167,7 @@ pub fn open(path: &Path) -> Result<Validation, ValidateError> {
             answers.display()
         )
     });
-    Ok(Validation { path: path.to_owned(), config, items, events, warnings: torn.into_iter().collect() })
+    Ok(Validation { path: path.to_owned(), config, items, events, warnings: torn.into_iter().collect(), claim: None })
 }
 
 /// Adds an answer. When this returns, it is on the disk.
@@ -242,13 +249,14 @@ pub fn set_changed(config: &ValidationConfig) -> Option<bool> {
     sha256(Path::new(&config.set)).ok().map(|found| found != config.set_sha256)
 }
 
-/// The validations in a folder of runs, by name. What cannot be read is left out.
+/// The validations in a folder of runs, by name, and those that cannot be read.
 #[must_use]
-pub fn look(runs: &Path) -> Vec<Found> {
-    let mut found = Vec::new();
-    visit(runs, runs, DEPTH, &mut found);
+pub fn look(runs: &Path) -> (Vec<Found>, Vec<Damaged>) {
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
+    visit(runs, runs, DEPTH, &mut found, &mut damaged);
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    found
+    damaged.sort();
+    (found, damaged)
 }
 
 /// Seconds since 1970.
@@ -258,6 +266,11 @@ pub fn now() -> f64 {
 }
 
 impl Validation {
+    /// Lets others answer, where there is only a report to look at.
+    pub fn release(&mut self) {
+        self.claim = None;
+    }
+
     /// Answers to give for each rater, repeats included.
     #[must_use]
     pub fn turns(&self) -> usize {
@@ -289,7 +302,11 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
         return Err(ValidateError::Refused(format!("seed: is {}: must be at most {}", config.seed, i64::MAX)));
     }
     let (items, keys) = draw(&set, &config).map_err(ValidateError::Refused)?;
-    fs::create_dir_all(path).map_err(io(path))?;
+    let claim = Claim::make(path)?;
+    if path.join(CONFIG).exists() {
+        // Somebody else has drawn it meanwhile.
+        return claimed(path, claim, wanted);
+    }
     let write = |name: &str, text: &str| {
         let file = path.join(name);
         write_atomically(&file, text.as_bytes()).map_err(io(&file))
@@ -298,7 +315,15 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
     write(KEYS, &to_jsonl(&keys))?;
     // Last: a folder with a configuration is whole.
     write(CONFIG, &toml::to_string(&config).expect("strings and numbers within i64 always serialise"))?;
-    Ok(Validation { path: path.to_owned(), config, items, events: Vec::new(), warnings: Vec::new() })
+    let claim = Some(Arc::new(claim));
+    Ok(Validation { path: path.to_owned(), config, items, events: Vec::new(), warnings: Vec::new(), claim })
+}
+
+/// Opens the validation that is wanted, claimed.
+fn claimed(path: &Path, claim: Claim, wanted: &Wanted) -> Result<Validation, ValidateError> {
+    let found = open(path)?;
+    agree(&found, wanted)?;
+    Ok(Validation { claim: Some(Arc::new(claim)), ..found })
 }
 
 /// Whether an old validation is the one that is wanted.
@@ -359,8 +384,8 @@ fn open_to(events: &[Event], rater: &str) -> Result<(), ValidateError> {
     }
 }
 
-/// Writes an event and waits for the disk. Other windows and programs may add to the same file: `event` is made of what
-/// stands there while nobody else can, so that it does not follow what another has made final.
+/// Writes an event and waits for the disk. Another window of this program may add to the same file: `event` is made of
+/// what stands there while nobody else can, so that it does not follow what another has made final.
 fn append(
     validation: &mut Validation,
     event: impl FnOnce(&[Event]) -> Result<Option<Event>, ValidateError>,
@@ -380,7 +405,9 @@ fn append(
         file.set_len(end)?;
         file.seek(SeekFrom::Start(end))?;
         file.write_all(line.as_bytes())?;
-        file.sync_data()
+        file.sync_data()?;
+        // Its name, with the first answer.
+        if end == 0 { sync_folder(&validation.path) } else { Ok(()) }
     };
     let added = add();
     if added.is_err() {
@@ -447,11 +474,17 @@ fn example(folder: &Path) -> String {
     sets.first().map_or_else(|| "set.jsonl".to_owned(), |set| set.path.display().to_string())
 }
 
-fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>) {
+fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>, damaged: &mut Vec<Damaged>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         if path.join(ITEMS).is_file() && path.join(KEYS).is_file() {
-            let Ok(validation) = open(&path) else { continue };
+            let validation = match open(&path) {
+                Ok(validation) => validation,
+                Err(error) => {
+                    damaged.push(Damaged { path, problem: error.to_string() });
+                    continue;
+                }
+            };
             let mut raters: BTreeMap<String, usize> = BTreeMap::new();
             in_force(&validation.events)
                 .iter()
@@ -464,7 +497,7 @@ fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>) {
                 path,
             });
         } else if depth > 1 {
-            visit(runs, &path, depth - 1, found);
+            visit(runs, &path, depth - 1, found, damaged);
         }
     }
 }
@@ -522,7 +555,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (set, path) = (set(folder.path(), 40), folder.path().join("runs").join("check"));
         let mut validation = begin(&path, &wanted(&set, 10)).unwrap();
-        assert_eq!(open(&path).unwrap(), validation);
+        let read = open(&path).unwrap();
+        assert_eq!((&read.config, &read.items), (&validation.config, &validation.items));
+        assert_eq!(read.events, validation.events);
         // Blind: neither labels nor confidences are in the sample.
         let sample = fs::read_to_string(path.join("sample.jsonl")).unwrap();
         assert_eq!(sample.lines().count(), 10);
@@ -540,7 +575,8 @@ mod tests {
         assert_eq!(undo(&mut validation, "Ann").unwrap(), None);
         assert_eq!(events(&validation), validation.events);
         assert_eq!((answers_of(&validation.events, "Ann").len(), answers_of(&validation.events, "Ben").len()), (0, 1));
-        let found = look(&folder.path().join("runs"));
+        let (found, damaged) = look(&folder.path().join("runs"));
+        assert_eq!(damaged, []);
         assert_eq!((found.len(), found[0].name.as_str(), found[0].turns), (1, "check", 10));
         assert_eq!(found[0].raters, [("Ben".to_owned(), 1)]);
 
@@ -620,8 +656,16 @@ mod tests {
         // More than there are: all.
         let first = begin(&path, &wanted(&set, 100)).unwrap();
         assert_eq!(first.items.len(), 8);
-        assert_eq!(begin(&path, &wanted(&set, 100)).unwrap(), first);
-        assert_eq!(begin(&path, &Wanted::default()).unwrap(), first);
+        // One window, or program, at a time; others may look.
+        let held = begin(&path, &wanted(&set, 100)).unwrap_err().to_string();
+        assert!(held.contains("is written to by this same program already"), "{held}");
+        assert_eq!(open(&path).unwrap().items, first.items);
+        let (config, items) = (first.config.clone(), first.items.clone());
+        drop(first);
+        for again in [wanted(&set, 100), Wanted::default()] {
+            let found = begin(&path, &again).unwrap();
+            assert_eq!((&found.config, &found.items), (&config, &items));
+        }
         let refused = |wanted: Wanted| begin(&path, &wanted).unwrap_err().to_string();
         assert!(refused(wanted(&set, 5)).contains("a sample of 100, not 5"));
         assert!(refused(Wanted { seed: Some(1), ..Wanted::default() }).contains("seed 0, not 1"));

@@ -17,6 +17,7 @@ use serde_json::{Map, Value as Json};
 
 use self::python::wrong;
 use super::tokenizer::{SpecialTokens, Tokenizer};
+use crate::calendar::civil;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -589,27 +590,6 @@ fn strftime(seconds: i64, format: &str) -> Result<String, minijinja::Error> {
         }
     }
     Ok(out)
-}
-
-/// Year, month and day of a day number since 1970-01-01, in the Gregorian calendar.
-fn civil(days: i64) -> (i64, i64, i64) {
-    /// Days of 400 years, after which the calendar repeats.
-    const CYCLE: i64 = 146_097;
-    let leap = |year: i64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
-    let (mut year, mut day) = (1970 + 400 * days.div_euclid(CYCLE), days.rem_euclid(CYCLE));
-    while day >= 365 + i64::from(leap(year)) {
-        day -= 365 + i64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 1;
-    for length in [31, 28 + i64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if day < length {
-            break;
-        }
-        day -= length;
-        month += 1;
-    }
-    (year, month, day + 1)
 }
 
 #[cfg(test)]

@@ -38,7 +38,8 @@ use super::world::{
 };
 use super::{reward, score};
 use crate::preference::pearson;
-use crate::run::Clock;
+use crate::run::lock::Claim;
+use crate::run::{Clock, RunError};
 use crate::soup::grid;
 use table::{costs_of, draw, row};
 
@@ -377,6 +378,7 @@ pub fn fronts(
     config.validate()?;
     config.objectives.iter().try_for_each(|objective| check_gold(&config.corpus, objective))?;
     let points_folder = folder.join("points");
+    let _claim = Claim::make(folder).map_err(RunError::from)?;
     fs::create_dir_all(&points_folder).map_err(|source| io(&points_folder, "make the folder", source))?;
     same_config(config, "front", folder)?;
     let (mut starts, mut points, mut costs) = (Vec::new(), Vec::new(), BTreeMap::new());

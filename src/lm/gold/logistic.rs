@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::GoldError;
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
+use crate::run::archive::write_atomically;
 
 /// How a classifier is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -222,13 +223,8 @@ impl Logistic {
     /// # Errors
     /// When it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), GoldError> {
-        let io = |source| GoldError::Io { path: path.to_owned(), source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
         let json = serde_json::to_vec(&self.model).expect("numbers and strings always serialise");
-        file.write_all(&json).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        write_atomically(path, &json).map_err(|source| GoldError::Io { path: path.to_owned(), source })
     }
 
     /// What is saved.

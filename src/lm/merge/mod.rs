@@ -8,7 +8,7 @@ pub mod adapters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -24,6 +24,7 @@ use super::config::{Family, HARMLESS, ModelConfig, Output};
 use super::folder::{FolderError, HEAD, Shards, content, io, open_regular, read_json, write_json};
 use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::files::{folder_of, sync_folder};
 use crate::nn::{constant, to_host};
 use crate::soup::{MergeConfig, MergeError, merge};
 
@@ -375,6 +376,7 @@ fn write_files(out: &Path, shards: &[(String, Metadata)], tensors: Receiver<Vec<
         }
         file.sync_all().map_err(wrong)?;
     }
+    sync_folder(out).map_err(|error| io(out, error))?;
     Ok(written)
 }
 
@@ -577,11 +579,17 @@ struct NewFolder<'a>(Option<&'a Path>);
 
 impl<'a> NewFolder<'a> {
     fn make(path: &'a Path) -> Result<Self, FolderError> {
+        let taken = || content(path, "is there already: choose another --out, or remove it");
         if path.exists() {
-            return Err(content(path, "is there already: choose another --out, or remove it"));
+            return Err(taken());
         }
-        fs::create_dir_all(path).map_err(|error| io(path, error))?;
-        Ok(Self(Some(path)))
+        fs::create_dir_all(folder_of(path)).map_err(|error| io(path, error))?;
+        // Of two processes that look at the same time, one makes it.
+        match fs::create_dir(path) {
+            Ok(()) => Ok(Self(Some(path))),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
+            Err(error) => Err(io(path, error)),
+        }
     }
 
     fn keep(mut self) {

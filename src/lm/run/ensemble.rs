@@ -7,7 +7,6 @@
 //!   summary.json     what --json printed: of the mean over members, and of each
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -66,13 +65,7 @@ pub(super) fn train(
         };
         let outcome = match folder.join("config.toml").is_file() {
             true => super::resume(&folder, &[], device, stop, &of_member)?,
-            false => {
-                // What a kill leaves before there is a configuration: empty folders.
-                for name in ["checkpoints", "figures", ""] {
-                    let _ = fs::remove_dir(folder.join(name));
-                }
-                super::train(&of_one(config, member), &folder, device, stop, &of_member)?
-            }
+            false => super::train(&of_one(config, member), &folder, device, stop, &of_member)?,
         };
         match outcome {
             LmOutcome::Finished(summary) => summaries.push(*summary),

@@ -248,7 +248,7 @@ pub fn resume(
     stop: &AtomicBool,
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<LmOutcome, LmError> {
-    let folder = Folder::open(path)?;
+    let folder = Folder::open_to_write(path)?;
     let mut config = read_config(path)?;
     let planned = planned(&config, set)?;
     if config.is_ensemble() {

@@ -8,6 +8,7 @@ use burn::tensor::Device;
 
 use super::texts::World;
 use super::{Branch, Point, SycophancyConfig, Training, Work, cost, point_file};
+use crate::files::{folder_of, sync_folder};
 use crate::lm::data::EncodedPair;
 use crate::lm::dpo::{self, Dpo, Reference};
 use crate::lm::folder::{self, with_scores};
@@ -429,7 +430,8 @@ impl<'a> Unit<'a> {
         }
         folder::write(model, None, &new)?;
         self.world.tokenizer.save(&new)?;
-        fs::rename(&new, &path).map_err(|source| io(&path, "write the model", source))
+        let renamed = fs::rename(&new, &path).and_then(|()| sync_folder(folder_of(&path)));
+        renamed.map_err(|source| io(&path, "write the model", source))
     }
 }
 

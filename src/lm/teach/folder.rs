@@ -125,16 +125,20 @@ const METRICS: &str = "metrics.jsonl";
 const KEPT: usize = 2;
 
 impl Session {
-    /// Reads a session as it was at its newest checkpoint, or at its start, with its ledger and all events in it:
+    /// Reads a session from its claimed folder as it was at its newest checkpoint, or at its start, with its ledger and all events in it:
     /// [`Session::catch_up`] is next. `warn` is told what was found damaged and is made again.
     ///
     /// # Errors
     /// When the model, the prompts, the configuration or the ledger cannot be used.
+    ///
+    /// # Panics
+    /// When the folder is not claimed.
     pub fn open(
         folder: &Folder,
         device: &Device,
         warn: &(dyn Fn(String) + Sync),
     ) -> Result<(Self, Ledger, Vec<Event>), LmError> {
+        folder.assert_claimed();
         let path = &folder.path;
         let material = Material::read(&read_config(path)?, device)?;
         let mut questions: Vec<Question> = all(&path.join(QUESTIONS), warn);
