@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 # Method, what `lm merge` is given, and mergekit's configuration: models are numbered, 0 is the base.
 CASES = [
     ("linear", [1, 2], ["--weights", "0.3", "0.7"], {"merge_method": "linear", "weights": [0.3, 0.7]}),
-    ("linear, weights of another sum", [1, 2], ["--weights", "1", "3"], {"merge_method": "linear", "weights": [1, 3]}),
+    ("linear, weights of another sum", [1, 2], ["--weights", "1,3"], {"merge_method": "linear", "weights": [1, 3]}),
     ("slerp", [0, 1], ["--method", "slerp", "--weights", "0.7", "0.3"], {"merge_method": "slerp", "t": 0.3}),
     (
         "task arithmetic",

@@ -17,8 +17,8 @@ mod theme;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,8 @@ pub struct App {
     closing: Vec<(PathBuf, JoinHandle<()>)>,
     began: Instant,
     photographed: bool,
+    /// Why the picture could not be saved.
+    failure: Arc<Mutex<Option<String>>>,
     /// Set to close the window.
     stop: Arc<AtomicBool>,
     /// Kept where it is asked for.
@@ -272,6 +274,7 @@ pub fn run(options: Options) -> Result<(), String> {
         .with_inner_size([1280.0, 800.0])
         .with_min_inner_size([1024.0, 700.0]);
     let size = options.size;
+    let failure = Arc::new(Mutex::new(None));
     let native = eframe::NativeOptions {
         viewport,
         // A size that is asked for comes before the remembered one, and is not remembered.
@@ -280,7 +283,8 @@ pub fn run(options: Options) -> Result<(), String> {
         ..eframe::NativeOptions::default()
     };
     let create = |context: &eframe::CreationContext<'_>| -> Box<dyn eframe::App> {
-        let app = App::new(context, options);
+        let mut app = App::new(context, options);
+        app.failure = Arc::clone(&failure);
         let (stop, ctx) = (Arc::clone(&app.stop), context.egui_ctx.clone());
         // Ctrl-C and SIGTERM close the window as its button does. Without a handler they still end the program.
         let handler = move || {
@@ -291,7 +295,8 @@ pub fn run(options: Options) -> Result<(), String> {
         Box::new(app)
     };
     eframe::run_native("pairwise", native, Box::new(|context| Ok(create(context))))
-        .map_err(|e| format!("no window can be opened ({e}); `pairwise train` runs without one"))
+        .map_err(|e| format!("no window can be opened ({e}); `pairwise train` runs without one"))?;
+    failure.lock().ok().and_then(|mut failure| failure.take()).map_or(Ok(()), Err)
 }
 
 impl App {
@@ -327,6 +332,7 @@ impl App {
             closing: Vec::new(),
             began: Instant::now(),
             photographed: false,
+            failure: Arc::default(),
             stop: Arc::default(),
             timing: Timing::default(),
             options,
@@ -574,9 +580,11 @@ impl App {
             return;
         }
         self.photographed = true;
-        let window = ctx.clone();
+        let (window, failure) = (ctx.clone(), Arc::clone(&self.failure));
         ctx.request_screenshot(move |image| {
-            save_picture(&path, &image).unwrap_or_else(|reason| eprintln!("error: {reason}"));
+            if let (Err(reason), Ok(mut failure)) = (save_picture(&path, &image), failure.lock()) {
+                *failure = Some(reason);
+            }
             window.send_viewport_cmd(egui::ViewportCommand::Close);
         });
     }

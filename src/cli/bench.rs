@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-use super::train::Threads;
-use super::{Failure, print_json, print_line};
+use super::train::{ENOUGH_EPISODES, Threads, note_few};
+use super::{Failure, print_json, print_line, remark, shown, warn};
 use crate::device;
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::stream;
@@ -166,6 +166,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
         }
     }
     args.threads.apply()?;
+    note_few(runs.iter().map(|(_, config)| config.evaluation_episodes).min().unwrap_or(ENOUGH_EPISODES));
     let subject = if let [env] = envs { format!("-{env}") } else { String::new() };
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("bench-{name}{subject}")));
     let io = |e: std::io::Error| Failure::usage(format!("{}: {e}", out.display()));
@@ -174,7 +175,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     let mut old = lines::read::<Finished>(&results_path).map_err(io)?;
     for bad in old.iter().filter_map(|line| line.value.as_ref().err()) {
         let what = if bad.torn { "dropped" } else { "left as it is" };
-        eprintln!("warning: {bad}; {what}, and its run is made again");
+        warn(&format!("{bad}; {what}, and its run is made again"));
     }
     old.retain(|line| line.value.as_ref().err().is_none_or(|bad| !bad.torn));
     write_atomically(&results_path, &lines::join(&old)).map_err(io)?;
@@ -206,7 +207,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
         if done.is_none() {
             log.0.write_all(lines::line(&result).as_bytes()).map_err(io)?;
             let Finished { env, seed, true_return, .. } = &result;
-            eprintln!("{}/{}: {env}, {variant}, seed {seed}: true return {true_return:.1}", log.1, runs.len());
+            remark(&format!("{}/{}: {env}, {variant}, seed {seed}: true return {true_return:.1}", log.1, runs.len()));
         }
         Ok(result)
     });
@@ -252,9 +253,9 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     }
     print_line(&format!("table: {}", markdown_path.display()));
     if args.json {
-        let figure = svg.exists().then_some(svg);
+        let figure = svg.exists().then(|| shown(&svg));
         print_json(&serde_json::json!({
-            "benchmark": name, "envs": envs, "seeds": args.seeds, "rows": rows, "table": markdown_path, "figure": figure
+            "benchmark": name, "envs": envs, "seeds": args.seeds, "rows": rows, "table": shown(&markdown_path), "figure": figure
         }));
     }
     Ok(())

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::train::{Found, load, policy};
-use super::{Failure, print_json, print_line};
+use super::{Failure, print_json, print_line, shown};
 use crate::run::archive::write_atomically;
 use crate::run::film::{self, Film};
 
@@ -34,7 +34,7 @@ pub(crate) struct ClipsArgs {
 
 #[derive(Debug, Serialize)]
 struct Written {
-    path: PathBuf,
+    path: String,
     frames: usize,
     bytes: usize,
 }
@@ -54,7 +54,7 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
         .map_err(|e| Failure::usage(format!("{}: cannot write the film: {e}", args.out.display())))?;
     print_line(&format!("{}: {} frames, {} kB", args.out.display(), frames, bytes.len() / 1000));
     if args.json {
-        print_json(&Written { path: args.out.clone(), frames, bytes: bytes.len() });
+        print_json(&Written { path: shown(&args.out), frames, bytes: bytes.len() });
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 use toml::Table;
 
-use super::train::Threads;
-use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line};
+use super::train::{Threads, note_few};
+use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line, remark, shown};
 use crate::device::{self, DeviceChoice};
 use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
@@ -15,6 +15,7 @@ use crate::run::archive::write_atomically;
 use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
 use crate::run::lock::Claim;
+use crate::run::lock::make_folder;
 
 /// Arguments of `front`.
 #[derive(Debug, Args)]
@@ -46,10 +47,11 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     let config = config(args)?;
     config.validate().map_err(Failure::usage)?;
     args.threads.apply()?;
+    note_few(config.episodes);
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/front-{}", config.env)));
     let io = |error: std::io::Error| Failure::usage(format!("{}: {error}", out.display()));
     let _claim = Claim::make(&out)?;
-    std::fs::create_dir_all(out.join("seeds")).map_err(io)?;
+    make_folder(&out.join("seeds")).map_err(io)?;
     // A seed's result belongs to the configuration, whatever the other seeds are.
     let mut shared = Table::try_from(&config)?;
     shared.remove("seeds");
@@ -77,7 +79,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
                 return Err(Failure::usage(format!("{}: {error}", path.display())));
             }
             Err(_) => {
-                let found = rl::seed(&config, seed, &out, &device, &|line| eprintln!("{line}"))?;
+                let found = rl::seed(&config, seed, &out, &device, &remark)?;
                 let text = serde_json::to_string_pretty(&found)? + "\n";
                 write_atomically(&path, text.as_bytes()).map_err(io)?;
                 found
@@ -100,7 +102,9 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     draw(&config, &seeds, tastes, &svg)?;
     print_line(&format!("points in {}, figure in {}", out.join("front.json").display(), svg.display()));
     if args.json {
-        print_json(&json!({ "env": config.env, "tastes": tastes, "seeds": config.seeds, "table": table, "out": out }));
+        print_json(
+            &json!({ "env": config.env, "tastes": tastes, "seeds": config.seeds, "table": table, "out": shown(&out) }),
+        );
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command line: arguments → validated configuration → one call into the library.
 
 mod app;
+mod arguments;
 mod bench;
 mod clips;
 mod envs;
@@ -8,21 +9,20 @@ mod evals;
 mod front;
 mod lm;
 mod progress;
+mod screen;
 mod soup;
 mod train;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use toml::Table;
 
 use crate::run::config::{read_layer, set_layer};
-use crate::run::lines::finite;
+use screen::{ask, note, print_json, print_line, print_text, remark, shown, warn};
 use train::Threads;
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
@@ -144,18 +144,41 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 /// Runs the program.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
+    let command = Cli::command();
+    let arguments = arguments::spread(&command, arguments);
+    let matches = command.clone().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
-            // A closed pipe (`pairwise --help | head`) is no error.
-            error.print().ok();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+            let printed = error.print();
+            return match (error.kind(), printed) {
+                // A closed pipe (`pairwise --help | head`) is no error.
+                (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Err(lost))
+                    if lost.kind() != std::io::ErrorKind::BrokenPipe =>
+                {
+                    remark(&format!("error: standard output: {lost}"));
+                    ExitCode::from(1)
+                }
+                (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, _) => ExitCode::SUCCESS,
                 _ => ExitCode::from(2),
             };
         }
     };
-    let result = match cli.command.unwrap_or_else(Command::window) {
+    let result = arguments::check_paths(&command, &matches).and_then(|()| execute(cli));
+    // What somebody wanted to read and did not get is a failure; everything is on the disk all the same.
+    let lost = || screen::lost().map(|why| Failure::negative(format!("standard output: {why}: not all was printed")));
+    match result.and_then(|()| lost().map_or(Ok(()), Err)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, message }) => {
+            remark(&format!("{}: {message}", if code == 130 { "stopped" } else { "error" }));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or_else(Command::window) {
         Command::App(args) => app::app(&args),
         Command::Train(args) => train::train(&args),
         Command::Resume(args) => train::resume(&args),
@@ -168,24 +191,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Soup(args) => soup::soup(&args),
         Command::Lm(args) => lm::lm(&args),
         Command::Evals(args) => evals::evals(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { code, message }) => {
-            writeln!(std::io::stderr(), "{}: {message}", if code == 130 { "stopped" } else { "error" }).ok();
-            ExitCode::from(code)
-        }
     }
-}
-
-/// Prints a line to stdout; a closed pipe is no error.
-pub(crate) fn print_line(line: &str) {
-    writeln!(std::io::stdout(), "{line}").ok();
-}
-
-/// Prints one JSON object as the last line of stdout; what is undefined is left out, as in files.
-pub(crate) fn print_json(value: &impl Serialize) {
-    print_line(&finite(value).to_string());
 }
 
 /// A mean over seeds with its interval, which a single seed does not have.

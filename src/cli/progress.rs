@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::screen::remark;
 use crate::drlhp::{Report, Run};
 use crate::run::config::Config;
 
@@ -46,8 +47,8 @@ impl Progress {
     pub(crate) fn note(&self, text: &str) {
         let Ok(state) = self.state.lock() else { return };
         match &state.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| remark(text)),
+            None => remark(text),
         }
     }
 
@@ -96,7 +97,7 @@ impl State {
             bar.set_message(beside.to_owned());
         } else if done >= of || self.last_line.is_none_or(|last| last.elapsed() >= BETWEEN_LINES) {
             self.last_line = Some(Instant::now());
-            eprintln!("{}", line());
+            remark(&line());
         }
     }
 }

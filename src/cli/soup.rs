@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::train::Threads;
-use super::{Failure, print_json, print_line};
+use super::train::{Threads, note_few};
+use super::{Failure, print_json, print_line, shown};
 use crate::device::{self, DeviceChoice};
 use crate::pareto::above_chord;
 use crate::rl::evaluate::evaluate;
@@ -20,13 +20,13 @@ pub(crate) struct SoupArgs {
     #[arg(value_name = "RUN", num_args = 2.., required = true)]
     runs: Vec<PathBuf>,
     /// Weights of the runs; they sum to 1 [default: all of the path from one run to another]
-    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     weights: Vec<f64>,
     /// Steps of the path from one run to another
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "weights", allow_negative_numbers = true)]
     steps: u16,
     /// Episodes that a mix is measured over
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000), allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000), allow_negative_numbers = true)]
     episodes: u16,
     /// Seed of the initial states, the same for every mix
     #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
@@ -57,6 +57,7 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     }
     check_weights(&args.weights, args.runs.len())?;
     args.threads.apply()?;
+    note_few(usize::from(args.episodes));
     let device = device::pick(DeviceChoice::Cpu)?;
     let policies = args.runs.iter().map(|run| Policy::read(run, &device)).collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = args.runs.iter().map(|run| run.display().to_string()).collect();
@@ -111,7 +112,9 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
         print_line(&format!("the mix is in {}: pairwise clips {} --out mix.gif", out.display(), out.display()));
     }
     if args.json {
-        print_json(&serde_json::json!({ "runs": args.runs, "envs": envs, "mixes": found, "out": args.out }));
+        print_json(
+            &serde_json::json!({ "runs": names, "envs": envs, "mixes": found, "out": args.out.as_deref().map(shown) }),
+        );
     }
     Ok(())
 }

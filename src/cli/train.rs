@@ -9,7 +9,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use super::progress::TrainingProgress;
-use super::{Failure, LayerArgs, app, cpu_seconds, plus_minus, print_json, print_line};
+use super::{Failure, LayerArgs, app, cpu_seconds, note, plus_minus, print_json, print_line, remark, shown, warn};
 use crate::device::{self, DeviceChoice};
 use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
@@ -107,7 +107,7 @@ pub(crate) struct EvaluateArgs {
     /// Run folder, or the file of a policy that a front, a soup or the window saved
     run: PathBuf,
     /// Episodes
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(20..=10_000), allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000), allow_negative_numbers = true)]
     episodes: u16,
     /// Seed of the initial states [default: the run's]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
@@ -127,7 +127,7 @@ struct Evaluated<'a> {
     episodes: usize,
     returns: &'a [f64],
     weights_sha256: String,
-    run_dir: &'a Path,
+    run_dir: String,
 }
 
 pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
@@ -151,9 +151,10 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
         return app::watch(config, &path);
     }
     let stop = on_interrupt()?;
-    if let Some(note) = device::note(config.device) {
-        eprintln!("note: {note}");
+    if let Some(text) = device::note(config.device) {
+        note(text);
     }
+    note_few(config.evaluation_episodes);
     let mut progress = TrainingProgress::new(&config);
     let outcome = run::train(config, &path, &device, &stop, &mut |run, report| progress.show(run, report))?;
     progress.finish();
@@ -170,7 +171,7 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
         && planned.is_none()
     {
         // An edited configuration would say that it finished something else.
-        folder.check(&mut |message| eprintln!("warning: {message}"))?;
+        folder.check(&mut |message| warn(&message))?;
         print_line(&format!("{} is finished already", args.run.display()));
         return conclude(Outcome::Finished(Box::new(summary)), &args.run, args.json);
     }
@@ -180,9 +181,9 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
         config = changed;
     }
     let mut progress = TrainingProgress::new(&config);
-    let mut warn = |message: String| eprintln!("warning: {message}");
+    let mut told = |message: String| warn(&message);
     let outcome =
-        run::resume(&args.run, &set, &device, &stop, &mut warn, &mut |run, report| progress.show(run, report))?;
+        run::resume(&args.run, &set, &device, &stop, &mut told, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     conclude(outcome, &args.run, args.json)
 }
@@ -192,8 +193,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let device = device::pick(config.device)?;
     args.threads.apply()?;
     let mut progress = TrainingProgress::new(&config);
-    let mut warn = |message: String| eprintln!("warning: {message}");
-    let replay = run::replay(&args.run, &device, &mut warn, &mut |run, report| progress.show(run, report))?;
+    let mut told = |message: String| warn(&message);
+    let replay = run::replay(&args.run, &device, &mut told, &mut |run, report| progress.show(run, report))?;
     progress.finish();
     print_line(&match &replay.first_difference {
         None => format!("replay agrees: weights {}", replay.replayed_sha256),
@@ -211,6 +212,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
     let Found { policy: Policy { env, agent, .. }, seed, weights_sha256 } = policy(&args.run)?;
     let seed = args.seed.unwrap_or(seed);
+    note_few(usize::from(args.episodes));
     let evaluation = rl::evaluate(&agent, &env, usize::from(args.episodes), seed)?;
     let rl::Evaluation { mean, std, returns } = &evaluation;
     if let Some((episode, found)) = finite::first(returns.iter().copied()) {
@@ -228,10 +230,23 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
             episodes: returns.len(),
             returns,
             weights_sha256,
-            run_dir: &args.run,
+            run_dir: shown(&args.run),
         });
     }
     Ok(())
+}
+
+/// Returns are means over this many episodes or more.
+pub(crate) const ENOUGH_EPISODES: usize = 20;
+
+/// Says where a mean return is over so few episodes that it tells little.
+pub(crate) fn note_few(episodes: usize) {
+    if episodes < ENOUGH_EPISODES {
+        let of = if episodes == 1 { "a single episode".to_owned() } else { format!("{episodes} episodes") };
+        note(&format!(
+            "a mean return over {of} tells little: figures to compare with are over {ENOUGH_EPISODES} or more"
+        ));
+    }
 }
 
 /// A policy that a command was given.
@@ -259,7 +274,7 @@ pub(crate) fn policy(path: &Path) -> Result<Found, Failure> {
 pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
     let folder = Folder::open(path)?;
     let device = device::pick(folder.config()?.device)?;
-    let newest = folder.newest_state(&device, &mut |message| eprintln!("warning: {message}"))?;
+    let newest = folder.newest_state(&device, &mut |message| warn(&message))?;
     let missing = "a readable checkpoint (`pairwise resume` makes one); it";
     let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: path.to_owned(), missing })?;
     Ok(run)
@@ -342,7 +357,7 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("stopping; press Ctrl-C again to stop at once");
+        remark("stopping; press Ctrl-C again to stop at once");
     })
     .map_err(|e| Failure::negative(e.to_string()))?;
     Ok(stop)

@@ -283,11 +283,26 @@ fn floats<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) ->
     bytes.chunks_exact(N).map(move |b| read(b.try_into().expect("chunks of so many bytes")))
 }
 
-/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder.
+/// What is wrong with a path that goes through a link to nowhere. The system says that there is no such file, or, to
+/// whoever wants to make it, that there is one.
+#[must_use]
+pub fn broken_link(path: &Path) -> Option<String> {
+    let link = path.components().as_path().ancestors().find(|one| one.is_symlink() && !one.exists())?;
+    let to = fs::read_link(link).ok()?;
+    Some(format!("{} is a link to {}, which is not there", link.display(), to.display()))
+}
+
+/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder. A link stays one, and its file is
+/// written; what is no plain file, such as `/dev/null`, is written to as it is.
 ///
 /// # Errors
 /// Those of the file system; the temporary file is removed again.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let real = fs::canonicalize(path);
+    let path = real.as_deref().unwrap_or(path);
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return fs::write(path, bytes);
+    }
     let mut file = temporary(folder_of(path))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

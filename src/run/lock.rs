@@ -18,6 +18,7 @@ use tempfile::NamedTempFile;
 
 use crate::calendar::civil;
 use crate::files::{folder_of, is_at, sync_folder};
+use crate::run::archive::broken_link;
 
 /// Name of the file that is locked, in every folder that is written to. Nothing that reads folders looks at it.
 pub const LOCK: &str = ".pairwise.lock";
@@ -245,10 +246,10 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
 /// Makes a folder with those above it, and has the disk keep them.
 ///
 /// # Errors
-/// Those of the file system.
+/// Those of the file system; a link to nowhere is named.
 pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     let missing = missing(folder);
-    fs::create_dir_all(folder)?;
+    fs::create_dir_all(folder).map_err(|error| broken_link(folder).map_or(error, io::Error::other))?;
     missing.iter().try_for_each(|made| sync_folder(folder_of(made)))
 }
 

@@ -39,7 +39,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use cpu_time::ProcessTime;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use toml::Table;
 
 use self::archive::{Archive, ArchiveError, write_atomically};
@@ -92,13 +92,22 @@ pub struct Summary {
     pub unfitted_iterations: usize,
     /// SHA-256 of all weights.
     pub weights_sha256: String,
-    /// Run folder.
+    /// Run folder: where it is now. In the file it is only for those who read it.
+    #[serde(serialize_with = "shown")]
     pub run_dir: PathBuf,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
+}
+
+/// A path as it is shown: JSON has no others, and paths need not be UTF-8.
+///
+/// # Errors
+/// The serializer's.
+pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// How a run ended.
@@ -1131,7 +1140,11 @@ impl Folder {
             missing: "summary.json of a finished run (finish it with `pairwise resume`); it",
         };
         let text = fs::read_to_string(&path).map_err(|_| missing)?;
-        serde_json::from_str(&text).map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })
+        let summary = serde_json::from_str(&text);
+        let summary: Summary =
+            summary.map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })?;
+        // It may have been moved since.
+        Ok(Summary { run_dir: self.path.clone(), ..summary })
     }
 
     /// The newest state, and the time spent until then; `None` before the first checkpoint. Damaged checkpoints are

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown as place};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
@@ -112,11 +112,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         reports.push((report, set));
     }
     progress.finish();
-    [Some(&judge), other.as_ref()]
-        .into_iter()
-        .flatten()
-        .flat_map(Judge::remarks)
-        .for_each(|remark| eprintln!("note: {remark}"));
+    [Some(&judge), other.as_ref()].into_iter().flatten().flat_map(Judge::remarks).for_each(|text| note(&text));
     print_line(&format!("judge: {}, {}", config.judge, judge.kind()));
     reports.iter().for_each(|(report, _)| describe(report));
     let seconds = started.elapsed().as_secs_f64();
@@ -124,12 +120,11 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
     }
     if args.shared.json {
-        // Paths as text: one that is no UTF-8 has no JSON.
-        let one = |(report, set): &(Report, PathBuf)| json!({"set": set.display().to_string(), "report": report});
+        let one = |(report, set): &(Report, PathBuf)| json!({"set": place(set), "report": report});
         let sets: Vec<_> = reports.iter().map(one).collect();
         print_json(&json!({
             "sets": sets, "failures": failures, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
-            "wall_seconds": seconds, "out": out.display().to_string(),
+            "wall_seconds": seconds, "out": place(&out),
         }));
     }
     match failures.is_empty() {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::behaviour::{self, EXAMPLE};
@@ -28,7 +28,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "DIR", default_value = "runs/statements")]
     out: PathBuf,
     /// Only these behaviours of the file
-    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     only: Vec<String>,
     /// Texts for each of the two labels
     #[arg(long, value_name = "N", default_value_t = GenerateConfig::default().count)]
@@ -117,7 +117,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         }
     }
     progress.finish();
-    model.iter().flat_map(|model| model.remarks()).for_each(|remark| eprintln!("note: {remark}"));
+    model.iter().flat_map(|model| model.remarks()).for_each(|text| note(&text));
     let all: Vec<Provenance> = all.into_iter().flatten().collect();
     for provenance in &all {
         describe(provenance);
@@ -131,14 +131,13 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
             .map(|one| {
                 json!({
                     "name": one.behaviour.name, "labels": one.behaviour.labels, "counts": one.counts,
-                    // Not as a path: one that is no UTF-8 has no JSON.
-                    "candidates": args.out.join(&one.behaviour.name).join("candidates.jsonl").display().to_string(),
+                    "candidates": shown(&args.out.join(&one.behaviour.name).join("candidates.jsonl")),
                 })
             })
             .collect();
         print_json(&json!({
             "behaviours": behaviours, "model": spec, "seed": config.seed, "wall_seconds": seconds,
-            "out": args.out.display().to_string(),
+            "out": shown(&args.out),
         }));
     }
     Ok(())

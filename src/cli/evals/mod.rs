@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use super::arguments::pair;
+use super::{Failure, LayerArgs, SharedArgs, ask, note, print_json, print_line, remark, shown, warn};
 use crate::evals::endpoint::{Api, EndpointConfig};
 use crate::evals::model::{self, Model, ModelError};
 
@@ -72,8 +73,8 @@ struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().samples)]
     samples: usize,
     /// Server: price of a million tokens read and of a million written, to add up the cost
-    #[arg(long, value_name = "READ,WRITTEN", value_delimiter = ',', num_args = 2)]
-    prices: Vec<f64>,
+    #[arg(long, value_name = "READ,WRITTEN", value_parser = pair::<f64>)]
+    prices: Option<[f64; 2]>,
 }
 
 pub(crate) fn evals(args: &EvalsArgs) -> Result<(), Failure> {
@@ -90,10 +91,6 @@ pub(crate) fn evals(args: &EvalsArgs) -> Result<(), Failure> {
 impl ModelArgs {
     /// Opens a folder or a server.
     fn open(&self, spec: &str) -> Result<Box<dyn Model>, ModelError> {
-        let prices = match self.prices.as_slice() {
-            [read, written] => [*read, *written],
-            _ => [0.0; 2],
-        };
         let config = EndpointConfig {
             concurrency: self.concurrency,
             retries: self.retries,
@@ -103,7 +100,7 @@ impl ModelArgs {
             api: self.api,
             key_variable: self.key_variable.clone(),
             samples: self.samples,
-            prices,
+            prices: self.prices.unwrap_or_default(),
         };
         model::open(spec, &config, self.chat_template.as_deref())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, print_json, print_line};
+use super::{Failure, pair, print_json, print_line};
 use crate::evals::report as evals;
 
 #[derive(Debug, Args)]
@@ -13,8 +13,8 @@ pub(super) struct ReportArgs {
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
     /// Compare two models by name: the questions that changed most, set by set
-    #[arg(long, value_names = ["BEFORE", "AFTER"], num_args = 2)]
-    diff: Vec<String>,
+    #[arg(long, value_name = "BEFORE,AFTER", value_parser = pair::<String>)]
+    diff: Option<[String; 2]>,
     /// Questions listed for each set
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -31,10 +31,7 @@ pub(super) fn report(args: &ReportArgs) -> Result<(), Failure> {
         (Some(out), _) | (None, Some(out)) => out,
         (None, None) => return Err(Failure::usage("no run: give the folder of an `evals run`")),
     };
-    let diff = match args.diff.as_slice() {
-        [before, after] => Some([before.as_str(), after.as_str()]),
-        _ => None,
-    };
+    let diff = args.diff.as_ref().map(|names| names.each_ref().map(String::as_str));
     let found = evals::report(&args.runs, diff, args.top, out)?;
     evals::markdown(&found).lines().for_each(print_line);
     print_line(&format!("report.md, report.json and {} figures in {}", found.figures.len(), out.display()));

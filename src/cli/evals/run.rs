@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, print_json, print_line};
+use super::{Failure, ModelArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::measure::MeasureConfig;
@@ -19,13 +19,13 @@ use crate::evals::run::{self as evals, ModelEntry, RunConfig, Shown, name_apart}
 pub(super) struct RunArgs {
     /// A model's folder, the folder of a run of `pairwise lm`, or a server: http://HOST:PORT/v1#NAME; may be given several
     /// times
-    #[arg(long, value_name = "SPEC", num_args = 1..)]
+    #[arg(long, value_name = "SPEC,SPEC,…", value_hint = clap::ValueHint::AnyPath)]
     model: Vec<String>,
     /// TOML file with a [[model]] for each: spec, and where it helps name, parameters, steps
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
     /// Files or folders of questions, in the formats of anthropics/evals
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
     /// How a question becomes a prompt
     #[arg(long, value_enum, default_value_t = Form::Dialogue)]
@@ -104,11 +104,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let seconds = started.elapsed().as_secs_f64();
     print_line(&format!("{seconds:.0} s; answers, results.jsonl, report.md and figures in {}", args.out.display()));
     if args.shared.json {
-        // Paths as they are shown: JSON has no others.
-        let figures: Vec<String> = found.figures.iter().map(|path| path.display().to_string()).collect();
+        let figures: Vec<String> = found.figures.iter().map(|path| shown(path)).collect();
         print_json(&json!({
             "results": outcomes, "trends": found.trends, "notes": found.notes, "figures": figures, "wall_seconds": seconds,
-            "seed": args.seed, "out": args.out.display().to_string(),
+            "seed": args.seed, "out": shown(&args.out),
         }));
     }
     Ok(())

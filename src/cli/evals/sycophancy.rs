@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
@@ -18,13 +18,13 @@ use crate::run::config::merge;
 #[derive(Debug, Args)]
 pub(super) struct SycophancyArgs {
     /// Seeds, each with texts, labels and models of its own; intervals are over them
-    #[arg(long, value_name = "S", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "S,S,…", value_delimiter = ',')]
     seeds: Vec<u64>,
     /// Sizes of models: 30k, 100k, 300k, 1m, 3m or 10m parameters
-    #[arg(long, value_name = "SIZE", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "SIZE,SIZE,…", value_delimiter = ',')]
     sizes: Vec<String>,
     /// What it is worth to annotators to be agreed with, nats: 0, the control, and others
-    #[arg(long, value_name = "NATS", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "NATS,NATS,…", value_delimiter = ',')]
     biases: Vec<f64>,
     /// Folder; what it holds already is not trained or measured again
     #[arg(long, value_name = "DIR", default_value = "runs/sycophancy")]
@@ -64,7 +64,7 @@ pub(super) fn sycophancy(args: &SycophancyArgs) -> Result<(), Failure> {
         print_json(&json!({
             "seeds": config.seeds, "sizes": config.sizes, "biases": config.biases, "table": found.table,
             "trends": found.trends, "controls": found.controls, "points": found.points.len(), "wall_seconds": seconds,
-            "figure": figure, "out": args.out,
+            "figure": shown(&figure), "out": shown(&args.out),
         }));
     }
     Ok(())

@@ -1,13 +1,13 @@
 //! `evals validate`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, print_json, print_line};
+use super::{Failure, ask as show_prompt, note, print_json, print_line, remark, shown, warn};
 use crate::evals::validate::folder::{self, Validation, Wanted, now};
 use crate::evals::validate::report::{self, Line};
 use crate::evals::validate::{Answer, Asked, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};
@@ -71,9 +71,9 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         behaviour: args.behaviour.clone(),
     };
     let mut validation = folder::begin(path, &wanted)?;
-    validation.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    validation.warnings.iter().for_each(|text| warn(text));
     if validation.items.len() < validation.config.sample {
-        eprintln!("note: the set has {} questions: all of them are drawn", validation.items.len());
+        note(&format!("the set has {} questions: all of them are drawn", validation.items.len()));
     }
     if is_final(&validation.events, rater) {
         return Err(Failure::usage(format!("{rater} has finished and seen the report: the answers are final")));
@@ -86,7 +86,7 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     };
     print_line(&format!("{rater} has answered {given} of {of}; {next}"));
     if args.json {
-        print_json(&json!({ "out": path, "rater": rater, "answered": given, "of": of }));
+        print_json(&json!({ "out": shown(path), "rater": rater, "answered": given, "of": of }));
     }
     Ok(())
 }
@@ -95,7 +95,7 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
 fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
     let turns = turns(&validation.items, &validation.config, rater);
     let terminal = std::io::stdin().is_terminal();
-    eprintln!("{HELP}");
+    remark(HELP);
     let mut input = std::io::stdin().lock();
     let mut number = 0;
     let mut since = Instant::now();
@@ -109,14 +109,13 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
             since = Instant::now();
         }
         if terminal {
-            eprint!("> ");
-            std::io::stderr().flush().ok();
+            show_prompt("> ");
         }
         let mut line = String::new();
         number += 1;
         if input.read_line(&mut line)? == 0 {
             if terminal {
-                eprintln!();
+                remark("");
             }
             return Ok(());
         }
@@ -128,11 +127,11 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
             }
             Ok(Said::Undo) => {
                 if folder::undo(validation, rater)?.is_none() {
-                    eprintln!("there is no answer to take back");
+                    remark("there is no answer to take back");
                 }
             }
             Ok(Said::Quit) => return Ok(()),
-            Err(problem) if terminal => eprintln!("{problem}"),
+            Err(problem) if terminal => remark(&problem),
             Err(problem) => {
                 return Err(Failure::usage(format!("stdin:{number}: {problem}; the answers before it are kept")));
             }
@@ -143,8 +142,8 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
 fn show(validation: &Validation, rater: &str, question: &Asked) {
     let given = answers_of(&validation.events, rater).len();
     let [first, second] = &question.answers;
-    eprintln!("\n{} of {}\n\n{}\n", given + 1, validation.turns(), question.text);
-    eprintln!("{}  1 {first}  2 {second}  ? can't tell", question.question);
+    remark(&format!("\n{} of {}\n\n{}\n", given + 1, validation.turns(), question.text));
+    remark(&format!("{}  1 {first}  2 {second}  ? can't tell", question.question));
 }
 
 fn answer(

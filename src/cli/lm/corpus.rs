@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::{Failure, print_json, print_line, write};
+use super::{Failure, print_json, print_line, shown, write};
 use crate::evals::behaviour::{self, Behaviour};
 use crate::lm::data::{self, CompletionRow, Content, Document, ReadConfig};
 use crate::lm::gold::{GoldError, Scored, logistic, open};
@@ -19,7 +19,7 @@ pub(super) enum TokenizerCommand {
     /// Train byte-level BPE on texts
     Train {
         /// Texts: rows {"text"}, plain text, or `reviews`
-        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        #[arg(long, value_name = "FILE,FILE,…", required = true)]
         data: Vec<PathBuf>,
         /// Tokens
         #[arg(long, value_name = "N", default_value_t = 4096)]
@@ -38,10 +38,10 @@ pub(super) enum GoldCommand {
     /// Train a logistic regression on word n-grams from labelled texts
     Train {
         /// Rows {"text", "label"}, or IMDB's files *.pos.jsonl.gz and *.neg.jsonl.gz
-        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        #[arg(long, value_name = "FILE,FILE,…", required = true)]
         data: Vec<PathBuf>,
         /// Labelled texts to measure the accuracy on
-        #[arg(long, value_name = "FILE", num_args = 1..)]
+        #[arg(long, value_name = "FILE,FILE,…")]
         test: Vec<PathBuf>,
         /// File for the classifier
         #[arg(long, value_name = "FILE")]
@@ -59,7 +59,7 @@ pub(super) enum GoldCommand {
         #[arg(long, value_name = "SPEC")]
         gold: String,
         /// Rows
-        #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+        #[arg(long, value_name = "FILE,FILE,…", required = true)]
         data: Vec<PathBuf>,
         /// Print one JSON object as the last line
         #[arg(long)]
@@ -151,7 +151,8 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
             let count = rows.len();
             let model = logistic::train(rows.into_iter().map(Ok::<_, GoldError>), &logistic::TrainConfig::default())?;
             model.save(out)?;
-            let mut result = json!({"rows": count, "train_accuracy": model.model().training_accuracy, "out": out});
+            let mut result =
+                json!({"rows": count, "train_accuracy": model.model().training_accuracy, "out": shown(out)});
             print_line(&format!(
                 "trained on {count} texts, accuracy there {:.2} %",
                 100.0 * model.model().training_accuracy

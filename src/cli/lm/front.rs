@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::cli::{cpu_seconds, over_seeds};
 use crate::device::{self, DeviceChoice};
@@ -21,13 +21,13 @@ pub(super) struct FrontArgs {
     #[arg(long)]
     corpus: Option<String>,
     /// Objectives: gold rewards, such as sentiment,reviews:specificity
-    #[arg(long, value_name = "SPEC", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "SPEC,SPEC,…", value_delimiter = ',')]
     objectives: Vec<String>,
     /// modpo, dpo-soup, dpo-weighting, mod, morlhf, ppo-soup, best-of-n
-    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     methods: Vec<String>,
     /// Seeds, each with a model and runs of its own
-    #[arg(long, value_name = "S", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "S,S,…", value_delimiter = ',')]
     seeds: Vec<u64>,
     /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
     #[arg(long)]
@@ -62,7 +62,7 @@ pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
     if args.shared.json {
         print_json(&json!({
             "objectives": config.objectives, "seeds": config.seeds, "starts": found.starts, "table": found.table,
-            "points": found.points.len(), "wall_seconds": seconds, "out": args.out,
+            "points": found.points.len(), "wall_seconds": seconds, "out": shown(&args.out),
         }));
     }
     Ok(())

@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::Table;
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::frontier::{self as lm, BUDGETS, FrontierConfig};
@@ -26,10 +26,10 @@ pub(super) struct FrontierArgs {
     #[arg(long)]
     size: Option<String>,
     /// Seeds, each with a model and runs of its own
-    #[arg(long, value_name = "S", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "S,S,…", value_delimiter = ',')]
     seeds: Vec<u64>,
     /// dpo, cdpo, ipo, ppo, ppo-gold, preferred-ft, best-of-n
-    #[arg(long, value_name = "NAME", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "NAME,NAME,…", value_delimiter = ',')]
     methods: Vec<String>,
     /// Folder; what it holds already is not measured again
     #[arg(long, value_name = "DIR", default_value = "runs/frontier")]
@@ -104,7 +104,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     if args.shared.json {
         print_json(&json!({
             "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.seeds,
-            "wall_seconds": started.elapsed().as_secs_f64(), "out": args.out,
+            "wall_seconds": started.elapsed().as_secs_f64(), "out": shown(&args.out),
         }));
     }
     Ok(())

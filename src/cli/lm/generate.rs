@@ -1,6 +1,6 @@
 //! `lm sample`, `chat`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -9,7 +9,10 @@ use clap::Args;
 use cpu_time::ProcessTime;
 use serde_json::json;
 
-use super::{Failure, RowsArgs, SharedArgs, print_json, print_line, template_time, write};
+use super::{
+    Failure, RowsArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown as place, template_time,
+    write,
+};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
@@ -57,7 +60,7 @@ pub(super) struct SampleArgs {
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
     /// Rows {"prompt"} to complete
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     data: Vec<PathBuf>,
     /// Completions of each prompt
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -105,7 +108,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().chain(&loaded.sampling).for_each(|remark| eprintln!("note: {remark}"));
+    loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     if model.config.output != Output::Tokens {
@@ -163,7 +166,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     let printed = Mutex::new(0);
     let streaming = args.stream && repeated.len() == 1 && args.out.is_none();
     if streaming {
-        print!("{}", text_of(&repeated[0]));
+        print_text(&text_of(&repeated[0]));
     }
     let goes_on = |_: usize, ids: &[u32]| {
         if streaming && let Ok(mut printed) = printed.lock() {
@@ -171,8 +174,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
             let text = until(&text, &args.draw.stop);
             // Half a character is shown as such until its other half has come.
             if !text.ends_with('\u{fffd}') && text.len() > *printed {
-                print!("{}", &text[*printed..]);
-                std::io::stdout().flush().ok();
+                print_text(&text[*printed..]);
                 *printed = text.len();
             }
         }
@@ -204,11 +206,11 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
         write(path, &lines)?;
     }
     let ended = completions.iter().filter(|completion| completion.finish == Finish::Eos).count();
-    eprintln!("{} completions, {tokens} tokens, {seconds:.1} s", completions.len());
+    remark(&format!("{} completions, {tokens} tokens, {seconds:.1} s", completions.len()));
     if args.shared.json {
         print_json(&json!({
             "completions": completions.len(), "tokens": tokens, "ended": ended, "seconds": seconds,
-            "cpu_seconds": ProcessTime::now().as_duration().as_secs_f64(), "seed": config.seed, "out": args.out,
+            "cpu_seconds": ProcessTime::now().as_duration().as_secs_f64(), "seed": config.seed, "out": args.out.as_deref().map(place),
         }));
     }
     Ok(())
@@ -217,7 +219,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
 pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     let device = device::pick(DeviceChoice::Cpu)?;
     let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().chain(&loaded.sampling).for_each(|remark| eprintln!("note: {remark}"));
+    loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     let choice = args.chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));
@@ -227,12 +229,11 @@ pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text.as_str())).collect();
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        eprintln!("write, and press Enter; an empty line or Ctrl-D ends the conversation");
+        remark("write, and press Enter; an empty line or Ctrl-D ends the conversation");
     }
     for turn in 0.. {
         if terminal {
-            print!("you: ");
-            std::io::stdout().flush().ok();
+            print_text("you: ");
         }
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -243,10 +244,10 @@ pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
         let mut ids = tokenizer.encode(&text, false)?;
         let room = model.config.context.saturating_sub(config.max_new_tokens).max(model.config.context / 2);
         if ids.len() > room {
-            eprintln!(
-                "note: the beginning of the conversation no longer fits the model's {} tokens",
+            note(&format!(
+                "the beginning of the conversation no longer fits the model's {} tokens",
                 model.config.context
-            );
+            ));
             ids.drain(..ids.len() - room);
         }
         let reply = generate(&model, &[ids], &config, &eos, turn, &|_, ids| {

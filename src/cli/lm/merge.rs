@@ -8,7 +8,7 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown, whole};
 use crate::cli::train::on_interrupt;
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, MergeReport, merge_models};
@@ -24,9 +24,8 @@ pub(super) struct MergeArgs {
     /// linear (a rewarded soup), slerp, task-arithmetic, ties, dare or dare-ties [default: linear]
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
-    /// One weight for each model; where the first is negative, with an equals sign: --weights=-0.5,1.5 [default: the
-    /// same for all, summing to 1]
-    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
+    /// One weight for each model, such as 0.3,0.7 or -0.5,1.5 [default: the same for all, summing to 1]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     weights: Vec<f64>,
     /// Folder of the model that all were fine-tuned from: for task-arithmetic, ties, dare and dare-ties
     #[arg(long, value_name = "DIR")]
@@ -111,7 +110,7 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
     print_line(&format!("{moved:.2} GB read and written in {seconds:.1} s, {:.2} GB/s", moved / seconds.max(1e-9)));
     if args.shared.json {
         print_json(&json!({
-            "out": args.out, "models": args.models, "method": config.method, "weights": config.weights,
+            "out": shown(&args.out), "models": args.models.iter().map(|model| shown(model)).collect::<Vec<_>>(), "method": config.method, "weights": config.weights,
             "tensors": tensors, "parameters": parameters, "bytes_read": bytes_read, "bytes_written": bytes_written,
             "least_cosine": least_cosine, "relative_error": relative_error, "wall_seconds": seconds,
         }));

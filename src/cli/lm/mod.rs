@@ -14,9 +14,9 @@ mod train;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use toml::Table;
+use toml::{Table, Value};
 
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line};
+use super::{Failure, LayerArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown};
 use crate::lm::chat;
 use crate::lm::data::{self, ReadConfig, Row};
 use crate::lm::run::StageKind;
@@ -49,7 +49,7 @@ impl RowsArgs {
     fn read<T: Row>(&self, files: &[PathBuf]) -> Result<Vec<T>, Failure> {
         let (rows, skipped) = data::read_all::<T>(files, &self.config())?;
         if let Some(remark) = skipped.unread_fields() {
-            eprintln!("note: {remark}");
+            note(&remark);
         }
         Ok(rows)
     }
@@ -137,22 +137,52 @@ pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
     }
 }
 
-fn whole(name: &str, value: usize) -> Result<toml::Value, Failure> {
-    i64::try_from(value).map(toml::Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
+fn whole(name: &str, value: usize) -> Result<Value, Failure> {
+    i64::try_from(value).map(Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
 }
 
 /// A corpus as a configuration has it: its folder whole, so that the command can be repeated from anywhere.
-fn corpus(name: &str) -> Result<toml::Value, Failure> {
+fn corpus(name: &str) -> Result<Value, Failure> {
     Ok(match name.strip_prefix("imdb:") {
-        Some(folder) => format!("imdb:{}", std::path::absolute(folder)?.display()).into(),
+        Some(folder) => format!("imdb:{}", whole_path(Path::new(folder))?).into(),
         None if name == "reviews" => name.into(),
-        None => std::path::absolute(name)?.display().to_string().into(),
+        None => whole_path(Path::new(name))?.into(),
     })
 }
 
-fn seeds(all: &[u64]) -> Result<toml::Value, Failure> {
+fn seeds(all: &[u64]) -> Result<Value, Failure> {
     let seeds = all.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
-    Ok(toml::Value::Array(seeds.collect::<Result<_, _>>()?))
+    Ok(Value::Array(seeds.collect::<Result<_, _>>()?))
+}
+
+/// A path in a configuration: whole, so that the run can be resumed from anywhere.
+fn path(path: &Path) -> Result<Value, Failure> {
+    let whole = if path.exists() { whole_path(path)? } else { utf8(path)? };
+    Ok(whole.into())
+}
+
+fn whole_path(path: &Path) -> Result<String, Failure> {
+    utf8(&std::path::absolute(path)?)
+}
+
+fn utf8(path: &Path) -> Result<String, Failure> {
+    path.to_str().map(str::to_owned).ok_or_else(|| {
+        let place = path.display();
+        Failure::usage(format!("{place}: is not UTF-8, which a configuration is: rename it, or give it through a link"))
+    })
+}
+
+/// A reward as a configuration has it: the place that it names whole, likewise.
+fn reward(spec: &str) -> Result<Value, Failure> {
+    const PLACES: [&str; 6] = ["model", "implicit", "lexicon", "lexicon-compound", "logistic", "logistic-odds"];
+    match spec.split_once(':').filter(|(kind, _)| PLACES.contains(kind)) {
+        Some((kind, place)) => Ok(format!("{kind}:{}", path(Path::new(place))?.as_str().unwrap_or_default()).into()),
+        None => Ok(spec.into()),
+    }
+}
+
+fn paths(all: &[PathBuf]) -> Result<Value, Failure> {
+    Ok(Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, RowsArgs, SharedArgs, print_json, print_line, write};
+use super::{Failure, RowsArgs, SharedArgs, note, print_json, print_line, remark, shown, write};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::Output;
@@ -26,7 +26,7 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// Rows {"prompt", "completion"}
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
     /// Append the token that ends a text to every completion, as training does
     #[arg(long)]
@@ -53,10 +53,10 @@ pub(super) struct QueryArgs {
     model: PathBuf,
     /// Candidates: rows {"prompt", "completions"}, of which every two are one, or {"prompt", "chosen", "rejected"},
     /// whose order means nothing
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
     /// Rows that were asked about before, which k-center keeps away from
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     asked: Vec<PathBuf>,
     /// Comparisons to choose
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
@@ -100,7 +100,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
             (None, members, tokenizer, remarks)
         }
     };
-    remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    remarks.iter().for_each(|text| note(text));
     let context = policy.iter().chain(&members).map(|model| model.config.context).min().unwrap_or(0);
     let rows: Vec<CompletionRow> = args.rows.read(&args.data)?;
     let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref(), args.rows.time()?)?;
@@ -151,7 +151,9 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
     }
     if args.shared.json {
         let mean = (count > 0).then(|| total / count as f64);
-        print_json(&json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out}));
+        print_json(
+            &json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out.as_deref().map(shown)}),
+        );
     }
     Ok(())
 }
@@ -168,7 +170,7 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     }
     let device = device::pick(DeviceChoice::Cpu)?;
     let models = ensemble::read(&args.model, &device)?;
-    models.remarks.iter().for_each(|remark| eprintln!("note: {remark}"));
+    models.remarks.iter().for_each(|text| note(text));
     let of_several = matches!(args.sampler, Sampler::Disagreement | Sampler::KCenterDisagreement | Sampler::Mixture);
     if of_several && models.members.len() == 1 {
         return Err(Failure::usage(format!(
@@ -194,11 +196,11 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
         let candidates: Vec<PreferenceRow> = rows.iter().flat_map(|row| row.candidates.iter().cloned()).collect();
         let (pairs, report) = data::encode_pairs(&candidates, &models.tokenizer, template.as_ref(), &conventions)?;
         if let Some(remark) = skipped.unread_fields() {
-            eprintln!("note: {remark}");
+            note(&remark);
         }
         for (count, what) in [(skipped.count, "bad rows are left out"), (report.dropped.count, "pairs are too long")] {
             if count > 0 {
-                eprintln!("note: {count} {what}");
+                note(&format!("{count} {what}"));
             }
         }
         Ok((rows, pairs))
@@ -225,12 +227,12 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     // A single reward model has nobody to disagree with.
     let known = models.members.len() > 1 && !chosen.is_empty();
     let mean = known.then(|| chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len() as f64);
-    let shown = mean.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.4}"));
-    eprintln!("{} of {} candidates, mean disagreement {shown}", chosen.len(), candidates.len());
+    let in_words = mean.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.4}"));
+    remark(&format!("{} of {} candidates, mean disagreement {in_words}", chosen.len(), candidates.len()));
     if args.shared.json {
         print_json(&json!({
             "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),
-            "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed, "out": args.out,
+            "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed, "out": args.out.as_deref().map(shown),
         }));
     }
     Ok(())

@@ -1,13 +1,12 @@
 //! `lm serve`.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, print_line};
+use super::{Failure, note, print_line};
 use crate::cli::train::Threads;
 use crate::cli::train::on_interrupt;
 use crate::lm::serve::{Access, Limits, Served, Server};
@@ -81,14 +80,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let served = Served::open(&args.model, args.name.as_deref(), args.chat_template.as_deref())?;
     let server = Server::bind_with(&args.host, args.port, limits, access)?;
     let stop = on_interrupt()?;
-    // A stderr that is closed ends nothing.
-    let note = |text: &str| drop(writeln!(std::io::stderr(), "note: {text}"));
-    served.remarks.iter().for_each(|remark| note(remark));
+    served.remarks.iter().for_each(|text| note(text));
     if !server.is_private() && !has_key {
         note(&format!("whoever reaches {} can use the model: --api-key asks for a key", server.address()));
     }
     print_line(&format!("serving {} at http://{}/v1", served.name, server.address()));
-    std::io::stdout().flush().ok();
     let requests = server.run(&Arc::new(served), &stop)?;
     print_line(&format!("stopped after {requests} requests"));
     Ok(())

@@ -7,7 +7,7 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole, write};
+use super::{Failure, LayerArgs, SharedArgs, paths, print_json, print_line, shown, whole, write};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
@@ -27,16 +27,16 @@ pub(super) struct SoupArgs {
     #[arg(long, value_name = "SPEC")]
     objective: Vec<String>,
     /// Rows {"prompt"} that mixes are measured on
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     data: Vec<PathBuf>,
     /// Weights of the models [default: those that are best on half of the prompts]
-    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true, conflicts_with = "uniform")]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',', conflicts_with = "uniform")]
     weights: Vec<f64>,
     /// The same weight for all models
     #[arg(long)]
     uniform: bool,
     /// Weights of the objectives where the best mix is searched for [default: the same for all]
-    #[arg(long, value_name = "W", value_delimiter = ',', num_args = 1.., allow_negative_numbers = true)]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     preference: Vec<f64>,
     /// Steps of the path from one model to another
     #[arg(long, value_name = "N")]
@@ -61,6 +61,11 @@ pub(super) struct SoupArgs {
 
 pub(super) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     let config = config(args)?;
+    // What stands behind a list of files without a comma.
+    if let Some(file) = args.models.iter().find(|model| model.is_file()) {
+        let file = file.display();
+        return Err(Failure::usage(format!("{file}: is a file, not a model's folder; files are --data FILE,FILE")));
+    }
     config.validate()?;
     // What a killed command left of a folder is none.
     if args.out.exists() && !is_vacant(&args.out, &[]).unwrap_or(false) {
@@ -100,7 +105,7 @@ fn write_soup(args: &SoupArgs, config: &SoupConfig) -> Result<(), Failure> {
     print_line(&format!("soup of {}: {}", shares(&found.chosen), model.display()));
     if args.shared.json {
         print_json(&json!({
-            "chosen": found.chosen, "barrier": found.barrier, "mixes": found.mixes, "model": model,
+            "chosen": found.chosen, "barrier": found.barrier, "mixes": found.mixes, "model": shown(&model),
             "parameters": merged.parameters, "least_cosine": merged.least_cosine,
         }));
     }
@@ -177,9 +182,9 @@ fn config(args: &SoupArgs) -> Result<SoupConfig, Failure> {
     for layer in args.layers.read()? {
         merge(&mut table, layer);
     }
-    for (name, paths) in [("models", &args.models), ("data", &args.data)] {
-        if !paths.is_empty() {
-            table.insert(name.to_owned(), Value::try_from(paths)?);
+    for (name, given) in [("models", &args.models), ("data", &args.data)] {
+        if !given.is_empty() {
+            table.insert(name.to_owned(), paths(given)?);
         }
     }
     if !args.objective.is_empty() {

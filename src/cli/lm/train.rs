@@ -6,7 +6,7 @@ use clap::Args;
 use toml::{Table, Value};
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, whole};
+use super::{Failure, LayerArgs, SharedArgs, path, paths, print_json, print_line, reward as reward_spec, whole};
 use crate::cli::cpu_seconds;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
@@ -54,10 +54,10 @@ struct SourceArgs {
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Rows to learn from, or prompts to complete: JSONL, JSONL.gz, or folders of these
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     data: Vec<PathBuf>,
     /// The same for evaluation [default: 5 % of the data]
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     eval_data: Vec<PathBuf>,
 }
 
@@ -164,7 +164,7 @@ pub(super) struct PpoArgs {
 #[derive(Debug, Args)]
 pub(super) struct PretrainArgs {
     /// `reviews` for the embedded world, or files with rows {"text"} or plain text [default: reviews]
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE,FILE,…")]
     corpus: Vec<PathBuf>,
     /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024) [default: 1m]
     #[arg(long)]
@@ -304,15 +304,7 @@ fn objective(text: &str) -> Result<Value, Failure> {
             "data" => data.push(path(Path::new(value))?),
             "reference" => _ = table.insert(name.to_owned(), path(Path::new(value))?),
             "reward" => {
-                let (kind, place) = value.split_once(':').unwrap_or((value, ""));
-                let whole = match kind {
-                    "model" | "implicit" => {
-                        let place = path(Path::new(place))?;
-                        format!("{kind}:{}", place.as_str().unwrap_or_default())
-                    }
-                    _ => value.to_owned(),
-                };
-                table.insert(name.to_owned(), whole.into());
+                table.insert(name.to_owned(), reward_spec(value)?);
             }
             other => {
                 return Err(wrong(format!(
@@ -335,7 +327,7 @@ pub(super) fn ppo(args: &PpoArgs) -> Result<(), Failure> {
     args.source.set(&mut flags)?;
     flags.insert("eval_samples".to_owned(), 256.into());
     if let Some(gold) = &args.gold {
-        flags.insert("gold".to_owned(), gold.as_str().into());
+        flags.insert("gold".to_owned(), reward_spec(gold)?);
     }
     let mut algorithm = Table::new();
     for (name, value) in [("iterations", args.iterations), ("batch_size", args.batch_size)] {
@@ -386,7 +378,7 @@ pub(super) fn train(stage: StageKind, args: &TrainArgs, mut flags: Table) -> Res
         flags.insert("lora".to_owned(), lora.into());
     }
     if let Some(gold) = &args.gold {
-        flags.insert("gold".to_owned(), gold.as_str().into());
+        flags.insert("gold".to_owned(), reward_spec(gold)?);
         flags.insert("eval_samples".to_owned(), 256.into());
     }
     if args.skip_bad_rows {
@@ -478,15 +470,4 @@ fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> 
             Ok(())
         }
     }
-}
-
-/// A path in a configuration: whole, so that the run can be resumed from anywhere.
-fn path(path: &Path) -> Result<Value, Failure> {
-    let whole = if path.exists() { std::path::absolute(path)? } else { path.to_owned() };
-    let text = whole.to_str().ok_or_else(|| Failure::usage(format!("{}: is not UTF-8", path.display())))?;
-    Ok(text.into())
-}
-
-fn paths(all: &[PathBuf]) -> Result<Value, Failure> {
-    Ok(Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
 }

@@ -11,6 +11,7 @@ mod cache;
 mod client;
 
 use std::collections::BTreeMap;
+use std::env::VarError;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -224,7 +225,14 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`]: no address, a value out of range, a cache that cannot be read.
     pub fn open(spec: &str, config: &EndpointConfig) -> Result<Self, EndpointError> {
-        let key = std::env::var(&config.key_variable).ok().filter(|key| !key.is_empty());
+        let key = match std::env::var(&config.key_variable) {
+            Ok(key) => Some(key).filter(|key| !key.is_empty()),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => {
+                let problem = format!("the environment variable {} is not UTF-8: no key is", config.key_variable);
+                return Err(EndpointError::Config(problem));
+            }
+        };
         Self::with_key(spec, key, config)
     }
 

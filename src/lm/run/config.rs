@@ -374,6 +374,7 @@ impl LmConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
+        writable(self)?;
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
         self.conventions.validate()?;
         if self.data.is_empty() && self.stage != StageKind::Modpo {
@@ -442,6 +443,16 @@ impl LmConfig {
         }
         Ok(())
     }
+}
+
+/// Checks that a configuration can be written: TOML holds no path that is not UTF-8.
+///
+/// # Errors
+/// [`LmError::Config`], naming the value.
+pub(in crate::lm) fn writable(config: &impl Serialize) -> Result<(), LmError> {
+    let mut track = serde_path_to_error::Track::new();
+    let written = config.serialize(serde_path_to_error::Serializer::new(serde_json::value::Serializer, &mut track));
+    written.map(|_| ()).map_err(|error| LmError::Config(format!("{}: {error}", track.path())))
 }
 
 impl ModpoRunConfig {

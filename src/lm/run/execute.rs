@@ -9,7 +9,7 @@ use super::checkpoint::{Log, put, take, write_checkpoint};
 use super::config::LmConfig;
 use super::course::Course;
 use super::prepare::{Prepared, Work, Written};
-use super::{LmError, LmOutcome, LmSummary, Shown, eos_of, weights_sha256};
+use super::{LmError, LmOutcome, LmSummary, MODEL, Shown, eos_of, weights_sha256};
 use crate::lm::config::Output;
 use crate::lm::diagnose::{self, Sampled};
 use crate::lm::folder;
@@ -290,7 +290,7 @@ fn conclude(
     tokens: u64,
     clock: &Clock,
 ) -> Result<LmOutcome, LmError> {
-    let model = folder.path.join("model");
+    let model = folder.path.join(MODEL);
     fs::create_dir_all(&model).map_err(|source| RunError::Io {
         path: model.clone(),
         action: "make the folder",

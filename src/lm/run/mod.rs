@@ -31,6 +31,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use toml::Table;
 
+pub(in crate::lm) use self::config::writable;
 pub use self::config::{
     DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
     SIZES, SftConfig, StageKind, read_config,
@@ -50,7 +51,7 @@ use super::train::Metrics;
 use crate::finite::NotFinite;
 use crate::nn::to_host;
 use crate::run::archive::{ArchiveError, write_atomically};
-use crate::run::{Folder, RunError, kept, lines};
+use crate::run::{Folder, RunError, kept, lines, shown};
 
 /// What a run says when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,9 +76,11 @@ pub struct LmSummary {
     pub cpu_seconds: Option<f64>,
     /// SHA-256 of what was trained.
     pub weights_sha256: String,
-    /// Folder of the trained model.
+    /// Folder of the trained model: where it is now, as the run folder.
+    #[serde(serialize_with = "shown")]
     pub model: PathBuf,
-    /// Run folder.
+    /// Run folder: where it is now. In the file both are only for those who read it.
+    #[serde(serialize_with = "shown")]
     pub run_dir: PathBuf,
 }
 
@@ -327,8 +330,11 @@ impl LmSummary {
     pub fn load(run: &Path) -> Result<Option<Self>, LmError> {
         let path = run.join(SUMMARY);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let summary = serde_json::from_str(&text);
-        summary.map(Some).map_err(|error| LmError::Config(format!("{}: {error}", path.display())))
+        let wrong = |error| LmError::Config(format!("{}: {error}", path.display()));
+        let summary: Self = serde_json::from_str(&text).map_err(wrong)?;
+        // It may have been moved since. The model of an ensemble is its whole folder.
+        let model = if summary.model == summary.run_dir { run.to_owned() } else { run.join(MODEL) };
+        Ok(Some(Self { model, run_dir: run.to_owned(), ..summary }))
     }
 
     /// Writes it to its run folder.
@@ -342,6 +348,9 @@ impl LmSummary {
         })?)
     }
 }
+
+/// Folder of the trained model in that of its run.
+const MODEL: &str = "model";
 
 /// What `--json` printed.
 const SUMMARY: &str = "summary.json";

@@ -31,7 +31,7 @@ use crate::preference::Event;
 use crate::preference::Label;
 use crate::preference::ledger::{Ledger, Mark, answers};
 use crate::run::archive::{Archive, write_atomically};
-use crate::run::{CONFIGURATION, Clock, Folder, MARK, RunError, fits_configuration, lines};
+use crate::run::{CONFIGURATION, Clock, Folder, MARK, RunError, fits_configuration, lines, shown};
 
 /// A session and its folder.
 pub struct Session {
@@ -72,8 +72,10 @@ pub struct TeachSummary {
     /// SHA-256 of what is trained.
     pub weights_sha256: String,
     /// Folder of the policy.
+    #[serde(serialize_with = "shown")]
     pub model: PathBuf,
     /// The session's folder.
+    #[serde(serialize_with = "shown")]
     pub run_dir: PathBuf,
 }
 

@@ -34,7 +34,7 @@ use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig, Schedule};
 use super::reviews;
-use super::run::{LmError, eos_of, tokenizer_of};
+use super::run::{LmError, eos_of, tokenizer_of, writable};
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{Metrics, TrainConfig, Trainee, step};
@@ -248,6 +248,7 @@ impl TeachConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
+        writable(self)?;
         if self.model.as_os_str().is_empty() {
             return wrong("model: none is given; it must be the folder of a model that writes".to_owned());
         }

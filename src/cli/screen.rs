@@ -1,0 +1,68 @@
+//! What the program says: results on stdout, everything else on stderr.
+//!
+//! Whoever reads may leave before the program ends (`… | head -1`), close a stream (`2>&-`) or have a full disk
+//! (`2>/dev/full`). Work goes on all the same: no result is lost because nobody listens to remarks. `println!` and
+//! `eprintln!` would end the program by a panic there; clippy refuses them everywhere but in tests.
+
+use std::io::{ErrorKind, Write as _};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+
+use crate::run::lines::finite;
+
+/// Why something did not arrive on stdout.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Prints a line to stdout.
+pub(crate) fn print_line(line: &str) {
+    print_text(&format!("{line}\n"));
+}
+
+/// Prints a text to stdout, so that it is seen at once.
+pub(crate) fn print_text(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush())
+        // Whoever read has left, and has what they wanted.
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| error.to_string());
+    }
+}
+
+/// Prints one JSON object as the last line of stdout; what is undefined is left out, as in files.
+pub(crate) fn print_json(value: &impl Serialize) {
+    print_line(&finite(value).to_string());
+}
+
+/// Why not all of stdout arrived, in words; `None` where it did, or where nobody wants more of it.
+pub(super) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
+}
+
+/// Prints a line to stderr. Where it cannot be read, nobody misses it.
+pub(crate) fn remark(line: &str) {
+    std::io::stderr().lock().write_all(format!("{line}\n").as_bytes()).ok();
+}
+
+/// Prints a line to stderr that says what to know of what was given.
+pub(crate) fn note(text: &str) {
+    remark(&format!("note: {text}"));
+}
+
+/// Prints a line to stderr that says what is damaged, or left out.
+pub(crate) fn warn(text: &str) {
+    remark(&format!("warning: {text}"));
+}
+
+/// Prints a text to stderr, as the beginning of a line that a person goes on with.
+pub(crate) fn ask(text: &str) {
+    let mut out = std::io::stderr().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+}
+
+/// A path in a result. JSON holds UTF-8 only, and paths need not be: what is none has the replacement character.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
