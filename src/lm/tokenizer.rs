@@ -576,7 +576,13 @@ impl Tokenizer {
             inner.set_encode_special_tokens(true);
         }
         let mut others = Vec::new();
-        let mut named: Vec<Value> = ROLES.iter().filter_map(|role| config.get(*role).cloned()).collect();
+        let mut named: Vec<Value> = Vec::new();
+        for role in ROLES {
+            // Names the role in what is wrong.
+            if token_text(&config, role)?.is_some() {
+                named.extend(config.get(role).cloned());
+            }
+        }
         for role in ["sep_token", "cls_token", "mask_token"] {
             others.extend(token_text(&config, role)?.map(|text| (role.to_owned(), text)));
         }
