@@ -6,7 +6,7 @@
 //!
 //! Reading needs no claim. On NFS, Linux has the server keep these locks, so that machines see each other's.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -150,7 +150,12 @@ impl Holder {
     /// This process.
     fn this() -> Self {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { process: std::process::id(), host: host(), since: minute(seconds), command: command(std::env::args()) }
+        Self {
+            process: std::process::id(),
+            host: host(),
+            since: minute(seconds),
+            command: command(std::env::args_os()),
+        }
     }
 
     /// Who holds the lock of a folder; `None` where its file does not tell, or nobody does.
@@ -229,8 +234,9 @@ fn minute(seconds: u64) -> String {
 }
 
 /// The words that name a command, and a sign that there was more.
-fn command(arguments: impl Iterator<Item = String>) -> String {
-    let all: Vec<String> = arguments.collect();
+fn command(arguments: impl Iterator<Item = OsString>) -> String {
+    // Of a path that is no UTF-8, nothing is shown anyway.
+    let all: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let name = all.first().and_then(|path| Path::new(path).file_stem()).map(|name| name.to_string_lossy().into_owned());
     let words = || all.iter().skip(1).take(2).take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
     let mut text = name.unwrap_or_else(|| "pairwise".to_owned());
@@ -327,6 +333,7 @@ fn sweep(folder: &Path, depth: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
     use std::fs;
     use std::io::{self, Write as _};
     use std::path::Path;
@@ -378,7 +385,7 @@ mod tests {
             process: std::process::id(),
             host: "elsewhere".to_owned(),
             since: minute(1_796_059_899),
-            command: command(["/usr/bin/pairwise", "resume", "runs/a"].map(str::to_owned).into_iter()),
+            command: command(["/usr/bin/pairwise", "resume", "runs/a"].map(OsString::from).into_iter()),
         };
         assert_eq!(
             refusal(Some(&holder)),
@@ -389,10 +396,16 @@ mod tests {
             )
         );
         assert!(refusal(None).contains("another process, which has not said"));
-        let words = |all: &[&str]| command(all.iter().map(|word| (*word).to_owned()));
+        let words = |all: &[&str]| command(all.iter().map(OsString::from));
         assert_eq!(words(&["pairwise"]), "pairwise");
         assert_eq!(words(&["a/pairwise.exe", "lm", "dpo", "--data", "x"]), "pairwise lm dpo …");
         assert_eq!(words(&["pairwise", "evals", "--key=secret"]), "pairwise evals …");
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStringExt as _;
+            let all = ["pairwise".into(), OsString::from_vec(b"\xff".to_vec())];
+            assert_eq!(command(all.into_iter()), "pairwise …", "a path that is no UTF-8");
+        }
     }
 
     /// A child that outlives its parent's claim has no part in it.
