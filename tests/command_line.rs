@@ -242,8 +242,12 @@ fn damaged_runs_are_refused_by_name() {
     assert_eq!(contents(folder.path()), before);
 
     for (from, to, named) in [
-        ("hidden = [64, 64]\nactivation = \"tanh\"", "hidden = [32]\nactivation = \"tanh\"", "policy"),
-        ("members = 3", "members = 4", "reward.3"),
+        (
+            "hidden = [64, 64]\nactivation = \"tanh\"",
+            "hidden = [32]\nactivation = \"tanh\"",
+            "ppo.hidden: the checkpoint was made with [64, 64], config.toml says [32]",
+        ),
+        ("members = 3", "members = 4", "reward_model.members: the checkpoint was made with 3, config.toml says 4"),
     ] {
         let changed = intact[1].replace(from, to);
         assert_ne!(changed, intact[1], "the test must change something");

@@ -12,6 +12,21 @@ use pairwise::run::archive::Archive;
 use pairwise::run::{Folder, past};
 use serde_json::Value;
 
+/// The small run with smaller networks and fewer updates: what is tested here is not how well it learns.
+fn quick(folder: &Path, name: &str, more: &[&str]) -> Value {
+    let smaller = [
+        "ppo.hidden=[8]",
+        "ppo.epochs=1",
+        "reward_model.hidden=[8]",
+        "reward_model.members=2",
+        "reward_model.first_steps=10",
+        "reward_model.steps=5",
+        "evaluation_episodes=2",
+    ];
+    let set: Vec<&str> = smaller.iter().flat_map(|one| ["--set", one]).collect();
+    train(folder, name, &[&set[..], more].concat())
+}
+
 /// Checkpoints of a run, oldest first.
 fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(run.join("checkpoints")).expect("a run");
@@ -134,7 +149,7 @@ fn an_extended_run_replays_to_the_bit_from_wherever_it_goes_on() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| folder.path().join("run").join(name);
     let run = folder.path().join("run");
-    let first = train(folder.path(), "run", &["--teacher", "mistake"]);
+    let first = quick(folder.path(), "run", &["--teacher", "mistake"]);
     let (config, summary) =
         (fs::read(at("config.toml")).expect("written"), fs::read(at("summary.json")).expect("written"));
     let set = ["--set", "steps=5000", "--set", "preferences.labels=40", "--set", "ppo.learning_rate=1e-4"];
@@ -216,8 +231,8 @@ fn train_true(folder: &Path) -> Value {
 #[test]
 fn a_ledger_that_is_not_what_the_checkpoint_has_seen_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let summary = train(folder.path(), "run", &[]);
-    train(folder.path(), "other", &["--seed", "5"]);
+    let summary = quick(folder.path(), "run", &[]);
+    quick(folder.path(), "other", &["--seed", "5"]);
     let run = folder.path().join("run");
     let ledger = run.join("labels.jsonl");
     let finished = folder.path().join("finished");
@@ -271,7 +286,7 @@ fn a_ledger_that_is_not_what_the_checkpoint_has_seen_is_refused() {
 #[test]
 fn a_turned_bit_is_named_and_the_checkpoint_before_is_taken() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let summary = train(folder.path(), "run", &[]);
+    let summary = quick(folder.path(), "run", &[]);
     let run = folder.path().join("run");
     fs::remove_file(run.join("summary.json")).expect("it was finished");
     let newest = checkpoints(&run).pop().expect("two are kept");
@@ -297,8 +312,8 @@ fn a_turned_bit_is_named_and_the_checkpoint_before_is_taken() {
     assert_eq!(again["weights_sha256"], summary["weights_sha256"]);
     // A policy's file has no other to fall back on.
     let policy = folder.path().join("mix.safetensors");
-    train(folder.path(), "one", &["--init", "run"]);
-    train(folder.path(), "two", &["--init", "run", "--seed", "9"]);
+    quick(folder.path(), "one", &["--init", "run"]);
+    quick(folder.path(), "two", &["--init", "run", "--seed", "9"]);
     let mix = ["soup", "one", "two", "--weights", "0.5,0.5", "--episodes", "20", "--out", "mix.safetensors"];
     json(folder.path(), &mix);
     json(folder.path(), &["evaluate", "mix.safetensors", "--episodes", "20"]);
@@ -313,7 +328,7 @@ fn a_turned_bit_is_named_and_the_checkpoint_before_is_taken() {
 #[test]
 fn a_bad_line_of_metrics_costs_nothing_but_itself() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let summary = train(folder.path(), "run", &[]);
+    let summary = quick(folder.path(), "run", &[]);
     let run = folder.path().join("run");
     let metrics = run.join("metrics.jsonl");
     let intact = fs::read_to_string(&metrics).expect("written");

@@ -56,6 +56,7 @@ const MAY_NOT: &Rules = &[
     ("precision", "the steps so far were computed in the other"),
     ("eval_share", "what was trained on cannot be held out"),
     ("chat_template", "the steps so far saw other texts"),
+    ("template_date", "the steps so far saw other texts"),
     ("read", "the steps so far saw other rows"),
     ("conventions", "the steps so far saw other tokens"),
     ("train.batch_size", "the place in the data is counted in batches of this size"),
