@@ -898,8 +898,9 @@ mod tests {
             let result = ChatTemplate::new(&template, &special(), None).and_then(|one| one.render(&one_turn(), true));
             let error = result.unwrap_err().to_string();
             let short: String = template.chars().take(80).collect();
-            // On a loaded machine, without optimisation, the time may end first.
-            assert!(error.contains(reason) || error.contains("takes longer"), "{short}: {error}");
+            // On a loaded machine, without optimisation, the time may end before the fuel.
+            let late = reason == "costs too much" && error.contains("takes longer");
+            assert!(error.contains(reason) || late, "{short}: {error}");
             // Debug builds of other tests run beside this one.
             assert!(began.elapsed() < Duration::from_secs(6), "{short}: {:?}", began.elapsed());
         }
