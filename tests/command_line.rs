@@ -308,7 +308,7 @@ fn a_run_in_which_nothing_is_answered_fails_before_it_trains() {
     let output = pairwise(folder.path(), &arguments);
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("none of the 6 questions asked by iteration 1"), "{message}");
+    assert!(message.contains("none of the 12 questions asked by iteration 1"), "{message}");
     assert!(message.contains("no reward to train the agent on"), "{message}");
 }
 

@@ -120,6 +120,8 @@ fn a_ledger_replays_to_the_same_bits_from_the_start_and_from_a_checkpoint_with_a
     assert_ne!(hash, before);
     assert_eq!((reports.len(), session.lesson.trainee.step), (5, 9));
     assert!(asked.iter().any(|question| question.why.is_some()), "chosen by entropy after the first update");
+    // A session has one writer.
+    drop((session, ledger));
 
     let checkpoints = path.join("checkpoints");
     let again = |threads: usize| {
@@ -294,6 +296,7 @@ fn another_model_than_the_answers_were_about_is_found_out() {
     std::fs::create_dir(&other).unwrap();
     let changed = model(&other, 61);
     std::fs::copy(changed.join("model.safetensors"), base.join("model.safetensors")).unwrap();
+    drop((session, ledger));
     let (mut session, _, events) = open(&path);
     let error = session.catch_up(&events, &GO, &|_, _| ()).unwrap_err().to_string();
     assert!(error.contains("query 0: was answered for other completions"), "{error}");

@@ -433,7 +433,7 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         ),
         (&|own| own.carrier = "third".to_owned(), "modpo.carrier = \"third\": there are the objectives rows, other"),
         (&|own| own.objectives.truncate(1), "modpo.objectives: must be two or more"),
-        (&|own| own.beta = 0.0, "modpo.beta = 0: must be positive"),
+        (&|own| own.beta = 0.0, "modpo.beta = 0: must be between 1e-9 and 1e6"),
         (
             &|own| own.objectives[1].name = "rows".to_owned(),
             "modpo.objectives: the name 'rows' is empty or there twice",
@@ -628,7 +628,7 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         config.dpo =
             Some(DpoConfig { loss: LossConfig { beta: 0.0, ..LossConfig::default() }, ..DpoConfig::default() });
     };
-    assert!(error(beta, good).contains("dpo.loss.beta = 0: must be positive"), "{}", error(beta, good));
+    assert!(error(beta, good).contains("dpo.loss.beta = 0: must be between 1e-9 and 1e6"), "{}", error(beta, good));
     let none: &dyn Fn(&mut LmConfig) =
         &|config| config.dpo = Some(DpoConfig { reference: ReferenceKind::None, ..DpoConfig::default() });
     assert!(error(none, good).contains("dpo.reference = none"), "{}", error(none, good));

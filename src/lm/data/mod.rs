@@ -306,8 +306,10 @@ fn is_usual_ratio(ratio: &u64) -> bool {
 }
 
 /// Fields that hold a part of the conversation in some format of rows. One of them that is not read would be lost
-/// without a word.
-const SPEAKING: [&str; 36] = [
+/// without a word. `chosen`, `rejected` and `completion` are not among them: they are the answers of this program's own
+/// formats, and one file may serve several stages (SFT on the chosen ones, PPO on the prompts of pairs). What a stage
+/// leaves out of them is told in a remark.
+const SPEAKING: [&str; 33] = [
     "system",
     "system_prompt",
     "system_message",
@@ -327,14 +329,11 @@ const SPEAKING: [&str; 36] = [
     "turns",
     "messages",
     "prompt",
-    "completion",
     "completions",
     "response",
     "responses",
     "answer",
     "output",
-    "chosen",
-    "rejected",
     "tools",
     "functions",
     "function_call",
