@@ -307,6 +307,10 @@ impl Config {
     /// [`ConfigError::Value`] naming the first field that is out of range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Self { preferences, reward_model, ppo, .. } = self;
+        if i64::try_from(self.seed).is_err() {
+            let expected = "must be below 2^63, as every number of a configuration".to_owned();
+            return Err(ConfigError::Value { field: "seed", found: self.seed.to_string(), expected });
+        }
         whole("steps", self.steps, 1, 1_000_000_000_000)?;
         whole("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
         whole("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;

@@ -198,7 +198,8 @@ fn raw(rng: &mut Rng, bytes: &[u8], all: &[Vec<u8>]) -> Vec<u8> {
         8 => found = number_in(rng, &found),
         _ => {
             // A line twice, or in another's place.
-            let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+            let text = found.clone();
+            let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
             let (mut order, one, other) = (lines.clone(), rng.below(lines.len()), rng.below(lines.len()));
             match rng.below(3) {
                 0 => order.insert(one, lines[other]),
@@ -338,7 +339,11 @@ fn header(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
     ) else {
         return raw_bit(rng, bytes);
     };
-    let header = if rng.below(4) == 0 { number_in(rng, header) } else { json(rng, header) };
+    let header = match rng.below(6) {
+        0 => number_in(rng, header),
+        1..3 => json(rng, header),
+        _ => state(rng, header),
+    };
     let length = match rng.below(12) {
         0 => rng.next(),
         1 => u64::MAX,
@@ -347,6 +352,16 @@ fn header(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
         _ => header.len() as u64,
     };
     [&length.to_le_bytes(), header.as_slice(), rest].concat()
+}
+
+/// The document within the header that our own archives keep their state in.
+fn state(rng: &mut Rng, header: &[u8]) -> Vec<u8> {
+    let mut value = serde_json::from_slice::<Value>(header).unwrap_or_default();
+    match value.pointer_mut("/__metadata__/pairwise") {
+        Some(Value::String(text)) => *text = String::from_utf8_lossy(&json(rng, text.as_bytes())).into_owned(),
+        _ => return json(rng, header),
+    }
+    value.to_string().into_bytes()
 }
 
 /// Numbers among the tensors that are none, or huge.

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use burn::tensor::Device;
+use pairwise::drlhp;
 use pairwise::engine::mix::{MixEngine, Phase};
 use pairwise::evals::endpoint::EndpointConfig;
 use pairwise::evals::model::{Asked, Prompt};
@@ -26,11 +27,12 @@ use pairwise::lm::teach::TeachConfig;
 use pairwise::lm::teach::folder::{self as teaching, Session};
 use pairwise::lm::tokenizer::Tokenizer;
 use pairwise::lm::{folder, shelf};
+use pairwise::preference::Event;
 use pairwise::preference::ledger::{Ledger, answers, first_difference, read_events_unchecked};
 use pairwise::rl::evaluate::evaluate;
 use pairwise::run::config::{Config, read_layer, set_layer};
 use pairwise::run::policy::{Policy, mixable, mixed};
-use pairwise::run::{Folder, past};
+use pairwise::run::{Folder, RunError, past};
 use serde_json::{Value, json};
 
 use super::common::{SMALL, command, json as run_json, pairwise};
@@ -58,8 +60,12 @@ pub(crate) const TARGETS: &[Target] = &[
     target("ledger", "run/labels.jsonl", Kind::Lines, 10, ledger),
     target("metrics", "run/metrics.jsonl", Kind::Lines, 10, |at| listed(at, |run| !run.reports.is_empty())),
     target("summary", "run/summary.json", Kind::Json, 10, |at| listed(at, |run| run.summary.is_some())),
-    target("checkpoint", "run/checkpoints/only.safetensors", Kind::Tensors, 8, checkpoint),
-    target("policy", "policy.safetensors", Kind::Tensors, 8, policy),
+    target("checkpoint", "run/checkpoints/only.safetensors", Kind::Tensors, 6, |at| state_of(&at.join("run"))),
+    target("policy", "policy.safetensors", Kind::Tensors, 6, |at| policy(&at.join("policy.safetensors"))),
+    // Without a checksum, as files were before there were any: what is changed is not told at once.
+    target("open checkpoint", "open/checkpoints/only.safetensors", Kind::Tensors, 8, |at| state_of(&at.join("open"))),
+    target("open policy", "open.safetensors", Kind::Tensors, 10, |at| policy(&at.join("open.safetensors"))),
+    target("answers", "events.jsonl", Kind::Lines, 6, sealed),
     target("control front", "front/front.json", Kind::Json, 4, front),
     target("model config", "lm/config.json", Kind::Json, 10, |at| model(&at.join("lm"))),
     target("generation config", "lm/generation_config.json", Kind::Json, 8, |at| model(&at.join("lm"))),
@@ -90,7 +96,7 @@ pub(crate) const TARGETS: &[Target] = &[
         scores(&format!("lexicon:{}", at.join("lexicon.txt").display()))
     }),
     target("gold command", "reply.jsonl", Kind::Lines, 2, |at| {
-        scores(&format!("command:cat {}", at.join("reply.jsonl").display()))
+        scores(&format!("command:sh {}", at.join("reply.sh").display()))
     }),
     target("gold spec", "spec.txt", Kind::Text, 4, spec),
     target("behaviours", "behaviours.toml", Kind::Text, 10, behaviours),
@@ -164,20 +170,44 @@ fn listed(at: &Path, found: fn(&past::PastRun) -> bool) -> bool {
     })
 }
 
-fn checkpoint(at: &Path) -> bool {
-    let Ok(folder) = Folder::open(&at.join("run")) else { return false };
-    let Ok(Some((run, _))) = folder.newest_state(&device(), &mut |_| ()) else { return false };
-    !pairwise::drlhp::weights_sha256(&run).is_empty()
+/// The newest state of a run, and an iteration from there.
+fn state_of(path: &Path) -> bool {
+    let Ok(folder) = Folder::open(path) else { return false };
+    let Ok(Some((mut run, _))) = folder.newest_state(&device(), &mut |_| ()) else { return false };
+    if !drlhp::finished(&run) {
+        let _ = drlhp::iterate(&mut run, &mut |question| Ok::<_, RunError>(question.simulated));
+    }
+    !drlhp::weights_sha256(&run).is_empty()
 }
 
-fn policy(at: &Path) -> bool {
-    Policy::read(&at.join("policy.safetensors"), &device()).is_ok_and(|policy| {
+/// Answers as a ledger of ours, with the right hashes, that a run is opened with and branched at.
+fn sealed(at: &Path) -> bool {
+    let path = at.join("begun/labels.jsonl");
+    let _ = fs::remove_file(&path);
+    let Ok(text) = fs::read_to_string(at.join("events.jsonl")) else { return false };
+    let Ok(events) = text.lines().map(serde_json::from_str::<Event>).collect::<Result<Vec<_>, _>>() else {
+        return false;
+    };
+    let Ok(mut ledger) = Ledger::create(&path) else { return false };
+    let written = events.iter().try_for_each(|event| ledger.append(event)).is_ok();
+    drop(ledger);
+    let Ok(folder) = Folder::open_to_write(&at.join("begun")) else { return false };
+    let read = folder.reopen(&device(), &mut |_| ()).is_ok();
+    let branch = at.join("branch");
+    let _ = past::branch(&at.join("begun"), &branch, 1, None);
+    let _ = fs::remove_dir_all(&branch);
+    written && read
+}
+
+fn policy(path: &Path) -> bool {
+    Policy::read(path, &device()).is_ok_and(|policy| {
         let _ = evaluate(&policy.agent, &policy.env, 1, 0);
         let both = [policy.clone(), policy];
-        mixable(&both, &["a".to_owned(), "b".to_owned()]).is_ok()
-            && !Policy { agent: mixed(&[&both[0].agent, &both[1].agent], &[0.5, 0.5]), ..both[0].clone() }
-                .fingerprint()
-                .is_empty()
+        if mixable(&both, &["a".to_owned(), "b".to_owned()]).is_ok() {
+            let agent = mixed(&[&both[0].agent, &both[1].agent], &[0.5, 0.5]);
+            let _ = Policy { agent, ..both[0].clone() }.fingerprint();
+        }
+        true
     })
 }
 
@@ -301,7 +331,8 @@ fn candidates(at: &Path) -> bool {
 }
 
 fn language(at: &Path) -> bool {
-    let _ = shelf::parameters(&at.join("lmrun/model"));
+    let _ =
+        (shelf::look(at, &shelf::Shelf::default()), past::list(at, &[]), shelf::parameters(&at.join("lmrun/model")));
     read_config(&at.join("lmrun")).is_ok_and(|config| config.validate().is_ok())
 }
 
@@ -317,7 +348,8 @@ fn session(at: &Path) -> bool {
     if teaching::read_config(&path).is_ok_and(|config| !is_small(&config)) {
         return false;
     }
-    Session::open(&folder, &device(), &|_| ()).is_ok()
+    Session::open(&folder, &device(), &|_| ())
+        .is_ok_and(|(mut session, _, events)| session.catch_up(&events, &AtomicBool::new(false), &|_, _| ()).is_ok())
 }
 
 fn is_small(config: &TeachConfig) -> bool {
@@ -341,10 +373,9 @@ fn request(at: &Path) -> bool {
 
 fn exchanged(address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(1500))).ok()?;
-    // The other side may close as soon as it has read enough.
+    stream.set_read_timeout(Some(Duration::from_millis(800))).ok()?;
+    // The other side may close as soon as it has read enough. What is not whole it would wait for: so do we, not long.
     let _ = stream.write_all(bytes);
-    let _ = stream.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     Some(answer)
@@ -441,6 +472,12 @@ pub(crate) fn make(at: &Path) {
     fs::remove_dir_all(at.join("second")).unwrap();
     keep_one(&at.join("run/checkpoints"));
     fs::copy(at.join("run/config.toml"), at.join("layer.toml")).unwrap();
+    copy(&at.join("run"), &at.join("open"));
+    unsealed(&at.join("run/checkpoints/only.safetensors"), &at.join("open/checkpoints/only.safetensors"));
+    unsealed(&at.join("policy.safetensors"), &at.join("open.safetensors"));
+    write("begun/config.toml", &fs::read_to_string(at.join("run/config.toml")).unwrap());
+    let events = read_events_unchecked(&at.join("run/labels.jsonl")).unwrap();
+    write("events.jsonl", &lines(&events.iter().map(|event| serde_json::to_value(event).unwrap()).collect::<Vec<_>>()));
     write("set.txt", "ppo.gamma=0.9\nppo.hidden=[8, 8]\nreward=true\npreferences.teacher.beta=1.5\nseed = 3\n");
     front_of_control(&at.join("front"));
     write("actions.json", "[0, 1, 1, 0]");
@@ -455,26 +492,31 @@ pub(crate) fn make(at: &Path) {
     keep_one(&at.join("lmrun/checkpoints"));
     copy(&at.join("lmrun/model"), &at.join("lm"));
     let text = |text: &str| format!("Good {text}. Bad {text}.");
-    let row = |i: usize| {
-        let prompt = json!([{"role": "user", "content": text("day")}]);
-        let answer = |word: &str| json!([{"role": "assistant", "content": format!("{word} {i}")}]);
-        match i % 3 {
-            0 => {
-                json!({"prompt": text("one"), "chosen": " yes", "rejected": " no", "completion": " yes", "label": true, "margin": 0.5})
-            }
-            1 => {
-                json!({"prompt": prompt, "chosen": answer("yes"), "rejected": answer("no"), "completion": answer("yes"), "label": false})
-            }
-            _ => {
-                json!({"prompt": "a", "chosen": "b", "rejected": "c", "completion": "b", "label": true, "target": 0.7})
-            }
-        }
+    // One kind of row a file: what a reader does not read, it refuses.
+    let prompt = |i: usize| match i % 3 {
+        0 => json!(text("one")),
+        1 => json!([{"role": "user", "content": text("day")}]),
+        _ => json!("a"),
     };
-    let pairs = lines(&(0..6).map(row).collect::<Vec<_>>());
+    let answer = |i: usize, word: &str| match i % 3 {
+        1 => json!([{"role": "assistant", "content": format!("{word} {i}")}]),
+        _ => json!(format!(" {word}")),
+    };
+    let rows_of = |row: &dyn Fn(usize) -> Value| lines(&(0..6).map(row).collect::<Vec<_>>());
+    let pairs = rows_of(&|i| {
+        let mut row = json!({"prompt": prompt(i), "chosen": answer(i, "yes"), "rejected": answer(i, "no")});
+        match i % 3 {
+            0 => row["margin"] = json!(0.5),
+            1 => {}
+            _ => row["target"] = json!(0.7),
+        }
+        row
+    });
     write("pairs.jsonl", &pairs);
-    write("completions.jsonl", &pairs);
-    write("prompts.jsonl", &pairs);
-    write("texts.jsonl", &lines(&[json!({"text": text("a")}), json!({"text": "", "n": 1}), json!({"text": "ë"})]));
+    let completions = rows_of(&|i| json!({"prompt": prompt(i), "completion": answer(i, "yes"), "label": i % 2 == 0}));
+    write("completions.jsonl", &completions);
+    write("prompts.jsonl", &rows_of(&|i| json!({"prompt": prompt(i)})));
+    write("texts.jsonl", &lines(&[json!({"text": text("a")}), json!({"text": "b"}), json!({"text": "ë"})]));
     write("plain.txt", "One line.\nAnother one.\n\nA third.\n");
     write(
         "candidates.jsonl",
@@ -533,6 +575,8 @@ pub(crate) fn make(at: &Path) {
     run_json(at, &["lm", "gold", "train", "--data", "labelled.jsonl", "--out", "gold.json"]);
     write("lexicon.txt", "good\t1.9\t0.5\t[1, 2]\nbad\t-2.5\t0.6\t[-3]\n:-)\t1.3\n");
     write("reply.jsonl", &lines(&[json!({"score": 0.5}), json!({"score": -1})]));
+    // What answers before it is asked would be gone before it is.
+    write("reply.sh", "cat \"$(dirname \"$0\")/reply.jsonl\"; cat >/dev/null\n");
     write("spec.txt", "regex:go+d|(b|d)a?\\w{1,3}\n");
 
     // Evaluations.
@@ -612,7 +656,8 @@ pub(crate) fn make(at: &Path) {
     let mut config = TeachConfig::new(Path::new("lm"), Path::new("reviews"));
     (config.max_new_tokens, config.answers_per_update, config.held_out, config.candidates) = (8, 2, 2, 4);
     (config.steps_per_update, config.checkpoint_every) = (1, 1);
-    config.model = at.join("lm");
+    // By a name that is right wherever the material is copied to.
+    std::env::set_current_dir(at).unwrap();
     let folder = teaching::create(&at.join("session"), &config).unwrap();
     let (mut session, mut ledger, _) = Session::open(&folder, &device(), &|_| ()).unwrap();
     let stop = AtomicBool::new(false);
@@ -623,10 +668,8 @@ pub(crate) fn make(at: &Path) {
     assert!(session.update(&events, &stop, &|_, _| ()).unwrap());
     session.save().unwrap();
     drop((session, ledger));
+    std::env::set_current_dir("/").unwrap();
     keep_one(&at.join("session/checkpoints"));
-    // Wherever the material is copied to.
-    let text = fs::read_to_string(at.join("session/config.toml")).unwrap();
-    write("session/config.toml", &text.replace(at.join("lm").to_str().unwrap(), "lm"));
 
     // Over the network.
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0.5, "stop": ["x"], "logprobs": true, "top_logprobs": 2, "n": 1, "seed": 3, "stream": false}).to_string();
@@ -698,6 +741,19 @@ fn front_of_control(folder: &Path) {
     let tastes = vec!["precision".to_owned(), "effort saved".to_owned()];
     let front = ControlFront { table: table(&config, &seeds), tastes, seeds, config };
     fs::write(folder.join("front.json"), serde_json::to_string(&front).unwrap()).unwrap();
+}
+
+/// An archive of ours as it was before there were checksums.
+fn unsealed(from: &Path, to: &Path) {
+    let bytes = fs::read(from).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let meta: Value = serde_json::from_str(header["__metadata__"]["pairwise"].as_str().unwrap()).unwrap();
+    header["__metadata__"]["pairwise"] = meta["state"].to_string().into();
+    let mut text = header.to_string().into_bytes();
+    // Arrays begin at multiples of eight.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    fs::write(to, [&(text.len() as u64).to_le_bytes(), &text[..], &bytes[8 + length..]].concat()).unwrap();
 }
 
 /// Names of the tensors of a file.

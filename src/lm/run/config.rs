@@ -445,13 +445,14 @@ impl LmConfig {
     }
 }
 
-/// Checks that a configuration can be written: TOML holds no path that is not UTF-8.
+/// Checks that a configuration can be written: TOML holds no path that is not UTF-8, and no number from 2⁶³ on.
 ///
 /// # Errors
 /// [`LmError::Config`], naming the value.
 pub(in crate::lm) fn writable(config: &impl Serialize) -> Result<(), LmError> {
     let mut track = serde_path_to_error::Track::new();
-    let written = config.serialize(serde_path_to_error::Serializer::new(serde_json::value::Serializer, &mut track));
+    let mut text = toml::ser::Buffer::new();
+    let written = config.serialize(serde_path_to_error::Serializer::new(toml::Serializer::new(&mut text), &mut track));
     written.map(|_| ()).map_err(|error| LmError::Config(format!("{}: {error}", track.path())))
 }
 
@@ -611,5 +612,8 @@ pub(super) fn first_config(path: &Path) -> Result<LmConfig, LmError> {
         action: "read the configuration",
         source,
     })?;
-    toml::from_str(&text).map_err(|error| LmError::Config(format!("{}: {}", file.display(), error.message())))
+    let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
+    let config: LmConfig = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
+    config.validate().map_err(|error| wrong(&error.to_string()))?;
+    Ok(config)
 }

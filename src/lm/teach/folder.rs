@@ -97,7 +97,10 @@ pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
 pub fn read_config(path: &Path) -> Result<TeachConfig, LmError> {
     let file = path.join(CONFIG);
     let text = fs::read_to_string(&file).map_err(|source| io(&file, "read the configuration", source))?;
-    toml::from_str(&text).map_err(|error| LmError::Config(format!("{}: {}", file.display(), error.message())))
+    let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
+    let config: TeachConfig = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
+    config.validate().map_err(|error| wrong(&error.to_string()))?;
+    Ok(config)
 }
 
 /// Whether a folder is that of a session.
