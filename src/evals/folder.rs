@@ -69,7 +69,19 @@ pub fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
 /// # Errors
 /// When its file is missing, or is not of questions.
 pub fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<Item>, EvalsError> {
-    read_lines(&answers(folder, ITEMS, model, set))
+    let path = answers(folder, ITEMS, model, set);
+    let items: Vec<Item> = read_lines(&path)?;
+    match items.iter().position(|item| item.answers.len() < 2) {
+        None => Ok(items),
+        Some(i) => {
+            let found = items[i].answers.len();
+            Err(EvalsError::Config(format!(
+                "{}: line {}: has {found} answers: must have two or more",
+                path.display(),
+                i + 1
+            )))
+        }
+    }
 }
 
 /// How a model of a run filled the sentences of a set.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use burn::tensor::{Device, Tensor};
-use pairwise_envs::VecEnvState;
+use pairwise_envs::{EnvSpec, Space, VecEnvState};
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Archive, ArchiveError};
@@ -151,15 +151,35 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
         lengths: archive.get("envs.lengths")?,
     };
     run.envs.restore(&state).map_err(|e| misfit("envs", e.to_string()))?;
+    let task = pairwise_envs::make(&run.config.env).map_err(|e| misfit("env", e.to_string()))?;
+    let widths = Widths::of(task.spec(), &run);
     let recent: usize = archive.get("recent")?;
-    run.recent = (0..recent).map(|i| rollout(archive, &format!("recent.{i}"))).collect::<Result<_, _>>()?;
+    if recent == 0 && run.env_steps > 0 {
+        return Err(misfit("recent", "no rollout, though steps were taken".to_owned()));
+    }
+    let least = run.config.preferences.segment_steps;
+    run.recent =
+        (0..recent).map(|i| rollout(archive, &format!("recent.{i}"), &widths, least)).collect::<Result<_, _>>()?;
+    let true_rewards = archive.f64_any("reference.true_rewards")?;
+    let (seen, count): (usize, usize) = (archive.get("reference.seen")?, true_rewards.len());
+    if seen < count {
+        return Err(misfit("reference.seen", format!("{seen} transitions, of which {count} are kept")));
+    }
     run.reference = Reference {
-        seen: archive.get("reference.seen")?,
-        observations: archive.f32_any("reference.observations")?,
-        actions: archive.f32_any("reference.actions")?,
-        next_observations: archive.f32_any("reference.next_observations")?,
-        states: archive.f64_any("reference.states")?,
-        true_rewards: archive.f64_any("reference.true_rewards")?,
+        seen,
+        observations: sized(
+            "reference.observations",
+            archive.f32_any("reference.observations")?,
+            count * widths.observation,
+        )?,
+        actions: sized("reference.actions", archive.f32_any("reference.actions")?, count * widths.features)?,
+        next_observations: sized(
+            "reference.next_observations",
+            archive.f32_any("reference.next_observations")?,
+            count * widths.observation,
+        )?,
+        states: sized("reference.states", archive.f64_any("reference.states")?, count * widths.saved)?,
+        true_rewards,
     };
     let entries: Vec<Entry> = archive.get("comparisons")?;
     let pending: usize = archive.get("pending")?;
@@ -167,10 +187,18 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
         .len()
         .checked_sub(pending)
         .ok_or_else(|| misfit("pending", format!("{pending} open questions of {} in all", entries.len())))?;
-    let observations = archive.f32_any("segments.observations")?;
-    let actions = archive.f32_any("segments.actions")?;
-    let states = archive.f64_any("segments.states")?;
     let true_rewards = archive.f64_any("segments.true_rewards")?;
+    let count = true_rewards.len();
+    if count % (2 * entries.len()).max(1) != 0 || (count == 0) != entries.is_empty() {
+        return Err(misfit(
+            "segments.true_rewards",
+            format!("{count} steps of the clips of {} questions", entries.len()),
+        ));
+    }
+    let observations =
+        sized("segments.observations", archive.f32_any("segments.observations")?, count * widths.observation)?;
+    let actions = sized("segments.actions", archive.f32_any("segments.actions")?, count * widths.features)?;
+    let states = sized("segments.states", archive.f64_any("segments.states")?, count * widths.saved)?;
     let segment = |i: usize| Segment {
         observations: piece(&observations, i, 2 * entries.len()),
         actions: piece(&actions, i, 2 * entries.len()),
@@ -291,21 +319,62 @@ fn done_steps(done: &[bool]) -> Vec<usize> {
     done.iter().enumerate().filter(|(_, done)| **done).map(|(i, _)| i).collect()
 }
 
-fn rollout(archive: &Archive, name: &str) -> Result<Rollout, ArchiveError> {
-    let (envs, steps): (usize, usize) = archive.get(&format!("{name}.shape"))?;
-    let mut done = vec![false; envs * steps];
-    for i in archive.get::<Vec<usize>>(&format!("{name}.done"))? {
-        if let Some(done) = done.get_mut(i) {
-            *done = true;
-        }
+/// How many numbers of each kind a step has.
+struct Widths {
+    observation: usize,
+    /// Of an action as it was drawn.
+    action: usize,
+    /// Of an action as networks see it.
+    features: usize,
+    saved: usize,
+}
+
+impl Widths {
+    fn of(spec: &EnvSpec, run: &Run) -> Self {
+        let (observation, inputs) = (spec.observation.len(), run.ensemble.inputs.mean.len());
+        let action = match &spec.action {
+            Space::Discrete { .. } => 1,
+            Space::Box { low, .. } => low.len(),
+        };
+        Self { observation, action, features: inputs.saturating_sub(observation), saved: spec.saved_len }
+    }
+}
+
+/// The values of an array that has to have so many.
+fn sized<T>(name: &str, values: Vec<T>, expected: usize) -> Result<Vec<T>, ArchiveError> {
+    match values.len() == expected {
+        true => Ok(values),
+        false => Err(ArchiveError::Entry {
+            name: name.to_owned(),
+            expected: format!("{expected} numbers"),
+            found: format!("{} numbers", values.len()),
+        }),
+    }
+}
+
+/// A rollout of at least so many steps.
+fn rollout(archive: &Archive, name: &str, widths: &Widths, least: usize) -> Result<Rollout, ArchiveError> {
+    let of = |part: &str| format!("{name}.{part}");
+    let (envs, steps): (usize, usize) = archive.get(&of("shape"))?;
+    let true_rewards = archive.f64_any(&of("true_rewards"))?;
+    let count = true_rewards.len();
+    let wrong = |part: &str, expected: String, found: String| ArchiveError::Entry { name: of(part), expected, found };
+    // Compared before memory is asked for.
+    if envs.checked_mul(steps) != Some(count) || count == 0 || steps < least {
+        let expected = format!("{count} steps in all, {least} or more of each environment");
+        return Err(wrong("shape", expected, format!("{steps} steps of {envs} environments")));
+    }
+    let mut done = vec![false; count];
+    for i in archive.get::<Vec<usize>>(&of("done"))? {
+        *done.get_mut(i).ok_or_else(|| wrong("done", format!("numbers below {count}"), i.to_string()))? = true;
     }
     Ok(Rollout {
         envs,
         steps,
-        observations: archive.f32_any(&format!("{name}.observations"))?,
-        actions: archive.f32_any(&format!("{name}.actions"))?,
-        states: archive.f64_any(&format!("{name}.states"))?,
-        true_rewards: archive.f64_any(&format!("{name}.true_rewards"))?,
+        observations: sized(&of("observations"), archive.f32_any(&of("observations"))?, count * widths.observation)?,
+        actions: sized(&of("actions"), archive.f32_any(&of("actions"))?, count * widths.action)?,
+        states: sized(&of("states"), archive.f64_any(&of("states"))?, count * widths.saved)?,
+        true_rewards,
         done,
         ..Rollout::default()
     })

@@ -703,9 +703,9 @@ pub(crate) fn make(at: &Path) {
     }
 }
 
-fn taught(session: &Session, question: &pairwise::lm::teach::Question) -> pairwise::preference::Event {
+fn taught(session: &Session, question: &pairwise::lm::teach::Question) -> Event {
     let [first, second] = question.sides();
-    pairwise::preference::Event::Answer(pairwise::preference::ledger::Answer {
+    Event::Answer(pairwise::preference::ledger::Answer {
         query: question.query,
         step: question.step as u64,
         session: session.lesson.updates as u64,
