@@ -152,7 +152,7 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     };
     run.envs.restore(&state).map_err(|e| misfit("envs", e.to_string()))?;
     let task = pairwise_envs::make(&run.config.env).map_err(|e| misfit("env", e.to_string()))?;
-    let widths = Widths::of(task.spec(), &run);
+    let widths = Widths::of(task.spec());
     let recent: usize = archive.get("recent")?;
     if recent == 0 && run.env_steps > 0 {
         return Err(misfit("recent", "no rollout, though steps were taken".to_owned()));
@@ -330,13 +330,13 @@ struct Widths {
 }
 
 impl Widths {
-    fn of(spec: &EnvSpec, run: &Run) -> Self {
-        let (observation, inputs) = (spec.observation.len(), run.ensemble.inputs.mean.len());
-        let action = match &spec.action {
-            Space::Discrete { .. } => 1,
-            Space::Box { low, .. } => low.len(),
+    fn of(spec: &EnvSpec) -> Self {
+        let (action, features) = match &spec.action {
+            // Networks see it one-hot.
+            Space::Discrete { n } => (1, *n),
+            Space::Box { low, .. } => (low.len(), low.len()),
         };
-        Self { observation, action, features: inputs.saturating_sub(observation), saved: spec.saved_len }
+        Self { observation: spec.observation.len(), action, features, saved: spec.saved_len }
     }
 }
 

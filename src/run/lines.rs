@@ -46,7 +46,7 @@ pub fn line(value: &impl Serialize) -> String {
 /// A value as JSON in which what is `None`, NaN or infinite is left out.
 ///
 /// # Panics
-/// As [`line`].
+/// As [`line()`].
 #[must_use]
 pub fn finite(value: &impl Serialize) -> Value {
     // A number that is none becomes null there.
