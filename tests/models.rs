@@ -15,7 +15,6 @@ use serde_json::Value;
 fn found(part: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/found").join(part);
     if !folder.is_dir() {
-        eprintln!("skipped: {} is not there", folder.display());
         return None;
     }
     Some(folder.canonicalize().unwrap())
