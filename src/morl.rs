@@ -197,7 +197,8 @@ impl ControlFrontConfig {
     /// Naming the first one out of range, with what would be right.
     pub fn validate(&self) -> Result<(), String> {
         tastes(&self.env).map_err(|error| error.to_string())?;
-        let iteration = self.ppo.envs * self.ppo.rollout_steps;
+        // A front's file may hold any number.
+        let iteration = self.ppo.envs.saturating_mul(self.ppo.rollout_steps);
         let positive = [("mix_steps", self.mix_steps), ("episodes", self.episodes), ("seeds", self.seeds.len())];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{name}: must be 1 or more"));
