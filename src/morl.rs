@@ -422,13 +422,14 @@ fn taught(
 ) -> Result<(Agent, Ensemble, RewardConfig), ControlFrontError> {
     let mut own = Config::preset(taste.env)?;
     own.init = Some(beginning.to_owned());
-    own.seed = stream(seed, &format!("front-taught-{}", taste.env), 0).next_u64();
     own.ppo =
         PpoConfig { learning_rate: config.finetune_learning_rate, normalize_observations: false, ..config.ppo.clone() };
     own.preferences.labels = config.labels;
     own.preferences.random_steps = own.preferences.random_steps.max(own.ppo.envs * own.preferences.segment_steps);
     own.steps = config.finetune_steps + own.preferences.random_steps;
     own.validate()?;
+    // Drawn from all that there are; only what is written as TOML has to be below 2^63, and this is not.
+    own.seed = stream(seed, &format!("front-taught-{}", taste.env), 0).next_u64();
     let run = run::simulated_run(own, device)?;
     Ok((run.agent, run.ensemble, run.config.reward_model))
 }
