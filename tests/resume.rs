@@ -206,6 +206,21 @@ fn an_extended_run_replays_to_the_bit_from_wherever_it_goes_on() {
         message.contains("ppo.learning_rate: the checkpoint was made with 0.0001, config.toml says 0.0002"),
         "{message}"
     );
+    // Also one that leads to the same configuration, and one that is gone.
+    let (first_line, second_line) = lines.split_once('\n').expect("two lines");
+    for (edited, expected) in [
+        (lines.replace("5000", "4500"), "line 1: was edited: the checkpoint iteration-"),
+        (
+            lines.replacen("\"env_steps\":3000", "\"env_steps\":2250", 1),
+            "line 1: was edited: the checkpoint iteration-",
+        ),
+        (format!("{first_line}\n{first_line}\n{second_line}"), "line 2: was edited: the checkpoint iteration-"),
+        (format!("{lines}{second_line}"), "line 3: was not there when the checkpoint iteration-"),
+    ] {
+        fs::write(at("changes.jsonl"), edited).expect("writable");
+        let message = refused(folder.path(), &["replay", "run"]);
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
     fs::write(at("changes.jsonl"), lines.replacen('{', "[", 1)).expect("writable");
     assert!(refused(folder.path(), &["resume", "run"]).contains("changes.jsonl: line 1: "), "not an object");
 }

@@ -14,6 +14,7 @@ use crate::pareto::attainment_front;
 use crate::run::archive::write_atomically;
 use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::run::lines;
 use crate::run::lock::Claim;
 use crate::run::lock::make_folder;
 
@@ -80,7 +81,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
             }
             Err(_) => {
                 let found = rl::seed(&config, seed, &out, &device, &remark)?;
-                let text = serde_json::to_string_pretty(&found)? + "\n";
+                let text = lines::pretty(&found);
                 write_atomically(&path, text.as_bytes()).map_err(io)?;
                 found
             }
@@ -96,7 +97,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
         seeds: seeds.clone(),
         table: table.clone(),
     };
-    let text = serde_json::to_string_pretty(&result)? + "\n";
+    let text = lines::pretty(&result);
     write_atomically(&out.join("front.json"), text.as_bytes()).map_err(io)?;
     let svg = out.join("front.svg");
     draw(&config, &seeds, tastes, &svg)?;

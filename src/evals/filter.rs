@@ -31,9 +31,9 @@ use crate::lm::reviews;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::stream;
-use crate::run::RunError;
 use crate::run::archive::write_atomically;
 use crate::run::figure;
+use crate::run::{RunError, lines};
 
 /// How statements are filtered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -533,12 +533,10 @@ pub fn save(
     for folder in [&sets, &own] {
         fs::create_dir_all(folder).map_err(|source| io(folder, "make the folder", source))?;
     }
-    let pretty =
-        |value: &serde_json::Value| serde_json::to_string_pretty(value).expect("JSON always serialises") + "\n";
-    write(&own.join("diversity.json"), pretty(&json!({"points": map})).as_bytes())?;
+    write(&own.join("diversity.json"), lines::pretty(&json!({"points": map})).as_bytes())?;
     draw(&own.join("diversity.svg"), behaviour, map)?;
     write(&own.join("filter.md"), report.to_markdown().as_bytes())?;
-    write(&own.join("filter.json"), pretty(&json!(report)).as_bytes())?;
+    write(&own.join("filter.json"), lines::pretty(report).as_bytes())?;
     let set = sets.join(format!("{}.jsonl", behaviour.name));
     write(&set, questions::to_jsonl(rows).as_bytes())?;
     Ok(set)

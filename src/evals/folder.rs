@@ -24,6 +24,7 @@ use super::measure::{Filled, Item};
 use super::questions::Rows;
 use super::run::{EvalsError, Found, ModelEntry, Outcome, RunConfig};
 use crate::run::archive::write_atomically;
+use crate::run::lines;
 
 /// Where answers of a model to a set are.
 #[derive(Debug)]
@@ -240,8 +241,7 @@ pub(super) fn write_results(folder: &Path, models: &[ModelEntry], outcomes: &[Ou
     }
     let lines: String = all.iter().map(|outcome| format!("{}\n", flat(outcome))).collect();
     write(&folder.join("results.jsonl"), &lines)?;
-    let whole = serde_json::to_string_pretty(&all).expect("plain structs always serialise") + "\n";
-    write(&folder.join("results.json"), &whole)
+    write(&folder.join("results.json"), &lines::pretty(&all))
 }
 
 /// Writes the card, of what there is so far; false where there is a README.md of somebody else.

@@ -25,6 +25,7 @@ use super::model::{Model, ModelError, Prompt, Sampling, Written};
 use crate::files::{folder_of, sync_folder};
 use crate::random::stream;
 use crate::run::archive::write_atomically;
+use crate::run::lines;
 use crate::run::lock::{Claim, LockError};
 
 /// How statements are written.
@@ -544,8 +545,7 @@ fn json_line(value: &impl Serialize) -> String {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), GenerateError> {
-    let text = serde_json::to_string_pretty(value).expect("plain structs always serialise") + "\n";
-    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
+    write_atomically(path, lines::pretty(value).as_bytes()).map_err(|source| io(path, "write", source))
 }
 
 /// Nothing where there is no file.

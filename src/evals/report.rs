@@ -12,6 +12,7 @@ use super::folder::{self, io, safe, write};
 use super::measure::{Filled, Interval, Item, OfOccupation, correlation_slope, difference, occupations, slope};
 use super::run::{EvalsError, Found, ModelEntry, Outcome, read_filled, read_items, read_outcomes};
 use crate::run::figure::{self, Bar, Series, SeriesPoint};
+use crate::run::lines;
 
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -260,8 +261,7 @@ pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path)
     let outcomes = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
     let report = Report { outcomes, trends, difference: differences, notes, figures };
     write(&out.join("report.md"), &markdown(&report))?;
-    let whole = serde_json::to_string_pretty(&report).expect("plain structs always serialise") + "\n";
-    write(&out.join("report.json"), &whole)?;
+    write(&out.join("report.json"), &lines::pretty(&report))?;
     Ok(report)
 }
 

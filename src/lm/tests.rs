@@ -985,3 +985,18 @@ fn every_real_number_of_every_stage_refuses_nan_and_infinities_by_name() {
         }
     }
 }
+
+/// Issue 28, F: TOML's text has room for numbers that its tables have not.
+#[test]
+fn a_number_that_no_configuration_can_hold_is_refused_by_name() {
+    let mut config = LmConfig::resolve(StageKind::Pretrain, &[]).unwrap();
+    config.validate().unwrap();
+    config.seed = i64::MAX as u64;
+    config.validate().unwrap();
+    config.seed += 1;
+    let expected = "seed = 9223372036854775808: must be below 2^63, as every number of a configuration";
+    assert_eq!(config.validate().unwrap_err().to_string(), expected);
+    (config.seed, config.train.steps) = (0, usize::MAX);
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.starts_with("train.steps = 18446744073709551615: must be below 2^63"), "{error}");
+}

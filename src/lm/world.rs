@@ -22,8 +22,8 @@ use super::tokenizer::Tokenizer;
 use super::train::{TrainConfig, Trainee, step};
 use crate::finite::NotFinite;
 use crate::random::stream;
-use crate::run::RunError;
 use crate::run::archive::write_atomically;
+use crate::run::{RunError, lines};
 
 /// Which beginning.
 #[derive(Debug, Clone)]
@@ -231,8 +231,7 @@ pub(super) fn same_config(config: &impl Serialize, what: &str, folder: &Path) ->
 }
 
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmError> {
-    let text = serde_json::to_string_pretty(value).expect("plain structs always serialise") + "\n";
-    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
+    write_atomically(path, lines::pretty(value).as_bytes()).map_err(|source| io(path, "write", source))
 }
 
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, LmError> {

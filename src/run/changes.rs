@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::archive::write_atomically;
+use super::archive::{Archive, write_atomically};
 use super::{RunError, lines};
 
 /// The file in a run's folder.
@@ -299,6 +299,52 @@ pub fn write<At: Serialize>(folder: &Path, changes: &[Change<At>]) -> Result<(),
         action: "write the changes",
         source,
     })
+}
+
+/// Name in a checkpoint of the changes that had taken effect when it was made.
+const SEEN: &str = "changes";
+
+/// Notes in a checkpoint which changes have taken effect.
+pub(crate) fn note<At: Serialize>(archive: &mut Archive, seen: &[Change<At>]) {
+    archive.put(SEEN, &seen);
+}
+
+/// Checks that a checkpoint has seen what a run's folder has `recorded` of the time before it, and nothing else. One of
+/// before these were noted fits any.
+///
+/// # Errors
+/// [`RunError::Changes`] with the first line that differs.
+pub(crate) fn check_seen<At>(
+    folder: &Path,
+    recorded: &[Change<At>],
+    archive: &Archive,
+    checkpoint: &Path,
+    now: &At,
+) -> Result<(), RunError>
+where
+    At: PartialOrd + Serialize + DeserializeOwned,
+{
+    if !archive.meta.contains_key(SEEN) {
+        return Ok(());
+    }
+    let seen: Vec<Change<At>> =
+        archive.get(SEEN).map_err(|source| RunError::Misfit { path: checkpoint.to_owned(), source })?;
+    let name = checkpoint.file_name().unwrap_or(checkpoint.as_os_str()).display();
+    for index in 0..seen.len().max(recorded.len()) {
+        let reason = match (seen.get(index), recorded.get(index)) {
+            (Some(seen), Some(recorded)) if seen == recorded => continue,
+            (Some(seen), found) => {
+                let is = if found.is_some() { "was edited" } else { "is missing" };
+                format!("{is}: the checkpoint {name} was made after this change: {}", lines::line(seen).trim_end())
+            }
+            (None, Some(recorded)) if recorded.at < *now => {
+                format!("was not there when the checkpoint {name} was made, and is about an earlier time: take it out")
+            }
+            (None, _) => break,
+        };
+        return Err(RunError::Changes { path: folder.join(FILE), line: index + 1, reason });
+    }
+    Ok(())
 }
 
 /// The time now as RFC 3339 has it, UTC, to the second.

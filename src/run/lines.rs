@@ -49,8 +49,18 @@ pub fn line(value: &impl Serialize) -> String {
 /// As [`line()`].
 #[must_use]
 pub fn finite(value: &impl Serialize) -> Value {
-    // A number that is none becomes null there.
-    without_nulls(serde_json::to_value(value).expect("plain structs always serialise"))
+    // A number that is none becomes null there. By way of the text, in which an `f32` has its own few digits.
+    let text = serde_json::to_string(value).expect("plain structs always serialise");
+    without_nulls(serde_json::from_str(&text).expect("what was written can be read"))
+}
+
+/// The same as the text of a file, indented.
+///
+/// # Panics
+/// As [`line()`].
+#[must_use]
+pub fn pretty(value: &impl Serialize) -> String {
+    format!("{:#}\n", finite(value))
 }
 
 /// The lines of a file; none where there is no file. Empty lines are passed over.
@@ -152,7 +162,7 @@ mod tests {
 
     use serde::{Deserialize, Serialize};
 
-    use super::{join, line, parse, split, until};
+    use super::{join, line, parse, pretty, split, until};
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Row {
@@ -193,6 +203,21 @@ mod tests {
             let (read, bad) = split(parse::<Row>(Path::new(PATH), text.as_bytes()));
             assert!(bad.is_empty() && read == [Row { step: 7, loss: None, update: None }], "{text}: {read:?} {bad:?}");
         }
+    }
+
+    #[test]
+    fn a_file_leaves_out_what_is_unknown_and_writes_numbers_as_they_are() {
+        #[derive(Serialize)]
+        struct Found {
+            rate: f32,
+            share: f64,
+            interval: Option<[f64; 2]>,
+            of_seeds: Vec<Option<f64>>,
+        }
+        let found = Found { rate: 0.3, share: 1.0 / 3.0, interval: None, of_seeds: vec![None, Some(2.0)] };
+        let expected =
+            "{\n  \"rate\": 0.3,\n  \"share\": 0.3333333333333333,\n  \"of_seeds\": [\n    null,\n    2.0\n  ]\n}\n";
+        assert_eq!(pretty(&found), expected);
     }
 
     #[test]

@@ -552,7 +552,7 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
             Turn::Train => {}
             Turn::Again => continue,
             Turn::End => {
-                folder.save_checkpoint(&run, &clock)?;
+                folder.save_checkpoint(&run, &clock, changes.seen())?;
                 let waiting = drlhp::waits(&run);
                 return Ok(Outcome::Interrupted { iteration: run.iteration, waiting });
             }
@@ -565,7 +565,7 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
         let interrupted = !host.iterated(&run, &report);
         let wanted = host.wants_checkpoint();
         if wanted || interrupted || run.iteration.is_multiple_of(run.config.checkpoint_every) || drlhp::finished(&run) {
-            folder.save_checkpoint(&run, &clock)?;
+            folder.save_checkpoint(&run, &clock, changes.seen())?;
         }
         if interrupted && !drlhp::finished(&run) {
             return Ok(Outcome::Interrupted { iteration: run.iteration, waiting: false });
@@ -829,6 +829,11 @@ impl<'a> Changes<'a> {
         let recorded: Vec<Change<Moment>> = changes::read(&folder.path)?;
         let done = recorded.iter().take_while(|change| change.at < moment(run)).count();
         Ok(Self { folder, recorded, done })
+    }
+
+    /// Those that have taken effect.
+    fn seen(&self) -> &[Change<Moment>] {
+        &self.recorded[..self.done]
     }
 
     /// Lets those that are due now take effect.
@@ -1190,7 +1195,8 @@ impl Folder {
         let now = moment().map_err(|source| RunError::Misfit { path: name.clone(), source })?;
         // Whether a change of this very moment was in it is not known: either may be what it was made with.
         let mut candidates = vec![self.first_config()?];
-        for (i, change) in changes::read::<Moment>(&self.path)?.iter().enumerate() {
+        let recorded: Vec<Change<Moment>> = changes::read(&self.path)?;
+        for (i, change) in recorded.iter().enumerate() {
             let config = self.changed(&candidates[candidates.len() - 1], change, i)?;
             match change.at < now {
                 true => candidates = vec![config],
@@ -1200,6 +1206,7 @@ impl Folder {
         }
         let command = format!("pairwise resume {}", self.path.display());
         fits_configuration(&archive, &name, &candidates, Some(&command))?;
+        changes::check_seen(&self.path, &recorded, &archive, &name, &now)?;
         let config = candidates.swap_remove(0);
         Ok(Stored { archive, name, config })
     }
@@ -1260,12 +1267,13 @@ impl Folder {
         Ok(paths)
     }
 
-    fn save_checkpoint(&self, run: &Run, clock: &Clock) -> Result<(), RunError> {
+    fn save_checkpoint(&self, run: &Run, clock: &Clock, seen: &[Change<Moment>]) -> Result<(), RunError> {
         let mut archive = checkpoint::to_archive(run);
         archive.put("wall_seconds", &clock.wall());
         archive.put("cpu_seconds", &clock.cpu());
         archive.put(CONFIGURATION, &run.config.to_toml());
         archive.put(MARK, &Mark::of(&self.ledger(), run.sessions as u64)?);
+        changes::note(&mut archive, seen);
         let path = self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration));
         // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
         archive.check_finite(&path, &[])?;
@@ -1280,7 +1288,7 @@ impl Folder {
 
     fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
         let path = self.file("summary.json");
-        let text = serde_json::to_string_pretty(&lines::finite(summary)).expect("JSON always serialises") + "\n";
+        let text = lines::pretty(summary);
         write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
             path,
             action: "write the summary",

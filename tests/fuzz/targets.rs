@@ -1,5 +1,6 @@
 //! Every reader of what a user can hand in, and small files that each of them accepts.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,6 +20,7 @@ use pairwise::lm::chat::{ChatTemplate, Message};
 use pairwise::lm::data::{
     self, CandidateRow, CompletionRow, Conventions, Document, PreferenceRow, PromptRow, ReadConfig,
 };
+use pairwise::lm::frontier::{FrontierConfig, Method};
 use pairwise::lm::gold::{self, Scored, logistic};
 use pairwise::lm::run::{LmConfig, LmSummary, StageKind, eos_of, read_config, tokenizer_of};
 use pairwise::lm::sample::{SampleConfig, generate};
@@ -65,6 +67,7 @@ pub(crate) const TARGETS: &[Target] = &[
     // Without a checksum, as files were before there were any: what is changed is not told at once.
     target("open checkpoint", "open/checkpoints/only.safetensors", Kind::Tensors, 8, |at| state_of(&at.join("open"))),
     target("open policy", "open.safetensors", Kind::Tensors, 10, |at| policy(&at.join("open.safetensors"))),
+    target("changes", "extended/changes.jsonl", Kind::Lines, 8, |at| state_of(&at.join("extended"))),
     target("answers", "events.jsonl", Kind::Lines, 6, sealed),
     target("control front", "front/front.json", Kind::Json, 4, front),
     target("model config", "lm/config.json", Kind::Json, 10, |at| model(&at.join("lm"))),
@@ -103,6 +106,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target("persona set", "sets/persona.jsonl", Kind::Lines, 8, |at| set_of(at, "persona")),
     target("choices set", "sets/choices.jsonl", Kind::Lines, 8, |at| set_of(at, "choices")),
     target("sentences set", "sets/sentences.jsonl", Kind::Lines, 8, |at| set_of(at, "sentences")),
+    target("models", "models.toml", Kind::Text, 4, asked),
     target("evals results", "evals/results.json", Kind::Json, 4, results),
     target("evals answers", "evals/items/one/persona.jsonl", Kind::Lines, 4, results),
     target("validation config", "validation/config.toml", Kind::Text, 6, checked),
@@ -117,7 +121,14 @@ pub(crate) const TARGETS: &[Target] = &[
         LmSummary::load(&at.join("lmrun")).is_ok_and(|found| found.is_some())
     }),
     target("language metrics", "lmrun/metrics.jsonl", Kind::Lines, 2, resumed),
+    target("language changes", "lmextended/changes.jsonl", Kind::Lines, 2, |at| {
+        pairwise::lm::run::check(&at.join("lmextended"), &|_| ()).is_ok()
+    }),
     target("language checkpoint", "lmrun/checkpoints/only.safetensors", Kind::Tensors, 2, resumed),
+    target("frontier", "curves/frontier.json", Kind::Json, 8, |at| {
+        let found = shelf::look(at, &shelf::Shelf::default());
+        found.frontiers.iter().any(|curves| curves.series.iter().any(|series| !series.dots.is_empty()))
+    }),
     target("session config", "session/config.toml", Kind::Text, 2, session),
     target("session ledger", "session/labels.jsonl", Kind::Lines, 2, session),
     target("session questions", "session/completions.jsonl", Kind::Lines, 2, session),
@@ -313,6 +324,19 @@ fn results(at: &Path) -> bool {
     found.is_ok_and(|found| !report::markdown(&found).is_empty())
 }
 
+/// The models of a list, asked as the program asks.
+fn asked(at: &Path) -> bool {
+    // Nobody answers at addresses that a text names by accident.
+    if fs::read_to_string(at.join("models.toml")).unwrap_or_default().contains("://") {
+        return false;
+    }
+    let (list, sets, out) = (at.join("models.toml"), at.join("sets/one.jsonl"), at.join("asked"));
+    let _ = fs::remove_dir_all(&out);
+    let words = ["pairwise", "evals", "run", "--models"].map(OsString::from);
+    let words = words.into_iter().chain([list.into(), "--data".into(), sets.into(), "--out".into(), out.into()]);
+    succeeds(words)
+}
+
 fn checked(at: &Path) -> bool {
     let path = at.join("validation");
     let _ = validation::look(at);
@@ -422,8 +446,11 @@ fn reply(at: &Path) -> bool {
 fn rollout(at: &Path, state: &str) -> bool {
     let file = at.join("actions.json");
     let words = ["pairwise", "envs", "rollout", "CartPole-v1", "--state", state, "--actions"].map(Into::into);
-    let code = pairwise::cli::run(words.into_iter().chain([file.into_os_string()]));
-    format!("{code:?}") == format!("{:?}", std::process::ExitCode::SUCCESS)
+    succeeds(words.into_iter().chain([file.into_os_string()]))
+}
+
+fn succeeds(words: impl Iterator<Item = OsString>) -> bool {
+    format!("{:?}", pairwise::cli::run(words)) == format!("{:?}", std::process::ExitCode::SUCCESS)
 }
 
 // -------------------------------------------------------------------------------------------------------- the material
@@ -470,7 +497,11 @@ pub(crate) fn make(at: &Path) {
     run_json(at, &[&["train", "pendulum", "--init", "run", "--out", "second"], &small[..]].concat());
     fs::rename(at.join("second/beginning.safetensors"), at.join("policy.safetensors")).unwrap();
     fs::remove_dir_all(at.join("second")).unwrap();
+    copy(&at.join("run"), &at.join("extended"));
+    run_json(at, &["resume", "extended", "--set", "steps=3500", "--set", "ppo.learning_rate=2e-4"]);
+    run_json(at, &["resume", "extended", "--set", "steps=4000"]);
     keep_one(&at.join("run/checkpoints"));
+    keep_one(&at.join("extended/checkpoints"));
     fs::copy(at.join("run/config.toml"), at.join("layer.toml")).unwrap();
     copy(&at.join("run"), &at.join("open"));
     unsealed(&at.join("run/checkpoints/only.safetensors"), &at.join("open/checkpoints/only.safetensors"));
@@ -489,6 +520,9 @@ pub(crate) fn make(at: &Path) {
     let mut pretrain = vec!["lm", "pretrain", "--out", "lmrun", "--set", "train.steps=2"];
     sets.iter().for_each(|set| pretrain.extend(["--set", set]));
     run_json(at, &pretrain);
+    copy(&at.join("lmrun"), &at.join("lmextended"));
+    run_json(at, &["lm", "resume", "lmextended", "--set", "train.steps=3", "--set", "train.log_every=1"]);
+    keep_one(&at.join("lmextended/checkpoints"));
     keep_one(&at.join("lmrun/checkpoints"));
     copy(&at.join("lmrun/model"), &at.join("lm"));
     let text = |text: &str| format!("Good {text}. Bad {text}.");
@@ -575,8 +609,8 @@ pub(crate) fn make(at: &Path) {
     run_json(at, &["lm", "gold", "train", "--data", "labelled.jsonl", "--out", "gold.json"]);
     write("lexicon.txt", "good\t1.9\t0.5\t[1, 2]\nbad\t-2.5\t0.6\t[-3]\n:-)\t1.3\n");
     write("reply.jsonl", &lines(&[json!({"score": 0.5}), json!({"score": -1})]));
-    // What answers before it is asked would be gone before it is.
-    write("reply.sh", "cat \"$(dirname \"$0\")/reply.jsonl\"; cat >/dev/null\n");
+    // It reads what it is asked, answers and ends: one that waited for more would be waited for, a minute each time.
+    write("reply.sh", "read -r one; read -r two; cat \"$(dirname \"$0\")/reply.jsonl\"\n");
     write("spec.txt", "regex:go+d|(b|d)a?\\w{1,3}\n");
 
     // Evaluations.
@@ -608,6 +642,11 @@ pub(crate) fn make(at: &Path) {
             "--out",
             "evals",
         ],
+    );
+    write("sets/one.jsonl", &lines(&[persona(0)]));
+    write(
+        "models.toml",
+        "[[model]]\nspec = \"lm\"\nname = \"a\"\n[[model]]\nspec = \"lm\"\nparameters = 7\nsteps = 3\n",
     );
     let mut rater = command(at, &["evals", "validate", "sets/persona.jsonl", "--out", "validation", "--sample", "4"]);
     let mut rater = rater
@@ -651,6 +690,13 @@ pub(crate) fn make(at: &Path) {
             json!({"statement": "No tea", "label": "neither"}),
         ]),
     );
+
+    let estimate = |mean: f64| json!({"mean": mean, "error": 0.1});
+    let point = |i: usize| json!({"method": "dpo", "setting": 0.1, "seed": 0, "step": i, "kl": estimate(i as f64), "gold": estimate(0.5 * i as f64), "halves": [[1.0, 0.5], [1.0, 0.5]], "length": 3.0});
+    let config =
+        FrontierConfig { seeds: vec![0], methods: vec![Method::Dpo, Method::Ppo], ..FrontierConfig::default() };
+    let frontier = json!({"config": config, "start": [0.0], "reward_accuracy": [null], "points": [point(1), point(2)], "table": []});
+    write("curves/frontier.json", &frontier.to_string());
 
     // Teaching.
     let mut config = TeachConfig::new(Path::new("lm"), Path::new("reviews"));

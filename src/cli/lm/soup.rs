@@ -15,6 +15,7 @@ use crate::lm::merge::{MergeFolderError, merge_models};
 use crate::lm::soup::{self as lm, Mix, Soup, SoupConfig};
 use crate::run::config::merge;
 use crate::run::figure::{self, Series, SeriesPoint};
+use crate::run::lines;
 use crate::run::lock::{Claim, is_vacant};
 use crate::soup::MergeConfig;
 
@@ -100,7 +101,7 @@ fn write_soup(args: &SoupArgs, config: &SoupConfig) -> Result<(), Failure> {
         MergeFolderError::Interrupted => interrupted(),
         other => Failure::usage(other.to_string()),
     })?;
-    write(&args.out.join("soup.json"), &(serde_json::to_string_pretty(&found)? + "\n"))?;
+    write(&args.out.join("soup.json"), &lines::pretty(&found))?;
     draw(&found, &args.out)?;
     print_line(&format!("soup of {}: {}", shares(&found.chosen), model.display()));
     if args.shared.json {

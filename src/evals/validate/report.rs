@@ -36,6 +36,7 @@ pub struct Report {
     /// Raters who are not done, on whose account the disagreements are left out: these tell the set's labels.
     pub withheld_for: Vec<String>,
     /// Whether the set's file is no longer what the sample was drawn from; nothing where it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub set_changed: Option<bool>,
 }
 
@@ -51,6 +52,7 @@ pub struct Rater {
     /// Items shown twice that got the same label both times.
     pub repeated: Share,
     /// Median milliseconds for an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub median_milliseconds: Option<u64>,
 }
 
@@ -71,6 +73,7 @@ pub struct Share {
     /// Of how many.
     pub of: usize,
     /// The share; nothing of nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
     /// Its 95 % interval (Wilson).
     pub interval: [f64; 2],
@@ -83,6 +86,7 @@ pub struct Share {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Kappa {
     /// The value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<f64>,
     /// Items that two raters or more have answered.
     pub items: usize,
@@ -91,6 +95,7 @@ pub struct Kappa {
     /// Raters who gave them.
     pub raters: usize,
     /// Why there is no value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub undefined: Option<&'static str>,
 }
 
@@ -98,8 +103,10 @@ pub struct Kappa {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Relevance {
     /// Mean, in 1..5.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<f64>,
     /// Standard deviation of a sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deviation: Option<f64>,
     /// Answers of 1, 2, 3, 4 and 5.
     pub counts: [usize; 5],
@@ -117,6 +124,7 @@ pub struct Disagreement {
     /// The answer that matches the behaviour, says the set.
     pub label: String,
     /// How sure the set is of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub label_confidence: Option<f64>,
     /// What each rater chose; nothing for "can't tell".
     pub chosen: BTreeMap<String, Option<String>>,

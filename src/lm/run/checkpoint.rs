@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{LmConfig, LmError, Shown};
+use super::course::Course;
+use super::{LmError, Shown};
 use crate::lm::optim::Optimizer;
 use crate::lm::train::Trainee;
 use crate::nn::{constant, to_host};
 use crate::run::archive::{Archive, write_atomically};
 use crate::run::tensorboard::EventFile;
-use crate::run::{CONFIGURATION, Clock, RunError, lines};
+use crate::run::{CONFIGURATION, Clock, RunError, changes, lines};
 
 /// The run's metrics, as lines and as events.
 pub(super) struct Log {
@@ -26,23 +27,23 @@ const KEPT: usize = 2;
 
 /// Writes a checkpoint, and removes the oldest.
 pub(super) fn write_checkpoint(
-    run: &Path,
+    course: &Course<'_>,
     mut archive: Archive,
-    config: &LmConfig,
     step: usize,
     clock: &Clock,
     tokens: u64,
 ) -> Result<(), LmError> {
     archive.put("step", &step);
     archive.put("tokens", &tokens);
-    archive.put(CONFIGURATION, &config.to_toml());
+    archive.put(CONFIGURATION, &course.config.to_toml());
+    changes::note(&mut archive, course.seen());
     archive.put("wall_seconds", &clock.wall());
     archive.put("cpu_seconds", &clock.cpu());
-    let path = run.join("checkpoints").join(format!("step-{step:08}.safetensors"));
+    let path = course.run.join("checkpoints").join(format!("step-{step:08}.safetensors"));
     // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
     archive.check_finite(&path, &[])?;
     archive.save(&path)?;
-    for old in checkpoints(run).into_iter().rev().skip(KEPT) {
+    for old in checkpoints(course.run).into_iter().rev().skip(KEPT) {
         // A checkpoint that cannot be removed harms nothing.
         let _ = fs::remove_file(old);
     }

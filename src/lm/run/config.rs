@@ -453,7 +453,25 @@ pub(in crate::lm) fn writable(config: &impl Serialize) -> Result<(), LmError> {
     let mut track = serde_path_to_error::Track::new();
     let mut text = toml::ser::Buffer::new();
     let written = config.serialize(serde_path_to_error::Serializer::new(toml::Serializer::new(&mut text), &mut track));
-    written.map(|_| ()).map_err(|error| LmError::Config(format!("{}: {error}", track.path())))
+    written.map_err(|error| LmError::Config(format!("{}: {error}", track.path())))?;
+    // The text has room for more than a table has.
+    let Some(found) = serde_json::to_value(config).ok().and_then(|value| too_large(&value, "")) else { return Ok(()) };
+    Err(LmError::Config(format!("{found}: must be below 2^63, as every number of a configuration")))
+}
+
+/// The first whole number from 2⁶³ on, with its name.
+fn too_large(value: &serde_json::Value, path: &str) -> Option<String> {
+    let dot = if path.is_empty() { "" } else { "." };
+    match value {
+        serde_json::Value::Number(number) if number.is_u64() && !number.is_i64() => Some(format!("{path} = {number}")),
+        serde_json::Value::Array(all) => {
+            all.iter().enumerate().find_map(|(i, value)| too_large(value, &format!("{path}[{i}]")))
+        }
+        serde_json::Value::Object(all) => {
+            all.iter().find_map(|(name, value)| too_large(value, &format!("{path}{dot}{name}")))
+        }
+        _ => None,
+    }
 }
 
 impl ModpoRunConfig {

@@ -104,7 +104,8 @@ pub(super) fn changed(
 
 /// A run's configuration, and the changes that are still to come.
 pub(super) struct Course<'a> {
-    run: &'a Path,
+    /// The run's folder.
+    pub(super) run: &'a Path,
     /// As it is now.
     pub(super) config: LmConfig,
     recorded: Vec<Change<AtStep>>,
@@ -134,6 +135,7 @@ impl<'a> Course<'a> {
         if let Some((path, archive)) = checkpoint {
             let command = format!("pairwise lm resume {}", run.display());
             fits_configuration(archive, path, &candidates, Some(&command))?;
+            changes::check_seen(run, &recorded, archive, path, &AtStep { step: now })?;
         }
         Ok(Self { run, config: candidates.swap_remove(0), recorded, done })
     }
@@ -174,6 +176,11 @@ impl<'a> Course<'a> {
         changes::append(self.run, change.clone())?;
         self.recorded.push(change);
         Ok(())
+    }
+
+    /// The changes that have taken effect.
+    pub(super) fn seen(&self) -> &[Change<AtStep>] {
+        &self.recorded[..self.done]
     }
 
     /// Lets the changes that are due after `step` steps take effect.

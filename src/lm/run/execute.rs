@@ -140,7 +140,7 @@ fn run_stage<S: Stage>(
             let mut archive = Archive::default();
             put(&mut archive, "", &mut trainee);
             since.save(&mut archive, SINCE);
-            write_checkpoint(&folder.path, archive, config, at, &clock, tokens)?;
+            write_checkpoint(&course, archive, at, &clock, tokens)?;
         }
         if stopping && at < total {
             return Ok(LmOutcome::Interrupted { step: at });
@@ -246,7 +246,7 @@ fn run_ppo(
             put(&mut archive, "", &mut state.policy);
             put(&mut archive, "value.", &mut state.value);
             archive.put("kl_coefficient", &state.kl_coefficient);
-            write_checkpoint(&folder.path, archive, config, at, &clock, tokens)?;
+            write_checkpoint(&course, archive, at, &clock, tokens)?;
         }
         if stopping && at < ppo.iterations {
             return Ok(LmOutcome::Interrupted { step: at });

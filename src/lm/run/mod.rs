@@ -339,7 +339,7 @@ impl LmSummary {
 
     /// Writes it to its run folder.
     fn save(&self) -> Result<(), LmError> {
-        let text = serde_json::to_string_pretty(&lines::finite(self)).expect("JSON always serialises") + "\n";
+        let text = lines::pretty(self);
         let path = self.run_dir.join(SUMMARY);
         Ok(write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
             path,

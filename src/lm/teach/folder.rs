@@ -296,7 +296,7 @@ impl Session {
             model,
             run_dir: self.folder.path.clone(),
         };
-        let text = serde_json::to_string_pretty(&lines::finite(&summary)).expect("JSON always serialises") + "\n";
+        let text = lines::pretty(&summary);
         let path = self.folder.path.join("summary.json");
         write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the summary", source))?;
         Ok(summary)
