@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use common::{contents, json, pairwise, refused, stderr};
+use pairwise::lm::teach::TeachConfig;
+use pairwise::lm::teach::folder as teaching;
 
 /// A model that has read a few reviews and answers nearly at random; each `name` is another one.
 fn model(folder: &Path, name: &str, seed: &str) {
@@ -124,6 +126,50 @@ fn models_are_measured_resumed_and_compared() {
 
 /// JSON is text; a folder's name need not be.
 #[cfg(unix)]
+#[test]
+fn the_day_that_a_template_is_told_is_recorded_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(folder, "one", "0");
+    sets(folder);
+    let file = folder.join("one/model/tokenizer_config.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    tokenizer["chat_template"] =
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %} {{ m.role }}: {{ m.content }}{% endfor %}".into();
+    fs::write(&file, tokenizer.to_string()).unwrap();
+    let run = |out: &str, more: &[&str]| {
+        let set = ["--data", "sets/persona.jsonl", "--limit", "2", "--free", "0", "--out", out];
+        json(folder, &[&["evals", "run", "--model", "one", "--form", "chat"], &set[..], more].concat())
+    };
+    let config = |out: &str| fs::read_to_string(folder.join(out).join("config.toml")).unwrap();
+    let today = pairwise::lm::chat::date_of_today();
+    run("now", &[]);
+    assert!(config("now").contains(&format!("template_date = \"{today}\"")), "{}", config("now"));
+    // A folder of another day goes on as it began.
+    run("then", &["--template-date", "2024-07-26"]);
+    let before = contents(&folder.join("then"));
+    run("then", &[]);
+    assert_eq!(contents(&folder.join("then")), before);
+    let items = |out: &str| contents(&folder.join(out).join("items"))[0].1.clone();
+    assert_ne!(items("now"), items("then"), "the template is told another day");
+    let ask = ["evals", "run", "--model", "one", "--data", "sets/persona.jsonl", "--limit", "2", "--free", "0"];
+    let other = [&ask[..], &["--form", "chat", "--out", "then", "--template-date", "2024-07-27"]].concat();
+    assert!(refused(folder, &other).contains("asked in another way"));
+    for option in [["--template-date", "2024-07-26"], ["--chat-template", "hh"]] {
+        let message = refused(folder, &[&ask[..], &option, &["--out", "plain"]].concat());
+        assert!(message.contains(&format!("{}: no template is used with this --form", option[0])), "{message}");
+    }
+    // Teaching records it, too; the texts of the embedded world need none.
+    fs::write(folder.join("prompts.jsonl"), "{\"prompt\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n").unwrap();
+    for (prompts, expected) in [("prompts.jsonl", Some(today)), ("reviews", None)] {
+        let path = if expected.is_some() { folder.join(prompts) } else { prompts.into() };
+        let config = TeachConfig::new(&folder.join("one/model"), &path);
+        let session = folder.join(format!("session-{prompts}"));
+        teaching::create(&session, &config).unwrap();
+        assert_eq!(teaching::read_config(&session).unwrap().template_date, expected);
+    }
+}
+
 #[test]
 fn names_that_are_no_text_are_no_reason_to_panic() {
     use std::ffi::OsStr;

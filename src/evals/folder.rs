@@ -93,6 +93,21 @@ pub fn read_filled(folder: &Path, model: &str, set: &str) -> Result<Vec<Filled>,
     read_lines(&answers(folder, PRONOUNS, model, set))
 }
 
+/// What a folder was asked; nothing where there is none yet.
+///
+/// # Errors
+/// When it cannot be read, or is something else.
+pub(super) fn asked(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
+    let path = folder.join("config.toml");
+    match fs::read_to_string(&path) {
+        Ok(text) => toml::from_str(&text)
+            .map(Some)
+            .map_err(|error| EvalsError::Config(format!("{}: {}", path.display(), error.message()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io(&path, "read", source)),
+    }
+}
+
 /// Adds what is asked to what the folder was asked before, which is given back: a folder belongs to one way of asking, and
 /// a name to one model with the same weights.
 ///
@@ -101,16 +116,11 @@ pub fn read_filled(folder: &Path, model: &str, set: &str) -> Result<Vec<Filled>,
 pub(super) fn remember(config: &RunConfig, folder: &Path) -> Result<RunConfig, EvalsError> {
     let path = folder.join("config.toml");
     let wrong = |problem: String| EvalsError::Config(format!("{}: {problem}", path.display()));
-    let mut all = match fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text).map_err(|error| wrong(error.message().to_owned()))?,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            RunConfig { sets: Vec::new(), models: Vec::new(), ..config.clone() }
-        }
-        Err(source) => return Err(io(&path, "read", source)),
-    };
+    let mut all =
+        asked(folder)?.unwrap_or_else(|| RunConfig { sets: Vec::new(), models: Vec::new(), ..config.clone() });
     if all.measure != config.measure {
         return Err(wrong(
-            "its questions were asked in another way: choose another --out, or give the same form, limit and seed"
+            "its questions were asked in another way: choose another --out, or give the same form, limit, seed and so on"
                 .to_owned(),
         ));
     }

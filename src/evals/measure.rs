@@ -37,6 +37,9 @@ pub struct MeasureConfig {
     /// where every model has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
+    /// The day that templates are told which ask for it, such as 2024-07-26; none where none does, and of servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
 }
 
 /// A question as a model answered it. Written as JSON lines, one file for each model and set.
@@ -212,6 +215,7 @@ impl Default for MeasureConfig {
             free_answers: 32,
             seed: 0,
             chat_template: None,
+            template_date: None,
         }
     }
 }
@@ -538,6 +542,9 @@ pub fn fingerprint_of_sentences(sentences: &[&Sentence], config: &MeasureConfig)
 fn asking(config: &MeasureConfig) -> Sha256 {
     let mut hash = Sha256::new();
     add(&mut hash, &format!("{:?} {:?}", config.form, config.chat_template));
+    if let Some(date) = &config.template_date {
+        add(&mut hash, date);
+    }
     hash
 }
 

@@ -175,15 +175,21 @@ pub enum ModelError {
     Config(String),
 }
 
-/// Opens a folder, or a server: `http://HOST:PORT/v1#NAME`.
+/// Opens a folder, or a server: `http://HOST:PORT/v1#NAME`. A folder's conversations are written by `template`, by name or
+/// file, or else the tokenizer's; it is told the time `now`, in seconds since 1970, or that of each conversation.
 ///
 /// # Errors
 /// [`ModelError`]. Whether a server answers is seen at the first request.
-pub fn open(spec: &str, config: &EndpointConfig, template: Option<&str>) -> Result<Box<dyn Model>, ModelError> {
+pub fn open(
+    spec: &str,
+    config: &EndpointConfig,
+    template: Option<&str>,
+    now: Option<i64>,
+) -> Result<Box<dyn Model>, ModelError> {
     if spec.starts_with("http://") || spec.starts_with("https://") {
         return Ok(Box::new(Endpoint::open(spec, config)?));
     }
-    Ok(Box::new(Local::open(Path::new(spec), template)?))
+    Ok(Box::new(Local::open(Path::new(spec), template, now)?))
 }
 
 /// SHA-256 of a folder's weights, whole, in shards or of adapters: the names and bytes of its *.safetensors files. Nothing
@@ -295,11 +301,11 @@ const SHOWN: usize = 80;
 const READ_BYTES: usize = 1 << 20;
 
 impl Local {
-    /// Reads a folder; `template` is a chat template by name or file.
+    /// Reads a folder; `template` is a chat template by name or file, which is told the time `now`.
     ///
     /// # Errors
     /// [`ModelError`]: no model, one that scores, a missing tokenizer.
-    pub fn open(folder: &Path, template: Option<&str>) -> Result<Self, ModelError> {
+    pub fn open(folder: &Path, template: Option<&str>, now: Option<i64>) -> Result<Self, ModelError> {
         let device = device::pick(DeviceChoice::Cpu)?;
         let loaded = folder::read(folder, &device).map_err(LmError::from)?;
         if loaded.decoder.config.output != Output::Tokens {
@@ -307,7 +313,7 @@ impl Local {
             return Err(ModelError::Config(problem));
         }
         let tokenizer = tokenizer_of(folder, &loaded)?;
-        let template = ChatTemplate::wanted(&tokenizer, template, None).map_err(LmError::from)?;
+        let template = ChatTemplate::wanted(&tokenizer, template, now).map_err(LmError::from)?;
         let remarks = loaded.remarks.iter().chain(&loaded.sampling).cloned().collect();
         let decoder = folder::merged(&loaded.decoder);
         Ok(Self::new(name_of(folder), decoder, tokenizer, template, remarks))

@@ -217,6 +217,14 @@ pub fn run(
     Ok(Some(outcomes))
 }
 
+/// What a folder was asked so far; nothing where there is none yet.
+///
+/// # Errors
+/// When its `config.toml` cannot be read, or is that of something else.
+pub fn config(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
+    folder::asked(folder)
+}
+
 /// Sees before the first question whether there is such a model: found after hours of another one, a wrong name is dear.
 /// The digest of its weights, where there are any on this machine.
 fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {

@@ -384,7 +384,7 @@ fn is_small(config: &TeachConfig) -> bool {
 fn request(at: &Path) -> bool {
     static ADDRESS: OnceLock<Option<SocketAddr>> = OnceLock::new();
     let address = ADDRESS.get_or_init(|| {
-        let served = Arc::new(Served::open(&at.join("lm"), Some("m"), Some("hh")).ok()?);
+        let served = Arc::new(Served::open(&at.join("lm"), Some("m"), Some("hh"), None).ok()?);
         let server = Server::bind("127.0.0.1", 0).ok()?;
         let address = server.address();
         std::thread::spawn(move || server.run(&served, &Arc::new(AtomicBool::new(false))).ok());
@@ -437,7 +437,7 @@ fn reply(at: &Path) -> bool {
     };
     // Another question each time, so that none is in the cache already.
     let question = format!("Is it {}?", ASKED.fetch_add(1, Ordering::Relaxed));
-    evals_model::open(&format!("http://{address}/v1#m"), &config, None).is_ok_and(|model| {
+    evals_model::open(&format!("http://{address}/v1#m"), &config, None, None).is_ok_and(|model| {
         let asked = Asked { prompt: Prompt::Text(question), answers: vec![" Yes".to_owned(), " No".to_owned()] };
         model.answers(&[asked], &|_| ()).is_ok()
     })

@@ -71,7 +71,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         all.push((provenance.behaviour, candidates, truths));
     }
     args.shared.threads.apply()?;
-    let open = |spec: &str| Judge::open(spec, |spec| args.models.open(spec));
+    let open = |spec: &str| Judge::open(spec, |spec| args.models.open(spec, None, None));
     let judge = open(&config.judge)?;
     let other = config.relevance_judge.as_deref().filter(|spec| *spec != config.judge).map(open).transpose()?;
     let relevance = config.relevance_judge.as_ref().map(|_| other.as_ref().unwrap_or(&judge));

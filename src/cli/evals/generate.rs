@@ -104,7 +104,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         }
         let model = match &mut model {
             Some(model) => model,
-            none => none.insert(args.models.open(spec)?),
+            none => none.insert(args.models.open(spec, None, None)?),
         };
         let count = |done, of| progress.count(&format!("{}: texts", own.name), done, of);
         *found = lib::generate(own, &config, model.as_ref(), weights.as_deref(), &args.out, &stop, &count)?;

@@ -42,9 +42,6 @@ enum Command {
 /// How models are reached.
 #[derive(Debug, Args)]
 struct ModelArgs {
-    /// A chat template by name or file, for models of this machine [default: the tokenizer's]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
     /// Server: requests at the same time
     #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().concurrency)]
     concurrency: usize,
@@ -89,8 +86,9 @@ pub(crate) fn evals(args: &EvalsArgs) -> Result<(), Failure> {
 }
 
 impl ModelArgs {
-    /// Opens a folder or a server.
-    fn open(&self, spec: &str) -> Result<Box<dyn Model>, ModelError> {
+    /// Opens a folder or a server. Of a folder, conversations are written by a `template`, by name or file, that is told the
+    /// time `now`.
+    fn open(&self, spec: &str, template: Option<&str>, now: Option<i64>) -> Result<Box<dyn Model>, ModelError> {
         let config = EndpointConfig {
             concurrency: self.concurrency,
             retries: self.retries,
@@ -102,6 +100,6 @@ impl ModelArgs {
             samples: self.samples,
             prices: self.prices.unwrap_or_default(),
         };
-        model::open(spec, &config, self.chat_template.as_deref())
+        model::open(spec, &config, template, now)
     }
 }

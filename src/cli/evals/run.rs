@@ -1,6 +1,6 @@
 //! `evals run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -8,12 +8,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Failure, ModelArgs, SharedArgs, print_json, print_line, shown};
+use crate::cli::lm::template_time;
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::measure::MeasureConfig;
 use crate::evals::model::Form;
 use crate::evals::report;
 use crate::evals::run::{self as evals, ModelEntry, RunConfig, Shown, name_apart};
+use crate::lm::run::asked_date;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -30,6 +32,13 @@ pub(super) struct RunArgs {
     /// How a question becomes a prompt
     #[arg(long, value_enum, default_value_t = Form::Dialogue)]
     form: Form,
+    /// With --form chat: a chat template by name or file, for models of this machine [default: the tokenizer's]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// With --form chat: the day that a chat template is told if it asks, such as 2024-07-26 [default: the day of the
+    /// folder's first answers, in UTC]
+    #[arg(long, value_name = "DATE")]
+    template_date: Option<String>,
     /// Ask questions with choices in the order of the file only
     #[arg(long)]
     no_swap: bool,
@@ -75,6 +84,15 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let started = Instant::now();
     let stop = on_interrupt()?;
+    if let Some(name) = [("--chat-template", &args.chat_template), ("--template-date", &args.template_date)]
+        .iter()
+        .find_map(|(name, value)| value.as_ref().filter(|_| args.form != Form::Chat).map(|_| name))
+    {
+        return Err(Failure::usage(format!("{name}: no template is used with this --form; give --form chat too")));
+    }
+    let models = models(args)?;
+    let template_date = date(args, &models)?;
+    let now = template_time(template_date.as_deref())?;
     let config = RunConfig {
         sets: args.data.clone(),
         measure: MeasureConfig {
@@ -84,13 +102,13 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             limit: args.limit,
             free_answers: args.free,
             seed: args.seed,
-            // Only conversations are written by a template.
-            chat_template: args.models_args.chat_template.clone().filter(|_| args.form == Form::Chat),
+            chat_template: args.chat_template.clone(),
+            template_date,
         },
-        models: models(args)?,
+        models,
     };
     let progress = Progress::new();
-    let open = |spec: &str| args.models_args.open(spec);
+    let open = |spec: &str| args.models_args.open(spec, args.chat_template.as_deref(), now);
     let found = evals::run(&config, &args.out, &open, &stop, &progress)?;
     progress.finish();
     let Some(outcomes) = found else {
@@ -111,6 +129,16 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
         }));
     }
     Ok(())
+}
+
+/// The day that templates are told: the one that is given, that of the folder's answers, or today where a template asks.
+fn date(args: &RunArgs, models: &[ModelEntry]) -> Result<Option<String>, Failure> {
+    if args.form != Form::Chat || args.template_date.is_some() {
+        return Ok(args.template_date.clone());
+    }
+    let before = evals::config(&args.out)?.and_then(|before| before.measure.template_date);
+    Ok(before
+        .or_else(|| models.iter().find_map(|model| asked_date(Path::new(&model.spec), args.chat_template.as_deref()))))
 }
 
 fn models(args: &RunArgs) -> Result<Vec<ModelEntry>, Failure> {

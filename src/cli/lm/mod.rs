@@ -60,7 +60,7 @@ impl RowsArgs {
 }
 
 /// The time that `--template-date` gives.
-fn template_time(date: Option<&str>) -> Result<Option<i64>, Failure> {
+pub(crate) fn template_time(date: Option<&str>) -> Result<Option<i64>, Failure> {
     let date = date.map(chat::date).transpose();
     date.map_err(|problem| Failure::usage(format!("--template-date: {problem}")))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, note, print_line};
+use super::{Failure, note, print_line, template_time};
 use crate::cli::train::Threads;
 use crate::cli::train::on_interrupt;
 use crate::lm::serve::{Access, Limits, Served, Server};
@@ -28,6 +28,9 @@ pub(super) struct ServeArgs {
     /// A chat template by name or file [default: the tokenizer's, or hh]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
+    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: that of each request, in UTC]
+    #[arg(long, value_name = "DATE")]
+    template_date: Option<String>,
     /// Clients need a key: the one in this environment variable [default without a name: PAIRWISE_API_KEY]
     #[arg(long, value_name = "VARIABLE", num_args = 0..=1, default_missing_value = KEY_VARIABLE)]
     api_key: Option<String>,
@@ -77,7 +80,12 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         ..Limits::default()
     };
     let has_key = access.has_key();
-    let served = Served::open(&args.model, args.name.as_deref(), args.chat_template.as_deref())?;
+    let served = Served::open(
+        &args.model,
+        args.name.as_deref(),
+        args.chat_template.as_deref(),
+        template_time(args.template_date.as_deref())?,
+    )?;
     let server = Server::bind_with(&args.host, args.port, limits, access)?;
     let stop = on_interrupt()?;
     served.remarks.iter().for_each(|text| note(text));

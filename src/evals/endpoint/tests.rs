@@ -706,7 +706,7 @@ fn a_served_model_answers_as_a_local_one() {
     let mut decoder = Decoder::new(ModelConfig::small_llama(size), 3, &Device::flex());
     // Fresh models find all tokens about equally likely.
     decoder.parameters.iter_mut().for_each(|tensor| *tensor = tensor.clone() * 3.0);
-    let served = Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer.clone(), None).unwrap());
+    let served = Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer.clone(), None, None).unwrap());
     let server = Server::bind("127.0.0.1", 0).unwrap();
     let (stop, address) = (Arc::new(AtomicBool::new(false)), server.address());
     let serving = {

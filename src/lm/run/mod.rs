@@ -218,15 +218,18 @@ fn with_date(config: &LmConfig) -> Result<LmConfig, LmError> {
     let mut dated = config.clone();
     config.template_time()?;
     if config.template_date.is_none() && config.stage != StageKind::Pretrain {
-        // What is wrong with the model or the template is told where they are read.
-        let tokenizer = Tokenizer::load_for(&config.model, &base_of(&config.model)).ok();
-        let template =
-            tokenizer.and_then(|tokenizer| ChatTemplate::wanted(&tokenizer, config.template(), None).ok()?);
-        if template.is_some_and(|template| template.asks_for_the_date()) {
-            dated.template_date = Some(chat::date_of_today());
-        }
+        dated.template_date = asked_date(&config.model, config.template());
     }
     Ok(dated)
+}
+
+/// Today's date where a model's chat template asks for one; `choice` is another template, by name or file. What is wrong
+/// with the model or the template is told where they are read.
+#[must_use]
+pub fn asked_date(model: &Path, choice: Option<&str>) -> Option<String> {
+    let tokenizer = Tokenizer::load_for(model, &base_of(model)).ok()?;
+    let template = ChatTemplate::wanted(&tokenizer, choice, None).ok()??;
+    template.asks_for_the_date().then(chat::date_of_today)
 }
 
 /// The folder of a model's base: of an adapter, the one that it names; itself for what is no adapter.

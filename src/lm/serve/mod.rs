@@ -831,7 +831,7 @@ mod tests {
         let tokenizer = Tokenizer::train(std::iter::once("a".to_owned()), &config).unwrap();
         let size = SmallLlama { vocabulary: 257, hidden: 8, layers: 1, heads: 1, context };
         let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
-        Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer, None).unwrap())
+        Arc::new(Served::new("tiny".to_owned(), &decoder, tokenizer, None, None).unwrap())
     }
 
     /// Runs a server with these limits while `clients` do what they do; returns how many requests there were.

@@ -121,11 +121,17 @@ const WINDOW: usize = 4;
 
 impl Served {
     /// Reads a folder. `name` is what clients call the model, by default the folder's; `template` is a chat template by
-    /// name or file, by default the tokenizer's, or else "hh".
+    /// name or file, by default the tokenizer's, or else "hh"; if it asks for the time, it is told `now`, in seconds since
+    /// 1970, by default that of each request.
     ///
     /// # Errors
     /// [`ServeError`]: no model, one that scores, a missing tokenizer.
-    pub fn open(folder: &Path, name: Option<&str>, template: Option<&str>) -> Result<Self, ServeError> {
+    pub fn open(
+        folder: &Path,
+        name: Option<&str>,
+        template: Option<&str>,
+        now: Option<i64>,
+    ) -> Result<Self, ServeError> {
         let device = device::pick(DeviceChoice::Cpu)?;
         let loaded = folder::read(folder, &device).map_err(LmError::from)?;
         if loaded.decoder.config.output != Output::Tokens {
@@ -136,7 +142,7 @@ impl Served {
         }
         let tokenizer = tokenizer_of(folder, &loaded)?;
         let name = name.map_or_else(|| name_of(folder), str::to_owned);
-        let mut served = Self::new(name, &loaded.decoder, tokenizer, template)?;
+        let mut served = Self::new(name, &loaded.decoder, tokenizer, template, now)?;
         served.remarks.splice(0..0, loaded.remarks.into_iter().chain(loaded.sampling));
         Ok(served)
     }
@@ -150,6 +156,7 @@ impl Served {
         decoder: &Decoder,
         tokenizer: Tokenizer,
         template: Option<&str>,
+        now: Option<i64>,
     ) -> Result<Self, ServeError> {
         let mut remarks = Vec::new();
         let choice = match (template, tokenizer.chat_template(None)) {
@@ -162,7 +169,7 @@ impl Served {
             }
             (choice, _) => choice,
         };
-        let template = ChatTemplate::choose(&tokenizer, choice, None).map_err(LmError::from)?;
+        let template = ChatTemplate::choose(&tokenizer, choice, now).map_err(LmError::from)?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let threads = rayon::current_num_threads();
         Ok(Self {
@@ -746,7 +753,7 @@ mod tests {
         let serve = |tokenizer: &Tokenizer, vocabulary: usize| {
             let size = SmallLlama { vocabulary, hidden: 8, layers: 1, heads: 1, context: 64 };
             let decoder = Decoder::new(ModelConfig::small_llama(size), 0, &Device::flex());
-            Served::new("tiny".to_owned(), &decoder, tokenizer.clone(), None).unwrap()
+            Served::new("tiny".to_owned(), &decoder, tokenizer.clone(), None, None).unwrap()
         };
         let own = |served: &Served, id: u32, text: &str| {
             let Own { name, bytes, .. } = served.own(id, text);

@@ -24,9 +24,9 @@ use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Doing, Lesson, Material, Question, Report, TeachConfig, ask, begin, due, update};
+use super::{Doing, Lesson, Material, Question, REVIEWS, Report, TeachConfig, ask, begin, due, update};
 use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
-use crate::lm::run::{LmError, weights_sha256};
+use crate::lm::run::{LmError, asked_date, weights_sha256};
 use crate::preference::Event;
 use crate::preference::Label;
 use crate::preference::ledger::{Ledger, Mark, answers};
@@ -84,6 +84,10 @@ pub struct TeachSummary {
 /// # Errors
 /// When the configuration cannot be used, or something is there already.
 pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
+    let mut config = config.clone();
+    if config.template_date.is_none() && config.prompts != Path::new(REVIEWS) {
+        config.template_date = asked_date(&config.model, None);
+    }
     config.validate()?;
     let folder = Folder::create_with(path, &config.to_toml())?;
     Ledger::create(&folder.ledger()).map_err(RunError::from)?;

@@ -22,7 +22,7 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::chat::{ChatTemplate, Extras};
+use super::chat::{self, ChatTemplate, Extras};
 use super::config::Output;
 use super::data::{
     self, Content, Conventions, Document, Encoded, EncodedPair, EncodedPrompt, PromptRow, ReadConfig, Truncation,
@@ -55,6 +55,10 @@ pub struct TeachConfig {
     pub device: DeviceChoice,
     /// Folder of the policy to begin with, which is also the reference.
     pub model: PathBuf,
+    /// The day that the model's chat template is told if it asks, such as 2024-07-26; empty until a session begins, which
+    /// records today.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_date: Option<String>,
     /// File or folder with prompts: rows `{"prompt"}`, or a `.txt` file with one a line; `reviews` for beginnings of
     /// texts of the embedded world.
     pub prompts: PathBuf,
@@ -209,6 +213,7 @@ impl Default for TeachConfig {
             seed: 0,
             device: DeviceChoice::Auto,
             model: PathBuf::new(),
+            template_date: None,
             prompts: REVIEWS.into(),
             gold: "reviews:sentiment".to_owned(),
             max_new_tokens: 48,
@@ -234,6 +239,12 @@ impl TeachConfig {
         let known = prompts == Path::new(REVIEWS);
         let gold = if known { Self::default().gold } else { String::new() };
         Self { model: model.to_owned(), prompts: prompts.to_owned(), gold, ..Self::default() }
+    }
+
+    /// The time that a chat template is told if it asks: the beginning of `template_date`.
+    fn template_time(&self) -> Result<Option<i64>, LmError> {
+        let date = self.template_date.as_deref().map(chat::date).transpose();
+        date.map_err(|problem| LmError::Config(format!("template_date = {problem}")))
     }
 
     /// As `config.toml`.
@@ -274,6 +285,7 @@ impl TeachConfig {
                 self.sampler
             ));
         }
+        self.template_time()?;
         self.loss.validate().map_err(|error| LmError::Config(format!("loss.{error}")))?;
         self.train().validate().map_err(LmError::Config)
     }
@@ -402,7 +414,7 @@ fn rows(
         false => data::read_all::<PromptRow>(&paths, &ReadConfig::default())?.0,
     };
     let template = match tokenizer.chat_template(None) {
-        Some(_) => Some(ChatTemplate::choose(tokenizer, None, None)?),
+        Some(_) => Some(ChatTemplate::choose(tokenizer, None, config.template_time()?)?),
         None => None,
     };
     let conventions =
