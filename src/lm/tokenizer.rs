@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use crate::run::archive::write_atomically;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -297,6 +298,8 @@ impl Tokenizer {
                 for flag in [ADD_BOS, ADD_EOS] {
                     config.shift_remove(flag);
                 }
+                // The crate panics on what is torn: its reason is of its own insides.
+                serde_json::from_str::<IgnoredAny>(&text).map_err(|e| file(&json, format!("damaged: {e}")))?;
                 let inner = caught(|| tokenizers::Tokenizer::from_bytes(&text));
                 let inner = inner.map_err(|reason| file(&json, format!("damaged: {reason}")))?;
                 inner.map_err(|e| file(&json, format!("not a tokenizer ({e})")))?

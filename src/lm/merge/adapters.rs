@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -371,7 +371,7 @@ fn write_adapter(
     let written = File::create(&path).and_then(|file| {
         let mut writer = BufWriter::new(file);
         let bytes = write_header(&mut writer, &metadata)? + write_values(&mut writer, Dtype::F32, &values)?;
-        writer.flush()?;
+        writer.into_inner()?.sync_all()?;
         Ok(bytes)
     });
     let bytes_written = written.map_err(|error| io(&path, error))?;
