@@ -14,6 +14,8 @@ use pairwise_envs::{Judged, Taste, VecEnv};
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Clock;
+use crate::disk::archive::ArchiveError;
 use crate::drlhp::episode_rng;
 use crate::finite::{self, NotFinite};
 use crate::nn::{Adam, AdamConfig};
@@ -23,10 +25,9 @@ use crate::random::{Rng, stream};
 use crate::reward::ensemble::{Ensemble, RewardConfig};
 use crate::rl::normalize::ReturnScaler;
 use crate::rl::ppo::{self, ActionHead, Agent, PpoConfig, Rollout};
-use crate::run::archive::ArchiveError;
 use crate::run::config::{Config, ConfigError, validate_ppo};
 use crate::run::policy::{Policy, PolicyError, mixed};
-use crate::run::{self, Clock, RunError};
+use crate::run::{self, RunError};
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -264,7 +264,7 @@ fn damaged_runs_are_refused_by_name() {
 /// Issue 28, B1: the run stops, says which quantity of what at which step, and keeps what was good.
 #[test]
 fn a_run_that_diverges_fails_with_the_quantity_and_the_last_good_checkpoint() {
-    use pairwise::run::archive::Archive;
+    use pairwise::disk::archive::Archive;
     let folder = tempfile::tempdir().expect("a temporary folder");
     train(folder.path(), "run", &[]);
     let run = folder.path().join("run");
@@ -315,7 +315,7 @@ fn a_run_in_which_nothing_is_answered_fails_before_it_trains() {
 /// Issue 28, found/robust: a checkpoint with one NaN in its arrays was resumed and never ended.
 #[test]
 fn a_checkpoint_with_a_number_that_is_none_is_named_and_the_one_before_is_taken() {
-    use pairwise::run::archive::Archive;
+    use pairwise::disk::archive::Archive;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let summary = train(folder.path(), "run", &[]);
     let run = folder.path().join("run");

@@ -83,7 +83,7 @@ fn teach(session: &mut Session, ledger: &mut Ledger, label: &dyn Fn(&Session, &Q
 }
 
 fn open(path: &Path) -> (Session, Ledger, Vec<Event>) {
-    let folder = pairwise::run::Folder::open_to_write(path).unwrap();
+    let folder = pairwise::disk::Folder::open_to_write(path).unwrap();
     Session::open(&folder, &Device::flex(), &|_| ()).unwrap()
 }
 
@@ -161,7 +161,7 @@ fn a_session_with_an_edited_configuration_or_another_ledger_is_refused_and_a_bad
     drop((session, ledger));
     let opened = || {
         let told = Mutex::new(Vec::new());
-        let folder = pairwise::run::Folder::open_to_write(&path).unwrap();
+        let folder = pairwise::disk::Folder::open_to_write(&path).unwrap();
         let found = Session::open(&folder, &Device::flex(), &|told_now| told.lock().unwrap().push(told_now));
         found.map(|(session, _, events)| (session, events, told.into_inner().unwrap())).map_err(|e| e.to_string())
     };

@@ -15,12 +15,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SMALL, command, contents, json, pairwise, refused, stderr};
+use pairwise::disk::DiskError;
+use pairwise::disk::lock::{Claim, Holder, LOCK, LockError};
 use pairwise::engine::language::{Begin, LanguageEngine, Phase as LanguagePhase};
 use pairwise::engine::{Command as Ask, Engine};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::preference::Label;
 use pairwise::preference::ledger::{first_difference, read_events};
-use pairwise::run::lock::{Claim, Holder, LOCK, LockError};
 use pairwise::run::{RunError, past};
 
 /// A process that writes to a folder; killed when this is dropped.
@@ -190,7 +191,7 @@ fn a_run_has_one_writer_and_any_number_of_readers() {
     writer.is_named_in(&refused(folder, &["resume", "run"]));
     // In the window: opening, and deleting.
     let opened = Engine::open(&folder.join("run"), || {});
-    assert!(matches!(opened, Err(RunError::Lock(LockError::Held { .. }))));
+    assert!(matches!(opened, Err(RunError::Disk(DiskError::Lock(LockError::Held { .. })))));
     let deleted = past::delete(&folder.join("run")).unwrap_err();
     writer.is_named_in(&deleted.to_string());
     // Reading goes on: the list, measuring, an export, a branch.

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{command, contents, json, pairwise, refused, stderr, train};
+use pairwise::disk::Folder;
+use pairwise::disk::archive::Archive;
 use pairwise::preference::Label;
-use pairwise::run::archive::Archive;
-use pairwise::run::{Folder, past};
+use pairwise::run::past;
 use serde_json::Value;
 
 /// The small run with smaller networks and fewer updates: what is tested here is not how well it learns.

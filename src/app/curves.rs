@@ -4,9 +4,9 @@ use egui::{Color32, Rangef, Ui};
 use egui_plot::{Corner, FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
 
 use super::theme::Theme;
+use crate::disk::figure::Series;
 use crate::drlhp::Report;
 use crate::engine::Past;
-use crate::run::figure::Series;
 
 /// A curve: what it is, and its value in a report.
 pub(super) struct Curve {

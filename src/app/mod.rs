@@ -27,14 +27,15 @@ use serde::{Deserialize, Serialize};
 
 use self::stage::Stage;
 use self::theme::Theme;
+use crate::disk::Damaged;
+use crate::disk::figure::Series;
 use crate::engine::language::Begin;
 use crate::engine::{Command, Engine, Past, Phase, View, free_folder};
 use crate::lm::teach::folder::is_session;
 use crate::preference::Label;
 use crate::run::config::{Config, Rater};
 use crate::run::export::{self, Export};
-use crate::run::figure::Series;
-use crate::run::past::{self, Damaged, PastRun};
+use crate::run::past::{self, PastRun};
 
 /// What the app is started with.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -777,6 +778,6 @@ fn save_picture(path: &Path, image: &egui::ColorImage) -> Result<(), String> {
     let rgba = image.pixels.iter().flat_map(|pixel| pixel.to_array()).collect();
     let frame = pairwise_envs::Frame { width: size(image.size[0])?, height: size(image.size[1])?, rgba };
     let bytes = pairwise_envs::png(&frame).map_err(|e| e.to_string())?;
-    crate::run::archive::write_atomically(path, &bytes)
+    crate::disk::archive::write_atomically(path, &bytes)
         .map_err(|e| format!("{}: cannot save the picture: {e}", path.display()))
 }

@@ -7,9 +7,9 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::app::{self, Options};
+use crate::disk::Folder;
 use crate::engine::free_folder;
 use crate::lm::teach::folder::is_session;
-use crate::run::Folder;
 use crate::run::config::Config;
 
 /// Arguments of `app`.

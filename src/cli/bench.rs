@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::train::{ENOUGH_EPISODES, Threads, note_few};
 use super::{Failure, print_json, print_line, remark, shown, warn};
 use crate::device;
+use crate::disk::archive::write_atomically;
+use crate::disk::layers::set_layer;
+use crate::disk::lock::Claim;
+use crate::disk::{figure, lines};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::stream;
 use crate::rl::evaluate::evaluate_random;
-use crate::run::archive::write_atomically;
-use crate::run::config::{Config, set_layer};
-use crate::run::lock::Claim;
-use crate::run::{self, figure, lines};
+use crate::run;
+use crate::run::config::Config;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -298,7 +300,8 @@ fn markdown(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
-    use crate::run::config::{Config, set_layer};
+    use crate::disk::layers::set_layer;
+    use crate::run::config::Config;
 
     #[test]
     fn every_variant_is_a_configuration_of_its_own() {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::train::{Found, load, policy};
 use super::{Failure, print_json, print_line, shown};
-use crate::run::archive::write_atomically;
+use crate::disk::archive::write_atomically;
 use crate::run::film::{self, Film};
 
 /// Arguments of `clips`.

@@ -9,14 +9,14 @@ use toml::Table;
 use super::train::{Threads, note_few};
 use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line, remark, shown};
 use crate::device::{self, DeviceChoice};
+use crate::disk::archive::write_atomically;
+use crate::disk::figure::{self, Series, SeriesPoint};
+use crate::disk::layers::merge;
+use crate::disk::lines;
+use crate::disk::lock::Claim;
+use crate::disk::lock::make_folder;
 use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
-use crate::run::archive::write_atomically;
-use crate::run::config::merge;
-use crate::run::figure::{self, Series, SeriesPoint};
-use crate::run::lines;
-use crate::run::lock::Claim;
-use crate::run::lock::make_folder;
 
 /// Arguments of `front`.
 #[derive(Debug, Args)]

@@ -21,7 +21,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use toml::Table;
 
-use crate::run::config::{read_layer, set_layer};
+use crate::disk::layers::{read_layer, set_layer};
 use screen::{ask, note, print_json, print_line, print_text, remark, shown, warn};
 use train::Threads;
 

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
-use crate::run::lines::finite;
+use crate::disk::lines::finite;
 
 /// Why something did not arrive on stdout.
 static LOST: OnceLock<String> = OnceLock::new();

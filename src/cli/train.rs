@@ -11,14 +11,16 @@ use toml::{Table, Value};
 use super::progress::TrainingProgress;
 use super::{Failure, LayerArgs, app, cpu_seconds, note, plus_minus, print_json, print_line, remark, shown, warn};
 use crate::device::{self, DeviceChoice};
+use crate::disk::layers::set_layer;
+use crate::disk::{DiskError, Folder};
 use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
 use crate::finite;
 use crate::preference::{Sampler, Teacher};
 use crate::rl::evaluate as rl;
-use crate::run::config::{Config, RewardSource, set_layer};
+use crate::run::config::{Config, RewardSource};
 use crate::run::policy::Policy;
-use crate::run::{self, Folder, Outcome, RunError, Summary};
+use crate::run::{self, Outcome, Summary};
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
@@ -276,7 +278,7 @@ pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
     let device = device::pick(folder.config()?.device)?;
     let newest = folder.newest_state(&device, &mut |message| warn(&message))?;
     let missing = "a readable checkpoint (`pairwise resume` makes one); it";
-    let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: path.to_owned(), missing })?;
+    let (run, _) = newest.ok_or_else(|| DiskError::NotARun { path: path.to_owned(), missing })?;
     Ok(run)
 }
 

@@ -17,12 +17,12 @@ use burn::tensor::Device;
 use super::book::{Asked, Book, query_of};
 use super::{COMMANDS, Given, MESSAGES, Refused, lock};
 use crate::device;
+use crate::disk::Folder;
 use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
 use crate::lm::teach::folder::{Session, TeachSummary, create, read_config};
 use crate::lm::teach::{Doing, Question, Report, TeachConfig, complete, due};
 use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label};
-use crate::run::{Folder, RunError};
 
 /// A teaching session going on in threads of its own.
 pub struct LanguageEngine {
@@ -378,7 +378,7 @@ fn work(begin: Begin, path: &Path, shared: &Shared) {
 
 /// Takes a session as far as the window lets it, and saves it. Its folder stays claimed until `claimed` is dropped.
 fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, shared: &Shared) -> Result<(), LmError> {
-    let device = |choice| device::pick(choice).map_err(RunError::from);
+    let device = |choice| device::pick(choice);
     let config = match begin {
         Begin::Open => read_config(path)?,
         Begin::New(config) => *config,

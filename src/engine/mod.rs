@@ -25,11 +25,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use self::book::Book;
+use crate::disk::Folder;
 use crate::drlhp::Report;
 use crate::preference::ledger::Ledger;
 use crate::preference::{Label, Repeat, Why};
 use crate::run::config::Config;
-use crate::run::{Folder, RunError, Summary};
+use crate::run::{RunError, Summary};
 
 /// A run going on in threads of its own.
 pub struct Engine {

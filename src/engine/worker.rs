@@ -10,12 +10,13 @@ use super::{Clip, Desk, Episode, Given, Pair, Phase, Shared, Slice, SliceRequest
 use rand::RngExt as _;
 
 use crate::device;
+use crate::disk::{Clock, Folder};
 use crate::drlhp::{self, Compared, Question, Report, Run, Segment};
 use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label, pearson};
 use crate::random::stream;
 use crate::run::config::{Rater, RewardSource};
-use crate::run::{self, Answers, Clock, Folder, Host, Outcome, Reopened, RunError};
+use crate::run::{self, Answers, Host, Outcome, Reopened, RunError};
 
 /// Opens the folder and takes its run as far as the window lets it; a finished one can still be looked at.
 pub(super) fn work(folder: Folder, shared: &Shared) {

@@ -27,13 +27,13 @@ use super::diversity::{self, Comparison};
 use super::generate::Candidate;
 use super::judge::{Judge, JudgeError, UNDECIDED};
 use super::questions::{self, Question};
+use crate::disk::archive::write_atomically;
+use crate::disk::figure;
+use crate::disk::{DiskError, lines};
 use crate::lm::reviews;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::stream;
-use crate::run::archive::write_atomically;
-use crate::run::figure;
-use crate::run::{RunError, lines};
 
 /// How statements are filtered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -189,7 +189,7 @@ pub enum FilterError {
     Judge(#[from] JudgeError),
     /// A figure cannot be written.
     #[error(transparent)]
-    Figure(#[from] RunError),
+    Figure(#[from] DiskError),
     /// A file is not what it should be.
     #[error("{}:{line}: {problem}", path.display())]
     Row {
@@ -680,7 +680,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Two pictures of one map: all candidates, and what was kept.
-fn draw(path: &Path, behaviour: &Behaviour, map: &[MapPoint]) -> Result<(), RunError> {
+fn draw(path: &Path, behaviour: &Behaviour, map: &[MapPoint]) -> Result<(), DiskError> {
     figure::write(path, |svg| {
         let root = SVGBackend::with_string(svg, (960, 480)).into_drawing_area();
         root.fill(&WHITE)?;

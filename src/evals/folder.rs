@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use super::measure::{Filled, Item};
 use super::questions::Rows;
 use super::run::{EvalsError, Found, ModelEntry, Outcome, RunConfig};
-use crate::run::archive::write_atomically;
-use crate::run::lines;
+use crate::disk::archive::write_atomically;
+use crate::disk::lines;
 
 /// Where answers of a model to a set are.
 #[derive(Debug)]

@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use super::behaviour::Behaviour;
 use super::diversity::words;
 use super::model::{Model, ModelError, Prompt, Sampling, Written};
-use crate::files::{folder_of, sync_folder};
+use crate::disk::archive::write_atomically;
+use crate::disk::files::{folder_of, sync_folder};
+use crate::disk::lines;
+use crate::disk::lock::{Claim, LockError};
 use crate::random::stream;
-use crate::run::archive::write_atomically;
-use crate::run::lines;
-use crate::run::lock::{Claim, LockError};
 
 /// How statements are written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::folder::{self, io, safe, write};
 use super::measure::{Filled, Interval, Item, OfOccupation, correlation_slope, difference, occupations, slope};
 use super::run::{EvalsError, Found, ModelEntry, Outcome, read_filled, read_items, read_outcomes};
-use crate::run::figure::{self, Bar, Series, SeriesPoint};
-use crate::run::lines;
+use crate::disk::figure::{self, Bar, Series, SeriesPoint};
+use crate::disk::lines;
 
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -18,9 +18,9 @@ use super::measure::{
 };
 use super::model::{Model, ModelError, weights_digest};
 use super::questions::{self, Question, QuestionsError, Rows, Sentence, Set};
+use crate::disk::lock::{Claim, LockError};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{LmSummary, StageKind};
-use crate::run::lock::{Claim, LockError};
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

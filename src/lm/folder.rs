@@ -18,9 +18,9 @@ use super::config::{ConfigError, Family, ModelConfig, Output, read_text, short, 
 use super::lora::{AdapterModule, Adapters, LoraConfig, Start};
 use super::model::{Decoder, Layout, Piece, Precision, TensorSpec};
 use super::peft::{AdapterFile, taken_out};
-use crate::files::{folder_of, sync_folder};
+use crate::disk::archive::write_atomically;
+use crate::disk::files::{folder_of, sync_folder};
 use crate::nn::{constant, to_host};
-use crate::run::archive::write_atomically;
 
 /// A model that was read.
 #[derive(Debug, Clone)]

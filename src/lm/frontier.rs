@@ -34,11 +34,11 @@ use super::world::{
     BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
     corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
 };
+use crate::disk::DiskError;
+use crate::disk::figure::{self, Series, SeriesPoint};
+use crate::disk::lock::Claim;
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
-use crate::run::RunError;
-use crate::run::figure::{self, Series, SeriesPoint};
-use crate::run::lock::Claim;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -401,7 +401,7 @@ pub fn frontier(
     config.validate()?;
     check_gold(&config.corpus, &config.gold)?;
     let points = folder.join("points");
-    let _claim = Claim::make(folder).map_err(RunError::from)?;
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
     fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
     same_config(config, "frontier", folder)?;
     let runs = config.runs();

@@ -12,9 +12,9 @@ use super::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
 use super::run::{self, StageKind};
 use super::teach::folder::{read_config, reports};
 use super::teach::{Report, TeachConfig};
+use crate::disk::figure::{Series, SeriesPoint};
+use crate::disk::{Damaged, configuration};
 use crate::preference::ledger::read_events;
-use crate::run::figure::{Series, SeriesPoint};
-use crate::run::past::{Damaged, configuration};
 
 /// Everything that was found, the newest first.
 #[derive(Debug, Clone, Default)]

@@ -930,7 +930,7 @@ fn reals(table: &toml::Table, at: &str) -> Vec<String> {
 /// Issue 28, B1: whatever is no number is refused by the name of its field.
 #[test]
 fn every_real_number_of_every_stage_refuses_nan_and_infinities_by_name() {
-    use crate::run::config::set_layer;
+    use crate::disk::layers::set_layer;
     let stages = [
         StageKind::Pretrain,
         StageKind::Sft,
@@ -960,10 +960,10 @@ fn every_real_number_of_every_stage_refuses_nan_and_infinities_by_name() {
                 weight = 0.5
                 reward = "reviews:sentiment"
             "#;
-            crate::run::config::merge(&mut base, more.parse().unwrap());
+            crate::disk::layers::merge(&mut base, more.parse().unwrap());
         }
         if stage == StageKind::Ppo {
-            crate::run::config::merge(
+            crate::disk::layers::merge(
                 &mut base,
                 "ppo.algorithm.target_kl = 6.0\nppo.algorithm.missing_eos_penalty = 1.0".parse().unwrap(),
             );

@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig};
+use crate::disk::archive::{Archive, ArchiveError};
 use crate::finite::NotFinite;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
-use crate::run::archive::{Archive, ArchiveError};
 
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -20,10 +20,10 @@ use super::run::{self, LmConfig, LmError, LmOutcome, PretrainConfig, SIZES, Show
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{TrainConfig, Trainee, step};
+use crate::disk::archive::write_atomically;
+use crate::disk::{DiskError, lines};
 use crate::finite::NotFinite;
 use crate::random::stream;
-use crate::run::archive::write_atomically;
-use crate::run::{RunError, lines};
 
 /// Which beginning.
 #[derive(Debug, Clone)]
@@ -241,7 +241,7 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
 }
 
 pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
-    RunError::Io { path: path.to_owned(), action, source }.into()
+    DiskError::Io { path: path.to_owned(), action, source }.into()
 }
 
 // -------------------------------------------------------------------------------------------------------- the corpus

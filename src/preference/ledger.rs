@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::label::Label;
-use crate::files::{folder_of, is_at, sync_folder};
+use crate::disk::files::{folder_of, is_at, sync_folder};
 
 /// Digest of a clip's content, 16 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +112,9 @@ pub struct TornLine {
     path: PathBuf,
     line: u64,
 }
+
+/// Name of a [`Mark`] in a checkpoint.
+pub(crate) const MARK: &str = "ledger";
 
 /// What a checkpoint remembers of the ledger: what had taken effect when it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

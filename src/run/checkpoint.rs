@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor};
 use pairwise_envs::{EnvSpec, Space, VecEnvState};
 use serde::{Deserialize, Serialize};
 
-use super::archive::{Archive, ArchiveError};
 use super::config::Config;
+use crate::disk::archive::{Archive, ArchiveError};
 use crate::drlhp::{self, Compared, Reference, Run, Segment};
 use crate::nn::{Adam, constant, to_host};
 use crate::preference::{Label, Repeat, Why};

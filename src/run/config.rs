@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::device::DeviceChoice;
+use crate::disk::layers::{LayerError, merge, parse, read_text};
 use crate::preference::{Sampler, Teacher};
 use crate::reward::ensemble::{FitTarget, RewardConfig};
 use crate::rl::ppo::PpoConfig;
@@ -106,22 +107,9 @@ pub struct PreferenceConfig {
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Read {
-        /// File.
-        path: PathBuf,
-        /// Reason.
-        source: std::io::Error,
-    },
     /// Not TOML.
-    #[error("{origin}: {reason}")]
-    Parse {
-        /// File, or the `--set` that was meant.
-        origin: String,
-        /// Reason, with line and column.
-        reason: String,
-    },
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// Well-formed, but not a configuration: unknown or missing fields, wrong types.
     #[error("{0}")]
     Shape(String),
@@ -278,7 +266,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)?;
         let config: Self = toml::from_str(&text)
-            .map_err(|e| ConfigError::Parse { origin: path.display().to_string(), reason: e.to_string() })?;
+            .map_err(|e| LayerError::Parse { origin: path.display().to_string(), reason: e.to_string() })?;
         config.validate()?;
         Ok(config)
     }
@@ -423,66 +411,10 @@ pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
     hidden_sizes("ppo.hidden", &ppo.hidden)
 }
 
-/// Reads and parses a TOML file given by the user, as a layer for [`Config::resolve`].
-///
-/// # Errors
-/// [`ConfigError`] naming the file, and the line when it is not TOML.
-pub fn read_layer(path: &Path) -> Result<Table, ConfigError> {
-    parse(&read_text(path)?, &path.display().to_string())
-}
-
-/// A layer from `key=value` as given with `--set`: the value is TOML, or a bare word.
-///
-/// # Errors
-/// [`ConfigError::Parse`] when there is no `=` or the key is empty.
-pub fn set_layer(assignment: &str) -> Result<Table, ConfigError> {
-    let bad = || ConfigError::Parse {
-        origin: format!("--set {assignment}"),
-        reason: "expected key=value, for example ppo.gamma=0.9".to_owned(),
-    };
-    let (key, value) = assignment.split_once('=').ok_or_else(bad)?;
-    let (key, value) = (key.trim(), value.trim());
-    if key.is_empty() || key.split('.').any(str::is_empty) || value.is_empty() {
-        return Err(bad());
-    }
-    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
-    let mut layer = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
-    for part in key.rsplit('.') {
-        layer = Value::Table(Table::from_iter([(part.to_owned(), layer)]));
-    }
-    match layer {
-        Value::Table(table) => Ok(table),
-        _ => Err(bad()),
-    }
-}
-
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
-}
-
-fn parse(text: &str, origin: &str) -> Result<Table, ConfigError> {
-    text.parse::<Table>().map_err(|e| ConfigError::Parse { origin: origin.to_owned(), reason: e.to_string() })
-}
-
-/// Lays one table over another, value by value.
-pub(crate) fn merge(into: &mut Table, layer: Table) {
-    for (key, value) in layer {
-        match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            // A whole number where a real one is expected is what people write: 1 for 1.0.
-            (Some(old @ Value::Float(_)), Value::Integer(new)) => *old = Value::Float(new as f64),
-            // `--set reward=true` means the word.
-            (Some(old @ Value::String(_)), Value::Boolean(new)) => *old = Value::String(new.to_string()),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Config, PRESETS, RewardSource, set_layer};
+    use super::{Config, PRESETS, RewardSource};
+    use crate::disk::layers::set_layer;
 
     #[test]
     fn every_task_has_a_configuration_that_can_be_fed_back() {

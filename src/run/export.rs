@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::archive::write_atomically;
 use super::past::PastRun;
-use super::tensorboard::scalars;
-use super::{Folder, RunError, figure, film};
+use super::{RunError, curve, film};
 use crate::device;
+use crate::disk::archive::write_atomically;
+use crate::disk::tensorboard::scalars;
+use crate::disk::{DiskError, Folder, figure};
 use crate::drlhp::Report;
 use crate::preference::ledger::{answers, read_events_unchecked};
 
@@ -54,11 +55,11 @@ pub fn export(run: &PastRun, what: Export) -> Result<PathBuf, RunError> {
     let folder = Folder::open(&run.path)?;
     let exports = run.path.join("exports");
     let path = exports.join(what.file_name());
-    let io = |source| RunError::Io { path: path.clone(), action: "export", source };
+    let io = |source| DiskError::Io { path: path.clone(), action: "export", source };
     fs::create_dir_all(&exports).map_err(io)?;
     let bytes = match what {
         Export::Figure | Export::Picture => {
-            figure::learning_curve(&path, &run.config, &run.reports)?;
+            curve::learning_curve(&path, &run.config, &run.reports)?;
             return Ok(path);
         }
         Export::Film => episode(&folder, run)?,
@@ -77,7 +78,7 @@ fn episode(folder: &Folder, run: &PastRun) -> Result<Vec<u8>, RunError> {
     let device = device::pick(run.config.device)?;
     let newest = folder.newest_state(&device, &mut |_| {})?;
     let missing = "a readable checkpoint (let it train on, or press Checkpoint); it";
-    let (run, _) = newest.ok_or_else(|| RunError::NotARun { path: folder.path.clone(), missing })?;
+    let (run, _) = newest.ok_or_else(|| DiskError::NotARun { path: folder.path.clone(), missing })?;
     Ok(film::episode(&run.config.env, &run.agent, run.config.seed, FILM_SIZE)?.bytes)
 }
 
@@ -103,7 +104,7 @@ fn csv(reports: &[Report]) -> String {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn comparison(path: &Path, unit: &str, series: &[figure::Series]) -> Result<(), RunError> {
+pub fn comparison(path: &Path, unit: &str, series: &[figure::Series]) -> Result<(), DiskError> {
     figure::curves(
         path,
         &format!("{unit}: interquartile mean over seeds, 95 % interval"),

@@ -3,7 +3,7 @@
 //! ```text
 //! runs/<name>/
 //!   config.toml      resolved configuration, as the run began
-//!   changes.jsonl    what of it was changed since, and when; see [`changes`]
+//!   changes.jsonl    what of it was changed since, and when; see [`crate::disk::changes`]
 //!   beginning.safetensors  the policy that the run began with, if that is another one's
 //!   labels.jsonl     the ledger of questions and answers
 //!   metrics.jsonl    one object for each iteration; names in [`crate::drlhp::Report`]
@@ -12,45 +12,40 @@
 //!   figures/         learning curve
 //!   exports/         what was exported from the window
 //!   summary.json     what --json printed; of a run that was extended since, summary-000003000.json and so on
-//!   .pairwise.lock   who writes to the folder ([`lock`])
+//!   .pairwise.lock   who writes to the folder ([`crate::disk::lock`])
 //! ```
 
-pub mod archive;
-pub mod changes;
 pub mod checkpoint;
 pub mod config;
+pub mod curve;
 pub mod export;
-pub mod figure;
 pub mod film;
-pub mod lines;
-pub mod lock;
+pub mod moment;
 pub mod past;
 pub mod policy;
-pub mod tensorboard;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use burn::tensor::Device;
-use cpu_time::ProcessTime;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use self::archive::{Archive, ArchiveError, write_atomically};
-use self::changes::{Change, Fields, Moment};
 use self::config::{Config, ConfigError, Rater, RewardSource};
-use self::lock::{Claim, LockError, is_vacant, make_folder, missing};
+use self::moment::Moment;
 use self::policy::{BEGINNING, Policy};
 use crate::device::DeviceError;
+use crate::disk::archive::{Archive, ArchiveError, write_atomically};
+use crate::disk::changes::{self, CONFIGURATION, Change, Fields, fits_configuration};
+use crate::disk::layers::LayerError;
+use crate::disk::tensorboard::EventFile;
+use crate::disk::{Clock, DiskError, Folder, kept, lines, shown};
 use crate::drlhp::{self, EventError, ExchangeError, Halt, Question, Report, Run};
 use crate::finite::NotFinite;
-use crate::preference::ledger::{self, Answer, Ledger, LedgerError, Mark};
+use crate::preference::ledger::{self, Answer, Ledger, LedgerError, MARK, Mark};
 use crate::preference::{Event, Label};
 use crate::reward::metrics::RewardMetrics;
 use crate::rl::evaluate::evaluate;
@@ -102,14 +97,6 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// A path as it is shown: JSON has no others, and paths need not be UTF-8.
-///
-/// # Errors
-/// The serializer's.
-pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
-}
-
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
@@ -122,15 +109,6 @@ pub enum Outcome {
         /// Whether a person has to answer before it can go on.
         waiting: bool,
     },
-}
-
-/// A run folder, open to read, or claimed by this process to write as well.
-#[derive(Debug, Clone)]
-pub struct Folder {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Held until the last clone is dropped; `None` where it is only read.
-    claim: Option<Arc<Claim>>,
 }
 
 /// A claimed run folder opened to go on with.
@@ -148,35 +126,9 @@ pub struct Reopened {
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The file system said no.
-    #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was being done.
-        action: &'static str,
-        /// Reason.
-        source: std::io::Error,
-    },
-    /// Somebody else writes to the folder.
+    /// The folder, or what lies in it.
     #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The folder holds something already.
-    #[error("{}: {found}; choose another --out, or go on with `pairwise resume {}`", path.display(), path.display())]
-    Occupied {
-        /// Folder.
-        path: PathBuf,
-        /// What is in it.
-        found: &'static str,
-    },
-    /// The folder is not a run.
-    #[error("{}: not a run folder: {missing} is missing", path.display())]
-    NotARun {
-        /// Folder.
-        path: PathBuf,
-        /// What a run folder would have.
-        missing: &'static str,
-    },
+    Disk(#[from] DiskError),
     /// The ledger answers other questions than this run asks.
     #[error("{}: line {line}: {reason}", path.display())]
     Ledger {
@@ -217,40 +169,9 @@ pub enum RunError {
     /// The ledger cannot be used.
     #[error(transparent)]
     LedgerFile(#[from] LedgerError),
-    /// A checkpoint cannot be written.
-    #[error(transparent)]
-    Checkpoint(#[from] ArchiveError),
-    /// A checkpoint of another configuration.
-    #[error("{}: does not fit config.toml beside it: {source}; was one of them changed?", path.display())]
-    Misfit {
-        /// Checkpoint.
-        path: PathBuf,
-        /// What does not fit.
-        source: ArchiveError,
-    },
-    /// A checkpoint of a configuration that was edited since.
-    #[error("{}: does not belong to config.toml beside it: {differences}. Undo the edit{advice}", checkpoint.display())]
-    Edited {
-        /// Checkpoint.
-        checkpoint: PathBuf,
-        /// The fields that differ, with both values.
-        differences: String,
-        /// What changes a configuration, as the end of a sentence; empty where nothing does.
-        advice: String,
-    },
     /// A change that a run cannot take.
     #[error("{0}")]
     Unchangeable(String),
-    /// The record of changes cannot be used.
-    #[error("{}: line {line}: {reason}", path.display())]
-    Changes {
-        /// File.
-        path: PathBuf,
-        /// Line, counting from 1.
-        line: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
     /// A policy that a run cannot begin with.
     #[error("init = {}: {problem}", path.display())]
     Beginning {
@@ -270,22 +191,23 @@ pub enum RunError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
+impl From<ArchiveError> for RunError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
+impl From<LayerError> for RunError {
+    fn from(error: LayerError) -> Self {
+        Self::Config(error.into())
+    }
+}
+
 impl From<Halt> for RunError {
     fn from(source: Halt) -> Self {
         Self::Halted { source, checkpoint: None }
     }
 }
-
-/// What is left of a run that was halted.
-pub(crate) fn kept(checkpoint: Option<&Path>) -> String {
-    match checkpoint {
-        Some(path) => format!("The last good checkpoint is {}", path.display()),
-        None => "There is no checkpoint from before it".to_owned(),
-    }
-}
-
-/// Folders in a run folder that are made before its configuration.
-const BEGUN: [&str; 2] = ["checkpoints", "figures"];
 
 /// Checkpoints kept: the newest, and one more in case the newest is damaged.
 const CHECKPOINTS_KEPT: usize = 2;
@@ -389,7 +311,7 @@ pub fn resume(
 /// When a field may not change, or its value cannot be.
 pub fn planned(config: &Config, set: &[Table]) -> Result<Option<(Fields, Config)>, RunError> {
     let new = config.with(set)?;
-    let fields = changes::planned(&config.to_table(), &new.to_table(), changes::MAY, changes::MAY_NOT);
+    let fields = changes::planned(&config.to_table(), &new.to_table(), moment::MAY, moment::MAY_NOT);
     let fields = fields.map_err(RunError::Unchangeable)?;
     Ok((!fields.is_empty()).then_some((fields, new)))
 }
@@ -542,7 +464,10 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
     changes.next(&mut run, host)?;
     let mut metrics = folder.open_metrics()?;
     // Bad lines were told when the folder was opened.
-    let mut events = tensorboard::EventFile::create(&folder.file("tb"), &folder.metrics(&mut |_| ())?)?;
+    let mut events = EventFile::create(&folder.file("tb"))?;
+    for report in folder.metrics(&mut |_| ())? {
+        events.append(report.env_steps as u64, &report)?;
+    }
     loop {
         changes.next(&mut run, host)?;
         if drlhp::finished(&run) {
@@ -559,9 +484,9 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
         }
         let report = drlhp::iterate(&mut run, &mut |question| host.answer(question))?;
         // The line goes out in one write, so that a kill tears at most the last one.
-        let io = |source| RunError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
+        let io = |source| DiskError::Io { path: folder.file("metrics.jsonl"), action: "write metrics", source };
         metrics.write_all(lines::line(&report).as_bytes()).map_err(io)?;
-        events.append(&report)?;
+        events.append(report.env_steps as u64, &report)?;
         let interrupted = !host.iterated(&run, &report);
         let wanted = host.wants_checkpoint();
         if wanted || interrupted || run.iteration.is_multiple_of(run.config.checkpoint_every) || drlhp::finished(&run) {
@@ -573,7 +498,7 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
     }
     changes.all_were_due(&run)?;
     let summary = summarize(&run, &folder.path, &clock)?;
-    figure::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics(&mut |_| ())?)?;
+    curve::learning_curve(&folder.file("figures").join("learning.svg"), &run.config, &folder.metrics(&mut |_| ())?)?;
     folder.write_summary(&summary)?;
     Ok(Outcome::Finished(Box::new(summary)))
 }
@@ -669,48 +594,6 @@ pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, Ru
         weights_sha256: drlhp::weights_sha256(run),
         run_dir: run_dir.to_owned(),
     })
-}
-
-/// Wall and CPU time of a run, over interruptions.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    wall: Instant,
-    cpu: Option<ProcessTime>,
-    wall_before: f64,
-    cpu_before: Option<f64>,
-}
-
-impl Clock {
-    /// Starts counting from nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::start(0.0, Some(0.0))
-    }
-
-    /// Starts counting from seconds already spent; those of the CPU are `None` where they were not known.
-    #[must_use]
-    pub fn start(wall_before: f64, cpu_before: Option<f64>) -> Self {
-        Self { wall: Instant::now(), cpu: ProcessTime::try_now().ok(), wall_before, cpu_before }
-    }
-
-    /// Wall-clock seconds.
-    #[must_use]
-    pub fn wall(&self) -> f64 {
-        self.wall_before + self.wall.elapsed().as_secs_f64()
-    }
-
-    /// CPU seconds of this process; `None` where the system does not tell.
-    #[must_use]
-    pub fn cpu(&self) -> Option<f64> {
-        let spent = self.cpu.and_then(|cpu| cpu.try_elapsed().ok())?;
-        Some(self.cpu_before? + spent.as_secs_f64())
-    }
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 /// Answers questions from the ledger as far as it goes, then from the simulated teacher.
@@ -875,7 +758,7 @@ impl<'a> Changes<'a> {
         let summary = self.folder.file("summary.json");
         if summary.exists() {
             let kept = self.folder.file(&format!("summary-{:09}.json", run.env_steps));
-            fs::rename(&summary, kept).map_err(|source| RunError::Io {
+            fs::rename(&summary, kept).map_err(|source| DiskError::Io {
                 path: summary,
                 action: "keep the summary",
                 source,
@@ -896,7 +779,7 @@ impl<'a> Changes<'a> {
             "takes effect after {} steps and {} sessions, where the run never was: it ended after {} and {}",
             change.at.env_steps, change.at.session, run.env_steps, run.sessions
         );
-        Err(RunError::Changes { path: self.folder.file(changes::FILE), line: self.done + 1, reason })
+        Err(DiskError::Changes { path: self.folder.file(changes::FILE), line: self.done + 1, reason }.into())
     }
 }
 
@@ -906,36 +789,6 @@ fn moment(run: &Run) -> Moment {
 }
 
 // ------------------------------------------------------------------------------------------------------ the folder
-
-/// Name of the configuration in a checkpoint, as TOML.
-pub(crate) const CONFIGURATION: &str = "configuration";
-
-/// Checks that a checkpoint was made with one of these configurations; one of before it held its own fits any. `command`
-/// takes `--set` to change a configuration.
-///
-/// # Errors
-/// [`RunError::Edited`] with the fields that differ.
-pub(crate) fn fits_configuration<C: Serialize + DeserializeOwned>(
-    archive: &Archive,
-    checkpoint: &Path,
-    candidates: &[C],
-    command: Option<&str>,
-) -> Result<(), RunError> {
-    let stored: Option<String> = archive.get(CONFIGURATION).ok();
-    match stored.and_then(|stored| changes::misfit(&stored, candidates)) {
-        None => Ok(()),
-        Some(differences) => Err(RunError::Edited {
-            checkpoint: checkpoint.to_owned(),
-            differences,
-            advice: command.map_or_else(String::new, |command| {
-                format!("; `{command} --set FIELD=VALUE` changes what can be changed, and records it")
-            }),
-        }),
-    }
-}
-
-/// Name of the ledger's [`Mark`] in a checkpoint.
-pub(crate) const MARK: &str = "ledger";
 
 /// A whole checkpoint, with the configuration that it was made with.
 struct Stored {
@@ -958,7 +811,7 @@ impl Stored {
             };
             Ok((mark, archive.get("iteration")?))
         };
-        read().map_err(|source| RunError::Misfit { path: name.clone(), source })
+        read().map_err(|source| DiskError::Misfit { path: name.clone(), source }.into())
     }
 
     fn state(self, device: &Device) -> Result<(Run, Clock), RunError> {
@@ -967,7 +820,7 @@ impl Stored {
             let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
             Ok((checkpoint::from_archive(&archive, config, device)?, clock))
         };
-        state().map_err(|source| RunError::Misfit { path: name, source })
+        state().map_err(|source| DiskError::Misfit { path: name, source }.into())
     }
 }
 
@@ -975,7 +828,7 @@ impl Folder {
     /// Makes a run folder with its configuration, and claims it.
     ///
     /// # Errors
-    /// [`RunError::Occupied`] when something is there already; [`RunError::Lock`] when somebody else makes it; I/O errors,
+    /// [`DiskError::Occupied`] when something is there already; [`DiskError::Lock`] when somebody else makes it; I/O errors,
     /// after which nothing is left.
     pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
         Self::create_from(path, config, config.init.as_deref())
@@ -993,83 +846,6 @@ impl Folder {
             })?;
         }
         Ok(folder)
-    }
-
-    /// The same for a run of another kind, whose configuration is this text.
-    ///
-    /// # Errors
-    /// As [`Folder::create`].
-    pub fn create_with(path: &Path, config: &str) -> Result<Self, RunError> {
-        if path.join("config.toml").exists() {
-            return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
-        }
-        let existed = path.exists();
-        if existed && !(path.is_dir() && is_vacant(path, &BEGUN).unwrap_or(true)) {
-            return Err(RunError::Occupied { path: path.to_owned(), found: "exists and is not an empty folder" });
-        }
-        let made = missing(path);
-        // Only what is empty: another process may have made the same folders, and hold them by now.
-        let take_back = || made.iter().try_for_each(fs::remove_dir);
-        let io = |source| RunError::Io { path: path.to_owned(), action: "create the run folder", source };
-        make_folder(path).map_err(io).inspect_err(|_| take_back().unwrap_or_default())?;
-        let claim = Claim::take(path).inspect_err(|_| take_back().unwrap_or_default())?;
-        // From here on the folder is this process's; another one may have made a whole run of it before.
-        if path.join("config.toml").exists() {
-            return Err(RunError::Occupied { path: path.to_owned(), found: "holds another run" });
-        }
-        let fill = || -> std::io::Result<()> {
-            for name in BEGUN {
-                make_folder(&path.join(name))?;
-            }
-            write_atomically(&path.join("config.toml"), config.as_bytes())
-        };
-        match fill() {
-            Ok(()) => Ok(Self { path: path.to_owned(), claim: Some(Arc::new(claim)) }),
-            Err(source) => {
-                // Take back what this call made, and only that.
-                if existed {
-                    BEGUN.iter().try_for_each(|name| fs::remove_dir(path.join(name))).ok();
-                } else {
-                    fs::remove_dir_all(path).ok();
-                    made.iter().skip(1).try_for_each(fs::remove_dir).ok();
-                }
-                Err(io(source))
-            }
-        }
-    }
-
-    /// An existing run folder, to read.
-    ///
-    /// # Errors
-    /// [`RunError::NotARun`] when it has no configuration.
-    pub fn open(path: &Path) -> Result<Self, RunError> {
-        match path.join("config.toml").is_file() {
-            true => Ok(Self { path: path.to_owned(), claim: None }),
-            false => Err(RunError::NotARun { path: path.to_owned(), missing: "config.toml" }),
-        }
-    }
-
-    /// An existing run folder, claimed: nobody else writes to it as long as this or a clone of it is there.
-    ///
-    /// # Errors
-    /// As [`Folder::open`]; [`RunError::Lock`] while somebody else writes to it.
-    pub fn open_to_write(path: &Path) -> Result<Self, RunError> {
-        let folder = Self::open(path)?;
-        Ok(Self { claim: Some(Arc::new(Claim::take(path)?)), ..folder })
-    }
-
-    /// Writing to a folder that is open to read is a defect.
-    ///
-    /// # Panics
-    /// Then.
-    pub(crate) fn assert_claimed(&self) {
-        assert!(self.claim.is_some(), "a folder that is written to is claimed");
-    }
-
-    /// The same folder, only to read.
-    #[must_use]
-    pub fn to_read(&self) -> Self {
-        Self { path: self.path.clone(), claim: None }
     }
 
     /// The newest state, to go on from, with its ledger.
@@ -1128,10 +904,10 @@ impl Folder {
 
     /// A configuration after the change in line `index` + 1.
     fn changed(&self, config: &Config, change: &Change<Moment>, index: usize) -> Result<Config, RunError> {
-        let wrong = |reason: String| RunError::Changes { path: self.file(changes::FILE), line: index + 1, reason };
+        let wrong = |reason: String| DiskError::Changes { path: self.file(changes::FILE), line: index + 1, reason };
         let mut table = config.to_table();
         changes::apply(&mut table, &change.fields).map_err(wrong)?;
-        Config::from_table(table).map_err(|error| wrong(error.to_string()))
+        Config::from_table(table).map_err(|error| wrong(error.to_string()).into())
     }
 
     /// The summary of a finished run.
@@ -1140,14 +916,14 @@ impl Folder {
     /// When the run is not finished.
     pub fn summary(&self) -> Result<Summary, RunError> {
         let path = self.file("summary.json");
-        let missing = RunError::NotARun {
+        let missing = DiskError::NotARun {
             path: self.path.clone(),
             missing: "summary.json of a finished run (finish it with `pairwise resume`); it",
         };
         let text = fs::read_to_string(&path).map_err(|_| missing)?;
         let summary = serde_json::from_str(&text);
         let summary: Summary =
-            summary.map_err(|e| RunError::Io { path, action: "read the summary", source: e.into() })?;
+            summary.map_err(|e| DiskError::Io { path, action: "read the summary", source: e.into() })?;
         // It may have been moved since.
         Ok(Summary { run_dir: self.path.clone(), ..summary })
     }
@@ -1168,7 +944,7 @@ impl Folder {
     /// Checks that the newest whole checkpoint and the ledger belong to the configuration and to each other.
     ///
     /// # Errors
-    /// [`RunError::Edited`], and what [`Mark::check`] finds. `warn` receives what was found damaged.
+    /// [`DiskError::Edited`], and what [`Mark::check`] finds. `warn` receives what was found damaged.
     pub fn check(&self, warn: &mut dyn FnMut(String)) -> Result<(), RunError> {
         let Some(stored) = self.newest_checkpoint(warn)? else { return Ok(()) };
         let (mark, iteration) = stored.mark()?;
@@ -1192,7 +968,7 @@ impl Folder {
             let (env_steps, session) = (archive.get("env_steps")?, archive.get("sessions")?);
             Ok(Moment { env_steps, session, iteration: archive.get("iteration")? })
         };
-        let now = moment().map_err(|source| RunError::Misfit { path: name.clone(), source })?;
+        let now = moment().map_err(|source| DiskError::Misfit { path: name.clone(), source })?;
         // Whether a change of this very moment was in it is not known: either may be what it was made with.
         let mut candidates = vec![self.first_config()?];
         let recorded: Vec<Change<Moment>> = changes::read(&self.path)?;
@@ -1211,38 +987,28 @@ impl Folder {
         Ok(Stored { archive, name, config })
     }
 
-    /// The ledger.
-    #[must_use]
-    pub fn ledger(&self) -> PathBuf {
-        self.file("labels.jsonl")
-    }
-
     /// The reports of all iterations. Lines that cannot be read are reported to `warn` and left out.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn metrics(&self, warn: &mut dyn FnMut(String)) -> Result<Vec<Report>, RunError> {
+    pub fn metrics(&self, warn: &mut dyn FnMut(String)) -> Result<Vec<Report>, DiskError> {
         let path = self.file("metrics.jsonl");
-        let all = lines::read(&path).map_err(|source| RunError::Io { path, action: "read metrics", source })?;
+        let all = lines::read(&path).map_err(|source| DiskError::Io { path, action: "read metrics", source })?;
         let (reports, bad) = lines::split(all);
         bad.iter().for_each(|bad| warn(format!("{bad}; left out")));
         Ok(reports)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
-    }
-
-    fn open_metrics(&self) -> Result<File, RunError> {
+    fn open_metrics(&self) -> Result<File, DiskError> {
         let path = self.file("metrics.jsonl");
         let file = OpenOptions::new().create(true).append(true).open(&path);
-        file.map_err(|source| RunError::Io { path, action: "open metrics", source })
+        file.map_err(|source| DiskError::Io { path, action: "open metrics", source })
     }
 
     /// Drops the reports of iterations after the checkpoint: they will be written again.
-    fn cut_metrics(&self, env_steps: usize, warn: &mut dyn FnMut(String)) -> Result<(), RunError> {
+    fn cut_metrics(&self, env_steps: usize, warn: &mut dyn FnMut(String)) -> Result<(), DiskError> {
         let path = self.file("metrics.jsonl");
-        let io = |action| move |source| RunError::Io { path: self.file("metrics.jsonl"), action, source };
+        let io = |action| move |source| DiskError::Io { path: self.file("metrics.jsonl"), action, source };
         if !path.exists() {
             return Ok(());
         }
@@ -1254,9 +1020,9 @@ impl Folder {
         write_atomically(&path, &lines::join(&kept)).map_err(io("write metrics"))
     }
 
-    fn checkpoints(&self) -> Result<Vec<PathBuf>, RunError> {
+    fn checkpoints(&self) -> Result<Vec<PathBuf>, DiskError> {
         let path = self.file("checkpoints");
-        let io = |source| RunError::Io { path: self.file("checkpoints"), action: "list checkpoints", source };
+        let io = |source| DiskError::Io { path: self.file("checkpoints"), action: "list checkpoints", source };
         if !path.exists() {
             return Ok(Vec::new());
         }
@@ -1286,10 +1052,10 @@ impl Folder {
         Ok(())
     }
 
-    fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
+    fn write_summary(&self, summary: &Summary) -> Result<(), DiskError> {
         let path = self.file("summary.json");
         let text = lines::pretty(summary);
-        write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+        write_atomically(&path, text.as_bytes()).map_err(|source| DiskError::Io {
             path,
             action: "write the summary",
             source,

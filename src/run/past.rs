@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::changes::{self, Change, Moment};
 use super::config::{Config, Rater, RewardSource};
-use super::figure::{Series, curve, summarized};
+use super::curve::{curve, summarized};
+use super::moment::Moment;
 use super::policy::BEGINNING;
-use super::{Folder, RunError, Summary};
+use super::{RunError, Summary};
+use crate::disk::changes::{self, Change};
+use crate::disk::figure::Series;
+use crate::disk::{Damaged, DiskError, Folder, configuration};
 use crate::drlhp::Report;
 use crate::preference::ledger::{Ledger, read_events};
 use crate::preference::{Event, Label, Teacher};
@@ -41,15 +44,6 @@ pub struct Listing {
     pub runs: Vec<Arc<PastRun>>,
     /// What cannot be read, by path.
     pub damaged: Vec<Damaged>,
-}
-
-/// A folder that cannot be read, or not as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Damaged {
-    /// The folder.
-    pub path: PathBuf,
-    /// Why not, with the file.
-    pub problem: String,
 }
 
 /// What of a run changes while it runs: bytes of metrics, whether it has a summary, bytes of its ledger and when that and
@@ -106,22 +100,6 @@ pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Listing {
     found.damaged.sort();
     found.runs.sort_by(|a, b| b.changed.cmp(&a.changed).then_with(|| a.path.cmp(&b.path)));
     found
-}
-
-/// The configuration of a folder, whatever kind of run it is; `None` where there is none.
-///
-/// # Errors
-/// Why it cannot be read, in words for the user: then nobody knows what the folder is.
-pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, String> {
-    let path = folder.join("config.toml");
-    let text = match fs::symlink_metadata(&path).and_then(|_| fs::read_to_string(&path)) {
-        Ok(text) => text,
-        // A dangling link is one as well.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(format!("{}: cannot be read: {error}", path.display())),
-    };
-    let wrong = |error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end());
-    text.parse().map(Some).map_err(wrong)
 }
 
 /// Whether a configuration is that of an agent's run, of this version or of another. A front of agents has other steps.
@@ -241,9 +219,9 @@ pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Serie
 ///
 /// # Errors
 /// When it is not a run folder, somebody writes to it, or the file system says no.
-pub fn delete(path: &Path) -> Result<(), RunError> {
+pub fn delete(path: &Path) -> Result<(), DiskError> {
     let _claimed = Folder::open_to_write(path)?;
-    fs::remove_dir_all(path).map_err(|source| RunError::Io { path: path.to_owned(), action: "delete the run", source })
+    fs::remove_dir_all(path).map_err(|source| DiskError::Io { path: path.to_owned(), action: "delete the run", source })
 }
 
 /// Makes a new run that goes as an old one up to its answer to `query`, with that answer changed to `label` where one is

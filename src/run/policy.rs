@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
-use super::archive::{Archive, ArchiveError};
+use super::RunError;
 use super::checkpoint::{moments, put_moments};
-use super::{Folder, RunError};
+use crate::disk::Folder;
+use crate::disk::archive::{Archive, ArchiveError};
 use crate::nn::{parameter, to_host};
 use crate::rl::ppo::{Agent, PpoConfig};
 use crate::soup::{MergeConfig, merge};
@@ -102,7 +103,7 @@ impl Policy {
     }
 
     fn of_run(path: &Path, device: &Device) -> Result<Self, PolicyError> {
-        let folder = Folder::open(path)?;
+        let folder = Folder::open(path).map_err(RunError::from)?;
         let config = folder.config()?;
         let newest = folder.newest_state(device, &mut |_| ())?;
         let (run, _) = newest.ok_or_else(|| PolicyError::NoState { path: path.to_owned() })?;

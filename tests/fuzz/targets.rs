@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use burn::tensor::Device;
+use pairwise::disk::Folder;
+use pairwise::disk::layers::{read_layer, set_layer};
 use pairwise::drlhp;
 use pairwise::engine::mix::{MixEngine, Phase};
 use pairwise::evals::endpoint::EndpointConfig;
@@ -32,9 +34,9 @@ use pairwise::lm::{folder, shelf};
 use pairwise::preference::Event;
 use pairwise::preference::ledger::{Ledger, answers, first_difference, read_events_unchecked};
 use pairwise::rl::evaluate::evaluate;
-use pairwise::run::config::{Config, read_layer, set_layer};
+use pairwise::run::config::Config;
 use pairwise::run::policy::{Policy, mixable, mixed};
-use pairwise::run::{Folder, RunError, past};
+use pairwise::run::{RunError, past};
 use serde_json::{Value, json};
 
 use super::common::{SMALL, command, json as run_json, pairwise};

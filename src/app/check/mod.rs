@@ -16,10 +16,10 @@ use egui::{Panel as Side, Ui};
 use self::begin::Form;
 use super::theme::Theme;
 use super::{Action, Message, in_background, least_seconds, unreadable};
+use crate::disk::Damaged;
 use crate::evals::validate::folder::{self, Found, Validation, Wanted, now};
 use crate::evals::validate::report::{self, Report};
 use crate::evals::validate::{Answer, Turn, answers_of, is_final, median_milliseconds, next_turn, rater_name, turns};
-use crate::run::past::Damaged;
 
 /// What the panel remembers.
 #[derive(Default)]

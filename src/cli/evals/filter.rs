@@ -9,10 +9,10 @@ use serde_json::json;
 use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown as place};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
+use crate::disk::lock::Claim;
 use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
 use crate::evals::generate::{folders, read};
 use crate::evals::judge::Judge;
-use crate::run::lock::Claim;
 
 #[derive(Debug, Args)]
 pub(super) struct FilterArgs {

@@ -11,9 +11,9 @@ use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
+use crate::disk::layers::merge;
 use crate::lm::run::Shown;
 use crate::lm::sycophancy::{self as lm, SycophancyConfig};
-use crate::run::config::merge;
 
 #[derive(Debug, Args)]
 pub(super) struct SycophancyArgs {

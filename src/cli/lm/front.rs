@@ -12,8 +12,8 @@ use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::cli::{cpu_seconds, over_seeds};
 use crate::device::{self, DeviceChoice};
+use crate::disk::layers::merge;
 use crate::lm::front::{self as lm, ChordRow, FrontConfig, Fronts, Row};
-use crate::run::config::merge;
 
 #[derive(Debug, Args)]
 pub(super) struct FrontArgs {

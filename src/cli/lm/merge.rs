@@ -10,10 +10,10 @@ use toml::{Table, Value};
 use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown, whole};
 use crate::cli::train::on_interrupt;
+use crate::disk::layers::merge as lay_over;
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, MergeReport, merge_models};
 use crate::lm::run::Shown;
-use crate::run::config::merge as lay_over;
 use crate::soup::MergeConfig;
 
 #[derive(Debug, Args)]

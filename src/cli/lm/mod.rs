@@ -17,10 +17,10 @@ use clap::{Args, Subcommand};
 use toml::{Table, Value};
 
 use super::{Failure, LayerArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown};
+use crate::disk::archive::write_atomically;
 use crate::lm::chat;
 use crate::lm::data::{self, ReadConfig, Row};
 use crate::lm::run::StageKind;
-use crate::run::archive::write_atomically;
 
 /// Arguments of `lm`.
 #[derive(Debug, Args)]

@@ -10,13 +10,13 @@ use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, paths, print_json, print_line, shown, whole, write};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
+use crate::disk::figure::{self, Series, SeriesPoint};
+use crate::disk::layers::merge;
+use crate::disk::lines;
+use crate::disk::lock::{Claim, is_vacant};
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, merge_models};
 use crate::lm::soup::{self as lm, Mix, Soup, SoupConfig};
-use crate::run::config::merge;
-use crate::run::figure::{self, Series, SeriesPoint};
-use crate::run::lines;
-use crate::run::lock::{Claim, is_vacant};
 use crate::soup::MergeConfig;
 
 #[derive(Debug, Args)]

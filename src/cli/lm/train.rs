@@ -10,12 +10,12 @@ use super::{Failure, LayerArgs, SharedArgs, path, paths, print_json, print_line,
 use crate::cli::cpu_seconds;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
+use crate::disk::layers::set_layer;
 use crate::engine::free_folder;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::LossKind;
 use crate::lm::model::Precision;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
-use crate::run::config::set_layer;
 
 /// What every training command takes.
 #[derive(Debug, Args)]

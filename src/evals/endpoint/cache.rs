@@ -18,7 +18,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::run::archive::write_atomically;
+use crate::disk::archive::write_atomically;
 
 /// SHA-256 of a request.
 pub(super) type Key = [u8; 32];

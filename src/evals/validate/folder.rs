@@ -22,11 +22,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, draw, in_force, is_final, rater_name};
+use crate::disk::Damaged;
+use crate::disk::archive::write_atomically;
+use crate::disk::files::sync_folder;
+use crate::disk::lock::{Claim, LockError};
 use crate::evals::questions::{self, QuestionsError};
-use crate::files::sync_folder;
-use crate::run::archive::write_atomically;
-use crate::run::lock::{Claim, LockError};
-use crate::run::past::Damaged;
 
 /// A validation that is open.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::folder::{self, ValidateError};
 use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, in_force, median_milliseconds};
+use crate::disk::archive::write_atomically;
 use crate::preference::statistics::wilson_interval;
-use crate::run::archive::write_atomically;
 
 /// What people found.
 #[derive(Debug, Clone, PartialEq, Serialize)]

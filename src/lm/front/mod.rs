@@ -37,9 +37,9 @@ use super::world::{
     optimizer, read_json, reward_model, same_config, write_json,
 };
 use super::{reward, score};
+use crate::disk::lock::Claim;
+use crate::disk::{Clock, DiskError};
 use crate::preference::pearson;
-use crate::run::lock::Claim;
-use crate::run::{Clock, RunError};
 use crate::soup::grid;
 use table::{costs_of, draw, row};
 
@@ -378,7 +378,7 @@ pub fn fronts(
     config.validate()?;
     config.objectives.iter().try_for_each(|objective| check_gold(&config.corpus, objective))?;
     let points_folder = folder.join("points");
-    let _claim = Claim::make(folder).map_err(RunError::from)?;
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
     fs::create_dir_all(&points_folder).map_err(|source| io(&points_folder, "make the folder", source))?;
     same_config(config, "front", folder)?;
     let (mut starts, mut points, mut costs) = (Vec::new(), Vec::new(), BTreeMap::new());

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use super::{COST, ChordRow, Cost, FrontConfig, Fronts, Method, Point, Row, policy_name};
+use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::lm::run::LmError;
 use crate::lm::world::{corpus_name, read_json};
 use crate::pareto::{above_chord, attainment_front, front as non_dominated, hypervolume, igd_plus};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
-use crate::run::figure::{self, Series, SeriesPoint};
 use crate::soup::grid;
 
 /// CPU seconds of every training of a seed, by name.

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::GoldError;
+use crate::disk::archive::write_atomically;
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
-use crate::run::archive::write_atomically;
 
 /// How a classifier is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

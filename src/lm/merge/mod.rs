@@ -24,7 +24,7 @@ use super::config::{Family, HARMLESS, ModelConfig, Output};
 use super::folder::{FolderError, HEAD, Shards, content, io, open_regular, read_json, write_json};
 use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
-use crate::files::{folder_of, sync_folder};
+use crate::disk::files::{folder_of, sync_folder};
 use crate::nn::{constant, to_host};
 use crate::soup::{MergeConfig, MergeError, merge};
 

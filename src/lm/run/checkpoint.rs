@@ -9,12 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::course::Course;
 use super::{LmError, Shown};
+use crate::disk::archive::{Archive, write_atomically};
+use crate::disk::changes::{self, CONFIGURATION};
+use crate::disk::tensorboard::EventFile;
+use crate::disk::{Clock, DiskError, lines};
 use crate::lm::optim::Optimizer;
 use crate::lm::train::Trainee;
 use crate::nn::{constant, to_host};
-use crate::run::archive::{Archive, write_atomically};
-use crate::run::tensorboard::EventFile;
-use crate::run::{CONFIGURATION, Clock, RunError, changes, lines};
 
 /// The run's metrics, as lines and as events.
 pub(super) struct Log {
@@ -118,7 +119,7 @@ impl Log {
         let path = run.join("metrics.jsonl");
         let io = |action: &'static str| {
             let path = path.clone();
-            move |source| RunError::Io { path, action, source }
+            move |source| DiskError::Io { path, action, source }
         };
         let all = lines::read::<Logged>(&path).map_err(io("read metrics"))?;
         for bad in all.iter().filter_map(|line| line.value.as_ref().err()) {
@@ -126,7 +127,7 @@ impl Log {
         }
         let kept = lines::until(all, step as u64, |line| line.step);
         write_atomically(&path, &lines::join(&kept)).map_err(io("write metrics"))?;
-        let mut events = EventFile::create(&run.join("tb"), &[])?;
+        let mut events = EventFile::create(&run.join("tb"))?;
         for line in lines::split(kept).0 {
             events.append_scalars(line.step, &scalars(line.step, &line.values))?;
         }
@@ -139,7 +140,7 @@ impl Log {
         line.extend(values);
         let text = lines::line(&line);
         let append = || OpenOptions::new().append(true).open(&self.path)?.write_all(text.as_bytes());
-        append().map_err(|source| RunError::Io { path: self.path.clone(), action: "write metrics", source })?;
+        append().map_err(|source| DiskError::Io { path: self.path.clone(), action: "write metrics", source })?;
         Ok(self.events.append_scalars(step as u64, &events)?)
     }
 }

@@ -9,6 +9,8 @@ use toml::Table;
 use super::LmError;
 use super::course::{AtStep, changed};
 use crate::device::DeviceChoice;
+use crate::disk::layers::merge;
+use crate::disk::{DiskError, changes};
 use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::lora::LoraConfig;
@@ -21,8 +23,6 @@ use crate::lm::reward::RewardLoss;
 use crate::lm::sft::Normalization;
 use crate::lm::train::TrainConfig;
 use crate::preference::Likelihood;
-use crate::run::config::merge;
-use crate::run::{RunError, changes};
 use crate::soup::SUM_TOLERANCE;
 
 /// What is trained for.
@@ -625,7 +625,7 @@ pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
 /// The configuration as the run began.
 pub(super) fn first_config(path: &Path) -> Result<LmConfig, LmError> {
     let file = path.join("config.toml");
-    let text = fs::read_to_string(&file).map_err(|source| RunError::Io {
+    let text = fs::read_to_string(&file).map_err(|source| DiskError::Io {
         path: file.clone(),
         action: "read the configuration",
         source,

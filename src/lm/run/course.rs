@@ -1,4 +1,4 @@
-//! The configuration of a language model's run as it changes while the run goes on: see [`crate::run::changes`].
+//! The configuration of a language model's run as it changes while the run goes on: see [`crate::disk::changes`].
 
 use std::fs;
 use std::path::Path;
@@ -8,9 +8,9 @@ use toml::Table;
 
 use super::LmError;
 use super::config::{LmConfig, StageKind, first_config};
-use crate::run::archive::Archive;
-use crate::run::changes::{self, Change, Fields, Rules};
-use crate::run::{RunError, fits_configuration};
+use crate::disk::DiskError;
+use crate::disk::archive::Archive;
+use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ pub(super) fn changed(
     change: &Change<AtStep>,
     index: usize,
 ) -> Result<LmConfig, LmError> {
-    let wrong = |reason: String| RunError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
+    let wrong = |reason: String| DiskError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
     changes::apply(&mut table, &change.fields).map_err(wrong)?;
     let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
@@ -166,7 +166,7 @@ impl<'a> Course<'a> {
         let summary = self.run.join(super::SUMMARY);
         if summary.exists() {
             let kept = self.run.join(format!("summary-{:08}.json", at.step));
-            fs::rename(&summary, kept).map_err(|source| RunError::Io {
+            fs::rename(&summary, kept).map_err(|source| DiskError::Io {
                 path: summary,
                 action: "keep the summary",
                 source,

@@ -18,10 +18,10 @@ use super::config::{LmConfig, RewardRunConfig, StageKind, first_config};
 use super::execute::evaluated;
 use super::prepare::{Work, prepare};
 use super::{LmError, LmOutcome, LmSummary, Shown, hex};
+use crate::disk::{Folder, changes};
 use crate::lm::ensemble::{RewardModels, read};
 use crate::lm::reward::pair_scores;
 use crate::preference::query::disagreement;
-use crate::run::{Folder, changes};
 
 /// Folder of a member's run.
 #[must_use]

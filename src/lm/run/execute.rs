@@ -10,6 +10,8 @@ use super::config::LmConfig;
 use super::course::Course;
 use super::prepare::{Prepared, Work, Written};
 use super::{LmError, LmOutcome, LmSummary, MODEL, Shown, eos_of, weights_sha256};
+use crate::disk::archive::Archive;
+use crate::disk::{Clock, DiskError, Folder};
 use crate::lm::config::Output;
 use crate::lm::diagnose::{self, Sampled};
 use crate::lm::folder;
@@ -20,8 +22,6 @@ use crate::lm::ppo::{Ppo, iterate};
 use crate::lm::reward;
 use crate::lm::sample::Completion;
 use crate::lm::train::{Metrics, Stage, Trainee, evaluate, step};
-use crate::run::archive::Archive;
-use crate::run::{Clock, Folder, RunError};
 
 /// Steps of a run in all; iterations, with PPO.
 pub(super) fn total_steps(config: &LmConfig, prepared: &Prepared) -> usize {
@@ -291,7 +291,7 @@ fn conclude(
     clock: &Clock,
 ) -> Result<LmOutcome, LmError> {
     let model = folder.path.join(MODEL);
-    fs::create_dir_all(&model).map_err(|source| RunError::Io {
+    fs::create_dir_all(&model).map_err(|source| DiskError::Io {
         path: model.clone(),
         action: "make the folder",
         source,

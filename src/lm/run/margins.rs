@@ -8,6 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{ModpoRunConfig, ObjectiveConfig};
 use super::{LmError, Shown, hex, tokenizer_of};
+use crate::disk::DiskError;
+use crate::disk::archive::Archive;
 use crate::lm::config::Output;
 use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::model::Decoder;
@@ -16,8 +18,6 @@ use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::{ensemble, folder, gold};
 use crate::nn::to_host;
-use crate::run::RunError;
-use crate::run::archive::Archive;
 
 /// What margin rewards are computed with.
 pub(super) struct Judging<'a> {
@@ -189,7 +189,7 @@ fn rewards(
             archive.put_f64(name, &[values.len()], values);
         }
         archive.put("content", &content);
-        fs::create_dir_all(&judging.cache).map_err(|source| RunError::Io {
+        fs::create_dir_all(&judging.cache).map_err(|source| DiskError::Io {
             path: judging.cache.clone(),
             action: "make the folder",
             source,

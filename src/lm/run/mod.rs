@@ -48,10 +48,12 @@ use super::model::Decoder;
 use super::ppo::PpoError;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use super::train::Metrics;
+use crate::device::DeviceError;
+use crate::disk::archive::{ArchiveError, write_atomically};
+use crate::disk::{DiskError, Folder, kept, lines, shown};
 use crate::finite::NotFinite;
 use crate::nn::to_host;
-use crate::run::archive::{ArchiveError, write_atomically};
-use crate::run::{Folder, RunError, kept, lines, shown};
+use crate::preference::ledger::LedgerError;
 
 /// What a run says when it ends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,7 +116,13 @@ pub enum Shown<'a> {
 pub enum LmError {
     /// The run folder.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Disk(#[from] DiskError),
+    /// A session's ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// A model's folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -284,7 +292,7 @@ pub fn resume(
 /// Checks that a run's newest whole checkpoint belongs to its configuration.
 ///
 /// # Errors
-/// [`RunError::Edited`]; what cannot be read.
+/// [`DiskError::Edited`]; what cannot be read.
 pub fn check(path: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(), LmError> {
     let checkpoint = checkpoint::newest_checkpoint(path, show)?;
     Course::open(path, checkpoint.as_ref()).map(|_| ())
@@ -344,7 +352,7 @@ impl LmSummary {
     fn save(&self) -> Result<(), LmError> {
         let text = lines::pretty(self);
         let path = self.run_dir.join(SUMMARY);
-        Ok(write_atomically(&path, text.as_bytes()).map_err(|source| RunError::Io {
+        Ok(write_atomically(&path, text.as_bytes()).map_err(|source| DiskError::Io {
             path,
             action: "write the summary",
             source,

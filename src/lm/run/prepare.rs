@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use super::config::{DpoConfig, LmConfig, PpoRunConfig, ReferenceKind, StageKind};
 use super::margins::{self, Judging};
 use super::{LmError, Shown, eos_of, hex, tokenizer_of};
+use crate::disk::archive::Archive;
+use crate::disk::{DiskError, Folder};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::{ModelConfig, Output, SmallLlama};
 use crate::lm::data::{self, CompletionRow, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow};
@@ -25,8 +27,6 @@ use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::lm::{ensemble, folder, reviews};
 use crate::random::stream;
-use crate::run::archive::Archive;
-use crate::run::{Folder, RunError};
 
 /// Everything that a run needs beside its state.
 pub(super) struct Prepared {
@@ -478,7 +478,7 @@ fn cached_log_probs(
     }
     archive.put("content", &content);
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|source| RunError::Io {
+        fs::create_dir_all(folder).map_err(|source| DiskError::Io {
             path: folder.to_owned(),
             action: "make the folder",
             source,

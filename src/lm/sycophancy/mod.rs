@@ -35,9 +35,9 @@ use super::ppo::PpoConfig;
 use super::run::{LmError, SIZES, Shown};
 use super::train::MOST_LEARNING_RATE;
 use super::world::{io, optimizer, read_json, same_config, write_json};
-use crate::run::RunError;
-use crate::run::archive::write_atomically;
-use crate::run::lock::Claim;
+use crate::disk::DiskError;
+use crate::disk::archive::write_atomically;
+use crate::disk::lock::Claim;
 pub use table::{Along, Control, Finding, Mean, Measure, Row, Trend};
 use texts::World;
 use unit::Unit;
@@ -364,7 +364,7 @@ pub fn sycophancy(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<Sycophancy>, LmError> {
     config.validate()?;
-    let _claim = Claim::make(folder).map_err(RunError::from)?;
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
     for name in ["points", "models"] {
         let path = folder.join(name);
         fs::create_dir_all(&path).map_err(|source| io(&path, "make the folder", source))?;

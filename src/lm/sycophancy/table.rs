@@ -5,10 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Point, Sycophancy, SycophancyConfig, Training};
+use crate::disk::figure::{self, Panel, Series, SeriesPoint};
 use crate::lm::opinions::Behaviour;
 use crate::lm::run::LmError;
 use crate::preference::statistics::student_interval;
-use crate::run::figure::{self, Panel, Series, SeriesPoint};
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

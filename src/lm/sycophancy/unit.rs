@@ -8,7 +8,8 @@ use burn::tensor::Device;
 
 use super::texts::World;
 use super::{Branch, Point, SycophancyConfig, Training, Work, cost, point_file};
-use crate::files::{folder_of, sync_folder};
+use crate::disk::archive::Archive;
+use crate::disk::files::{folder_of, sync_folder};
 use crate::lm::data::EncodedPair;
 use crate::lm::dpo::{self, Dpo, Reference};
 use crate::lm::folder::{self, with_scores};
@@ -26,7 +27,6 @@ use crate::lm::sample::Completion;
 use crate::lm::sft::Sft;
 use crate::lm::train::{Stage, TrainConfig, Trainee, step};
 use crate::lm::world::{PART_TOKENS, io, optimizer, write_json};
-use crate::run::archive::Archive;
 
 /// Steps between two checkpoints of a base, which takes longest.
 const CHECKPOINT_STEPS: usize = 250;

@@ -25,13 +25,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Doing, Lesson, Material, Question, REVIEWS, Report, TeachConfig, ask, begin, due, update};
+use crate::disk::archive::{Archive, write_atomically};
+use crate::disk::changes::{CONFIGURATION, fits_configuration};
+use crate::disk::{Clock, DiskError, Folder, lines, shown};
 use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
 use crate::lm::run::{LmError, asked_date, weights_sha256};
 use crate::preference::Event;
 use crate::preference::Label;
-use crate::preference::ledger::{Ledger, Mark, answers};
-use crate::run::archive::{Archive, write_atomically};
-use crate::run::{CONFIGURATION, Clock, Folder, MARK, RunError, fits_configuration, lines, shown};
+use crate::preference::ledger::{Ledger, MARK, Mark, answers};
 
 /// A session and its folder.
 pub struct Session {
@@ -90,7 +91,7 @@ pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
     }
     config.validate()?;
     let folder = Folder::create_with(path, &config.to_toml())?;
-    Ledger::create(&folder.ledger()).map_err(RunError::from)?;
+    Ledger::create(&folder.ledger())?;
     Ok(folder)
 }
 
@@ -168,14 +169,14 @@ impl Session {
             if archive.meta.contains_key(MARK) {
                 let mark: Mark = archive.get(MARK)?;
                 let update: usize = archive.get("updates")?;
-                mark.check(&folder.ledger(), &format!("update {update}")).map_err(RunError::from)?;
+                mark.check(&folder.ledger(), &format!("update {update}"))?;
             }
         }
         if !folder.ledger().exists() {
             // A kill came between the configuration and the ledger.
-            Ledger::create(&folder.ledger()).map_err(RunError::from)?;
+            Ledger::create(&folder.ledger())?;
         }
-        let (ledger, events, torn) = Ledger::open(&folder.ledger()).map_err(RunError::from)?;
+        let (ledger, events, torn) = Ledger::open(&folder.ledger())?;
         torn.iter().for_each(|torn| warn(torn.to_string()));
         let mut saved = None;
         if let Some((_, archive)) = newest {
@@ -319,7 +320,7 @@ impl Session {
         archive.put("drawn", &self.lesson.drawn);
         archive.put("questions", &self.lesson.questions.len());
         archive.put(CONFIGURATION, &self.material.config.to_toml());
-        let mark = Mark::of(&self.folder.ledger(), self.lesson.updates as u64).map_err(RunError::from)?;
+        let mark = Mark::of(&self.folder.ledger(), self.lesson.updates as u64)?;
         archive.put(MARK, &mark);
         archive.put("wall_seconds", &self.clock.wall());
         archive.put("cpu_seconds", &self.clock.cpu());
@@ -365,5 +366,5 @@ fn text<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
 }
 
 fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
-    RunError::Io { path: path.to_owned(), action, source }.into()
+    DiskError::Io { path: path.to_owned(), action, source }.into()
 }

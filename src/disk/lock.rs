@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
 use crate::calendar::civil;
-use crate::files::{folder_of, is_at, sync_folder};
-use crate::run::archive::broken_link;
+use crate::disk::archive::broken_link;
+use crate::disk::files::{folder_of, is_at, sync_folder};
 
 /// Name of the file that is locked, in every folder that is written to. Nothing that reads folders looks at it.
 pub const LOCK: &str = ".pairwise.lock";

@@ -7,12 +7,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use super::RunError;
+use super::DiskError;
 use super::archive::write_atomically;
-use super::config::Config;
-use crate::drlhp::Report;
-use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
-use crate::random::stream;
 
 /// A bar with an interval.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,61 +49,12 @@ pub struct SeriesPoint {
     pub interval: Option<[f64; 2]>,
 }
 
-/// The true training return against environment steps.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn learning_curve(path: &Path, config: &Config, reports: &[Report]) -> Result<(), RunError> {
-    let title = format!("{}, seed {}: true return of the last ten training episodes", config.env, config.seed);
-    let series =
-        Series { name: config.env.clone(), points: curve(reports, |report| report.true_return), dots: Vec::new() };
-    curves(path, &title, ["environment steps", "true return"], &[series])
-}
-
-/// A value of a run's reports over environment steps.
-#[must_use]
-pub fn curve(reports: &[Report], value: fn(&Report) -> Option<f64>) -> Vec<SeriesPoint> {
-    let point = |r: &Report| Some(SeriesPoint { x: r.env_steps as f64, y: value(r)?, interval: None });
-    reports.iter().filter_map(point).filter(|point| point.y.is_finite()).collect()
-}
-
-/// Points at which curves of several runs are summarised.
-const SUMMARY_POINTS: usize = 60;
-
-/// The interquartile mean of several runs' curves with its 95 % bootstrap interval, over the steps that all of them
-/// cover; between its reports a run's curve is a straight line.
-#[must_use]
-pub fn summarized(curves: &[Vec<SeriesPoint>]) -> Vec<SeriesPoint> {
-    let ends = |end: fn(&Vec<SeriesPoint>) -> Option<&SeriesPoint>| curves.iter().filter_map(end).map(|point| point.x);
-    let first = ends(|curve| curve.first()).fold(f64::NEG_INFINITY, f64::max);
-    let last = ends(|curve| curve.last()).fold(f64::INFINITY, f64::min);
-    if !(first.is_finite() && last >= first) {
-        return Vec::new();
-    }
-    let mut rng = stream(0, "bootstrap", 0);
-    let point = |i: usize| {
-        let x = first + (last - first) * i as f64 / (SUMMARY_POINTS - 1) as f64;
-        let values: Vec<f64> = curves.iter().filter_map(|curve| at(curve, x)).collect();
-        let interval = bootstrap_interval(&values, interquartile_mean, 0.95, &mut rng);
-        SeriesPoint { x, y: interquartile_mean(&values), interval }
-    };
-    (0..SUMMARY_POINTS).map(point).collect()
-}
-
-/// A curve's value at `x`, on the line between its neighbours.
-fn at(curve: &[SeriesPoint], x: f64) -> Option<f64> {
-    let after = curve.partition_point(|point| point.x < x).min(curve.len().checked_sub(1)?);
-    let (a, b) = (curve[after.saturating_sub(1)], curve[after]);
-    let share = if b.x > a.x { ((x - a.x) / (b.x - a.x)).clamp(0.0, 1.0) } else { 1.0 };
-    Some(a.y + share * (b.y - a.y))
-}
-
 /// Draws curves with their intervals: as PNG where `path` ends so, as SVG otherwise. `axes` names what lies along and
 /// what lies up.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> Result<(), RunError> {
+pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> Result<(), DiskError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("png")) {
         return write(path, |svg| {
             let root = SVGBackend::with_string(svg, CURVES_SIZE).into_drawing_area();
@@ -130,7 +77,7 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
     };
     let drawn = draw().map_err(|e| std::io::Error::other(e.to_string()));
     let written = drawn.and_then(|bytes| write_atomically(path, &bytes));
-    written.map_err(|source| RunError::Io { path: path.to_owned(), action: "write the figure", source })
+    written.map_err(|source| DiskError::Io { path: path.to_owned(), action: "write the figure", source })
 }
 
 /// One of several charts of a figure.
@@ -150,7 +97,7 @@ pub struct Panel {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn panels(path: &Path, panels: &[Panel]) -> Result<(), RunError> {
+pub fn panels(path: &Path, panels: &[Panel]) -> Result<(), DiskError> {
     let rows = panels.len().div_ceil(2);
     let (width, height) = CURVES_SIZE;
     write(path, |svg| {
@@ -317,7 +264,7 @@ fn tick(value: &f64) -> String {
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), RunError> {
+pub fn bars(path: &Path, title: &str, along: &str, bars: &[Bar]) -> Result<(), DiskError> {
     let all = bars.iter().flat_map(|bar| bar.interval.into_iter().flatten().chain([bar.value]));
     let range = padded(all.filter(|v| v.is_finite()));
     let height = 90 + 34 * u32::try_from(bars.len()).unwrap_or(100);
@@ -373,12 +320,12 @@ fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
 pub(crate) fn write(
     path: &Path,
     draw: impl FnOnce(&mut String) -> Result<(), Box<dyn std::error::Error>>,
-) -> Result<(), RunError> {
+) -> Result<(), DiskError> {
     install_font();
     let mut svg = String::new();
     let drawn = draw(&mut svg).map_err(|e| std::io::Error::other(e.to_string()));
     let written = drawn.and_then(|()| write_atomically(path, svg.as_bytes()));
-    written.map_err(|source| RunError::Io { path: path.to_owned(), action: "write the figure", source })
+    written.map_err(|source| DiskError::Io { path: path.to_owned(), action: "write the figure", source })
 }
 
 /// Makes [`FONT`] known: the window's, so that figures look alike on every machine. An SVG's letters are the viewer's, but

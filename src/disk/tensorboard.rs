@@ -8,10 +8,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use serde_json::Value;
 
-use super::RunError;
-use crate::drlhp::Report;
+use super::DiskError;
 
 /// An open event file.
 #[derive(Debug)]
@@ -21,37 +21,36 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins the folder's one event file anew and writes what is known already, so that after a resume it holds
-    /// each iteration once.
+    /// Begins the folder's one event file anew. What is known already has to be written again, so that after a resume it
+    /// holds each step once.
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub fn create(folder: &Path, reports: &[Report]) -> Result<Self, RunError> {
+    pub fn create(folder: &Path) -> Result<Self, DiskError> {
         let path = folder.join("events.out.tfevents.0.pairwise");
-        let io = |source| RunError::Io { path: path.clone(), action: "write TensorBoard events", source };
+        let io = |source| DiskError::Io { path: path.clone(), action: "write TensorBoard events", source };
         std::fs::create_dir_all(folder).map_err(io)?;
         let mut events = Self { file: File::create(&path).map_err(io)?, path };
         // Field 3, file_version.
         let mut first = wall_time();
         put_bytes(&mut first, 3, b"brain.Event:2");
         events.write(&first)?;
-        reports.iter().try_for_each(|report| events.append(report))?;
         Ok(events)
     }
 
-    /// Writes every number of a report as a scalar named by its path (`ppo/approx_kl`), at its environment step.
+    /// Writes every number of a report as a scalar named by its path (`ppo/approx_kl`).
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn append(&mut self, report: &Report) -> Result<(), RunError> {
-        self.append_scalars(report.env_steps as u64, &scalars(report))
+    pub fn append(&mut self, step: u64, report: &impl Serialize) -> Result<(), DiskError> {
+        self.append_scalars(step, &scalars(report))
     }
 
     /// Writes scalars of one step by their names; those that are no numbers, or too large for a float, are left out.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn append_scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), RunError> {
+    pub fn append_scalars(&mut self, step: u64, scalars: &[(String, f64)]) -> Result<(), DiskError> {
         let mut summary = Vec::new();
         for (tag, value) in scalars.iter().filter(|(_, value)| (*value as f32).is_finite()) {
             let mut entry = Vec::new();
@@ -70,18 +69,18 @@ impl EventFile {
     }
 
     /// One record, in one write.
-    fn write(&mut self, payload: &[u8]) -> Result<(), RunError> {
+    fn write(&mut self, payload: &[u8]) -> Result<(), DiskError> {
         let length = (payload.len() as u64).to_le_bytes();
         let crc = |data: &[u8]| masked_crc(data).to_le_bytes();
         let record = [&length[..], &crc(&length), payload, &crc(payload)].concat();
-        let io = |source| RunError::Io { path: self.path.clone(), action: "write TensorBoard events", source };
+        let io = |source| DiskError::Io { path: self.path.clone(), action: "write TensorBoard events", source };
         self.file.write_all(&record).map_err(io)
     }
 }
 
 /// Every number in a report with its path, in the report's order.
 #[must_use]
-pub fn scalars(report: &Report) -> Vec<(String, f64)> {
+pub fn scalars(report: &impl Serialize) -> Vec<(String, f64)> {
     fn walk(value: &Value, path: &str, found: &mut Vec<(String, f64)>) {
         match value {
             Value::Number(number) => found.extend(number.as_f64().map(|n| (path.to_owned(), n))),
@@ -134,8 +133,9 @@ fn crc32c(data: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::{EventFile, crc32c, scalars};
-    use crate::drlhp::Report;
 
     #[test]
     fn the_checksum_is_that_of_rfc_3720() {
@@ -147,14 +147,13 @@ mod tests {
 
     #[test]
     fn records_are_framed_and_hold_the_numbers_of_the_report() {
-        let ppo = Some(crate::rl::ppo::UpdateMetrics::default());
-        let report = Report { env_steps: 300, true_return: Some(-12.5), ppo, ..Report::default() };
+        let report = json!({"env_steps": 300, "true_return": -12.5, "disagreement": null, "ppo": {"approx_kl": 0.0}});
         let tags = scalars(&report);
         assert!(tags.contains(&("true_return".to_owned(), -12.5)) && tags.iter().any(|(t, _)| t == "ppo/approx_kl"));
         assert!(tags.iter().all(|(tag, _)| tag != "disagreement"), "what is unknown is not written");
 
         let folder = tempfile::tempdir().expect("a temporary folder");
-        drop(EventFile::create(folder.path(), &[report]).expect("writable"));
+        EventFile::create(folder.path()).and_then(|mut events| events.append(300, &report)).expect("writable");
         let path = folder.path().join("events.out.tfevents.0.pairwise");
         let bytes = std::fs::read(path).expect("it was written");
         let (mut at, mut records) = (0, Vec::new());

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::lock::temporary;
-use crate::files::{folder_of, sync_folder};
+use crate::disk::files::{folder_of, sync_folder};
 use crate::finite;
 
 /// Named arrays and a JSON object.

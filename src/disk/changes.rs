@@ -1,0 +1,317 @@
+//! Changes of a run's configuration while it goes on: `changes.jsonl`, one object a line.
+//!
+//! ```json
+//! {"at":{"iteration":4,"env_steps":3000,"session":5},"fields":{"steps":{"old":3000,"new":6000}},"time":"2026-11-30T18:00:00Z"}
+//! ```
+//!
+//! `config.toml` stays as it was at the start. A change takes effect at its logical time, between two iterations (steps,
+//! in language models), so that a replay does the same at the same place: the start's configuration, the ledger and the
+//! changes say all of a run. From there on everything is as the new configuration says of this point of a run: an
+//! annealed learning rate and the schedule of questions follow the new totals.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::archive::{Archive, write_atomically};
+use super::{DiskError, lines};
+
+/// The file in a run's folder.
+pub const FILE: &str = "changes.jsonl";
+
+/// A change; `At` is a run's logical time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change<At> {
+    /// When it takes effect.
+    pub at: At,
+    /// What changes, by the names that `--set` has.
+    pub fields: Fields,
+    /// When it was asked for, UTC.
+    pub time: String,
+}
+
+/// What changes, by name.
+pub type Fields = BTreeMap<String, Values>;
+
+/// A value before and after; absent where there was, or is, none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Values {
+    /// Before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<Value>,
+    /// After.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<Value>,
+}
+
+/// Fields, or tables of fields, and why they may or may not change while a run goes on.
+pub type Rules = [(&'static str, &'static str)];
+
+/// What `--set` changes of a configuration.
+///
+/// # Errors
+/// The first field that may not change, with the reason and with what may.
+pub fn planned(old: &Table, new: &Table, may: &Rules, may_not: &Rules) -> Result<Fields, String> {
+    let mut fields = Fields::new();
+    for Difference { field, .. } in differences(old, new) {
+        let of = |rules: &Rules| rules.iter().copied().find(|(name, _)| covers(name, &field));
+        match of(may) {
+            // The whole value: a sampler is a word or a table.
+            Some((name, _)) => {
+                fields.insert(name.to_owned(), Values { old: at(old, name).cloned(), new: at(new, name).cloned() });
+            }
+            None => {
+                let why = of(may_not).map_or("a run stays as it began", |(_, why)| why);
+                let names: Vec<&str> = may.iter().map(|(name, _)| *name).collect();
+                return Err(format!("--set {field}: cannot change in a run: {why}. What can: {}", names.join(", ")));
+            }
+        }
+    }
+    Ok(fields)
+}
+
+/// Whether a rule's name is that of a field or of a table around it.
+pub(crate) fn covers(name: &str, field: &str) -> bool {
+    field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Lets a change take effect in a configuration; one that has taken effect already changes nothing.
+///
+/// # Errors
+/// When a field has another value than the change found there.
+pub fn apply(table: &mut Table, fields: &Fields) -> Result<(), String> {
+    for (field, Values { old, new }) in fields {
+        let present = at(table, field);
+        if present != old.as_ref() && present != new.as_ref() {
+            return Err(format!("changes {field} from {}, but it is {}", shown(old.as_ref()), shown(present)));
+        }
+        put(table, field, new.clone());
+    }
+    Ok(())
+}
+
+/// A field in which two configurations differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// Its name, as `--set` has it.
+    pub field: String,
+    /// Its value in the first.
+    pub first: Option<Value>,
+    /// In the second.
+    pub second: Option<Value>,
+}
+
+/// All fields in which two configurations differ.
+#[must_use]
+pub fn differences(first: &Table, second: &Table) -> Vec<Difference> {
+    fn walk(first: &Table, second: &Table, path: &str, found: &mut Vec<Difference>) {
+        for name in first.keys().chain(second.keys().filter(|name| !first.contains_key(*name))) {
+            let field = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            match (first.get(name), second.get(name)) {
+                (Some(Value::Table(first)), Some(Value::Table(second))) => walk(first, second, &field, found),
+                (first, second) if first != second => {
+                    found.push(Difference { field, first: first.cloned(), second: second.cloned() });
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(first, second, "", &mut found);
+    found
+}
+
+/// Why a checkpoint does not belong to a configuration, field by field; `None` where it does.
+///
+/// `stored` is the configuration that it was made with; `candidates` those that the folder may mean. A stored one of
+/// another version of the program is compared in what both have.
+#[must_use]
+pub fn misfit<C: Serialize + DeserializeOwned>(stored: &str, candidates: &[C]) -> Option<String> {
+    let table = |config: &C| Table::try_from(config).expect("a configuration always serialises");
+    let text = stored.parse::<Table>().ok()?;
+    // What is new since has its default there, as in the folder's own.
+    let known = toml::from_str::<C>(stored).ok().map(|config| table(&config));
+    let of = |candidate: &C| {
+        let mut found = differences(known.as_ref().unwrap_or(&text), &table(candidate));
+        found.retain(|one| known.is_some() || (one.first.is_some() && one.second.is_some()));
+        found
+    };
+    let all: Vec<Vec<Difference>> = candidates.iter().map(of).collect();
+    let found = all.into_iter().min_by_key(Vec::len).filter(|found| !found.is_empty())?;
+    let mut words = String::new();
+    for (i, Difference { field, first, second }) in found.iter().enumerate() {
+        let and = if i > 0 { "; " } else { "" };
+        let (made, says) = (shown(first.as_ref()), shown(second.as_ref()));
+        write!(words, "{and}{field}: the checkpoint was made with {made}, config.toml says {says}").ok();
+    }
+    Some(words)
+}
+
+/// A value as TOML.
+fn shown(value: Option<&Value>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), ToString::to_string)
+}
+
+fn at<'a>(table: &'a Table, field: &str) -> Option<&'a Value> {
+    match field.split_once('.') {
+        None => table.get(field),
+        Some((name, rest)) => at(table.get(name)?.as_table()?, rest),
+    }
+}
+
+fn put(table: &mut Table, field: &str, value: Option<Value>) {
+    match (field.split_once('.'), value) {
+        (None, Some(value)) => {
+            table.insert(field.to_owned(), value);
+        }
+        (None, None) => {
+            table.remove(field);
+        }
+        (Some((name, rest)), value) => {
+            let inner = table.entry(name.to_owned()).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// The changes of a run's folder, in their order. A torn last one never took effect, and is left out.
+///
+/// # Errors
+/// When the file cannot be read, or a line is none that this program writes.
+pub fn read<At: DeserializeOwned>(folder: &Path) -> Result<Vec<Change<At>>, DiskError> {
+    let path = folder.join(FILE);
+    let all = lines::read::<Change<At>>(&path);
+    let all = all.map_err(|source| DiskError::Io { path: path.clone(), action: "read the changes", source })?;
+    let (changes, bad) = lines::split(all);
+    match bad.into_iter().find(|bad| !bad.torn) {
+        Some(bad) => Err(DiskError::Changes { path, line: bad.line, reason: bad.reason }),
+        None => Ok(changes),
+    }
+}
+
+/// Adds a change to a run's folder; when this returns, it is on the disk.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn append<At: Serialize + DeserializeOwned>(folder: &Path, change: Change<At>) -> Result<(), DiskError> {
+    let mut all = read::<At>(folder)?;
+    all.push(change);
+    write(folder, &all)
+}
+
+/// Writes all changes of a run's folder.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write<At: Serialize>(folder: &Path, changes: &[Change<At>]) -> Result<(), DiskError> {
+    let path: PathBuf = folder.join(FILE);
+    let text: String = changes.iter().map(lines::line).collect();
+    write_atomically(&path, text.as_bytes()).map_err(|source| DiskError::Io {
+        path,
+        action: "write the changes",
+        source,
+    })
+}
+
+/// Name in a checkpoint of the changes that had taken effect when it was made.
+const SEEN: &str = "changes";
+
+/// Notes in a checkpoint which changes have taken effect.
+pub(crate) fn note<At: Serialize>(archive: &mut Archive, seen: &[Change<At>]) {
+    archive.put(SEEN, &seen);
+}
+
+/// Checks that a checkpoint has seen what a run's folder has `recorded` of the time before it, and nothing else. One of
+/// before these were noted fits any.
+///
+/// # Errors
+/// [`DiskError::Changes`] with the first line that differs.
+pub(crate) fn check_seen<At>(
+    folder: &Path,
+    recorded: &[Change<At>],
+    archive: &Archive,
+    checkpoint: &Path,
+    now: &At,
+) -> Result<(), DiskError>
+where
+    At: PartialOrd + Serialize + DeserializeOwned,
+{
+    if !archive.meta.contains_key(SEEN) {
+        return Ok(());
+    }
+    let seen: Vec<Change<At>> =
+        archive.get(SEEN).map_err(|source| DiskError::Misfit { path: checkpoint.to_owned(), source })?;
+    let name = checkpoint.file_name().unwrap_or(checkpoint.as_os_str()).display();
+    for index in 0..seen.len().max(recorded.len()) {
+        let reason = match (seen.get(index), recorded.get(index)) {
+            (Some(seen), Some(recorded)) if seen == recorded => continue,
+            (Some(seen), found) => {
+                let is = if found.is_some() { "was edited" } else { "is missing" };
+                format!("{is}: the checkpoint {name} was made after this change: {}", lines::line(seen).trim_end())
+            }
+            (None, Some(recorded)) if recorded.at < *now => {
+                format!("was not there when the checkpoint {name} was made, and is about an earlier time: take it out")
+            }
+            (None, _) => break,
+        };
+        return Err(DiskError::Changes { path: folder.join(FILE), line: index + 1, reason });
+    }
+    Ok(())
+}
+
+/// Name of the configuration in a checkpoint, as TOML.
+pub(crate) const CONFIGURATION: &str = "configuration";
+
+/// Checks that a checkpoint was made with one of these configurations; one of before it held its own fits any. `command`
+/// takes `--set` to change a configuration.
+///
+/// # Errors
+/// [`DiskError::Edited`] with the fields that differ.
+pub(crate) fn fits_configuration<C: Serialize + DeserializeOwned>(
+    archive: &Archive,
+    checkpoint: &Path,
+    candidates: &[C],
+    command: Option<&str>,
+) -> Result<(), DiskError> {
+    let stored: Option<String> = archive.get(CONFIGURATION).ok();
+    match stored.and_then(|stored| misfit(&stored, candidates)) {
+        None => Ok(()),
+        Some(differences) => Err(DiskError::Edited {
+            checkpoint: checkpoint.to_owned(),
+            differences,
+            advice: command.map_or_else(String::new, |command| {
+                format!("; `{command} --set FIELD=VALUE` changes what can be changed, and records it")
+            }),
+        }),
+    }
+}
+
+/// The time now as RFC 3339 has it, UTC, to the second.
+#[must_use]
+pub fn now() -> String {
+    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// Seconds since 1970 as a date and a time (Hinnant 2013, `civil_from_days`).
+pub(crate) fn rfc3339(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + 400 * era + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}

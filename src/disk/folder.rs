@@ -1,0 +1,138 @@
+//! A folder that a run of any kind keeps: to read, or claimed by this process to write as well.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::DiskError;
+use super::archive::write_atomically;
+use super::lock::{Claim, is_vacant, make_folder, missing};
+
+/// A run folder, open to read, or claimed by this process to write as well.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Held until the last clone is dropped; `None` where it is only read.
+    claim: Option<Arc<Claim>>,
+}
+
+/// A folder that cannot be read, or not as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damaged {
+    /// The folder.
+    pub path: PathBuf,
+    /// Why not, with the file.
+    pub problem: String,
+}
+
+/// Folders in a run folder that are made before its configuration.
+const BEGUN: [&str; 2] = ["checkpoints", "figures"];
+
+impl Folder {
+    /// Makes a folder with a configuration, which is this text, and claims it.
+    ///
+    /// # Errors
+    /// [`DiskError::Occupied`] when something is there already; [`DiskError::Lock`] when somebody else makes it; I/O errors,
+    /// after which nothing is left.
+    pub fn create_with(path: &Path, config: &str) -> Result<Self, DiskError> {
+        if path.join("config.toml").exists() {
+            return Err(DiskError::Occupied { path: path.to_owned(), found: "holds another run" });
+        }
+        let existed = path.exists();
+        if existed && !(path.is_dir() && is_vacant(path, &BEGUN).unwrap_or(true)) {
+            return Err(DiskError::Occupied { path: path.to_owned(), found: "exists and is not an empty folder" });
+        }
+        let made = missing(path);
+        // Only what is empty: another process may have made the same folders, and hold them by now.
+        let take_back = || made.iter().try_for_each(fs::remove_dir);
+        let io = |source| DiskError::Io { path: path.to_owned(), action: "create the run folder", source };
+        make_folder(path).map_err(io).inspect_err(|_| take_back().unwrap_or_default())?;
+        let claim = Claim::take(path).inspect_err(|_| take_back().unwrap_or_default())?;
+        // From here on the folder is this process's; another one may have made a whole run of it before.
+        if path.join("config.toml").exists() {
+            return Err(DiskError::Occupied { path: path.to_owned(), found: "holds another run" });
+        }
+        let fill = || -> std::io::Result<()> {
+            for name in BEGUN {
+                make_folder(&path.join(name))?;
+            }
+            write_atomically(&path.join("config.toml"), config.as_bytes())
+        };
+        match fill() {
+            Ok(()) => Ok(Self { path: path.to_owned(), claim: Some(Arc::new(claim)) }),
+            Err(source) => {
+                // Take back what this call made, and only that.
+                if existed {
+                    BEGUN.iter().try_for_each(|name| fs::remove_dir(path.join(name))).ok();
+                } else {
+                    fs::remove_dir_all(path).ok();
+                    made.iter().skip(1).try_for_each(fs::remove_dir).ok();
+                }
+                Err(io(source))
+            }
+        }
+    }
+
+    /// An existing run folder, to read.
+    ///
+    /// # Errors
+    /// [`DiskError::NotARun`] when it has no configuration.
+    pub fn open(path: &Path) -> Result<Self, DiskError> {
+        match path.join("config.toml").is_file() {
+            true => Ok(Self { path: path.to_owned(), claim: None }),
+            false => Err(DiskError::NotARun { path: path.to_owned(), missing: "config.toml" }),
+        }
+    }
+
+    /// An existing run folder, claimed: nobody else writes to it as long as this or a clone of it is there.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; [`DiskError::Lock`] while somebody else writes to it.
+    pub fn open_to_write(path: &Path) -> Result<Self, DiskError> {
+        let folder = Self::open(path)?;
+        Ok(Self { claim: Some(Arc::new(Claim::take(path)?)), ..folder })
+    }
+
+    /// Writing to a folder that is open to read is a defect.
+    ///
+    /// # Panics
+    /// Then.
+    pub(crate) fn assert_claimed(&self) {
+        assert!(self.claim.is_some(), "a folder that is written to is claimed");
+    }
+
+    /// The same folder, only to read.
+    #[must_use]
+    pub fn to_read(&self) -> Self {
+        Self { path: self.path.clone(), claim: None }
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.file("labels.jsonl")
+    }
+
+    /// A file in it.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+/// The configuration of a folder, whatever kind of run it is; `None` where there is none.
+///
+/// # Errors
+/// Why it cannot be read, in words for the user: then nobody knows what the folder is.
+pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, String> {
+    let path = folder.join("config.toml");
+    let text = match fs::symlink_metadata(&path).and_then(|_| fs::read_to_string(&path)) {
+        Ok(text) => text,
+        // A dangling link is one as well.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(format!("{}: cannot be read: {error}", path.display())),
+    };
+    let wrong = |error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end());
+    text.parse().map(Some).map_err(wrong)
+}
