@@ -2,13 +2,13 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
-use pairwise::drlhp::{self, Question};
+use pairwise::control::config::Config;
+use pairwise::control::drlhp::{self, Question};
+use pairwise::control::reward::ensemble::{Ensemble, RewardConfig};
+use pairwise::control::reward::fit::{FitExample, fit};
+use pairwise::control::rl::ppo::{self, Agent};
 use pairwise::preference::Label;
 use pairwise::random::stream;
-use pairwise::reward::ensemble::{Ensemble, RewardConfig};
-use pairwise::reward::fit::{FitExample, fit};
-use pairwise::rl::ppo::{self, Agent};
-use pairwise::run::config::Config;
 use pairwise_envs::{Palette, Scene, VecEnv};
 use rand::RngExt as _;
 

@@ -12,9 +12,9 @@ use egui::accesskit::{Role, Toggled};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT as _, Queryable as _};
 use pairwise::app::{App, Options, Panel};
+use pairwise::control::config::Rater;
 use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
-use pairwise::run::config::Rater;
 
 fn window(options: Options) -> Harness<'static, App> {
     Harness::builder().with_size([1280.0, 800.0]).with_max_steps(4).build_eframe(|context| App::new(context, options))
@@ -327,7 +327,7 @@ fn past_runs_are_compared_exported_opened_and_deleted() {
         let mut config = lesson::short_lesson(12);
         (config.seed, config.steps, config.preferences.rater) = (seed, 4_000, Rater::Simulated);
         let path = folder.path().join(format!("run-{seed}"));
-        pairwise::run::train(config, &path, &device, &false.into(), &mut |_, _| {}).unwrap();
+        pairwise::control::run::train(config, &path, &device, &false.into(), &mut |_, _| {}).unwrap();
     }
     let exists = |name: &str| folder.path().join(name).exists();
     let options = Options {
@@ -397,7 +397,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
     let mut config = lesson::short_lesson(12);
     (config.steps, config.preferences.rater) = (4_000, Rater::Simulated);
     let at = |name: &str| folder.path().join(name);
-    pairwise::run::train(config, &at("whole"), &device, &false.into(), &mut |_, _| {}).unwrap();
+    pairwise::control::run::train(config, &at("whole"), &device, &false.into(), &mut |_, _| {}).unwrap();
     let text = std::fs::read_to_string(at("whole/config.toml")).unwrap();
     let ledger = std::fs::read_to_string(at("whole/labels.jsonl")).unwrap();
     let run = |name: &str, config: &[u8], ledger: &str| {
@@ -426,7 +426,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
     // Root may read everything.
     let closed = std::fs::read_dir(at("closed")).is_err();
 
-    let found = pairwise::run::past::list(folder.path(), &[]);
+    let found = pairwise::control::run::past::list(folder.path(), &[]);
     let problem = |name: &str| {
         let of_it = found.damaged.iter().find(|damaged| damaged.path == at(name));
         of_it.map_or_else(String::new, |damaged| damaged.problem.clone())
@@ -449,7 +449,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
     assert_eq!(names, ["killed", "tampered", "whole"], "one with a bad ledger can still be looked at");
     // Mended, it is no longer named, though nothing but its ledger has changed.
     std::fs::write(at("tampered/labels.jsonl"), &ledger).unwrap();
-    let mended = pairwise::run::past::list(folder.path(), &found.runs);
+    let mended = pairwise::control::run::past::list(folder.path(), &found.runs);
     assert!(!mended.damaged.iter().any(|damaged| damaged.path == at("tampered")));
 
     let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Runs), ..Options::default() };
@@ -460,9 +460,12 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
     until(&mut harness, "Open whole");
     let empty = tempfile::tempdir().unwrap();
     std::fs::write(empty.path().join("file"), "").unwrap();
-    let damaged = pairwise::run::past::list(&empty.path().join("file"), &[]).damaged;
+    let damaged = pairwise::control::run::past::list(&empty.path().join("file"), &[]).damaged;
     assert!(damaged[0].problem.contains("cannot be listed"), "{damaged:?}");
-    assert!(pairwise::run::past::list(&empty.path().join("none"), &[]).damaged.is_empty(), "made by the first run");
+    assert!(
+        pairwise::control::run::past::list(&empty.path().join("none"), &[]).damaged.is_empty(),
+        "made by the first run"
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -474,13 +477,13 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
 
 /// A front of two policies of the reacher, small enough to be made here.
 fn small_front(folder: &Path) {
-    use pairwise::morl::{ControlFront, ControlFrontConfig, seed, table};
-    let ppo = pairwise::rl::ppo::PpoConfig {
+    use pairwise::studies::control_front::{ControlFront, ControlFrontConfig, seed, table};
+    let ppo = pairwise::control::rl::ppo::PpoConfig {
         envs: 2,
         rollout_steps: 32,
         epochs: 2,
         hidden: vec![8],
-        ..pairwise::rl::ppo::PpoConfig::default()
+        ..pairwise::control::rl::ppo::PpoConfig::default()
     };
     let config = ControlFrontConfig {
         seeds: vec![0],

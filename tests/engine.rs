@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pairwise::control::config::{Config, Rater};
 use pairwise::engine::{Command, Engine, Pair, Phase, View};
 use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
-use pairwise::run::config::{Config, Rater};
 use rand::RngExt as _;
 
 fn config(labels: usize) -> Config {
@@ -57,9 +57,9 @@ fn finish(engine: &Engine) -> String {
     }
 }
 
-fn replayed(path: &Path) -> pairwise::run::Replay {
+fn replayed(path: &Path) -> pairwise::control::run::Replay {
     let device = pairwise::device::pick(pairwise::device::DeviceChoice::Cpu).unwrap();
-    pairwise::run::replay(path, &device, &mut |_| {}, &mut |_, _| {}).unwrap()
+    pairwise::control::run::replay(path, &device, &mut |_| {}, &mut |_, _| {}).unwrap()
 }
 
 #[test]

@@ -16,15 +16,15 @@ use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
 use pairwise::app::{App, Options, Panel};
 use pairwise::engine::language::{Begin, Command, LanguageEngine, Phase, View};
+use pairwise::engine::shelf::{Shelf, look};
 use pairwise::lm::diagnose::Estimate;
-use pairwise::lm::frontier::{Frontier, FrontierConfig, Method, Point};
 use pairwise::lm::run::{LmConfig, PretrainConfig, StageKind, weights_sha256};
-use pairwise::lm::shelf::{Shelf, look};
 use pairwise::lm::teach::folder::{Session, TeachSummary, create, questions, reports};
 use pairwise::lm::teach::{Material, Question, Report, TeachConfig, gold_label};
 use pairwise::preference::ledger::{Answer, Ledger, answers, read_events_unchecked};
 use pairwise::preference::query::Sampler;
 use pairwise::preference::{Event, Label};
+use pairwise::studies::frontier::{Frontier, FrontierConfig, Method, Point};
 
 /// A model that has read a few reviews and writes nearly at random.
 fn model(folder: &Path, texts: usize) -> PathBuf {

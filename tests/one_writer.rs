@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SMALL, command, contents, json, pairwise, refused, stderr};
+use pairwise::control::run::{RunError, past};
 use pairwise::disk::DiskError;
 use pairwise::disk::lock::{Claim, Holder, LOCK, LockError};
 use pairwise::engine::language::{Begin, LanguageEngine, Phase as LanguagePhase};
@@ -22,7 +23,6 @@ use pairwise::engine::{Command as Ask, Engine};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::preference::Label;
 use pairwise::preference::ledger::{first_difference, read_events};
-use pairwise::run::{RunError, past};
 
 /// A process that writes to a folder; killed when this is dropped.
 struct Writer {
@@ -198,7 +198,7 @@ fn a_run_has_one_writer_and_any_number_of_readers() {
     let listed = past::list(folder, &[]);
     assert_eq!((listed.runs.len(), listed.damaged.len()), (1, 0));
     json(folder, &["evaluate", "run", "--episodes", "20"]);
-    pairwise::run::export::export(&listed.runs[0], pairwise::run::export::Export::Labels).unwrap();
+    pairwise::control::run::export::export(&listed.runs[0], pairwise::control::run::export::Export::Labels).unwrap();
     drop(past::branch(&folder.join("run"), &folder.join("branch"), 3, Some(Label::Equal)).unwrap());
     assert!(read_events(&folder.join("branch/labels.jsonl")).unwrap().len() == 4);
     writer.kill();

@@ -7,10 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{command, contents, json, pairwise, refused, stderr, train};
+use pairwise::control::run::past;
 use pairwise::disk::Folder;
 use pairwise::disk::archive::Archive;
 use pairwise::preference::Label;
-use pairwise::run::past;
 use serde_json::Value;
 
 /// The small run with smaller networks and fewer updates: what is tested here is not how well it learns.

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use cpu_time::ProcessTime;
-use pairwise::drlhp::{self, Question};
+use pairwise::control::config::Config;
+use pairwise::control::drlhp::{self, Question};
+use pairwise::control::reward::ensemble::{Ensemble, RewardConfig};
+use pairwise::control::reward::fit::{FitExample, fit};
+use pairwise::control::rl::evaluate::evaluate;
 use pairwise::nn::{Activation, Adam, AdamConfig, Mlp, constant};
 use pairwise::preference::Label;
 use pairwise::random::{Rng, stream};
-use pairwise::reward::ensemble::{Ensemble, RewardConfig};
-use pairwise::reward::fit::{FitExample, fit};
-use pairwise::rl::evaluate::evaluate;
-use pairwise::run::config::Config;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 

@@ -4,8 +4,8 @@ use egui::{Color32, Rangef, Ui};
 use egui_plot::{Corner, FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
 
 use super::theme::Theme;
+use crate::control::drlhp::Report;
 use crate::disk::figure::Series;
-use crate::drlhp::Report;
 use crate::engine::Past;
 
 /// A curve: what it is, and its value in a report.

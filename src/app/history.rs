@@ -8,9 +8,9 @@ use egui::{Grid, RichText, Role, ScrollArea, Sense, Ui, WidgetInfo, vec2};
 use super::stage::Player;
 use super::theme::Theme;
 use super::{Action, Session, animate};
+use crate::control::config::Rater;
 use crate::engine::{Command, Given, Pair};
 use crate::preference::Label;
-use crate::run::config::Rater;
 
 /// What the panel remembers of a run.
 #[derive(Default)]

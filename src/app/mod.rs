@@ -27,15 +27,15 @@ use serde::{Deserialize, Serialize};
 
 use self::stage::Stage;
 use self::theme::Theme;
+use crate::control::config::{Config, Rater};
+use crate::control::run::export::{self, Export};
+use crate::control::run::past::{self, PastRun};
 use crate::disk::Damaged;
 use crate::disk::figure::Series;
 use crate::engine::language::Begin;
 use crate::engine::{Command, Engine, Past, Phase, View, free_folder};
 use crate::lm::teach::folder::is_session;
 use crate::preference::Label;
-use crate::run::config::{Config, Rater};
-use crate::run::export::{self, Export};
-use crate::run::past::{self, PastRun};
 
 /// What the app is started with.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -11,11 +11,11 @@ use egui::{Align, ComboBox, Grid, Layout, RichText, Role, ScrollArea, Sense, Str
 use super::curves;
 use super::theme::Theme;
 use super::{Action, in_background, unreadable};
+use crate::control::drlhp::Report;
+use crate::control::run::export::Export;
+use crate::control::run::past::{self, Listing, PastRun};
 use crate::disk::Damaged;
 use crate::disk::figure::Series;
-use crate::drlhp::Report;
-use crate::run::export::Export;
-use crate::run::past::{self, Listing, PastRun};
 
 /// What the panel remembers.
 #[derive(Default)]

@@ -7,8 +7,8 @@ use rand::RngExt as _;
 use super::stage::Stage;
 use super::theme::Theme;
 use super::{Action, Panel, animate};
+use crate::control::config::Config;
 use crate::random::stream;
-use crate::run::config::Config;
 
 /// What the first screen remembers.
 pub(super) struct Start {

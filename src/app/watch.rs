@@ -9,7 +9,7 @@ use super::curves::{self, Curve, Look};
 use super::stage::Player;
 use super::theme::Theme;
 use super::{Action, Session, Settings, animate};
-use crate::drlhp::Report;
+use crate::control::drlhp::Report;
 use crate::engine::{Command, Phase};
 
 /// What the panel remembers of a run.

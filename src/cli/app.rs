@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::app::{self, Options};
+use crate::control::config::Config;
 use crate::disk::Folder;
 use crate::engine::free_folder;
 use crate::lm::teach::folder::is_session;
-use crate::run::config::Config;
 
 /// Arguments of `app`.
 #[derive(Debug, Args)]

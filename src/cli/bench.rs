@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::train::{ENOUGH_EPISODES, Threads, note_few};
 use super::{Failure, print_json, print_line, remark, shown, warn};
+use crate::control::config::Config;
+use crate::control::rl::evaluate::evaluate_random;
+use crate::control::run;
 use crate::device;
 use crate::disk::archive::write_atomically;
 use crate::disk::layers::set_layer;
@@ -17,9 +20,6 @@ use crate::disk::lock::Claim;
 use crate::disk::{figure, lines};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::stream;
-use crate::rl::evaluate::evaluate_random;
-use crate::run;
-use crate::run::config::Config;
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -300,8 +300,8 @@ fn markdown(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
+    use crate::control::config::Config;
     use crate::disk::layers::set_layer;
-    use crate::run::config::Config;
 
     #[test]
     fn every_variant_is_a_configuration_of_its_own() {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::train::{Found, load, policy};
 use super::{Failure, print_json, print_line, shown};
+use crate::control::run::film::{self, Film};
 use crate::disk::archive::write_atomically;
-use crate::run::film::{self, Film};
 
 /// Arguments of `clips`.
 #[derive(Debug, Args)]

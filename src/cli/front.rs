@@ -15,8 +15,10 @@ use crate::disk::layers::merge;
 use crate::disk::lines;
 use crate::disk::lock::Claim;
 use crate::disk::lock::make_folder;
-use crate::morl::{self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed};
 use crate::pareto::attainment_front;
+use crate::studies::control_front::{
+    self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed,
+};
 
 /// Arguments of `front`.
 #[derive(Debug, Args)]

@@ -134,7 +134,7 @@ impl Failure {
 /// numbers that are not finite, or to nothing to train on, the command ran and failed.
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        match crate::finite::is_behind(&error) || crate::drlhp::Halt::is_behind(&error) {
+        match crate::finite::is_behind(&error) || crate::control::drlhp::Halt::is_behind(&error) {
             true => Self::negative(error.to_string()),
             false => Self::usage(error.to_string()),
         }

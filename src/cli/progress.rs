@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::screen::remark;
-use crate::drlhp::{Report, Run};
-use crate::run::config::Config;
+use crate::control::config::Config;
+use crate::control::drlhp::{Report, Run};
 
 /// How far something has come.
 pub(crate) struct Progress {

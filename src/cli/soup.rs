@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::train::{Threads, note_few};
 use super::{Failure, print_json, print_line, shown};
+use crate::control::rl::evaluate::evaluate;
+use crate::control::run::policy::{Policy, mixable, mixed};
 use crate::device::{self, DeviceChoice};
 use crate::pareto::above_chord;
-use crate::rl::evaluate::evaluate;
-use crate::run::policy::{Policy, mixable, mixed};
 use crate::soup::{SUM_TOLERANCE, grid};
 
 /// Arguments of `soup`.

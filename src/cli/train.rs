@@ -10,17 +10,17 @@ use toml::{Table, Value};
 
 use super::progress::TrainingProgress;
 use super::{Failure, LayerArgs, app, cpu_seconds, note, plus_minus, print_json, print_line, remark, shown, warn};
+use crate::control::config::{Config, RewardSource};
+use crate::control::drlhp::{self, Run};
+use crate::control::rl::evaluate as rl;
+use crate::control::run::policy::Policy;
+use crate::control::run::{self, Outcome, Summary};
 use crate::device::{self, DeviceChoice};
 use crate::disk::layers::set_layer;
 use crate::disk::{DiskError, Folder};
-use crate::drlhp::{self, Run};
 use crate::engine::free_folder;
 use crate::finite;
 use crate::preference::{Sampler, Teacher};
-use crate::rl::evaluate as rl;
-use crate::run::config::{Config, RewardSource};
-use crate::run::policy::Policy;
-use crate::run::{self, Outcome, Summary};
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]

@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
-use crate::calendar::civil;
 use crate::disk::archive::broken_link;
+use crate::disk::calendar::civil;
 use crate::disk::files::{folder_of, is_at, sync_folder};
 
 /// Name of the file that is locked, in every folder that is written to. Nothing that reads folders looks at it.

@@ -2,6 +2,7 @@
 //! JSON, figures. Knows no algorithm.
 
 pub mod archive;
+pub(crate) mod calendar;
 pub mod changes;
 mod clock;
 pub mod figure;

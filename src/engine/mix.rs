@@ -13,18 +13,18 @@ use burn::tensor::Device;
 use pairwise_envs::VecEnv;
 
 use super::{Refused, lock};
+use crate::control::rl::ppo::Agent;
+use crate::control::run::policy::{Policy, mixable, mixed as mixed_agents};
 use crate::device::{self, DeviceChoice};
 use crate::lm::folder;
-use crate::lm::front::Fronts;
 use crate::lm::merge::mixed as mixed_models;
 use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
-use crate::morl::{ControlFront, ControlMethod};
 use crate::random::stream;
-use crate::rl::ppo::Agent;
-use crate::run::policy::{Policy, mixable, mixed as mixed_agents};
+use crate::studies::control_front::{ControlFront, ControlMethod};
+use crate::studies::front::Fronts;
 
 /// A front that is open, in a thread of its own.
 pub struct MixEngine {
@@ -541,8 +541,8 @@ fn episode(agent: &Agent, env: &str, from: Option<&[f64]>, draw: u64) -> Result<
 }
 
 fn of_models(found: &Fronts) -> Front {
-    use crate::lm::front::Method;
-    let point = |point: &crate::lm::front::Point| Point {
+    use crate::studies::front::Method;
+    let point = |point: &crate::studies::front::Point| Point {
         method: point.method.name().to_owned(),
         weights: point.weights.clone(),
         seed: point.seed,
@@ -609,10 +609,10 @@ mod tests {
     use burn::tensor::Device;
 
     use super::{Doing, MixEngine, Phase, Pick, View, Wish, fronts};
-    use crate::lm::front::{FrontConfig, Method};
-    use crate::morl::{self as control, ControlFront, ControlFrontConfig};
-    use crate::rl::ppo::PpoConfig;
-    use crate::run::policy::Policy;
+    use crate::control::rl::ppo::PpoConfig;
+    use crate::control::run::policy::Policy;
+    use crate::studies::control_front::{self as control, ControlFront, ControlFrontConfig};
+    use crate::studies::front::{FrontConfig, Method};
 
     fn wait(engine: &MixEngine, wanted: impl Fn(&View) -> bool) -> View {
         let began = Instant::now();
@@ -715,7 +715,7 @@ mod tests {
             ..FrontConfig::default()
         };
         let never = AtomicBool::new(false);
-        let _ = crate::lm::front::fronts(&config, &folder, &Device::flex(), &never, &|_| ()).unwrap().unwrap();
+        let _ = crate::studies::front::fronts(&config, &folder, &Device::flex(), &never, &|_| ()).unwrap().unwrap();
         let engine = MixEngine::open(&folder, || ());
         let view = wait(&engine, |view| view.phase == Phase::Ready);
         let front = view.front.unwrap();

@@ -16,6 +16,7 @@
 mod book;
 pub mod language;
 pub mod mix;
+pub mod shelf;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -25,12 +26,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use self::book::Book;
+use crate::control::config::Config;
+use crate::control::drlhp::Report;
+use crate::control::run::{RunError, Summary};
 use crate::disk::Folder;
-use crate::drlhp::Report;
 use crate::preference::ledger::Ledger;
 use crate::preference::{Label, Repeat, Why};
-use crate::run::config::Config;
-use crate::run::{RunError, Summary};
 
 /// A run going on in threads of its own.
 pub struct Engine {
@@ -507,7 +508,7 @@ pub fn free_folder(parent: &Path, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::{PAST, Past};
-    use crate::drlhp::Report;
+    use crate::control::drlhp::Report;
 
     #[test]
     fn the_past_is_evenly_spaced_and_ends_with_the_newest_report() {

@@ -9,14 +9,15 @@ use super::book::{Asked, query_of};
 use super::{Clip, Desk, Episode, Given, Pair, Phase, Shared, Slice, SliceRequest, lock};
 use rand::RngExt as _;
 
+use crate::control::config::{Rater, RewardSource};
+use crate::control::drlhp::{self, Compared, Question, Report, Run, Segment};
+use crate::control::epic::epic;
+use crate::control::run::{self, Answers, Host, Outcome, Reopened, RunError};
 use crate::device;
 use crate::disk::{Clock, Folder};
-use crate::drlhp::{self, Compared, Question, Report, Run, Segment};
 use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label, pearson};
 use crate::random::stream;
-use crate::run::config::{Rater, RewardSource};
-use crate::run::{self, Answers, Host, Outcome, Reopened, RunError};
 
 /// Opens the folder and takes its run as far as the window lets it; a finished one can still be looked at.
 pub(super) fn work(folder: Folder, shared: &Shared) {
@@ -254,7 +255,7 @@ impl<'a> Worker<'a> {
             env_steps: run.env_steps,
             reward: if learned { run.ensemble.predict(&run.config.reward_model, &features) } else { Vec::new() },
             clip: clip(run, &segment),
-            epic: if learned && known { drlhp::epic(run) } else { None },
+            epic: if learned && known { epic(run) } else { None },
         };
         self.episodes += 1;
         self.shared.show(|view| view.episode = Some(Arc::new(episode)));

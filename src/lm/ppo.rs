@@ -24,10 +24,10 @@ use super::model::Decoder;
 use super::optim::{Optimizer, OptimizerConfig};
 use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::train::{DIVERGED, MOST_LEARNING_RATE, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
+use crate::advantage::gae;
 use crate::finite::NotFinite;
 use crate::nn::{constant, to_host};
 use crate::random::stream;
-use crate::rl::ppo::gae;
 
 /// Hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

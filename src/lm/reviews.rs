@@ -149,7 +149,7 @@ pub fn prefix(text: &str, words: usize) -> (&str, &str) {
 }
 
 /// Number of words: stretches between white space that hold a letter or a digit.
-pub(super) fn words(text: &str) -> usize {
+pub(crate) fn words(text: &str) -> usize {
     text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count()
 }
 

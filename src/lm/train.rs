@@ -119,7 +119,7 @@ pub(super) const DIVERGED: &str =
     "training has diverged; try a smaller learning rate, a longer warm-up, or clipping gradients at a smaller norm";
 
 /// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
-pub(super) const MOST_LEARNING_RATE: f64 = 100.0;
+pub(crate) const MOST_LEARNING_RATE: f64 = 100.0;
 
 /// Bins of predicted probabilities.
 const CALIBRATION_BINS: usize = 10;

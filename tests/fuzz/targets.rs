@@ -10,10 +10,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use burn::tensor::Device;
+use pairwise::control::config::Config;
+use pairwise::control::drlhp;
+use pairwise::control::rl::evaluate::evaluate;
+use pairwise::control::run::policy::{Policy, mixable, mixed};
+use pairwise::control::run::{RunError, past};
 use pairwise::disk::Folder;
 use pairwise::disk::layers::{read_layer, set_layer};
-use pairwise::drlhp;
 use pairwise::engine::mix::{MixEngine, Phase};
+use pairwise::engine::shelf;
 use pairwise::evals::endpoint::EndpointConfig;
 use pairwise::evals::model::{Asked, Prompt};
 use pairwise::evals::validate::{folder as validation, report as validation_report};
@@ -22,7 +27,7 @@ use pairwise::lm::chat::{ChatTemplate, Message};
 use pairwise::lm::data::{
     self, CandidateRow, CompletionRow, Conventions, Document, PreferenceRow, PromptRow, ReadConfig,
 };
-use pairwise::lm::frontier::{FrontierConfig, Method};
+use pairwise::lm::folder;
 use pairwise::lm::gold::{self, Scored, logistic};
 use pairwise::lm::run::{LmConfig, LmSummary, StageKind, eos_of, read_config, tokenizer_of};
 use pairwise::lm::sample::{SampleConfig, generate};
@@ -30,13 +35,9 @@ use pairwise::lm::serve::{Served, Server};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::lm::teach::folder::{self as teaching, Session};
 use pairwise::lm::tokenizer::Tokenizer;
-use pairwise::lm::{folder, shelf};
 use pairwise::preference::Event;
 use pairwise::preference::ledger::{Ledger, answers, first_difference, read_events_unchecked};
-use pairwise::rl::evaluate::evaluate;
-use pairwise::run::config::Config;
-use pairwise::run::policy::{Policy, mixable, mixed};
-use pairwise::run::{RunError, past};
+use pairwise::studies::frontier::{FrontierConfig, Method};
 use serde_json::{Value, json};
 
 use super::common::{SMALL, command, json as run_json, pairwise};
@@ -768,13 +769,13 @@ fn taught(session: &Session, question: &pairwise::lm::teach::Question) -> Event 
 }
 
 fn front_of_control(folder: &Path) {
-    use pairwise::morl::{ControlFront, ControlFrontConfig, seed, table};
-    let ppo = pairwise::rl::ppo::PpoConfig {
+    use pairwise::studies::control_front::{ControlFront, ControlFrontConfig, seed, table};
+    let ppo = pairwise::control::rl::ppo::PpoConfig {
         envs: 2,
         rollout_steps: 32,
         epochs: 1,
         hidden: vec![4],
-        ..pairwise::rl::ppo::PpoConfig::default()
+        ..pairwise::control::rl::ppo::PpoConfig::default()
     };
     let config = ControlFrontConfig {
         seeds: vec![0],

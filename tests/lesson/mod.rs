@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use pairwise::run::config::{Config, Rater};
+use pairwise::control::config::{Config, Rater};
 
 /// A short run of a person on `pendulum`: takes seconds in a development build.
 pub(crate) fn short_lesson(labels: usize) -> Config {

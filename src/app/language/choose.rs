@@ -9,8 +9,8 @@ use crate::app::theme::Theme;
 use crate::app::unreadable;
 use crate::engine::free_folder;
 use crate::engine::language::{Begin, Making};
+use crate::engine::shelf::{self, Shelf};
 use crate::lm::run::{LmConfig, PretrainConfig, SIZES, StageKind};
-use crate::lm::shelf::{self, Shelf};
 use crate::lm::teach::{REVIEWS, TeachConfig};
 use crate::preference::query::Sampler;
 

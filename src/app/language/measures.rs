@@ -8,7 +8,7 @@ use crate::app::curves;
 use crate::app::least_seconds;
 use crate::app::theme::Theme;
 use crate::engine::language::{Command, Phase};
-use crate::lm::shelf::Shelf;
+use crate::engine::shelf::Shelf;
 use crate::lm::teach::{REVIEWS, Report};
 use crate::preference::Label;
 use crate::preference::statistics::wilson_interval;

@@ -15,7 +15,7 @@ use self::compare::Compare;
 use super::theme::Theme;
 use super::{Action, Message, in_background, waker};
 use crate::engine::language::{Begin, Command, LanguageEngine, Phase, View};
-use crate::lm::shelf::{Shelf, look};
+use crate::engine::shelf::{Shelf, look};
 
 /// What the panel remembers.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::disk::layers::merge;
 use crate::lm::run::Shown;
-use crate::lm::sycophancy::{self as lm, SycophancyConfig};
+use crate::studies::sycophancy::{self as lm, SycophancyConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct SycophancyArgs {

@@ -13,7 +13,7 @@ use crate::cli::train::on_interrupt;
 use crate::cli::{cpu_seconds, over_seeds};
 use crate::device::{self, DeviceChoice};
 use crate::disk::layers::merge;
-use crate::lm::front::{self as lm, ChordRow, FrontConfig, Fronts, Row};
+use crate::studies::front::{self as lm, ChordRow, FrontConfig, Fronts, Row};
 
 #[derive(Debug, Args)]
 pub(super) struct FrontArgs {

@@ -12,7 +12,7 @@ use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::disk::layers::merge;
-use crate::lm::frontier::{self as lm, BUDGETS, FrontierConfig};
+use crate::studies::frontier::{self as lm, BUDGETS, FrontierConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct FrontierArgs {

@@ -16,8 +16,8 @@ use crate::disk::lines;
 use crate::disk::lock::{Claim, is_vacant};
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, merge_models};
-use crate::lm::soup::{self as lm, Mix, Soup, SoupConfig};
 use crate::soup::MergeConfig;
+use crate::studies::soup_path::{self as lm, Mix, Soup, SoupConfig};
 
 #[derive(Debug, Args)]
 pub(super) struct SoupArgs {

@@ -17,7 +17,7 @@ use serde_json::{Map, Value as Json};
 
 use self::python::wrong;
 use super::tokenizer::{SpecialTokens, Tokenizer};
-use crate::calendar::civil;
+use crate::disk::calendar::civil;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

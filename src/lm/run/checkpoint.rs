@@ -52,7 +52,7 @@ pub(super) fn write_checkpoint(
 }
 
 /// Puts a model in training into a checkpoint, its names behind a prefix.
-pub(in crate::lm) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+pub(crate) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     let names = trainee.model.trained_names();
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
         archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
@@ -67,7 +67,7 @@ pub(in crate::lm) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trai
 }
 
 /// Takes it out again.
-pub(in crate::lm) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
+pub(crate) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
     let mut moments = Vec::with_capacity(names.len());
@@ -90,7 +90,7 @@ pub(in crate::lm) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee
 }
 
 /// The newest checkpoint that is whole, and where it is.
-pub(in crate::lm) fn newest_checkpoint(
+pub(crate) fn newest_checkpoint(
     run: &Path,
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<(PathBuf, Archive)>, LmError> {
@@ -104,7 +104,7 @@ pub(in crate::lm) fn newest_checkpoint(
 }
 
 /// Checkpoints, oldest first.
-pub(in crate::lm) fn checkpoints(run: &Path) -> Vec<PathBuf> {
+pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return Vec::new() };
     let mut all: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     all.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));

@@ -12,7 +12,7 @@
 //!   summary.json     what --json printed
 //! ```
 
-pub(super) mod checkpoint;
+pub(crate) mod checkpoint;
 mod config;
 mod course;
 mod ensemble;

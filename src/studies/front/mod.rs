@@ -1,0 +1,1064 @@
+//! Fronts of several objectives: what each way of weighing them gets, and what it costs.
+//!
+//! For each seed a model is trained on the corpus and completes prompts; every objective, a gold reward, says which of
+//! two completions of a prompt is better. From these comparisons the methods make policies for the same weights of the
+//! objectives. Every policy completes held-out prompts, and a point of a front is the mean of each objective over these,
+//! in standard deviations above the model that all begin with. All methods share what can be shared: the model, the
+//! comparisons, the policies of single objectives, the reward models; each is charged for all that it needs.
+
+mod table;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::disk::lock::Claim;
+use crate::disk::{Clock, DiskError};
+use crate::lm::data::{Encoded, EncodedPair};
+use crate::lm::diagnose::{self, Estimate};
+use crate::lm::dpo::{Dpo, Reference};
+use crate::lm::folder::{self, with_scores};
+use crate::lm::gold::Gold;
+use crate::lm::loss::LossConfig;
+use crate::lm::merge::mixed;
+use crate::lm::model::Decoder;
+use crate::lm::modpo::{Form, Modpo, ModpoLoss, Scale};
+use crate::lm::optim::{Optimizer, Schedule};
+use crate::lm::ppo::{Ppo, PpoConfig, iterate};
+use crate::lm::run::{LmError, SIZES, Shown};
+use crate::lm::sample::{Completion, SampleConfig, generate, generate_mixed};
+use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
+use crate::lm::{reward, score};
+use crate::preference::pearson;
+use crate::soup::grid;
+use crate::studies::world::{
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons, io,
+    optimizer, read_json, reward_model, same_config, write_json,
+};
+use table::{costs_of, draw, row};
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrontConfig {
+    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
+    pub corpus: String,
+    /// Gold rewards, each of which an objective is to raise; `sentiment` is that of reviews and of IMDB.
+    pub objectives: Vec<String>,
+    /// Which methods.
+    pub methods: Vec<Method>,
+    /// Each has a model, comparisons, and runs of its own.
+    pub seeds: Vec<u64>,
+    /// Weights of methods that train a policy for each go in so many steps from one objective to the other.
+    pub weight_steps: usize,
+    /// Those of methods that mix what is trained.
+    pub mix_steps: usize,
+    /// Size of the model, one of [`SIZES`].
+    pub size: String,
+    /// Tokens of the tokenizer.
+    pub vocabulary: usize,
+    /// Longest sequence in pre-training, tokens.
+    pub context: usize,
+    /// Texts of the embedded world.
+    pub texts: usize,
+    /// Passes over the texts in pre-training.
+    pub pretrain_epochs: f64,
+    /// Prompts that the comparisons are about.
+    pub prompts: usize,
+    /// Completions of each; every two of them are compared.
+    pub completions: usize,
+    /// Prompts that policies are measured on.
+    pub eval_prompts: usize,
+    /// Most tokens of a completion.
+    pub max_new_tokens: usize,
+    /// β of everything that is trained on comparisons.
+    pub beta: f64,
+    /// MODPO's form.
+    pub form: Form,
+    /// Prompts a step, with all their comparisons.
+    pub batch_size: usize,
+    /// Steps of a policy's training on comparisons.
+    pub steps: usize,
+    /// Its learning rate.
+    pub learning_rate: f64,
+    /// Learning rate of reward models.
+    pub reward_learning_rate: f64,
+    /// Prompts a step of theirs.
+    pub reward_batch_size: usize,
+    /// Passes of theirs over the comparisons.
+    pub reward_epochs: f64,
+    /// Iterations of PPO.
+    pub ppo_iterations: usize,
+    /// PPO's own.
+    pub ppo: PpoConfig,
+    /// Number of completions that best-of-n chooses from.
+    pub best_of: usize,
+}
+
+/// Ways to weigh objectives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// DPO with the other objectives as margins; the ends are DPO.
+    Modpo,
+    /// Weights of the single objectives' DPO policies mixed: Rewarded Soups (Ramé et al. 2023, arXiv 2306.04488) of DPO.
+    DpoSoup,
+    /// Σ w_i times the DPO losses of the objectives' comparisons.
+    DpoWeighting,
+    /// The single objectives' DPO policies mixed as they write (Shi et al. 2024, arXiv 2406.18853).
+    Mod,
+    /// PPO on the weighted reward models.
+    Morlhf,
+    /// Rewarded Soups of the single objectives' PPO policies.
+    PpoSoup,
+    /// The best of n completions by the weighted reward models.
+    BestOfN,
+}
+
+/// A policy, measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// How it was made.
+    pub method: Method,
+    /// Weights of the objectives.
+    pub weights: Vec<f64>,
+    /// Seed.
+    pub seed: u64,
+    /// Mean of every objective's gold reward.
+    pub gold: Vec<Estimate>,
+    /// The same in standard deviations above the start.
+    pub rewards: Vec<f64>,
+    /// Divergence from the start over whole completions, nats; none for best-of-n.
+    pub kl: Option<Estimate>,
+    /// Tokens of a completion.
+    pub length: f64,
+    /// Folders of the models that it is, or is mixed of, in the order of the weights.
+    pub models: Vec<PathBuf>,
+}
+
+/// What all methods begin with in a seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Seed.
+    pub seed: u64,
+    /// Mean and standard deviation of each objective over the start's completions of the prompts that are learned from.
+    pub scales: Vec<Scale>,
+    /// Mean of each objective over its completions of the held-out prompts.
+    pub gold: Vec<f64>,
+    /// Correlation of every two objectives over its completions; `None` where it is not defined.
+    pub correlations: Vec<Vec<Option<f64>>>,
+}
+
+/// A method's front over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which method.
+    pub method: Method,
+    /// Volume above the start that its points cover: mean over seeds.
+    pub hypervolume: f64,
+    /// 95 % bootstrap interval of that mean; of a single seed there is none.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
+    /// How far the points of all methods together lie beyond its own: mean over seeds.
+    pub igd_plus: Option<f64>,
+    /// The largest divergence from the start among its points, nats: mean over seeds. What one method gets at a larger
+    /// divergence than another says little about the two.
+    pub largest_kl: Option<f64>,
+    /// How many of its points others of its own do not dominate, of how many: over all seeds.
+    pub non_dominated: [usize; 2],
+    /// Trainings in a seed: of policies and of reward models.
+    pub trainings: usize,
+    /// CPU seconds of these in a seed: mean; `None` where they are not known of every training.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+    /// Of soups: how far mixes lie above the chord between their ends.
+    pub chord: Vec<ChordRow>,
+}
+
+/// A mix against the chord between the ends it is mixed of (linear mode connectivity).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChordRow {
+    /// The mix.
+    pub weights: Vec<f64>,
+    /// How far it lies above, in each objective: mean over seeds.
+    pub above: Vec<f64>,
+    /// 95 % bootstrap intervals of these means; of a single seed there are none.
+    pub intervals: Vec<Option<[f64; 2]>>,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fronts {
+    /// What was run.
+    pub config: FrontConfig,
+    /// What each seed began with.
+    pub starts: Vec<Start>,
+    /// All policies.
+    pub points: Vec<Point>,
+    /// By method.
+    pub table: Vec<Row>,
+    /// CPU seconds of every training, by seed and name.
+    pub costs: BTreeMap<String, f64>,
+}
+
+impl Method {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Self; 7] =
+        [Self::Modpo, Self::DpoSoup, Self::DpoWeighting, Self::Mod, Self::Morlhf, Self::PpoSoup, Self::BestOfN];
+
+    /// As it is called in figures.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Modpo => "MODPO",
+            Self::DpoSoup => "DPO soup",
+            Self::DpoWeighting => "DPO loss weighting",
+            Self::Mod => "MOD",
+            Self::Morlhf => "MORLHF",
+            Self::PpoSoup => "PPO soup",
+            Self::BestOfN => "best of n",
+        }
+    }
+
+    /// Whether it trains nothing for a mix of objectives, beyond what single objectives need.
+    fn mixes(self) -> bool {
+        matches!(self, Self::DpoSoup | Self::Mod | Self::PpoSoup | Self::BestOfN)
+    }
+}
+
+impl Default for FrontConfig {
+    /// Two objectives that compete for a completion's few words, with a million parameters.
+    fn default() -> Self {
+        Self {
+            corpus: "reviews".to_owned(),
+            objectives: vec!["sentiment".to_owned(), "reviews:specificity".to_owned()],
+            methods: Method::ALL.to_vec(),
+            seeds: vec![0, 1, 2],
+            weight_steps: 4,
+            mix_steps: 10,
+            size: "1m".to_owned(),
+            vocabulary: 1024,
+            context: 128,
+            texts: 30_000,
+            pretrain_epochs: 1.0,
+            prompts: 2048,
+            completions: 4,
+            eval_prompts: 512,
+            max_new_tokens: 32,
+            beta: 0.3,
+            form: Form::Bounded,
+            batch_size: 12,
+            steps: 220,
+            learning_rate: 2.5e-4,
+            reward_learning_rate: 1e-3,
+            reward_batch_size: 4,
+            reward_epochs: 2.0,
+            // Its front still grows fast at 24.
+            ppo_iterations: 60,
+            ppo: PpoConfig {
+                optimizer: optimizer(1e-4, Schedule::Constant),
+                value_learning_rate: 1e-3,
+                epochs: 2,
+                kl_coefficient: 0.05,
+                ..PpoConfig::default()
+            },
+            best_of: 16,
+        }
+    }
+}
+
+impl FrontConfig {
+    fn beginning(&self) -> BeginConfig<'_> {
+        BeginConfig {
+            corpus: &self.corpus,
+            size: &self.size,
+            vocabulary: self.vocabulary,
+            context: self.context,
+            texts: self.texts,
+            pretrain_epochs: self.pretrain_epochs,
+            prompts: self.prompts,
+            completions: self.completions,
+            eval_prompts: self.eval_prompts,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`LmError::Config`], naming the first one out of range.
+    pub fn validate(&self) -> Result<(), LmError> {
+        let wrong = |problem: String| Err(LmError::Config(problem));
+        if !SIZES.iter().any(|(name, ..)| *name == self.size) {
+            let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
+            return wrong(format!("size = \"{}\": must be {}", self.size, names.join(", ")));
+        }
+        if !(2..=MOST_OBJECTIVES).contains(&self.objectives.len()) {
+            let found = self.objectives.len();
+            return wrong(format!("objectives: there are {found}: must be 2 to {MOST_OBJECTIVES} (--objectives A,B)"));
+        }
+        if let Some((i, twice)) =
+            self.objectives.iter().enumerate().find(|(i, objective)| self.objectives[..*i].contains(objective))
+        {
+            return wrong(format!("objectives: number {} is '{twice}' again", i + 1));
+        }
+        let positive = [
+            ("methods", self.methods.len()),
+            ("seeds", self.seeds.len()),
+            ("weight_steps", self.weight_steps),
+            ("mix_steps", self.mix_steps),
+            ("prompts", self.prompts),
+            ("eval_prompts", self.eval_prompts),
+            ("max_new_tokens", self.max_new_tokens),
+            ("batch_size", self.batch_size),
+            ("steps", self.steps),
+            ("reward_batch_size", self.reward_batch_size),
+            ("best_of", self.best_of),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return wrong(format!("{name}: must be 1 or more"));
+        }
+        if self.completions < 2 {
+            return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
+        }
+        let rates = [
+            ("beta", self.beta),
+            ("learning_rate", self.learning_rate),
+            ("reward_learning_rate", self.reward_learning_rate),
+            ("reward_epochs", self.reward_epochs),
+        ];
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(1e-12..=MOST_LEARNING_RATE).contains(value)) {
+            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
+        }
+        self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
+    }
+}
+
+/// More would have more weights than anyone trains policies for.
+const MOST_OBJECTIVES: usize = 6;
+
+/// Rewards with what they were standardised with.
+type Standardised = (Scale, Vec<f64>);
+
+/// What all methods of a seed share.
+struct World<'a> {
+    config: &'a FrontConfig,
+    folder: &'a Path,
+    begun: Beginning,
+    golds: Vec<Box<dyn Gold>>,
+    /// Every completion with its prompt.
+    encoded: Vec<Encoded>,
+    /// log π_ref of each, nats.
+    reference: Vec<f64>,
+    /// Every objective's gold reward of each.
+    scores: Vec<Vec<f64>>,
+    /// Standardised implicit rewards of each by objective, with what they were standardised with, as far as they were
+    /// asked for.
+    implicit: RefCell<BTreeMap<usize, Rc<Standardised>>>,
+    start: Start,
+}
+
+/// Runs everything that the folder does not hold yet, and writes table, JSON and figures. `show` is told of what goes on.
+///
+/// # Errors
+/// [`LmError`]; what was trained and measured before is kept, and a later call goes on from there.
+pub fn fronts(
+    config: &FrontConfig,
+    folder: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<Fronts>, LmError> {
+    config.validate()?;
+    config.objectives.iter().try_for_each(|objective| check_gold(&config.corpus, objective))?;
+    let points_folder = folder.join("points");
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
+    fs::create_dir_all(&points_folder).map_err(|source| io(&points_folder, "make the folder", source))?;
+    same_config(config, "front", folder)?;
+    let (mut starts, mut points, mut costs) = (Vec::new(), Vec::new(), BTreeMap::new());
+    for &seed in &config.seeds {
+        let file = points_folder.join(format!("{seed}.json"));
+        if !file.exists() {
+            let Some(world) = World::new(config, seed, folder, device, stop, show)? else { return Ok(None) };
+            let mut found = Vec::new();
+            for &method in &config.methods {
+                let Some(of_method) = world.method(method, stop, show)? else { return Ok(None) };
+                found.extend(of_method);
+            }
+            write_json(&file, &(&world.start, &found))?;
+        }
+        let (start, found): (Start, Vec<Point>) = read_json(&file)?;
+        starts.push(start);
+        points.extend(found);
+        for (name, cpu) in costs_of(folder, seed)? {
+            costs.insert(format!("{seed}/{name}"), cpu);
+        }
+    }
+    let table = config.methods.iter().map(|&method| row(config, &points, &costs, method)).collect();
+    let fronts = Fronts { config: config.clone(), starts, points, table, costs };
+    write_json(&folder.join("front.json"), &fronts)?;
+    draw(&fronts, folder)?;
+    Ok(Some(fronts))
+}
+
+impl<'a> World<'a> {
+    fn new(
+        config: &'a FrontConfig,
+        seed: u64,
+        folder: &'a Path,
+        device: &Device,
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+    ) -> Result<Option<Self>, LmError> {
+        let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
+        let golds =
+            config.objectives.iter().map(|objective| begun.open_gold(objective)).collect::<Result<Vec<_>, _>>()?;
+        let encoded: Vec<Encoded> = (0..begun.completions.len()).map(|i| begun.encoded(i)).collect();
+        let reference = score::log_probs(&begun.start, &encoded, PART_TOKENS, &|_| ());
+        let (mut scores, mut scales) = (Vec::new(), Vec::new());
+        for (gold, objective) in golds.iter().zip(&config.objectives) {
+            let own = diagnose::gold_scores(&**gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
+            scales.push(Scale::of(&own).ok_or_else(|| {
+                LmError::Config(format!(
+                    "objectives: '{objective}' is the same for all completions of the model, so there is nothing to compare"
+                ))
+            })?);
+            scores.push(own);
+        }
+        let correlations = scores.iter().map(|a| scores.iter().map(|b| pearson(a, b)).collect()).collect();
+        let mut world = Self {
+            config,
+            folder,
+            start: Start { seed, scales, gold: Vec::new(), correlations },
+            begun,
+            golds,
+            encoded,
+            reference,
+            scores,
+            implicit: RefCell::default(),
+        };
+        let completions = world.write(&world.begun.start);
+        world.start.gold = world.gold(&completions)?.iter().map(|gold| gold.mean).collect();
+        Ok(Some(world))
+    }
+
+    /// The points of a method; nothing where it was stopped.
+    fn method(
+        &self,
+        method: Method,
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+    ) -> Result<Option<Vec<Point>>, LmError> {
+        let Self { config, begun, .. } = self;
+        let objectives = config.objectives.len();
+        let weights = grid(objectives, if method.mixes() { config.mix_steps } else { config.weight_steps });
+        let single = |name: &str| -> Result<Option<Vec<Trained>>, LmError> {
+            let mut all = Vec::with_capacity(objectives);
+            for objective in 0..objectives {
+                let Some(one) = self.single(name, objective, stop, show)? else { return Ok(None) };
+                all.push(one);
+            }
+            Ok(Some(all))
+        };
+        let mut points = Vec::with_capacity(weights.len());
+        match method {
+            Method::Modpo | Method::DpoWeighting | Method::Morlhf => {
+                for weights in weights {
+                    let Some(policy) = self.policy(method, &weights, stop, show)? else { return Ok(None) };
+                    let completions = self.write(&policy.model);
+                    let (kl, _) = diagnose::divergences(
+                        &policy.model,
+                        &begun.start,
+                        &begun.eval_prompts,
+                        &completions,
+                        PART_TOKENS,
+                    );
+                    points.push(self.point(method, weights, &completions, Some(&kl), vec![policy.folder])?);
+                }
+            }
+            Method::DpoSoup | Method::PpoSoup => {
+                let ends = if method == Method::DpoSoup { "dpo" } else { "ppo" };
+                let Some(ends) = single(ends)? else { return Ok(None) };
+                let models: Vec<&Decoder> = ends.iter().map(|end| &end.model).collect();
+                for weights in weights {
+                    let soup = mixed(&models, &weights);
+                    let completions = self.write(&soup);
+                    let (kl, _) =
+                        diagnose::divergences(&soup, &begun.start, &begun.eval_prompts, &completions, PART_TOKENS);
+                    let folders = ends.iter().map(|end| end.folder.clone()).collect();
+                    points.push(self.point(method, weights, &completions, Some(&kl), folders)?);
+                }
+            }
+            Method::Mod => {
+                let Some(ends) = single("dpo")? else { return Ok(None) };
+                for weights in weights {
+                    // A model without weight need not be asked.
+                    let models: Vec<(&Decoder, f64)> = ends
+                        .iter()
+                        .zip(&weights)
+                        .filter(|(_, weight)| **weight > 0.0)
+                        .map(|(end, weight)| (&end.model, *weight))
+                        .collect();
+                    let (completions, kl) = self.write_mixed(&models);
+                    let folders = ends.iter().map(|end| end.folder.clone()).collect();
+                    points.push(self.point(method, weights, &completions, Some(&kl), folders)?);
+                }
+            }
+            Method::BestOfN => {
+                let Some(rewards) = single("reward")? else { return Ok(None) };
+                points = self.best_of_n(&rewards, weights)?;
+            }
+        }
+        show(Shown::Note(&format!("seed {}: {} measured at {} weights", begun.seed, method.name(), points.len())));
+        Ok(Some(points))
+    }
+
+    /// The policy of a method that trains one for these weights.
+    fn policy(
+        &self,
+        method: Method,
+        weights: &[f64],
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+    ) -> Result<Option<Trained>, LmError> {
+        // At the ends methods are what they are of single objectives.
+        if let Some(objective) = weights.iter().position(|weight| *weight == 1.0) {
+            let name = if method == Method::Morlhf { "ppo" } else { "dpo" };
+            return self.single(name, objective, stop, show);
+        }
+        let name = policy_name(method, weights);
+        match method {
+            Method::Modpo => {
+                // The objective of the largest weight carries the preferences; of equal ones the first.
+                let carrier = (0..weights.len()).rev().max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or(0);
+                let mut others = Vec::new();
+                for (objective, weight) in weights.iter().enumerate() {
+                    if objective != carrier && *weight > 0.0 {
+                        let Some(other) = self.single("dpo", objective, stop, show)? else { return Ok(None) };
+                        others.push((objective, other.model, *weight));
+                    }
+                }
+                let Some(own) = self.single("dpo", carrier, stop, show)? else { return Ok(None) };
+                let (pairs, sides) = self.compared(carrier);
+                let groups = by_prompt(&pairs);
+                self.trained(&name, stop, show, || {
+                    // The carrier's comparisons teach its reward in their own unit, which its DPO policy has found; the
+                    // other objectives come in at the same one, so that weights weigh like with like.
+                    let unit = self.implicit_rewards(carrier, &own.model).0.deviation;
+                    let mut margin = vec![0.0; self.encoded.len()];
+                    for (objective, model, weight) in &others {
+                        let rewards = self.implicit_rewards(*objective, model);
+                        margin.iter_mut().zip(&rewards.1).for_each(|(sum, reward)| *sum += unit * weight * reward);
+                    }
+                    let stage = Modpo {
+                        margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
+                        reference: self.references(&sides),
+                        loss: ModpoLoss { beta: self.config.beta, weight: weights[carrier], form: self.config.form },
+                        pairs,
+                    };
+                    self.learn(&stage, &groups, stop)
+                })
+            }
+            Method::DpoWeighting => {
+                let (pairs, sides) = self.weighed(weights);
+                let loss = LossConfig { beta: self.config.beta, ..LossConfig::default() };
+                let groups = by_prompt(&pairs);
+                let stage = Dpo { pairs, loss, reference: self.references(&sides) };
+                self.trained(&name, stop, show, || self.learn(&stage, &groups, stop))
+            }
+            _ => self.ppo(&name, weights, stop, show),
+        }
+    }
+
+    /// Implicit rewards (arXiv 2305.18290, eq. 5) of all completions by an objective's DPO policy, brought to one scale on
+    /// them, which are the start's own. They are computed once for all weights, in the first training that asks.
+    fn implicit_rewards(&self, objective: usize, policy: &Decoder) -> Rc<Standardised> {
+        let mut known = self.implicit.borrow_mut();
+        let compute = || {
+            let log_probs = score::log_probs(policy, &self.encoded, PART_TOKENS, &|_| ());
+            let ratios = log_probs.iter().zip(&self.reference).map(|(policy, reference)| policy - reference);
+            let rewards: Vec<f64> = ratios.map(|ratio| self.config.beta * ratio).collect();
+            let scale = Scale::of(&rewards).unwrap_or(Scale::NONE);
+            Rc::new((scale, rewards.into_iter().map(|reward| scale.apply(reward)).collect()))
+        };
+        Rc::clone(known.entry(objective).or_insert_with(compute))
+    }
+
+    /// What is trained for a single objective: `dpo`, `ppo` or `reward`.
+    fn single(
+        &self,
+        kind: &str,
+        objective: usize,
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+    ) -> Result<Option<Trained>, LmError> {
+        let name = format!("{kind}-{}", objective + 1);
+        match kind {
+            "dpo" => {
+                let (pairs, sides) = self.compared(objective);
+                let loss = LossConfig { beta: self.config.beta, ..LossConfig::default() };
+                let groups = by_prompt(&pairs);
+                let stage = Dpo { pairs, loss, reference: self.references(&sides) };
+                self.trained(&name, stop, show, || self.learn(&stage, &groups, stop))
+            }
+            "ppo" => {
+                let weights: Vec<f64> =
+                    (0..self.config.objectives.len()).map(|i| if i == objective { 1.0 } else { 0.0 }).collect();
+                self.ppo(&name, &weights, stop, show)
+            }
+            _ => {
+                let config = self.config;
+                let fit = RewardFit {
+                    learning_rate: config.reward_learning_rate,
+                    batch_size: config.reward_batch_size,
+                    epochs: config.reward_epochs,
+                };
+                let (pairs, _) = self.compared(objective);
+                let groups = by_prompt(&pairs);
+                self.trained(&name, stop, show, || {
+                    Ok(Some(reward_model(fit, &self.begun.start, &pairs, &groups, self.begun.seed)?))
+                })
+            }
+        }
+    }
+
+    /// PPO on the weighted reward models, each standardised on the start's completions.
+    fn ppo(
+        &self,
+        name: &str,
+        weights: &[f64],
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+    ) -> Result<Option<Trained>, LmError> {
+        let mut models = Vec::new();
+        for (objective, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+            let Some(Trained { model, .. }) = self.single("reward", objective, stop, show)? else { return Ok(None) };
+            models.push((model, *weight));
+        }
+        let Self { config, begun, .. } = self;
+        let mut ppo = config.ppo.clone();
+        ppo.iterations = config.ppo_iterations;
+        ppo.sampling.max_new_tokens = config.max_new_tokens;
+        ppo.part_tokens = PART_TOKENS;
+        self.trained(name, stop, show, || {
+            let standardised = |(model, weight): (Decoder, f64)| {
+                let scale = Scale::of(&self.judged(&model, &self.encoded)).unwrap_or(Scale::NONE);
+                (model, scale, weight)
+            };
+            let judges: Vec<(Decoder, Scale, f64)> = models.into_iter().map(standardised).collect();
+            let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
+                let whole: Vec<Encoded> =
+                    rows.iter().map(|(prompt, completion)| encoded(&begun.prompts[*prompt], completion)).collect();
+                Ok(self.weighted(&judges, &whole))
+            };
+            // The value function begins as the reward model of the largest weight.
+            let value = judges.iter().max_by(|a, b| a.2.total_cmp(&b.2)).map(|(model, ..)| model.clone());
+            let value = value.unwrap_or_else(|| with_scores(&begun.start, 1, begun.seed));
+            let mut state = Ppo::new(begun.start.clone(), value, &ppo);
+            while state.iteration < config.ppo_iterations {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                iterate(&mut state, &begun.start, &begun.prompts, &begun.eos, &ppo, begun.seed, &reward)?;
+            }
+            Ok(Some(state.policy.model))
+        })
+    }
+
+    /// For every prompt and all weights at once: n completions of the start, of which the best is taken.
+    fn best_of_n(&self, rewards: &[Trained], weights: Vec<Vec<f64>>) -> Result<Vec<Point>, LmError> {
+        let Self { config, begun, .. } = self;
+        let n = config.best_of;
+        let repeated: Vec<Vec<u32>> =
+            begun.eval_prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), n)).collect();
+        let sampling =
+            SampleConfig { max_new_tokens: config.max_new_tokens, seed: begun.seed, ..SampleConfig::default() };
+        let completions = generate(&begun.start, &repeated, &sampling, &begun.eos, 2 << 32, &|_, _| true);
+        let whole: Vec<Encoded> =
+            repeated.iter().zip(&completions).map(|(prompt, completion)| encoded(prompt, completion)).collect();
+        let standardised: Vec<Vec<f64>> = rewards
+            .iter()
+            .map(|reward| {
+                let scale = Scale::of(&self.judged(&reward.model, &self.encoded)).unwrap_or(Scale::NONE);
+                self.judged(&reward.model, &whole).into_iter().map(|score| scale.apply(score)).collect()
+            })
+            .collect();
+        let folders: Vec<PathBuf> = rewards.iter().map(|reward| reward.folder.clone()).collect();
+        let of_weights = |weights: Vec<f64>| {
+            let score =
+                |i: usize| -> f64 { standardised.iter().zip(&weights).map(|(own, weight)| weight * own[i]).sum() };
+            let best = |prompt: usize| {
+                let range = prompt * n..(prompt + 1) * n;
+                range.rev().max_by(|&a, &b| score(a).total_cmp(&score(b))).unwrap_or(prompt * n)
+            };
+            let chosen: Vec<Completion> =
+                (0..begun.eval_prompts.len()).map(|prompt| completions[best(prompt)].clone()).collect();
+            self.point(Method::BestOfN, weights, &chosen, None, folders.clone())
+        };
+        weights.into_iter().map(of_weights).collect()
+    }
+
+    // ------------------------------------------------------------------------------------------------- what is learned
+
+    /// An objective's comparisons, and which completions they are of. Ties say nothing about which is better.
+    fn compared(&self, objective: usize) -> (Vec<EncodedPair>, Vec<[usize; 2]>) {
+        let scores = &self.scores[objective];
+        let decided = self.begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
+        let pair = |(row, [i, j]): (usize, [usize; 2])| {
+            let sides = if scores[i] > scores[j] { [i, j] } else { [j, i] };
+            (self.pair(row, sides, None), sides)
+        };
+        decided.map(pair).unzip()
+    }
+
+    /// All comparisons with the share of the weight that says the first is better: the mean of the objectives' losses is
+    /// the loss of that soft label.
+    fn weighed(&self, weights: &[f64]) -> (Vec<EncodedPair>, Vec<[usize; 2]>) {
+        let pair = |(row, sides @ [i, j]): (usize, [usize; 2])| {
+            let says = |own: &Vec<f64>| match own[i].total_cmp(&own[j]) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+            let target = self.scores.iter().zip(weights).map(|(own, weight)| weight * says(own)).sum();
+            (self.pair(row, sides, Some(target)), sides)
+        };
+        self.begun.twos().map(pair).unzip()
+    }
+
+    fn pair(&self, row: usize, [chosen, rejected]: [usize; 2], target: Option<f64>) -> EncodedPair {
+        let [chosen, rejected] = [chosen, rejected].map(|i| self.encoded[i].clone());
+        EncodedPair { row, chosen, rejected, margin: None, target }
+    }
+
+    fn references(&self, sides: &[[usize; 2]]) -> Reference {
+        Reference::LogProbs(sides.iter().map(|both| both.map(|i| self.reference[i])).collect())
+    }
+
+    /// Training on comparisons; nothing where it was stopped.
+    fn learn<S: Stage>(
+        &self,
+        stage: &S,
+        groups: &[std::ops::Range<usize>],
+        stop: &AtomicBool,
+    ) -> Result<Option<Decoder>, LmError> {
+        let Self { config, begun, .. } = self;
+        let train = TrainConfig {
+            steps: config.steps,
+            batch_size: config.batch_size,
+            part_tokens: PAIR_PART_TOKENS / 2,
+            optimizer: optimizer(config.learning_rate, Schedule::Constant),
+            ..TrainConfig::default()
+        };
+        let mut trainee = Trainee { model: begun.start.clone(), optimizer: Optimizer::default(), step: 0 };
+        while trainee.step < config.steps {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let examples = comparisons(&train, groups, begun.seed, trainee.step);
+            step(&mut trainee, stage, &train, &examples, config.steps, begun.seed)?;
+        }
+        Ok(Some(trainee.model))
+    }
+
+    /// A model that the folder holds, or that is trained now and kept there with what it cost. One training at a time has
+    /// all threads, so that CPU seconds are its own.
+    fn trained(
+        &self,
+        name: &str,
+        stop: &AtomicBool,
+        show: &(dyn Fn(Shown<'_>) + Sync),
+        train: impl FnOnce() -> Result<Option<Decoder>, LmError>,
+    ) -> Result<Option<Trained>, LmError> {
+        let relative = PathBuf::from(format!("models/{}/{name}", self.begun.seed));
+        let path = self.folder.join(&relative);
+        if path.join(COST).is_file() {
+            let model = folder::read(&path, &self.begun.start.device())?.decoder;
+            return Ok(Some(Trained { model, folder: relative }));
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let clock = Clock::new();
+        let Some(model) = train()? else { return Ok(None) };
+        let cpu = clock.cpu();
+        let spent = cpu.map_or(String::new(), |cpu| format!(", {cpu:.0} CPU s"));
+        show(Shown::Note(&format!("seed {}: trained {name} in {:.0} s{spent}", self.begun.seed, clock.wall())));
+        folder::write(&model, None, &path)?;
+        self.begun.tokenizer.save(&path)?;
+        write_json(&path.join(COST), &Cost { cpu_seconds: cpu, wall_seconds: clock.wall() })?;
+        Ok(Some(Trained { model, folder: relative }))
+    }
+
+    // ---------------------------------------------------------------------------------------------------- what is measured
+
+    /// Completions of the held-out prompts.
+    fn write(&self, model: &Decoder) -> Vec<Completion> {
+        let Self { config, begun, .. } = self;
+        generate(model, &begun.eval_prompts, &self.sampling(config), &begun.eos, 3 << 32, &|_, _| true)
+    }
+
+    /// The same of several models together, with the divergence of each completion.
+    fn write_mixed(&self, models: &[(&Decoder, f64)]) -> (Vec<Completion>, Vec<f64>) {
+        let Self { config, begun, .. } = self;
+        if let [(model, _)] = models {
+            let completions = self.write(model);
+            let (kl, _) = diagnose::divergences(model, &begun.start, &begun.eval_prompts, &completions, PART_TOKENS);
+            return (completions, kl);
+        }
+        let (completions, own): (Vec<Completion>, Vec<f64>) =
+            generate_mixed(models, &begun.eval_prompts, &self.sampling(config), &begun.eos, 3 << 32)
+                .into_iter()
+                .unzip();
+        let whole: Vec<Encoded> = begun
+            .eval_prompts
+            .iter()
+            .zip(&completions)
+            .map(|(prompt, completion)| encoded(prompt, completion))
+            .collect();
+        let reference = score::log_probs(&begun.start, &whole, PART_TOKENS, &|_| ());
+        (completions, own.iter().zip(reference).map(|(own, reference)| own - reference).collect())
+    }
+
+    fn sampling(&self, config: &FrontConfig) -> SampleConfig {
+        SampleConfig { max_new_tokens: config.max_new_tokens, seed: self.begun.seed, ..SampleConfig::default() }
+    }
+
+    /// Every objective's gold reward of completions of the held-out prompts.
+    fn gold(&self, completions: &[Completion]) -> Result<Vec<Estimate>, LmError> {
+        let begun = &self.begun;
+        let of = |gold: &dyn Gold| {
+            let scores = diagnose::gold_scores(gold, &begun.tokenizer, &begun.eval_prompts, completions)?;
+            Ok(Estimate::of(&scores))
+        };
+        self.golds.iter().map(|gold| of(&**gold)).collect()
+    }
+
+    fn point(
+        &self,
+        method: Method,
+        weights: Vec<f64>,
+        completions: &[Completion],
+        kl: Option<&[f64]>,
+        models: Vec<PathBuf>,
+    ) -> Result<Point, LmError> {
+        let gold = self.gold(completions)?;
+        let Start { scales, gold: of_start, .. } = &self.start;
+        let rewards = gold.iter().zip(of_start).zip(scales);
+        let rewards = rewards.map(|((gold, start), scale)| (gold.mean - start) / scale.deviation).collect();
+        let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
+        Ok(Point {
+            method,
+            weights,
+            seed: self.begun.seed,
+            gold,
+            rewards,
+            kl: kl.map(Estimate::of),
+            length: Estimate::of(&lengths).mean,
+            models,
+        })
+    }
+
+    /// A reward model's scores.
+    fn judged(&self, model: &Decoder, completions: &[Encoded]) -> Vec<f64> {
+        let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
+        ids.chunks(SCORED_TOGETHER).flat_map(|part| reward::scores(model, part)).map(f64::from).collect()
+    }
+
+    fn weighted(&self, judges: &[(Decoder, Scale, f64)], completions: &[Encoded]) -> Vec<f64> {
+        let mut sums = vec![0.0; completions.len()];
+        for (model, scale, weight) in judges {
+            let scores = self.judged(model, completions);
+            sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += weight * scale.apply(score));
+        }
+        sums
+    }
+}
+
+/// A model that was trained, and where it is kept, from the front's folder.
+struct Trained {
+    model: Decoder,
+    folder: PathBuf,
+}
+
+/// What a training took.
+#[derive(Debug, Serialize, Deserialize)]
+struct Cost {
+    cpu_seconds: Option<f64>,
+    wall_seconds: f64,
+}
+
+/// Completions that a reward model scores together.
+const SCORED_TOGETHER: usize = 64;
+
+/// File with a model's [`Cost`].
+const COST: &str = "cost.json";
+
+fn encoded(prompt: &[u32], completion: &Completion) -> Encoded {
+    Encoded { ids: [prompt, &completion.ids].concat(), prompt_len: prompt.len() }
+}
+
+fn policy_name(method: Method, weights: &[f64]) -> String {
+    let method = serde_json::json!(method);
+    let weights: Vec<String> = weights.iter().map(|weight| format!("{:.4}", weight)).collect();
+    format!("{}-{}", method.as_str().unwrap_or_default(), weights.join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use burn::tensor::Device;
+
+    use super::{FrontConfig, Method, fronts};
+    use crate::lm::run::Shown;
+
+    fn small() -> FrontConfig {
+        FrontConfig {
+            size: "30k".to_owned(),
+            vocabulary: 300,
+            context: 48,
+            texts: 600,
+            seeds: vec![0, 1],
+            prompts: 24,
+            completions: 3,
+            eval_prompts: 8,
+            max_new_tokens: 12,
+            batch_size: 4,
+            steps: 3,
+            ppo_iterations: 1,
+            weight_steps: 2,
+            mix_steps: 4,
+            best_of: 2,
+            // What an untrained model differs in: its words, and how many "e" they have.
+            objectives: vec!["length".to_owned(), "regex:e".to_owned()],
+            ..FrontConfig::default()
+        }
+    }
+
+    /// Everything once, small: ends are shared, what is trained is kept, and an interrupted front ends as an unbroken one.
+    #[test]
+    fn fronts_go_on_where_they_stopped_and_share_what_can_be_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = Device::flex();
+        let config = small();
+        let never = AtomicBool::new(false);
+        let whole = fronts(&config, &folder.path().join("whole"), &device, &never, &|_| ()).unwrap().unwrap();
+        assert_eq!(whole.table.len(), Method::ALL.len());
+        for row in &whole.table {
+            let own: Vec<_> = whole.points.iter().filter(|point| point.method == row.method).collect();
+            let each = if row.method.mixes() { 5 } else { 3 };
+            assert_eq!((own.len(), row.non_dominated[1]), (2 * each, 2 * each), "{:?}", row.method);
+            assert!(own.iter().all(|point| point.rewards.iter().all(|reward| reward.is_finite())));
+            assert!(row.hypervolume >= 0.0 && row.cpu_seconds > Some(0.0), "{row:?}");
+        }
+        let of = |method: Method, weights: [f64; 2]| {
+            let found = whole.points.iter().find(|point| point.method == method && point.weights == weights);
+            let found = found.unwrap();
+            (found.rewards.clone(), found.kl)
+        };
+        for end in [[0.0, 1.0], [1.0, 0.0]] {
+            let dpo = of(Method::Modpo, end);
+            for method in [Method::DpoSoup, Method::DpoWeighting, Method::Mod] {
+                assert_eq!(of(method, end), dpo, "{method:?}");
+            }
+            assert_eq!(of(Method::Morlhf, end), of(Method::PpoSoup, end));
+        }
+        let trainings = |method| whole.table.iter().find(|row| row.method == method).unwrap().trainings;
+        assert_eq!(Method::ALL.map(trainings), [3, 2, 3, 2, 5, 4, 2]);
+        let chord = &whole.table[1].chord;
+        assert_eq!(chord.iter().map(|row| row.weights[0]).collect::<Vec<_>>(), [0.25, 0.5, 0.75]);
+        for file in ["front.svg", "front.json", "models/1/modpo-0.5000-0.5000/tokenizer.json"] {
+            assert!(folder.path().join("whole").join(file).exists(), "{file}");
+        }
+
+        // Stopped after the third training, and gone on with.
+        let path = folder.path().join("broken");
+        let (stop, trained) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
+        let show = |shown: Shown<'_>| {
+            if matches!(shown, Shown::Note(note) if note.contains("trained"))
+                && trained.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 2
+            {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        assert_eq!(fronts(&config, &path, &device, &stop, &show).unwrap(), None);
+        let resumed = fronts(&config, &path, &device, &never, &|_| ()).unwrap().unwrap();
+        assert_eq!((resumed.points, resumed.starts), (whole.points, whole.starts));
+    }
+
+    #[test]
+    fn three_objectives_have_a_figure_for_every_two() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = FrontConfig {
+            objectives: vec!["length".to_owned(), "regex:e".to_owned(), "regex:a".to_owned()],
+            methods: vec![Method::Modpo, Method::DpoSoup],
+            seeds: vec![0],
+            ..small()
+        };
+        let found = fronts(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ()).unwrap().unwrap();
+        assert_eq!(found.points.len(), 6 + 15);
+        assert_eq!(found.starts[0].correlations.len(), 3);
+        for two in ["1-2", "1-3", "2-3"] {
+            assert!(folder.path().join(format!("front-{two}.svg")).exists());
+        }
+    }
+
+    #[test]
+    fn own_texts_are_a_corpus_with_gold_rewards_of_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let texts = folder.path().join("texts.jsonl");
+        let text = |i: u64| crate::lm::reviews::review(&mut crate::random::stream(0, "own", i)).text;
+        let rows: Vec<String> = (0..300).map(|i| serde_json::json!({ "text": text(i) }).to_string()).collect();
+        std::fs::write(&texts, rows.join("\n")).unwrap();
+        let config = FrontConfig {
+            corpus: texts.display().to_string(),
+            methods: vec![Method::DpoSoup],
+            seeds: vec![0],
+            ..small()
+        };
+        let run = |config: &FrontConfig, out: &str| {
+            fronts(config, &folder.path().join(out), &Device::flex(), &AtomicBool::new(false), &|_| ())
+        };
+        let found = run(&config, "own").unwrap().unwrap();
+        assert_eq!(found.points.len(), 5);
+        assert!(found.table[0].largest_kl.is_some_and(f64::is_finite));
+        let unknown = FrontConfig { objectives: vec!["sentiment".to_owned(), "length".to_owned()], ..config.clone() };
+        let error = run(&unknown, "unknown").unwrap_err().to_string();
+        assert!(error.contains("sentiment: is a gold reward of reviews and of IMDB"), "{error}");
+        let error = run(&FrontConfig { corpus: "nowhere".to_owned(), ..config }, "none").unwrap_err().to_string();
+        assert!(error.contains("there is no such file or folder; it must be reviews, imdb:DIR"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |change: &dyn Fn(&mut FrontConfig)| {
+            let mut config = small();
+            change(&mut config);
+            let found = fronts(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ());
+            found.unwrap_err().to_string()
+        };
+        for (change, expected) in [
+            (
+                (&|config: &mut FrontConfig| config.objectives.truncate(1)) as &dyn Fn(&mut FrontConfig),
+                "objectives: there are 1: must be 2 to 6",
+            ),
+            (
+                &|config: &mut FrontConfig| config.objectives[1] = "length".to_owned(),
+                "objectives: number 2 is 'length' again",
+            ),
+            (&|config: &mut FrontConfig| config.beta = 0.0, "beta = 0: must be positive"),
+            (&|config: &mut FrontConfig| config.completions = 1, "completions = 1: must be 2 or more"),
+        ] {
+            let found = error(change);
+            assert!(found.contains(expected), "{found}, expected {expected}");
+        }
+    }
+}

@@ -1,0 +1,941 @@
+//! The reward-KL frontier of Rafailov et al. 2023 (arXiv 2305.18290, figure 2 left): how much gold reward a method gets
+//! for how far it moves from the model it began with.
+//!
+//! For each seed a model is trained on the corpus; it completes prompts, the gold reward says which of two completions
+//! is better, and every method learns from these comparisons with several strengths of its pull to the reference (β, or
+//! a target of the divergence). Along the way each policy completes held-out prompts: one point of the frontier is the
+//! mean divergence over whole sampled completions, and their mean gold reward. The table says what a method gets within
+//! a divergence: its policy is chosen by one half of the held-out prompts and reported by the other, so that a method
+//! with more points gains nothing from the best of more noise.
+
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use burn::tensor::Device;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use serde::{Deserialize, Serialize};
+
+use crate::disk::DiskError;
+use crate::disk::figure::{self, Series, SeriesPoint};
+use crate::disk::lock::Claim;
+use crate::lm::data::EncodedPair;
+use crate::lm::diagnose::{self, Estimate};
+use crate::lm::dpo::{self, Dpo, Reference};
+use crate::lm::folder::with_scores;
+use crate::lm::gold::Gold;
+use crate::lm::loss::{LossConfig, LossKind};
+use crate::lm::model::Decoder;
+use crate::lm::optim::{Optimizer, Schedule};
+use crate::lm::ppo::{Ppo, PpoConfig, iterate};
+use crate::lm::run::{LmError, SIZES, Shown};
+use crate::lm::sample::{Completion, SampleConfig, generate};
+use crate::lm::sft::{Normalization, Sft};
+use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
+use crate::preference::statistics::bootstrap_interval;
+use crate::random::stream;
+use crate::studies::world::{
+    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
+    corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
+};
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FrontierConfig {
+    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
+    pub corpus: String,
+    /// Gold reward; empty for the sentiment of reviews and of IMDB.
+    pub gold: String,
+    /// Size of the model, one of [`SIZES`].
+    pub size: String,
+    /// Tokens of the tokenizer.
+    pub vocabulary: usize,
+    /// Longest sequence in pre-training, tokens.
+    pub context: usize,
+    /// Texts of the embedded world.
+    pub texts: usize,
+    /// Passes over the texts in pre-training.
+    pub pretrain_epochs: f64,
+    /// Each has a model, comparisons, and runs of its own.
+    pub seeds: Vec<u64>,
+    /// Which methods.
+    pub methods: Vec<Method>,
+    /// Prompts that the comparisons are about.
+    pub prompts: usize,
+    /// Completions of each; every two of them are compared.
+    pub completions: usize,
+    /// Prompts that policies are measured on.
+    pub eval_prompts: usize,
+    /// Most tokens of a completion.
+    pub max_new_tokens: usize,
+    /// Prompts a step, with all their comparisons, for methods that learn from these.
+    pub batch_size: usize,
+    /// Steps of such a run.
+    pub steps: usize,
+    /// Measurements of a run.
+    pub measurements: usize,
+    /// Learning rate of such a run.
+    pub learning_rate: f64,
+    /// Learning rate of the reward model.
+    pub reward_learning_rate: f64,
+    /// Prompts a step of the reward model.
+    pub reward_batch_size: usize,
+    /// Passes of the reward model over the comparisons.
+    pub reward_epochs: f64,
+    /// β of DPO and cDPO, τ of IPO.
+    pub betas: Vec<f64>,
+    /// Target divergences of PPO, nats.
+    pub target_kls: Vec<f64>,
+    /// Iterations of PPO.
+    pub ppo_iterations: usize,
+    /// PPO's own.
+    pub ppo: PpoConfig,
+    /// Numbers of completions that best-of-n chooses from.
+    pub best_of: Vec<usize>,
+}
+
+/// Values of [`FrontierConfig`] for IMDB.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ImdbLayer {
+    size: &'static str,
+    vocabulary: usize,
+    context: usize,
+    pretrain_epochs: f64,
+    seeds: [u64; 1],
+    prompts: usize,
+    eval_prompts: usize,
+    max_new_tokens: usize,
+    steps: usize,
+    measurements: usize,
+    betas: [f64; 2],
+    target_kls: [f64; 2],
+    ppo_iterations: usize,
+}
+
+/// Ways to learn from comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// DPO.
+    Dpo,
+    /// DPO with a share of 0.1 of the labels taken to be flipped.
+    Cdpo,
+    /// IPO with summed log-ratios.
+    Ipo,
+    /// PPO on a reward model fitted to the comparisons.
+    Ppo,
+    /// PPO on the gold reward.
+    PpoGold,
+    /// Fine-tuning on the chosen completions.
+    PreferredFt,
+    /// The best of n completions by the reward model. Its divergence is not sampled but the bound ln n − (n − 1)/n
+    /// (Beirami et al. 2024, arXiv 2401.01879).
+    BestOfN,
+}
+
+/// One measurement of one policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// How it was trained.
+    pub method: Method,
+    /// Its strength: β, target divergence, n.
+    pub setting: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Steps or iterations taken.
+    pub step: usize,
+    /// Divergence from the reference over whole completions, nats.
+    pub kl: Estimate,
+    /// Gold reward.
+    pub gold: Estimate,
+    /// Divergence and gold reward over the first and over the second half of the prompts.
+    pub halves: [[f64; 2]; 2],
+    /// Tokens of a completion.
+    pub length: f64,
+}
+
+/// The frontier.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frontier {
+    /// What was run.
+    pub config: FrontierConfig,
+    /// Gold reward of the model that all begin with, for each seed.
+    pub start: Vec<f64>,
+    /// How often the reward model agrees with the gold reward on comparisons it was not fitted to, for each seed.
+    pub reward_accuracy: Vec<Option<f64>>,
+    /// All measurements.
+    pub points: Vec<Point>,
+    /// Gold reward within a divergence, by method.
+    pub table: Vec<Row>,
+}
+
+/// A method's gold reward within some divergences.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which method.
+    pub method: Method,
+    /// For each of [`BUDGETS`] the reward of the best measured policy that diverges no further, chosen by one half of the
+    /// held-out prompts and reported by the other, both ways: mean over seeds.
+    pub reward: Vec<Option<f64>>,
+    /// 95 % bootstrap interval of that mean; of a single seed there is none.
+    pub interval: Vec<Option<[f64; 2]>>,
+}
+
+/// Divergences that methods are compared at, nats.
+pub const BUDGETS: [f64; 3] = [2.0, 5.0, 10.0];
+
+impl Method {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Self; 7] =
+        [Self::Dpo, Self::Cdpo, Self::Ipo, Self::Ppo, Self::PpoGold, Self::PreferredFt, Self::BestOfN];
+
+    /// As it is called in figures.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dpo => "DPO",
+            Self::Cdpo => "cDPO",
+            Self::Ipo => "IPO",
+            Self::Ppo => "PPO",
+            Self::PpoGold => "PPO, true reward",
+            Self::PreferredFt => "preferred-FT",
+            Self::BestOfN => "best of n (bound)",
+        }
+    }
+}
+
+impl Default for FrontierConfig {
+    /// A million parameters on the embedded world, three seeds: less than an hour on two cores.
+    fn default() -> Self {
+        Self {
+            corpus: "reviews".to_owned(),
+            gold: String::new(),
+            size: "1m".to_owned(),
+            vocabulary: 1024,
+            context: 128,
+            texts: 30_000,
+            pretrain_epochs: 1.0,
+            seeds: vec![0, 1, 2],
+            methods: Method::ALL.to_vec(),
+            prompts: 2048,
+            completions: 4,
+            eval_prompts: 384,
+            max_new_tokens: 32,
+            batch_size: 16,
+            steps: 200,
+            measurements: 5,
+            learning_rate: 3e-4,
+            // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
+            reward_learning_rate: 1e-3,
+            reward_batch_size: 4,
+            reward_epochs: 2.0,
+            // Over the paper's range (§C.2), and its targets.
+            betas: vec![0.05, 0.3, 1.0, 5.0],
+            target_kls: vec![3.0, 6.0, 9.0, 12.0],
+            ppo_iterations: 20,
+            ppo: PpoConfig {
+                optimizer: optimizer(1e-4, Schedule::Constant),
+                value_learning_rate: 1e-3,
+                epochs: 2,
+                // A reward model's scores differ by some units, and β has to find its place within some iterations.
+                kl_coefficient: 0.2,
+                kl_horizon: 32.0,
+                ..PpoConfig::default()
+            },
+            best_of: vec![2, 4, 8, 16, 32],
+        }
+    }
+}
+
+impl FrontierConfig {
+    /// What is different for IMDB: longer texts of more words, a larger model, one seed. A step costs eight times as much
+    /// as in the embedded world, so there are fewer of them, and fewer runs.
+    #[must_use]
+    pub fn imdb_layer() -> ImdbLayer {
+        ImdbLayer {
+            size: "3m",
+            vocabulary: 4096,
+            context: 128,
+            pretrain_epochs: 0.5,
+            seeds: [0],
+            prompts: 768,
+            eval_prompts: 192,
+            max_new_tokens: 48,
+            steps: 60,
+            measurements: 3,
+            betas: [0.05, 0.3],
+            target_kls: [3.0, 9.0],
+            ppo_iterations: 8,
+        }
+    }
+
+    fn beginning(&self) -> BeginConfig<'_> {
+        BeginConfig {
+            corpus: &self.corpus,
+            size: &self.size,
+            vocabulary: self.vocabulary,
+            context: self.context,
+            texts: self.texts,
+            pretrain_epochs: self.pretrain_epochs,
+            prompts: self.prompts,
+            completions: self.completions,
+            eval_prompts: self.eval_prompts,
+            max_new_tokens: self.max_new_tokens,
+        }
+    }
+
+    fn reward_fit(&self) -> RewardFit {
+        RewardFit {
+            learning_rate: self.reward_learning_rate,
+            batch_size: self.reward_batch_size,
+            epochs: self.reward_epochs,
+        }
+    }
+
+    /// Runs of a seed: method and setting.
+    fn runs(&self) -> Vec<(Method, f64)> {
+        let settings = |method: Method| -> Vec<f64> {
+            match method {
+                Method::Dpo | Method::Cdpo | Method::Ipo => self.betas.clone(),
+                Method::Ppo | Method::PpoGold => self.target_kls.clone(),
+                // Its one setting is the learning rate.
+                Method::PreferredFt => vec![1.0],
+                Method::BestOfN => vec![0.0],
+            }
+        };
+        self.methods
+            .iter()
+            .flat_map(|&method| settings(method).into_iter().map(move |setting| (method, setting)))
+            .collect()
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`LmError::Config`], naming the first one out of range.
+    pub fn validate(&self) -> Result<(), LmError> {
+        let wrong = |problem: String| Err(LmError::Config(problem));
+        if !SIZES.iter().any(|(name, ..)| *name == self.size) {
+            let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
+            return wrong(format!("size = \"{}\": must be {}", self.size, names.join(", ")));
+        }
+        let positive = [
+            ("prompts", self.prompts),
+            ("eval_prompts", self.eval_prompts),
+            ("max_new_tokens", self.max_new_tokens),
+            ("batch_size", self.batch_size),
+            ("reward_batch_size", self.reward_batch_size),
+            ("steps", self.steps),
+            ("measurements", self.measurements),
+            ("seeds", self.seeds.len()),
+            ("methods", self.methods.len()),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return wrong(format!("{name}: must be 1 or more"));
+        }
+        if self.completions < 2 {
+            return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
+        }
+        if self.eval_prompts < 2 {
+            let found = self.eval_prompts;
+            return wrong(format!(
+                "eval_prompts = {found}: must be 2 or more: one half chooses, the other is reported"
+            ));
+        }
+        let rates = [
+            ("learning_rate", self.learning_rate),
+            ("reward_learning_rate", self.reward_learning_rate),
+            ("reward_epochs", self.reward_epochs),
+        ];
+        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && *value <= MOST_LEARNING_RATE)) {
+            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
+        }
+        if self.prompts < HELD_OUT {
+            return wrong(format!("prompts = {}: must be {HELD_OUT} or more", self.prompts));
+        }
+        if let Some(beta) = self.betas.iter().find(|beta| !(1e-9..=1e6).contains(*beta)) {
+            return wrong(format!("betas: {beta}: must be between 1e-9 and 1e6"));
+        }
+        if let Some(target) = self.target_kls.iter().find(|target| !(**target > 0.0 && target.is_finite())) {
+            return wrong(format!("target_kls: {target} is not positive"));
+        }
+        if self.best_of.iter().any(|&n| n < 2) {
+            return wrong("best_of: each must be 2 or more".to_owned());
+        }
+        self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
+    }
+}
+
+/// What all runs of a seed share.
+struct World {
+    begun: Beginning,
+    gold: Box<dyn Gold>,
+    pairs: Vec<EncodedPair>,
+    /// The pairs of each prompt.
+    groups: Vec<Range<usize>>,
+    reference: Vec<[f64; 2]>,
+    reward_model: Option<Decoder>,
+    reward_accuracy: Option<f64>,
+}
+
+/// Measured once for a seed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Start {
+    gold: f64,
+    reward_accuracy: Option<f64>,
+}
+
+/// Runs everything that the folder does not hold yet, and writes table, JSON and figure. `show` is told of what goes on.
+///
+/// # Errors
+/// [`LmError`]; what was measured before is kept, and a later call goes on from there.
+pub fn frontier(
+    config: &FrontierConfig,
+    folder: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<Frontier>, LmError> {
+    config.validate()?;
+    check_gold(&config.corpus, &config.gold)?;
+    let points = folder.join("points");
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
+    fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
+    same_config(config, "frontier", folder)?;
+    let runs = config.runs();
+    let total = runs.len() * config.seeds.len();
+    let finished = AtomicUsize::new(0);
+    let (mut start, mut reward_accuracy) = (Vec::new(), Vec::new());
+    for &seed in &config.seeds {
+        let file = |&(method, setting): &(Method, f64)| {
+            points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
+        };
+        let start_file = points.join(format!("{seed}-start.json"));
+        let missing: Vec<(Method, f64)> = runs.iter().filter(|run| !file(run).exists()).copied().collect();
+        finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
+        if !missing.is_empty() || !start_file.exists() {
+            let Some(world) = world(config, seed, folder, device, stop, show)? else { return Ok(None) };
+            let gold = measure(config, &world, &world.begun.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
+            write_json(&start_file, &Start { gold, reward_accuracy: world.reward_accuracy })?;
+            let run = |one: &(Method, f64)| -> Result<(), LmError> {
+                let Some(found) = measured(config, &world, *one, stop)? else { return Ok(()) };
+                write_json(&file(one), &found)?;
+                let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
+                let best = found.last().map_or(f64::NAN, |point| point.gold.mean);
+                show(Shown::Note(&format!("seed {seed}: {} {} ends with gold reward {best:.3}", one.0.name(), one.1)));
+                show(Shown::Preparing("runs", done, total));
+                Ok(())
+            };
+            missing.par_iter().map(run).collect::<Result<(), LmError>>()?;
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+        let of_start: Start = read_json(&start_file)?;
+        start.push(of_start.gold);
+        reward_accuracy.push(of_start.reward_accuracy);
+    }
+    let mut all = Vec::new();
+    for &seed in &config.seeds {
+        for run in &runs {
+            let name = format!("{seed}-{}-{}.json", serde_json::json!(run.0).as_str().unwrap_or_default(), run.1);
+            all.extend(read_json::<Vec<Point>>(&points.join(name))?);
+        }
+    }
+    let table = config.methods.iter().map(|&method| row(config, &all, method)).collect();
+    let frontier = Frontier { config: config.clone(), start, reward_accuracy, points: all, table };
+    write_json(&folder.join("frontier.json"), &frontier)?;
+    draw(&frontier, &folder.join("frontier.svg"))?;
+    Ok(Some(frontier))
+}
+
+// --------------------------------------------------------------------------------------------------------- the world
+
+fn world(
+    config: &FrontierConfig,
+    seed: u64,
+    folder: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<Option<World>, LmError> {
+    let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
+    // Comparisons: the model's own completions, judged by the gold reward.
+    let gold = begun.open_gold(&config.gold)?;
+    let scores = diagnose::gold_scores(&*gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
+    // Ties say nothing about which is better.
+    let decided = begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
+    let pair = |(row, [i, j]): (usize, [usize; 2])| {
+        let (better, worse) = if scores[i] > scores[j] { (i, j) } else { (j, i) };
+        EncodedPair { row, chosen: begun.encoded(better), rejected: begun.encoded(worse), margin: None, target: None }
+    };
+    let mut pairs: Vec<EncodedPair> = decided.map(pair).collect();
+    if pairs.is_empty() {
+        return Err(LmError::Config(format!(
+            "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: the model is \
+             too young for its corpus (raise texts, pretrain_epochs, or max_new_tokens), or there are too few prompts"
+        )));
+    }
+    // The last prompts are for no method to learn from: they say how good the reward model is.
+    let first_held_out = begun.prompts.len() - begun.prompts.len() / HELD_OUT;
+    // One pair at least is to learn from.
+    let learned = pairs.partition_point(|pair| pair.row < first_held_out).max(1);
+    let held_out = pairs.split_off(learned);
+    let reference = dpo::log_probs(&begun.start, &pairs, PAIR_PART_TOKENS, &|_| ());
+    let groups = by_prompt(&pairs);
+
+    let mut reward_accuracy = None;
+    let learned = config.methods.iter().any(|method| matches!(method, Method::Ppo | Method::BestOfN));
+    let reward_model = match learned {
+        false => None,
+        true => {
+            show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
+            let model = reward_model(config.reward_fit(), &begun.start, &pairs, &groups, seed)?;
+            let agree = |pair: &&EncodedPair| {
+                let scores = crate::lm::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
+                scores[0] > scores[1]
+            };
+            if !held_out.is_empty() {
+                let accuracy = held_out.iter().filter(agree).count() as f64 / held_out.len() as f64;
+                show(Shown::Note(&format!(
+                    "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
+                    100.0 * accuracy,
+                    held_out.len()
+                )));
+                reward_accuracy = Some(accuracy);
+            }
+            Some(model)
+        }
+    };
+    Ok(Some(World { begun, gold, pairs, groups, reference, reward_model, reward_accuracy }))
+}
+
+/// One prompt in so many is for no method to learn from.
+const HELD_OUT: usize = 16;
+
+// ------------------------------------------------------------------------------------------------------------ the runs
+
+/// The points of one run; none where it was stopped.
+fn measured(
+    config: &FrontierConfig,
+    world: &World,
+    (method, setting): (Method, f64),
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let loss = |kind: LossKind, label_smoothing: f64| LossConfig {
+        kind,
+        beta: setting,
+        label_smoothing,
+        ..LossConfig::default()
+    };
+    match method {
+        Method::Dpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.0)), stop),
+        Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.1)), stop),
+        Method::Ipo => learn(config, world, method, setting, &policy(world, loss(LossKind::IpoSum, 0.0)), stop),
+        Method::PreferredFt => {
+            let examples = world.pairs.iter().map(|pair| pair.chosen.clone()).collect();
+            let stage = Sft { examples, normalization: Normalization::TokenMean };
+            learn(config, world, method, setting, &stage, stop)
+        }
+        Method::Ppo | Method::PpoGold => ppo(config, world, method, setting, stop),
+        Method::BestOfN => best_of_n(config, world).map(Some),
+    }
+}
+
+fn policy(world: &World, loss: LossConfig) -> Dpo {
+    Dpo { pairs: world.pairs.clone(), loss, reference: Reference::LogProbs(world.reference.clone()) }
+}
+
+/// Training on the comparisons, measured along the way.
+fn learn<S: Stage>(
+    config: &FrontierConfig,
+    world: &World,
+    method: Method,
+    setting: f64,
+    stage: &S,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let train = TrainConfig {
+        steps: config.steps,
+        batch_size: config.batch_size,
+        part_tokens: PAIR_PART_TOKENS,
+        optimizer: optimizer(config.learning_rate, Schedule::Linear),
+        ..TrainConfig::default()
+    };
+    let mut trainee = Trainee { model: world.begun.start.clone(), optimizer: Optimizer::default(), step: 0 };
+    let mut points = Vec::new();
+    for at in moments(config.steps, config.measurements) {
+        while trainee.step < at {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let examples = comparisons(&train, &world.groups, world.begun.seed, trainee.step);
+            step(&mut trainee, stage, &train, &examples, config.steps, world.begun.seed)?;
+        }
+        points.push(measure(config, world, &trainee.model, method, setting, at)?);
+    }
+    Ok(Some(points))
+}
+
+/// PPO with a target for the divergence, measured along the way.
+fn ppo(
+    config: &FrontierConfig,
+    world: &World,
+    method: Method,
+    target: f64,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Point>>, LmError> {
+    let mut ppo = config.ppo.clone();
+    ppo.iterations = config.ppo_iterations;
+    ppo.target_kl = Some(target);
+    ppo.sampling.max_new_tokens = config.max_new_tokens;
+    ppo.part_tokens = PART_TOKENS;
+    let value = world.reward_model.clone().unwrap_or_else(|| with_scores(&world.begun.start, 1, world.begun.seed));
+    let mut state = Ppo::new(world.begun.start.clone(), value, &ppo);
+    let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
+        match (method, &world.reward_model) {
+            (Method::Ppo, Some(model)) => {
+                let sequences: Vec<Vec<u32>> = rows
+                    .iter()
+                    .map(|(prompt, completion)| [world.begun.prompts[*prompt].as_slice(), &completion.ids].concat())
+                    .collect();
+                let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+                Ok(crate::lm::reward::scores(model, &slices).into_iter().map(f64::from).collect())
+            }
+            _ => {
+                let prompts: Vec<Vec<u32>> =
+                    rows.iter().map(|(prompt, _)| world.begun.prompts[*prompt].clone()).collect();
+                let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
+                diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &prompts, &completions)
+            }
+        }
+    };
+    let mut points = Vec::new();
+    for at in moments(config.ppo_iterations, config.measurements) {
+        while state.iteration < at {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            iterate(
+                &mut state,
+                &world.begun.start,
+                &world.begun.prompts,
+                &world.begun.eos,
+                &ppo,
+                world.begun.seed,
+                &reward,
+            )?;
+        }
+        points.push(measure(config, world, &state.policy.model, method, target, at)?);
+    }
+    Ok(Some(points))
+}
+
+/// The reward model's choice among n completions of the start: the mean over all choices of n from those that were
+/// written (Nakano et al. 2021, arXiv 2112.09332, appendix I).
+fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmError> {
+    let Some(model) = &world.reward_model else { return Ok(Vec::new()) };
+    let most = config.best_of.iter().copied().max().unwrap_or(0);
+    // As many completions in all as four measurements of another method.
+    let count = (4 * config.eval_prompts / most.max(1)).clamp(2, config.eval_prompts);
+    let prompts = &world.begun.eval_prompts[..count];
+    let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
+    let sampling =
+        SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.begun.seed, ..SampleConfig::default() };
+    let completions = generate(&world.begun.start, &repeated, &sampling, &world.begun.eos, 2 << 32, &|_, _| true);
+    let sequences: Vec<Vec<u32>> = repeated
+        .iter()
+        .zip(&completions)
+        .map(|(prompt, completion)| [prompt.as_slice(), &completion.ids].concat())
+        .collect();
+    let mut scores = Vec::with_capacity(sequences.len());
+    for part in sequences.chunks(32) {
+        let slices: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
+        scores.extend(crate::lm::reward::scores(model, &slices));
+    }
+    let gold = diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &repeated, &completions)?;
+    let point = |&n: &usize| {
+        // Of each prompt: the gold reward and the length expected of the best.
+        let mut expected = [Vec::with_capacity(count), Vec::with_capacity(count)];
+        for group in 0..count {
+            let mut order: Vec<usize> = (group * most..(group + 1) * most).collect();
+            order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)));
+            let shares = shares_of_best(most, n);
+            let mean =
+                |value: &dyn Fn(usize) -> f64| order.iter().zip(&shares).map(|(&i, share)| share * value(i)).sum();
+            expected[0].push(mean(&|i| gold[i]));
+            expected[1].push(mean(&|i| completions[i].ids.len() as f64));
+        }
+        let [gold, lengths] = expected;
+        let n = n as f64;
+        let kl = n.ln() - (n - 1.0) / n;
+        Point {
+            method: Method::BestOfN,
+            setting: n,
+            seed: world.begun.seed,
+            step: 0,
+            kl: Estimate { mean: kl, error: Some(0.0) },
+            halves: halves(&vec![kl; gold.len()], &gold),
+            gold: Estimate::of(&gold),
+            length: Estimate::of(&lengths).mean,
+        }
+    };
+    Ok(config.best_of.iter().map(point).collect())
+}
+
+/// How often each of `count` things, the worst first, is the best of `n` of them: C(i, n − 1) / C(count, n).
+fn shares_of_best(count: usize, n: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; count];
+    // From the best down: n/count, and each a factor (i + 1 − n + 1)/(i + 1) of the one above.
+    let mut share = n as f64 / count as f64;
+    for i in (n.max(1) - 1..count).rev() {
+        shares[i] = share;
+        share *= (i + 1 - n) as f64 / i.max(1) as f64;
+    }
+    shares
+}
+
+fn measure(
+    config: &FrontierConfig,
+    world: &World,
+    model: &Decoder,
+    method: Method,
+    setting: f64,
+    step: usize,
+) -> Result<Point, LmError> {
+    let World { begun: Beginning { seed, start, tokenizer, eos, eval_prompts, .. }, gold, .. } = world;
+    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: *seed, ..SampleConfig::default() };
+    let completions = generate(model, eval_prompts, &sampling, eos, 3 << 32, &|_, _| true);
+    let (kl, _) = diagnose::divergences(model, start, eval_prompts, &completions, PART_TOKENS);
+    let gold = diagnose::gold_scores(&**gold, tokenizer, eval_prompts, &completions)?;
+    let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
+    Ok(Point {
+        method,
+        setting,
+        seed: *seed,
+        step,
+        kl: Estimate::of(&kl),
+        gold: Estimate::of(&gold),
+        halves: halves(&kl, &gold),
+        length: Estimate::of(&lengths).mean,
+    })
+}
+
+/// Means over the first and over the second half of the completions.
+fn halves(kl: &[f64], gold: &[f64]) -> [[f64; 2]; 2] {
+    let middle = gold.len() / 2;
+    let mean = |values: &[f64]| Estimate::of(values).mean;
+    [[mean(&kl[..middle]), mean(&gold[..middle])], [mean(&kl[middle..]), mean(&gold[middle..])]]
+}
+
+/// Steps at which a run is measured: close together at first, where policies move fastest.
+fn moments(steps: usize, count: usize) -> Vec<usize> {
+    let mut all: Vec<usize> =
+        (1..=count).map(|i| ((steps as f64) * (i as f64 / count as f64).powf(1.5)).round().max(1.0) as usize).collect();
+    all.dedup();
+    all
+}
+
+// ---------------------------------------------------------------------------------------------------------- the result
+
+/// The reward of the best measured policy of this method and seed that diverges no further than `budget`: chosen by one
+/// half of the prompts, reported by the other, both ways.
+fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f64> {
+    let by = |half: usize| -> Option<f64> {
+        let own = points.iter().filter(|point| point.method == method && point.seed == seed);
+        let best = own.filter(|point| point.halves[half][0] <= budget);
+        let best = best.max_by(|a, b| a.halves[half][1].total_cmp(&b.halves[half][1]))?;
+        Some(best.halves[1 - half][1])
+    };
+    Some(0.5 * (by(0)? + by(1)?))
+}
+
+/// The mean over seeds, with its interval if there are several; nothing where a seed has no policy within the budget.
+pub(crate) fn over_seeds(
+    config: &FrontierConfig,
+    points: &[Point],
+    method: Method,
+    budget: f64,
+) -> Option<(f64, Option<[f64; 2]>)> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
+    let values = values?;
+    let interval = bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
+    Some((mean(&values), interval))
+}
+
+fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
+    let found = BUDGETS.map(|budget| over_seeds(config, points, method, budget));
+    Row {
+        method,
+        reward: found.iter().map(|found| found.map(|(reward, _)| reward)).collect(),
+        interval: found.iter().map(|found| found.and_then(|(_, interval)| interval)).collect(),
+    }
+}
+
+/// The figure: a dot for every policy measured, and for each method the best reward within each divergence.
+fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
+    let Frontier { config, points, .. } = frontier;
+    let series = |&method: &Method| {
+        let own = || points.iter().filter(|point| point.method == method);
+        let dots =
+            own().filter(|point| point.kl.mean <= LARGEST_KL).map(|point| (point.kl.mean.max(0.0), point.gold.mean));
+        let last = own().map(|point| point.kl.mean).fold(0.0, f64::max).min(LARGEST_KL);
+        let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
+        let point = |x: f64| {
+            let (y, interval) = over_seeds(config, points, method, x)?;
+            Some(SeriesPoint { x, y, interval })
+        };
+        Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
+    };
+    let all: Vec<Series> = config.methods.iter().map(series).collect();
+    let seeds = config.seeds.len();
+    let title = format!(
+        "{}, {} parameters, {seeds} seed{}",
+        corpus_name(&config.corpus),
+        config.size,
+        if seeds == 1 { "" } else { "s" }
+    );
+    Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
+}
+
+/// The figure's right end, nats.
+pub const LARGEST_KL: f64 = 15.0;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+
+    use burn::tensor::Device;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::{BUDGETS, Estimate, FrontierConfig, Method, Point, frontier, shares_of_best, within};
+    use crate::lm::reviews;
+    use crate::random::stream;
+
+    #[test]
+    fn the_best_of_n_is_the_mean_over_all_choices() {
+        // Of 0, 1, 2, 3 any two: the best is 1 once, 2 twice, 3 three times.
+        let shares = shares_of_best(4, 2);
+        assert!(shares.iter().zip([0.0, 1.0, 2.0, 3.0]).all(|(share, times)| (share - times / 6.0).abs() < 1e-15));
+        assert_eq!(shares_of_best(3, 3), [0.0, 0.0, 1.0]);
+        assert!((shares_of_best(64, 7).iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn policies_are_chosen_by_one_half_and_reported_by_the_other() {
+        let none = Estimate { mean: 0.0, error: None };
+        let point = |halves| Point {
+            method: Method::Dpo,
+            setting: 0.1,
+            seed: 3,
+            step: 1,
+            kl: none,
+            gold: none,
+            halves,
+            length: 1.0,
+        };
+        let points = [
+            // Best by the first half, good by the second.
+            point([[1.0, 0.9], [1.5, 0.2]]),
+            // Best by the second.
+            point([[1.2, 0.3], [1.1, 0.8]]),
+            // Better than both, too far for the first half only.
+            point([[2.5, 1.0], [1.9, 0.9]]),
+        ];
+        assert_eq!(within(&points, Method::Dpo, 3, 2.0), Some(0.5 * (0.2 + 1.0)));
+        assert_eq!(within(&points, Method::Dpo, 3, 1.3), Some(0.5 * (0.2 + 0.3)));
+        assert_eq!(within(&points, Method::Dpo, 3, 1.0), None);
+        assert_eq!(within(&points, Method::Ppo, 3, 2.0), None);
+        assert_eq!(within(&points, Method::Dpo, 4, 2.0), None);
+    }
+
+    /// Reviews in the files of the IMDB corpus: its gold reward, a regression, judges whatever an untrained model writes.
+    fn reviews_as_imdb(folder: &Path) -> String {
+        for (part, first) in [("train", 0), ("test", 1000)] {
+            let mut texts = [String::new(), String::new()];
+            for i in first..first + 150 {
+                let review = reviews::review(&mut stream(0, "review", i));
+                let row = serde_json::json!({ "text": review.text }).to_string() + "\n";
+                texts[usize::from(review.attributes.sentiment > 0.0)].push_str(&row);
+            }
+            for (side, text) in ["neg", "pos"].iter().zip(&texts) {
+                let mut file = GzEncoder::new(Vec::new(), Compression::fast());
+                file.write_all(text.as_bytes()).unwrap();
+                std::fs::write(folder.join(format!("{part}.{side}.jsonl.gz")), file.finish().unwrap()).unwrap();
+            }
+        }
+        format!("imdb:{}", folder.display())
+    }
+
+    /// Everything once, small: what it measures stays measured, and its parts are the same whenever they are made.
+    #[test]
+    fn a_frontier_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = FrontierConfig {
+            corpus: reviews_as_imdb(folder.path()),
+            size: "30k".to_owned(),
+            vocabulary: 300,
+            context: 48,
+            seeds: vec![0, 1],
+            prompts: 16,
+            completions: 2,
+            eval_prompts: 6,
+            max_new_tokens: 12,
+            batch_size: 4,
+            steps: 2,
+            measurements: 2,
+            betas: vec![0.1],
+            target_kls: vec![3.0],
+            ppo_iterations: 1,
+            best_of: vec![2, 4],
+            ..FrontierConfig::default()
+        };
+        let device = Device::flex();
+        let run = |name: &str| {
+            frontier(&config, &folder.path().join(name), &device, &AtomicBool::new(false), &|_| ()).unwrap().unwrap()
+        };
+        let whole = run("whole");
+        assert_eq!(whole.table.len(), Method::ALL.len());
+        for method in Method::ALL {
+            let points: Vec<&Point> = whole.points.iter().filter(|point| point.method == method).collect();
+            // Two measurements of two seeds, of PPO one, as it has one iteration.
+            let one = matches!(method, Method::Ppo | Method::PpoGold);
+            assert_eq!(points.len(), if one { 2 } else { 4 }, "{method:?}");
+            assert!(points.iter().all(|point| point.gold.mean.is_finite() && point.kl.mean.is_finite()));
+        }
+        assert!(whole.table.iter().all(|row| row.reward.len() == BUDGETS.len()));
+        assert!(folder.path().join("whole/frontier.svg").exists());
+        // Lost measurements are made again, and are the same.
+        let points = folder.path().join("whole/points");
+        std::fs::remove_file(points.join("1-dpo-0.1.json")).unwrap();
+        std::fs::remove_file(points.join("0-ppo-3.json")).unwrap();
+        assert_eq!(run("whole"), whole);
+        // A folder belongs to its configuration.
+        let other = FrontierConfig { steps: 3, ..config.clone() };
+        let error = frontier(&other, &folder.path().join("whole"), &device, &AtomicBool::new(false), &|_| ());
+        assert!(error.unwrap_err().to_string().contains("holds another frontier"));
+    }
+
+    #[test]
+    fn a_model_that_never_judges_is_refused_with_a_reason() {
+        let config = FrontierConfig {
+            size: "30k".to_owned(),
+            vocabulary: 300,
+            texts: 50,
+            seeds: vec![7],
+            prompts: 16,
+            eval_prompts: 4,
+            max_new_tokens: 2,
+            ..FrontierConfig::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let error = frontier(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ()).unwrap_err();
+        assert!(error.to_string().starts_with("seed 7: no two completions of a prompt differ"), "{error}");
+    }
+}
