@@ -24,6 +24,7 @@ pub mod studies;
 
 pub mod engine;
 
+#[cfg(feature = "app")]
 pub mod app;
 
 pub mod cli;

@@ -1,5 +1,6 @@
 //! The command line: arguments → validated configuration → one call into the library.
 
+#[cfg_attr(not(feature = "app"), path = "no_app.rs")]
 mod app;
 mod arguments;
 mod bench;
@@ -27,19 +28,26 @@ use train::Threads;
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
 #[derive(Debug, Parser)]
-#[command(name = "pairwise", version, after_help = EXAMPLES)]
+#[command(name = "pairwise", version, after_help = more_help())]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 const EXAMPLES: &str = "\
-Without a command, a window opens, as with `app`.
-
 Examples:
   pairwise train pendulum --labels 200         learn a task from 200 answers of a simulated teacher
   pairwise train pendulum --reward true        the same agent on the true reward, to compare with
   pairwise clips runs/pendulum-s0 --out a.gif  an episode of what it learned";
+
+/// What stands below the commands.
+fn more_help() -> String {
+    let window = match cfg!(feature = "app") {
+        true => "Without a command, a window opens, as with `app`.",
+        false => "This program was built without its window (cargo's feature `app`).",
+    };
+    format!("{window}\n\n{EXAMPLES}")
+}
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -70,10 +78,10 @@ enum Command {
 }
 
 impl Command {
-    /// What the program does without a command.
-    fn window() -> Self {
+    /// What the program does without a command: with a window it opens it.
+    fn window() -> Option<Self> {
         let cli = Cli::try_parse_from(["pairwise", "app"]);
-        cli.ok().and_then(|cli| cli.command).expect("`app` needs no arguments, as a test shows")
+        cli.ok().and_then(|cli| cli.command).filter(|_| cfg!(feature = "app"))
     }
 }
 
@@ -178,7 +186,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<(), Failure> {
-    match cli.command.unwrap_or_else(Command::window) {
+    let Some(command) = cli.command.or_else(Command::window) else {
+        print_text(&Cli::command().render_help().to_string());
+        return Ok(());
+    };
+    match command {
         Command::App(args) => app::app(&args),
         Command::Train(args) => train::train(&args),
         Command::Resume(args) => train::resume(&args),
@@ -227,6 +239,6 @@ mod tests {
     #[test]
     fn the_command_line_is_sound_and_the_window_needs_no_arguments() {
         Cli::command().debug_assert();
-        assert!(matches!(Command::window(), Command::App(_)));
+        assert_eq!(matches!(Command::window(), Some(Command::App(_))), cfg!(feature = "app"));
     }
 }
