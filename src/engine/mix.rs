@@ -12,6 +12,7 @@ use burn::tensor::Device;
 use pairwise_envs::VecEnv;
 
 use super::desk::{Desk, Engine, LOOK_UP, Messages};
+use super::quantile;
 use crate::control::rl::ppo::Agent;
 use crate::control::run::policy::{Policy, mixable, mixed as mixed_agents};
 use crate::device::{self, DeviceChoice};
@@ -213,9 +214,7 @@ impl MixView {
     /// Median and 99th percentile of the milliseconds that wishes took, if there were any.
     #[must_use]
     pub fn latency(&self) -> Option<[f64; 2]> {
-        let mut sorted = self.latencies.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied();
+        let at = |share| quantile(self.latencies.iter().copied(), share);
         Some([at(0.5)?, at(0.99)?])
     }
 }

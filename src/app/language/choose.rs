@@ -129,10 +129,8 @@ impl Choose {
             if chosen == ModelChoice::Make {
                 let hint = "Parameters. A million learns to write reviews in some minutes";
                 choice(ui, "size", hint, &SIZES.map(|(name, ..)| name), &mut self.size);
-                let name = ui.label("texts").id;
-                ui.add(DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100))
-                    .labelled_by(name)
-                    .on_hover_text("Reviews that it reads once; twice as many take twice as long");
+                let hint = "Reviews that it reads, each once; twice as many take twice as long";
+                number(ui, "texts", hint, DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100));
             }
         });
         ui.horizontal(|ui| {
