@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::process::Output;
 
-use common::{command, stderr, train};
+use common::{command, json, stderr, train};
 use regex::Regex;
 use serde_json::Value;
 
@@ -248,9 +248,9 @@ fn commands_are_accepted_by_the_parser() {
 #[test]
 fn every_command_has_its_line_in_the_list_of_commands() {
     let listed = Page::read(&Path::new(BOOK).join("reference/commands.md")).commands();
-    let mut open = vec![Vec::new()];
-    let mut missing = Vec::new();
+    let (mut open, mut count, mut missing) = (vec![Vec::new()], 0, Vec::new());
     while let Some(words) = open.pop() {
+        count += 1;
         let names = below(&words);
         // Commands that only hold others have no line of their own.
         if names.is_empty() && !listed.contains(&words) {
@@ -258,7 +258,16 @@ fn every_command_has_its_line_in_the_list_of_commands() {
         }
         open.extend(names.into_iter().map(|name| [words.as_slice(), &[name]].concat()));
     }
-    assert!(missing.is_empty(), "{missing:?}");
+    assert!(count > 40 && missing.is_empty(), "of {count} commands {missing:?} are missing");
+}
+
+#[test]
+fn every_environment_is_on_its_page() {
+    let listed = Page::read(&Path::new(BOOK).join("reference/environments.md")).code;
+    let all = json(&std::env::temp_dir(), &["envs"]);
+    let ids: Vec<&str> = all["environments"].as_array().unwrap().iter().filter_map(|env| env["id"].as_str()).collect();
+    let missing: Vec<&&str> = ids.iter().filter(|id| !listed.iter().any(|name| name == **id)).collect();
+    assert!(ids.len() > 10 && missing.is_empty(), "{missing:?}");
 }
 
 #[test]
