@@ -1,14 +1,13 @@
 //! What the command line promises: figures a script can read, and clear refusals that change nothing.
 
-mod common;
-
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
-use common::{SMALL, command, contents, json, pairwise, refused, stderr, train};
 use serde_json::{Value, json as object};
+
+use crate::common::{SMALL, command, contents, json, pairwise, refused, stderr, train};
 
 /// Arguments that cannot be right, with a word that the message must have.
 const REFUSED: &[(&[&str], &str)] = &[

@@ -1,5 +1,4 @@
 //! Runs the `pairwise` binary in a folder of its own.
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

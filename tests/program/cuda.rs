@@ -1,8 +1,6 @@
 //! The fused operations on an NVIDIA GPU, where they are plain tensor operations, against the CPU's hand-written ones.
 //!
-//! `cargo test --release --features cuda --test cuda -- --ignored`
-
-#![cfg(feature = "cuda")]
+//! `cargo test --release --features cuda --test program cuda:: -- --ignored`
 
 use burn::tensor::{Device, Tensor};
 use pairwise::device::{DeviceChoice, pick};

@@ -1,7 +1,4 @@
 //! The door of the command line: lists, paths that are odd, and pipes that close.
-#![cfg(unix)]
-
-mod common;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -10,8 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{command, json, pairwise, refused, stderr};
 use serde_json::Value;
+
+use crate::common::{command, json, pairwise, refused, stderr};
 
 /// A run of two iterations, as quick as one goes.
 const SMALL: &[&str] = &[

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod lesson;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +11,8 @@ use pairwise::engine::{Command, Engine, Pair, Phase, View};
 use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
 use rand::RngExt as _;
+
+use crate::lesson;
 
 fn config(labels: usize) -> Config {
     let mut config = lesson::short_lesson(labels);

@@ -2,14 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{contents, json, pairwise, refused, stderr};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::lm::teach::folder as teaching;
+
+use crate::common::{self, contents, json, pairwise, refused, stderr};
 
 /// A model that has read a few reviews and answers nearly at random; each `name` is another one.
 fn model(folder: &Path, name: &str, seed: &str) {

@@ -3,15 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{command, json, pairwise, refused, stderr};
+use crate::common::{command, json, pairwise, refused, stderr};
 
 const BEHAVIOURS: &str = "[[behaviour]]\nname = \"pleased\"\ndescription = \"is pleased\"\n";
 

@@ -4,13 +4,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{command, json, pairwise, refused, stderr};
 use serde_json::Value;
+
+use crate::common::{command, json, pairwise, refused, stderr};
 
 fn found(part: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/found").join(part);

@@ -1,10 +1,6 @@
 //! A folder has one writer: two real processes on every kind of folder.
 
-#![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod common;
-mod lesson;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{SMALL, command, contents, json, pairwise, refused, stderr};
 use pairwise::control::run::{RunError, past};
 use pairwise::disk::DiskError;
 use pairwise::disk::lock::{Claim, Holder, LOCK, LockError};
@@ -23,6 +18,9 @@ use pairwise::engine::{Command as Ask, Engine};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::preference::Label;
 use pairwise::preference::ledger::{first_difference, read_events};
+
+use crate::common::{SMALL, command, contents, json, pairwise, refused, stderr};
+use crate::lesson;
 
 /// A process that writes to a folder; killed when this is dropped.
 struct Writer {
@@ -248,15 +246,19 @@ const OPENS: &str = "PAIRWISE_TEST_OPENS";
 /// This program again, running the test below alone.
 fn this_program(opens: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "what_the_other_process_does", "--nocapture"]).env(OPENS, opens).stdout(Stdio::piped());
+    command
+        .args(["--exact", "one_writer::what_the_other_process_does", "--ignored", "--nocapture"])
+        .env(OPENS, opens)
+        .stdout(Stdio::piped());
     command
 }
 
 /// In a process of its own: a window without a window. It answers whatever is asked, and says which answers were
 /// acknowledged.
 #[test]
+#[ignore = "a process that other tests start"]
 fn what_the_other_process_does() {
-    let Some(path) = std::env::var_os(OPENS).map(PathBuf::from) else { return };
+    let path = PathBuf::from(std::env::var_os(OPENS).expect("it is told what to open"));
     if path.ends_with("session") {
         let config = TeachConfig::new(&path.with_file_name("tiny").join("model"), Path::new("reviews"));
         let _engine = LanguageEngine::start(Begin::New(Box::new(config)), &path, || {});

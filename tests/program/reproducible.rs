@@ -1,14 +1,13 @@
 //! One seed, one configuration, one result: with any number of threads, through kills and resumes, and again from the
 //! ledger.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{SMALL, command, json, pairwise, stderr, train};
 use serde_json::Value;
+
+use crate::common::{SMALL, command, json, pairwise, stderr, train};
 
 #[test]
 fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {

@@ -1,17 +1,16 @@
 //! Runs that go on: with an edited configuration, with changes that are recorded, with a ledger or a checkpoint that is not
 //! what it was, and with lines that cannot be read.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{command, contents, json, pairwise, refused, stderr, train};
 use pairwise::control::run::past;
 use pairwise::disk::Folder;
 use pairwise::disk::archive::Archive;
 use pairwise::preference::Label;
 use serde_json::Value;
+
+use crate::common::{self, command, contents, json, pairwise, refused, stderr, train};
 
 /// The small run with smaller networks and fewer updates: what is tested here is not how well it learns.
 fn quick(folder: &Path, name: &str, more: &[&str]) -> Value {

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,8 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{command, json, pairwise, refused, stderr};
 use serde_json::{Value, json as object};
+
+use crate::common::{command, json, pairwise, refused, stderr};
 
 /// A language model of 30,000 parameters after four steps.
 const TINY: &[&str] = &[

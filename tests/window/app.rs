@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod lesson;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +13,8 @@ use pairwise::app::{App, Options, Panel};
 use pairwise::control::config::Rater;
 use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
+
+use crate::lesson;
 
 fn window(options: Options) -> Harness<'static, App> {
     Harness::builder().with_size([1280.0, 800.0]).with_max_steps(4).build_eframe(|context| App::new(context, options))

@@ -1,7 +1,6 @@
 //! The program in a real window on a screen of its own (Xvfb), driven by key presses. `.ci/run` runs these; they need
 //! `Xvfb` and a software OpenGL.
 
-#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;

@@ -4,17 +4,14 @@
 //! loop or too much memory is found out as well as a panic. A test goes over ten thousand inputs. The long run:
 //!
 //! ```text
-//! PAIRWISE_FUZZ=100000 PAIRWISE_FUZZ_SEED=1 cargo test --test fuzz -- --nocapture
+//! PAIRWISE_FUZZ=100000 PAIRWISE_FUZZ_SEED=1 cargo test --test program fuzz:: -- --nocapture
 //! ```
 //!
 //! Input `i` of a target is the same for a seed on every machine. `PAIRWISE_FUZZ_TARGET=policy` takes one target only.
 //! What failed, made as small as it goes, is kept in `target/fuzz`.
-#![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::print_stdout, reason = "the long run says how far it is; only tests print")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod mutate;
 mod targets;
 
@@ -54,10 +51,15 @@ const BATCH: usize = 400;
 const JOB: &str = "PAIRWISE_FUZZ_JOB";
 
 /// Goes over inputs of a target: "TARGET\tSEED\tFROM\tTO\tFOLDER", or one that lies in a file: "TARGET\tFILE\tFOLDER".
+/// "FOLDER" alone: fills it with good files.
 #[test]
+#[ignore = "a process that other tests start"]
 fn worker() {
-    let Ok(job) = std::env::var(JOB) else { return };
+    let job = std::env::var(JOB).expect("it is told its job");
     let job: Vec<&str> = job.split('\t').collect();
+    if let [folder] = job[..] {
+        return targets::make(Path::new(folder));
+    }
     let target = target(job[0]);
     let folder = Path::new(job[job.len() - 1]);
     let reports = File::create(folder.join("worker.reports")).unwrap();
@@ -173,15 +175,25 @@ struct Ended {
     reports: Vec<(String, u64, String)>,
 }
 
+/// What makes this binary a worker.
+const WORKER: &str = "fuzz::worker --exact --ignored --test-threads=1 --nocapture";
+
+/// Good files of every kind. They are made in a process of its own, whose working directory is the folder: some of them
+/// name others by relative paths.
+fn make(material: &Path) {
+    fs::create_dir(material).unwrap();
+    let mut worker = Command::new(std::env::current_exe().unwrap());
+    worker.args(WORKER.split(' ')).env(JOB, material).current_dir(material);
+    let output = worker.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Starts this binary again as a worker, and watches it.
 fn watch(folder: &Path, job: &str, wall: Duration) -> Ended {
     let log = File::create(folder.join("worker.log")).unwrap();
     fs::write(folder.join("worker.at"), "").unwrap();
     let mut worker = Command::new("sh")
-        .args([
-            "-c",
-            &format!("ulimit -v {ADDRESSES}; ulimit -c 0; exec \"$0\" worker --exact --test-threads=1 --nocapture"),
-        ])
+        .args(["-c", &format!("ulimit -v {ADDRESSES}; ulimit -c 0; exec \"$0\" {WORKER}")])
         .arg(std::env::current_exe().unwrap())
         .env(JOB, format!("{job}\t{}", folder.display()))
         .env("RAYON_NUM_THREADS", "1")
@@ -338,8 +350,7 @@ fn no_damaged_file_ends_hangs_or_fills_the_program() {
         TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| only == target.name)).collect();
     let made = tempfile::tempdir().unwrap();
     let material = made.path().join("material");
-    fs::create_dir(&material).unwrap();
-    targets::make(&material);
+    make(&material);
     let mut batches = Vec::new();
     for (target, count) in targets.iter().zip(shares(&targets, total)) {
         batches.extend((0..count).step_by(BATCH).map(|from| (*target, from, (from + BATCH as u64).min(count))));

@@ -40,8 +40,8 @@ use pairwise::preference::ledger::{Ledger, answers, first_difference, read_event
 use pairwise::studies::frontier::{FrontierConfig, Method};
 use serde_json::{Value, json};
 
-use super::common::{SMALL, command, json as run_json, pairwise};
 use super::mutate::Kind;
+use crate::common::{SMALL, command, json as run_json, pairwise};
 
 /// A reader, and the file that is changed for it.
 pub(crate) struct Target {
@@ -705,8 +705,7 @@ pub(crate) fn make(at: &Path) {
     let mut config = TeachConfig::new(Path::new("lm"), Path::new("reviews"));
     (config.max_new_tokens, config.answers_per_update, config.held_out, config.candidates) = (8, 2, 2, 4);
     (config.steps_per_update, config.checkpoint_every) = (1, 1);
-    // By a name that is right wherever the material is copied to.
-    std::env::set_current_dir(at).unwrap();
+    // The model by a relative name, which is right wherever the material is copied to.
     let folder = teaching::create(&at.join("session"), &config).unwrap();
     let (mut session, mut ledger, _) = Session::open(&folder, &device(), &|_| ()).unwrap();
     let stop = AtomicBool::new(false);
@@ -717,7 +716,6 @@ pub(crate) fn make(at: &Path) {
     assert!(session.update(&events, &stop, &|_, _| ()).unwrap());
     session.save().unwrap();
     drop((session, ledger));
-    std::env::set_current_dir("/").unwrap();
     keep_one(&at.join("session/checkpoints"));
 
     // Over the network.
