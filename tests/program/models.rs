@@ -1,6 +1,6 @@
 //! Models and adapters of other programs, through the binary. Inputs that once ended badly, with the right values, lie in
-//! `../shared/data/found`, which these tests do without where it is not there: `src/lm` has tests of the same kinds with
-//! inputs of its own.
+//! `../shared/data/found`. Tests that need them are ignored without; `src/lm` has tests of the same kinds with inputs of its
+//! own.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -11,12 +11,9 @@ use serde_json::Value;
 
 use crate::common::{command, json, pairwise, refused, stderr};
 
-fn found(part: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/found").join(part);
-    if !folder.is_dir() {
-        return None;
-    }
-    Some(folder.canonicalize().unwrap())
+fn found() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/found/lm");
+    folder.canonicalize().expect("the shared data lie beside the project")
 }
 
 /// What `lm score` says of each row of a file.
@@ -37,8 +34,9 @@ fn assert_near(found: &[f64], expected: &[f64], what: &str) {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/found"]
 fn adapters_and_models_score_as_by_transformers_and_peft() {
-    let Some(data) = found("lm") else { return };
+    let data = found();
     let folder = tempfile::tempdir().unwrap();
     let rows = data.join("rows/t.jsonl");
     for (name, expected) in [
@@ -63,8 +61,9 @@ fn adapters_and_models_score_as_by_transformers_and_peft() {
 
 /// Expected: the merged adapters read by PEFT.
 #[test]
+#[ignore = "needs ../shared/data/found"]
 fn merged_adapters_score_as_by_peft() {
-    let Some(data) = found("lm") else { return };
+    let data = found();
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| data.join(name).to_str().unwrap().to_owned();
     for (one, other, expected) in
@@ -81,8 +80,9 @@ fn merged_adapters_score_as_by_peft() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/found"]
 fn models_that_mean_other_functions_are_not_merged() {
-    let Some(data) = found("lm") else { return };
+    let data = found();
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| data.join(name).to_str().unwrap().to_owned();
     for (one, other, field) in [
@@ -103,8 +103,9 @@ fn read(path: &Path) -> Value {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/found"]
 fn a_trained_folder_says_what_is_in_it() {
-    let Some(data) = found("lm") else { return };
+    let data = found();
     let folder = tempfile::tempdir().unwrap();
     let rows = data.join("rows/bf.jsonl");
     let rows = rows.to_str().unwrap();
@@ -139,16 +140,21 @@ fn refused_at_once(folder: &Path, arguments: &[&str]) -> String {
 
 #[test]
 fn sizes_that_no_file_has_are_refused_at_once() {
-    let Some(data) = found("robust") else { return };
-    let llama = data.join("../../hf/llama").canonicalize().unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let folder = tempfile::tempdir().unwrap();
     let copy = |name: &str, as_name: &str| {
         let to = folder.path().join(name);
         std::fs::create_dir(&to).unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(llama.join(file), to.join(file)).unwrap();
+        // The weights are a smaller model's: what these configurations say fits no file.
+        for (from, file) in [
+            ("hf/llama", "config.json"),
+            ("models/llama", "model.safetensors"),
+            ("hf/llama", "tokenizer.json"),
+            ("hf/llama", "tokenizer_config.json"),
+        ] {
+            std::fs::copy(data.join(from).join(file), to.join(file)).unwrap();
         }
-        let mut text = std::fs::read_to_string(data.join(format!("{name}.json"))).unwrap();
+        let mut text = std::fs::read_to_string(data.join(format!("robust/{name}.json"))).unwrap();
         if name == "adapter-self" {
             text = text.replace("/dev/shm/man/ad", to.to_str().unwrap());
         }
@@ -169,7 +175,7 @@ fn sizes_that_no_file_has_are_refused_at_once() {
         assert!(error.contains(expected), "{name}: {error}");
     }
     for (name, expected) in [("policy-normalize", "checkpoint entry 'observations."), ("policy-alloc", "'")] {
-        let file = data.join(format!("{name}.safetensors"));
+        let file = data.join(format!("robust/{name}.safetensors"));
         let file = file.to_str().unwrap();
         for arguments in [&["evaluate", file][..], &["soup", file, file, "--weights", "0.5,0.5"]] {
             let error = refused_at_once(folder.path(), arguments);
