@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, IoSlice};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -14,11 +14,10 @@ use pairwise::preference::Label;
 use pairwise::preference::ledger::{Answer, Ledger, answers, read_events_unchecked};
 use rand::RngExt as _;
 use serde_json::Value;
-use x11rb::connection::Connection as _;
+use x11rb::connection::{Connection as _, RequestConnection as _};
 use x11rb::protocol::xproto::{
     ConnectionExt as _, ImageFormat, InputFocus, KEY_PRESS_EVENT, KEY_RELEASE_EVENT, Window,
 };
-use x11rb::protocol::xtest::ConnectionExt as _;
 use x11rb::rust_connection::RustConnection;
 
 /// X keysyms (X11/keysymdef.h).
@@ -76,8 +75,21 @@ impl Screen {
         let key = map.keysyms.chunks(map.keysyms_per_keycode.into()).position(|syms| syms.contains(&keysym)).unwrap();
         let code = first + u8::try_from(key).unwrap();
         for event in [KEY_PRESS_EVENT, KEY_RELEASE_EVENT] {
-            self.x.xtest_fake_input(event, code, x11rb::CURRENT_TIME, self.root, 0, 0, 0).unwrap().check().unwrap();
+            self.fake_input(event, code);
         }
+    }
+
+    /// `XTestFakeInput`, byte by byte: x11rb has it as a feature, with which `cargo test` would compile x11rb and all that
+    /// stands on it anew.
+    fn fake_input(&self, event: u8, code: u8) {
+        let xtest = self.x.query_extension(b"XTEST").unwrap().reply().unwrap();
+        assert!(xtest.present, "Xvfb has XTEST");
+        let mut request = [0; 36];
+        // The request's number, and its length in words of four bytes.
+        (request[0], request[1], request[2]) = (xtest.major_opcode, 2, 9);
+        (request[4], request[5]) = (event, code);
+        request[12..16].copy_from_slice(&self.root.to_ne_bytes());
+        self.x.send_request_without_reply(&[IoSlice::new(&request)], Vec::new()).unwrap().check().unwrap();
     }
 
     /// `[height, width, 3]`: what the window shows.
