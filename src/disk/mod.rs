@@ -88,6 +88,14 @@ pub enum DiskError {
     },
 }
 
+impl DiskError {
+    /// What the file system said while something was done to a file or folder: for `map_err`.
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+}
+
 /// A path as it is shown: JSON has no others, and paths need not be UTF-8.
 ///
 /// # Errors

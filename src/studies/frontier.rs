@@ -27,12 +27,12 @@ use crate::lm::folder::with_scores;
 use crate::lm::gold::Gold;
 use crate::lm::loss::{LossConfig, LossKind};
 use crate::lm::model::Decoder;
-use crate::lm::optim::{Optimizer, Schedule};
+use crate::lm::optim::{MOST_LEARNING_RATE, Optimizer, Schedule};
 use crate::lm::ppo::{Ppo, PpoConfig, iterate};
 use crate::lm::run::{LmError, SIZES, Shown};
 use crate::lm::sample::{Completion, SampleConfig, generate};
 use crate::lm::sft::{Normalization, Sft};
-use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
+use crate::lm::train::{Stage, TrainConfig, Trainee, step};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
 use crate::studies::world::{

@@ -127,8 +127,7 @@ impl Beginning {
 
     /// A completion with its prompt.
     pub(super) fn encoded(&self, i: usize) -> Encoded {
-        let prompt = &self.repeated[i];
-        Encoded { ids: [prompt.as_slice(), &self.completions[i].ids].concat(), prompt_len: prompt.len() }
+        Encoded::new(&self.repeated[i], &self.completions[i].ids)
     }
 
     /// Numbers of every two different completions of a prompt, prompt by prompt.
@@ -284,7 +283,7 @@ impl Corpus {
                 }
             }
             let rows = rows.into_iter().map(Ok::<_, gold::GoldError>);
-            logistic::train(rows, &logistic::TrainConfig::default())?.save(&classifier)?;
+            logistic::train(rows, &logistic::LogisticConfig::default())?.save(&classifier)?;
         }
         let mut texts = Vec::new();
         for side in ["pos", "neg"] {

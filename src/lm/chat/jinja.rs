@@ -1,5 +1,6 @@
 //! Jinja as transformers sets it up, on top of minijinja, with bounds on what a template may cost.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use std::sync::mpsc::RecvTimeoutError;
@@ -14,47 +15,60 @@ use super::python::{
     tojson, width_of, wrong,
 };
 
-/// Longest source of a template, in bytes. The longest that models are published with have about 30,000.
+/// A template that cannot be compiled or rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("chat template{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+pub struct TemplateError {
+    /// Line of the template, from 1, where it is known.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Longest source of a template, bytes. The longest templates of published models have about 30,000.
 pub(super) const MAX_SOURCE: usize = 1 << 20;
 
-/// Most words and signs between two braces: each may nest the parser and the generator of code once.
+/// Most words and signs between two braces: each may nest the parser and the generator of code once more.
 const MAX_TOKENS: usize = 8_000;
 
-/// Most `elif`: each nests in the one before.
+/// Most `elif`: each is nested in the one before.
 const MAX_ELIF: usize = 1_000;
 
-/// Fuel of a rendering: an instruction costs one, 64 bytes of text cost one. A conversation of 1,000 messages with
-/// tools takes about 100,000; a loop without end is stopped after about a second.
+/// Fuel of a rendering. An instruction costs one, and so do 64 bytes of text. A conversation of 1,000 messages with tools
+/// takes about 100,000; a loop without end is stopped after about a second.
 const FUEL: u64 = 2_000_000;
 
-/// Fuel for each byte that the conversation has: a long one may be gone through many times.
+/// Further fuel for each byte of the conversation: a template may go through a long one many times.
 const FUEL_PER_BYTE: u64 = 4;
 
-/// Stack of the thread in which templates are compiled and rendered. Only what is touched takes memory.
+/// Stack of the thread in which templates are compiled and rendered, bytes. Only the part that is used takes memory.
 const STACK: usize = 512 << 20;
 
-/// Longest time that a rendering may take. Fuel stops nearly everything long before; what it does not count, such as
+/// Longest time that a rendering may take. Fuel stops nearly everything long before. What fuel does not count, such as
 /// comparing two long texts again and again, ends here.
 const TIME: Duration = Duration::from_millis(1500);
 
-/// What is added to it once, as a program that was stopped for a while and goes on has lost its time.
+/// Time that is added once, because a program that was stopped for a while and goes on has lost its time.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Runs `work` on a stack that what a template can nest within its bounds does not overflow, and waits for it for a
-/// bounded time. Work that takes longer is left to itself: what it may still use is bounded by its fuel.
+/// Runs `work` on a stack that is deep enough for whatever a template can nest within its bounds, and waits for it for a
+/// bounded time. Work that takes longer is left alone: its fuel bounds what it may still use.
 ///
 /// # Errors
-/// When it takes too long, or no thread can be had.
-pub(super) fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+/// When it takes too long, or there is no thread.
+pub(super) fn on_a_deep_stack<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TemplateError> {
+    let failed = |reason: String| TemplateError { line: None, reason };
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("template".into())
         .stack_size(STACK)
         .spawn(move || _ = sender.send(work()))
-        .map_err(|error| format!("no thread to render it in: {error}"))?;
+        .map_err(|error| failed(format!("no thread to render it in: {error}")))?;
     receiver.recv_timeout(TIME).or_else(|_| receiver.recv_timeout(GRACE)).map_err(|error| match error {
-        RecvTimeoutError::Timeout => format!("takes longer than {} s", (TIME + GRACE).as_secs()),
-        RecvTimeoutError::Disconnected => "the thread that renders it ended".to_owned(),
+        RecvTimeoutError::Timeout => failed(format!("takes longer than {} s", (TIME + GRACE).as_secs())),
+        RecvTimeoutError::Disconnected => failed("the thread that renders it ended".to_owned()),
     })
 }
 
@@ -63,17 +77,18 @@ pub(super) fn fuel(bytes: usize) -> u64 {
     FUEL + FUEL_PER_BYTE * bytes as u64
 }
 
-/// The source as minijinja needs it: line ends as Jinja reads them; transformers' `{% generation %}`, which only marks
-/// the assistant's text, as a block that does nothing but hold its own variables; and lists, tuples and dicts measured
-/// as they are made (`_small`), as those that hold one another many times over grow without an instruction being run.
+/// The source as minijinja needs it. Line ends become those that Jinja reads. transformers' `{% generation %}`, which only
+/// marks the assistant's text, becomes a block that does nothing but hold its own variables. Lists, tuples and dicts are
+/// measured when they are made (`_small`), because those that hold one another many times grow without an instruction.
 ///
 /// # Errors
-/// The line and the reason, for what would nest too deep and what minijinja would render otherwise than Jinja.
-pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
+/// With the line, for what would nest too deep, and for what minijinja would render in another way than Jinja.
+pub(super) fn prepare(source: &str) -> Result<String, TemplateError> {
     static NAMESPACE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(\w+)\s*=\s*namespace\s*\(").expect("a constant, valid pattern"));
     if source.len() > MAX_SOURCE {
-        return Err((1, format!("a source of {} bytes; at most {MAX_SOURCE}", source.len())));
+        let reason = format!("a source of {} bytes; at most {MAX_SOURCE}", source.len());
+        return Err(TemplateError { line: Some(1), reason });
     }
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let namespaces: Vec<String> = NAMESPACE.captures_iter(&source).map(|found| found[1].to_owned()).collect();
@@ -84,6 +99,7 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
         out.push_str(&source[at..open]);
         let rest = &source[open..];
         let line = || 1 + source.as_bytes()[..open].iter().filter(|&&byte| byte == b'\n').count();
+        let wrong = |reason: String| TemplateError { line: Some(line()), reason };
         let copied = |end: Option<usize>| end.unwrap_or(rest.len());
         at = open
             + match () {
@@ -108,24 +124,24 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
                             if tag.len() < end {
                                 out.push_str("%}");
                             }
-                            // Jinja keeps the line end behind the tag; minijinja takes it away.
+                            // Jinja keeps the line end behind the tag; minijinja removes it.
                             if text.starts_with('\n') && !tag.ends_with('-') {
                                 out.push('\n');
                             }
                             out.push_str(text);
                             end
                         }
-                        // minijinja's own; transformers' Jinja has none.
-                        "do" if rest.starts_with("{%") => return Err((line(), "unknown tag 'do'".into())),
+                        // minijinja has this tag; transformers' Jinja does not.
+                        "do" if rest.starts_with("{%") => return Err(wrong("unknown tag 'do'".into())),
                         "autoescape" if rest.starts_with("{%") => {
-                            return Err((line(), "the tag 'autoescape' is not supported".into()));
+                            return Err(wrong("the tag 'autoescape' is not supported".into()));
                         }
                         _ => {
                             elif += usize::from(word == "elif");
                             if elif > MAX_ELIF {
-                                return Err((line(), format!("more than {MAX_ELIF} elif")));
+                                return Err(wrong(format!("more than {MAX_ELIF} elif")));
                             }
-                            rewrite(rest, word, &namespaces, &mut out).map_err(|reason| (line(), reason))?
+                            rewrite(rest, word, &namespaces, &mut out).map_err(wrong)?
                         }
                     }
                 }
@@ -157,8 +173,8 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
     // The tag without its texts.
     let mut bare = String::new();
     let mut open: Vec<Open> = Vec::new();
-    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of
-    // `set` begins, and that of `for`.
+    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of `set`
+    // begins, and where that of `for` does.
     let (mut after_value, mut in_target, mut assigned, mut comma) = (false, is_set || is_for, None, false);
     let mut each: Option<usize> = None;
     out.push_str(&rest[..2]);
@@ -287,7 +303,7 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
     Ok(len)
 }
 
-/// Puts a filter on what stands in the output from `from` on, less the sign that cuts white space.
+/// Puts a filter on the output from `from` on, but for the sign that cuts white space.
 fn wrap(out: &mut String, from: usize, filter: &str) {
     let value = out.trim_end_matches(['-', '+']).len();
     let sign = out.split_off(value.max(from));
@@ -295,7 +311,7 @@ fn wrap(out: &mut String, from: usize, filter: &str) {
     *out += &format!(")|{filter} {sign}");
 }
 
-/// Refuses what minijinja would render otherwise than Jinja. `bare` is a tag without its texts.
+/// Refuses what minijinja would render in another way than Jinja. `bare` is a tag without its texts.
 fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), String> {
     static MARKUP: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\|\s*(safe|e|escape|forceescape)\b").expect("a constant, valid pattern"));
@@ -308,7 +324,7 @@ fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), S
     static EXPONENT: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d[eE][-+]?\d").expect("a constant, valid pattern"));
     for found in METHOD.captures_iter(bare) {
-        // An attribute of a dict before its item, in Jinja: `x.items` is the method, though `x` has an item of that name.
+        // In Jinja an attribute of a dict comes before an item: `x.items` is the method, even if `x` has an item `items`.
         if found.get(3).is_none() && !namespaces.iter().any(|name| *name == found[1]) {
             let name = &found[2];
             return Err(format!("'.{name}' without a call is a dict's method in Jinja; write ['{name}'] for an item"));
@@ -353,7 +369,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
         out.write_str(&text).map_err(|_| wrong("the output cannot be written"))
     });
     environment.set_unknown_method_callback(method);
-    // minijinja's own, which Jinja has not, or which writes otherwise.
+    // Filters of minijinja that Jinja does not have, or that write something else.
     for name in ["split", "bool", "zip", "lines", "chain", "pprint"] {
         environment.remove_filter(name);
     }
@@ -387,7 +403,7 @@ fn add_tests(environment: &mut Environment<'static>) {
     }
 }
 
-/// Python's places for the arguments of a filter that takes them by name here.
+/// Arguments by name, for a filter of minijinja that takes them so. In Python they may be given by place.
 fn by_name<const N: usize>(filter: &str, names: [&str; N], args: &[Value]) -> Result<Kwargs, Error> {
     let bound = bind(filter, names, args)?;
     let given = names.into_iter().zip(bound).filter_map(|(name, value)| Some((name, value?)));
@@ -482,7 +498,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             let items: Vec<Value> = value.try_iter()?.collect();
             let value = Value::from(items);
             if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
-                // Jinja compares by one after the other; the sort is stable, so the last one goes first.
+                // Jinja compares by one attribute after the other. The sort is stable, so the last attribute is sorted first.
                 let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
                 let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
                 let mut sorted = value;
@@ -529,52 +545,42 @@ fn add_filters(environment: &mut Environment<'static>) {
             filters::map(state, value, args).and_then(|items| generator(state, items))
         },
     );
-    environment.add_filter(
-        "select",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("select", &value)?;
-            filters::select(state, value, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "reject",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("reject", &value)?;
-            filters::reject(state, value, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "selectattr",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         attribute: std::borrow::Cow<'_, str>,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("selectattr", &value)?;
-            filters::selectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "rejectattr",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         attribute: std::borrow::Cow<'_, str>,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("rejectattr", &value)?;
-            filters::rejectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
-        },
-    );
+    type Selecting =
+        fn(&mut State<'_, '_>, Value, Option<Cow<'_, str>>, Rest<ValueOrKwargs>) -> Result<Vec<Value>, Error>;
+    for (name, filter) in [("select", filters::select as Selecting), ("reject", filters::reject)] {
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>,
+                  value: Value,
+                  test: Option<Cow<'_, str>>,
+                  args: Rest<ValueOrKwargs>|
+                  -> Result<Value, Error> {
+                iterable(name, &value)?;
+                filter(state, value, test, args).and_then(|items| generator(state, items))
+            },
+        );
+    }
+    type SelectingBy = fn(
+        &mut State<'_, '_>,
+        Value,
+        Cow<'_, str>,
+        Option<Cow<'_, str>>,
+        Rest<ValueOrKwargs>,
+    ) -> Result<Vec<Value>, Error>;
+    for (name, filter) in [("selectattr", filters::selectattr as SelectingBy), ("rejectattr", filters::rejectattr)] {
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>,
+                  value: Value,
+                  attribute: Cow<'_, str>,
+                  test: Option<Cow<'_, str>>,
+                  args: Rest<ValueOrKwargs>|
+                  -> Result<Value, Error> {
+                iterable(name, &value)?;
+                filter(state, value, attribute, test, args).and_then(|items| generator(state, items))
+            },
+        );
+    }
     environment.add_filter(
         "unique",
         |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
@@ -707,7 +713,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
             let text = str_of(value)?;
             pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
-            // As Jinja: a line end is added first, so that one at the end keeps a line behind it.
+            // Jinja adds a line end first, so that a line end at the end of the text keeps a line behind it.
             let text = text + "\n";
             let lines: Vec<&str> = text.lines().collect();
             let mut out = String::new();
@@ -735,7 +741,7 @@ fn add_filters(environment: &mut Environment<'static>) {
         });
     }
     environment.add_filter("attr", |value: &Value, name: &str| -> Result<Value, Error> {
-        // An attribute, never an item: a dict has none but its methods.
+        // An attribute, never an item. The only attributes of a dict are its methods.
         if is_namespace(value) { value.get_attr(name) } else { Ok(Value::UNDEFINED) }
     });
     environment.add_filter("wordcount", |state: &State<'_, '_>, value: &Value| -> Result<usize, Error> {
@@ -793,7 +799,7 @@ fn add_filters(environment: &mut Environment<'static>) {
 
 /// A float's whole part, as `int()` has it.
 fn truncated(number: f64) -> Option<Value> {
-    // Larger ones have more digits than a whole number has here.
+    // A larger float has more digits than a whole number can have here.
     (number.abs() < 1e36).then(|| Value::from(number.trunc() as i128))
 }
 
@@ -810,7 +816,7 @@ fn attributes(state: &mut State<'_, '_>, value: Value, attribute: Value) -> Resu
     state.apply_filter("map", &[value, Value::from(name)]).and_then(|items| Ok(items.try_iter()?.collect()))
 }
 
-/// Jinja goes through no number and no none.
+/// Refuses values that Jinja cannot iterate over, such as numbers and none.
 fn iterable(filter: &str, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => {

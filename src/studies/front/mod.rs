@@ -28,12 +28,12 @@ use crate::lm::gold::Gold;
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss, Scale};
-use crate::lm::optim::{Optimizer, Schedule};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss, Scale};
+use crate::lm::optim::{MOST_LEARNING_RATE, Optimizer, Schedule};
 use crate::lm::ppo::{Ppo, PpoConfig, iterate};
 use crate::lm::run::{LmError, SIZES, Shown};
 use crate::lm::sample::{Completion, SampleConfig, generate, generate_mixed};
-use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
+use crate::lm::train::{Stage, TrainConfig, Trainee, step};
 use crate::lm::{reward, score};
 use crate::preference::pearson;
 use crate::soup::grid;
@@ -80,7 +80,7 @@ pub struct FrontConfig {
     /// β of everything that is trained on comparisons.
     pub beta: f64,
     /// MODPO's form.
-    pub form: Form,
+    pub form: ModpoForm,
     /// Prompts a step, with all their comparisons.
     pub batch_size: usize,
     /// Steps of a policy's training on comparisons.
@@ -252,7 +252,7 @@ impl Default for FrontConfig {
             eval_prompts: 512,
             max_new_tokens: 32,
             beta: 0.3,
-            form: Form::Bounded,
+            form: ModpoForm::Bounded,
             batch_size: 12,
             steps: 220,
             learning_rate: 2.5e-4,
@@ -901,7 +901,7 @@ const SCORED_TOGETHER: usize = 64;
 const COST: &str = "cost.json";
 
 fn encoded(prompt: &[u32], completion: &Completion) -> Encoded {
-    Encoded { ids: [prompt, &completion.ids].concat(), prompt_len: prompt.len() }
+    Encoded::new(prompt, &completion.ids)
 }
 
 fn policy_name(method: Method, weights: &[f64]) -> String {

@@ -16,7 +16,7 @@ use crate::lm::folder::{self, with_scores};
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss};
 use crate::lm::optim::{Optimizer, Schedule};
 use crate::lm::ppo::{Ppo, iterate};
 use crate::lm::reward::{self, RewardLoss, RewardModel};
@@ -214,7 +214,7 @@ impl<'a> Unit<'a> {
             margins: self.world.compared.questions.iter().zip(&labels).map(margin).collect(),
             pairs,
             reference: Reference::LogProbs(reference),
-            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: Form::Bounded },
+            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: ModpoForm::Bounded },
         };
         let end = &config.dpo_steps[config.dpo_steps.len() - 1..];
         let point = |steps, policy: &Decoder| self.point(Training::Modpo, Some(bias), Some(weight), steps, policy);

@@ -1,0 +1,130 @@
+//! `generation_config.json`: the tokens that end texts, and how transformers would sample.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::lm::config::ModelConfig;
+use crate::lm::fields::{Fields, FolderError, Harmless, read_json, short, token_ids};
+
+pub(super) const GENERATION: &str = "generation_config.json";
+
+/// Fields that do not decide which tokens are drawn, each group with the reason.
+const OF_NO_EFFECT: Harmless = &[
+    ("read as the model's own", &["bos_token_id"]),
+    (
+        "how tokens are computed, and what a call returns beside them",
+        &[
+            "_from_model_config",
+            "cache_config",
+            "cache_implementation",
+            "compile_config",
+            "continuous_batching_config",
+            "disable_compile",
+            "is_assistant",
+            "low_memory",
+            "max_cache_len",
+            "max_time",
+            "num_return_sequences",
+            "output_attentions",
+            "output_hidden_states",
+            "output_logits",
+            "output_scores",
+            "pad_token_id",
+            "prefill_chunk_size",
+            "return_dict_in_generate",
+            "transformers_version",
+            "use_cache",
+        ],
+    ),
+];
+
+/// Fields by which transformers draws other tokens, with the values that change nothing. They are not applied here.
+const OF_SAMPLING: &[(&str, &[f64])] = &[
+    ("assistant_confidence_threshold", &[]),
+    ("assistant_early_exit", &[]),
+    ("assistant_ensemble_weight", &[]),
+    ("assistant_lookbehind", &[]),
+    ("bad_words_ids", &[]),
+    ("begin_suppress_tokens", &[]),
+    ("constraints", &[]),
+    ("decoder_start_token_id", &[]),
+    ("diversity_penalty", &[0.0]),
+    ("do_sample", &[]),
+    ("dola_layers", &[]),
+    ("early_stopping", &[0.0]),
+    ("encoder_no_repeat_ngram_size", &[0.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("epsilon_cutoff", &[0.0]),
+    ("eta_cutoff", &[0.0]),
+    ("exponential_decay_length_penalty", &[]),
+    ("force_words_ids", &[]),
+    ("forced_bos_token_id", &[]),
+    ("forced_decoder_ids", &[]),
+    ("forced_eos_token_id", &[]),
+    ("guidance_scale", &[1.0]),
+    ("length_penalty", &[1.0]),
+    ("max_length", &[]),
+    ("max_matching_ngram_size", &[]),
+    ("max_new_tokens", &[]),
+    ("min_length", &[0.0]),
+    ("min_new_tokens", &[0.0]),
+    ("min_p", &[0.0]),
+    ("no_repeat_ngram_size", &[0.0]),
+    ("num_assistant_tokens", &[]),
+    ("num_assistant_tokens_schedule", &[]),
+    ("num_beam_groups", &[1.0]),
+    ("num_beams", &[1.0]),
+    ("penalty_alpha", &[0.0]),
+    ("prompt_lookup_num_tokens", &[]),
+    ("remove_invalid_values", &[]),
+    ("renormalize_logits", &[]),
+    ("repetition_penalty", &[1.0]),
+    ("sequence_bias", &[]),
+    ("speculation_type", &[]),
+    ("stop_strings", &[]),
+    ("suppress_tokens", &[]),
+    ("target_lookbehind", &[]),
+    ("temperature", &[1.0]),
+    ("token_healing", &[]),
+    ("top_h", &[]),
+    ("top_k", &[0.0]),
+    ("top_p", &[1.0]),
+    ("typical_p", &[1.0]),
+    ("use_mtp", &[]),
+    ("watermarking_config", &[]),
+];
+
+/// Reads the tokens that end a text, which may be given only there, and more of them than in `config.json`. Returns a remark
+/// on what of the file is not applied.
+pub(super) fn read_generation(folder: &Path, config: &mut ModelConfig) -> Result<Vec<String>, FolderError> {
+    let file = folder.join(GENERATION);
+    if !file.is_file() {
+        return Ok(Vec::new());
+    }
+    let object = read_json(&file)?;
+    let mut fields = Fields::new(&file, &object, OF_NO_EFFECT);
+    if let Some(value) = fields.get("eos_token_id") {
+        let problem = format!("eos_token_id = {value}: must be a token's number, or several");
+        config.eos = token_ids(value).ok_or_else(|| fields.error(&problem))?;
+    }
+    let mut ignored = Vec::new();
+    for (name, neutral) in object.keys().filter_map(|name| OF_SAMPLING.iter().find(|(known, _)| known == name)) {
+        let Some(value) = fields.get(name) else { continue };
+        let nothing = *value == json!(false) || *value == json!([]) || *value == json!({});
+        if !nothing && value.as_f64().is_none_or(|value| !neutral.contains(&value)) {
+            ignored.push(format!("{name} = {}", short(value)));
+        }
+    }
+    fields.no_others("", "the model writes the same")?;
+    config.generation = object;
+    let are = if ignored.len() == 1 { "is" } else { "are" };
+    Ok(match ignored.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "{}: {} {are} not applied: tokens are drawn as this program's own options say",
+            file.display(),
+            ignored.join(", "),
+        )],
+    })
+}
