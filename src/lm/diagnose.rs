@@ -75,7 +75,7 @@ const FIRST_STREAM: u64 = 1 << 40;
 /// Lets the policy complete the prompts at temperature 1, and measures.
 ///
 /// # Errors
-/// Those of the gold reward and of decoding.
+/// Errors of the gold reward and of decoding.
 pub fn sampled(
     policy: &Decoder,
     reference: &Decoder,
@@ -131,7 +131,7 @@ pub fn divergences(
 /// The gold reward of each completion, as text.
 ///
 /// # Errors
-/// Those of the reward, and of decoding.
+/// Errors of the reward, and of decoding.
 pub fn gold_scores(
     gold: &dyn Gold,
     tokenizer: &Tokenizer,

@@ -26,7 +26,7 @@ pub struct Dpo {
 /// A reference policy.
 #[derive(Debug, Clone)]
 pub enum Reference {
-    /// There is none.
+    /// No reference policy.
     None,
     /// A model, asked for each batch.
     Model(Box<Decoder>),
@@ -102,7 +102,7 @@ pub(super) fn part(
     let PackedPairs { pairs, completions: Completions { batch, targets, sides, .. } } = packed;
     let (log_probs, about) = model.log_probs(hidden, targets, 1.0);
     let policy = targets.sums(&to_host(log_probs.clone()));
-    // A model is asked for the log-probabilities of completions; known ones are those of pairs.
+    // A model is asked for the log-probabilities of completions; known ones are per pair.
     let of_completions = match reference {
         Reference::Model(model) => targets.sums(&to_host(model.log_probs(model.hidden(batch, None), targets, 1.0).0)),
         Reference::None | Reference::LogProbs(_) => Vec::new(),

@@ -139,7 +139,7 @@ impl MarginReward {
     /// - returns `[completions.len()]`
     ///
     /// # Errors
-    /// Those of a gold reward, and a reward that is not finite.
+    /// Errors of a gold reward, or a reward that is not finite.
     pub fn of(&self, completions: &[Encoded], tokenizer: &Tokenizer, part_tokens: usize) -> Result<Vec<f64>, LmError> {
         let rewards = self.computed(completions, tokenizer, part_tokens)?;
         let what = |i| format!("the reward of completion {i}");
@@ -175,7 +175,7 @@ impl MarginReward {
 }
 
 impl Scale {
-    /// Leaves rewards as they are.
+    /// Does not change rewards.
     pub const NONE: Self = Self { mean: 0.0, deviation: 1.0 };
 
     /// The scale of these rewards; `None` where they are all the same, because nothing can be divided by 0.

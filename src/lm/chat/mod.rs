@@ -185,7 +185,7 @@ impl ChatTemplate {
     /// `None` is the tokenizer's default template.
     ///
     /// # Errors
-    /// When there is no such template, with those that there are, or it does not compile.
+    /// When there is no such template (the error lists the names that there are), or it does not compile.
     pub fn choose(tokenizer: &Tokenizer, choice: Option<&str>, now: Option<i64>) -> Result<Self, ChatError> {
         let special = tokenizer.special();
         match choice {

@@ -257,7 +257,7 @@ pub fn read<T: RowKind>(paths: &[PathBuf], config: &ReadConfig) -> Result<Rows<T
 /// All rows of files, and which were left out.
 ///
 /// # Errors
-/// Those of [`read`], the first bad row unless they are skipped, and files without a single good row.
+/// Errors of [`read`], the first bad row unless bad rows are skipped, and files without any good row.
 pub fn read_all<T: RowKind>(paths: &[PathBuf], config: &ReadConfig) -> Result<(Vec<T>, Skipped), DataError> {
     let mut rows = read(paths, config)?;
     let list = rows.by_ref().collect::<Result<Vec<T>, _>>()?;

@@ -91,7 +91,7 @@ pub(super) fn read_adapted(folder: &Path, device: &Device) -> Result<Loaded, Fol
     }
     let adapters = Adapters { config: file.config.clone(), modules, parameters, start: file.start };
     if let Some(module) = change_base(&mut decoder, &adapters, &lengths) {
-        let problem = format!("{module}: its weights become infinite or no numbers: weights must be finite");
+        let problem = format!("the weights of {module} become infinite or NaN: must be finite");
         return Err(content(&path, &problem));
     }
     let mut only_read = None;

@@ -95,8 +95,8 @@ const OF_SAMPLING: &[(&str, &[f64])] = &[
     ("watermarking_config", &[]),
 ];
 
-/// Reads the tokens that end a text, which may be given only there, and more of them than in `config.json`. Returns a remark
-/// on what of the file is not applied.
+/// Reads the tokens that end a text. They may be given only here, or there may be more of them than in `config.json`. Returns
+/// a remark on the fields that are not applied.
 pub(super) fn read_generation(folder: &Path, config: &mut ModelConfig) -> Result<Vec<String>, FolderError> {
     let file = folder.join(GENERATION);
     if !file.is_file() {

@@ -33,7 +33,7 @@ pub fn read(folder: &Path, device: &Device) -> Result<Loaded, FolderError> {
 /// their base.
 ///
 /// # Errors
-/// Those of the file system. A folder that is there keeps its other files.
+/// Errors of the file system. A folder that is there keeps its other files.
 pub fn write(decoder: &Decoder, base: Option<&Path>, folder: &Path) -> Result<(), FolderError> {
     std::fs::create_dir_all(folder).map_err(DiskError::io(folder, "make the folder"))?;
     match &decoder.adapters {
@@ -432,7 +432,7 @@ mod tests {
             let bytes = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
             assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-            // A generation_config.json that is none is as none.
+            // A generation_config.json that is no regular file counts as missing.
             assert_eq!(read(copy.path(), &Device::flex()).is_ok(), name.starts_with("generation"), "{name}");
             std::fs::remove_file(&path).unwrap();
             std::fs::write(&path, bytes).unwrap();

@@ -344,7 +344,7 @@ fn same_settings(folders: &[&Path], read: &[Checkpoint]) -> Result<Option<bool>,
     let objects = files.iter().map(|file| read_json(file)).collect::<Result<Vec<_>, _>>()?;
     let apart = |field: &str, i: usize, found: &str, own: &str| {
         Err(MergeFolderError::Apart(format!(
-            "{}: {field} = {found}, but in {} {own}: these are other models",
+            "{}: {field} = {found}, but in {} {own}: these are different models",
             files[i].display(),
             files[0].display()
         )))
@@ -763,7 +763,7 @@ mod tests {
         ] {
             let error = merge(one, other).unwrap_err();
             assert!(error.contains(&format!("config.json: {field} = {found}")), "{one} and {other}: {error}");
-            assert!(error.contains(&format!("config.json {own}")) && error.ends_with("other models"), "{error}");
+            assert!(error.contains(&format!("config.json {own}")) && error.ends_with("different models"), "{error}");
         }
         // What is written says so.
         let out = merge("flag", "plain").unwrap();
@@ -820,7 +820,7 @@ mod tests {
             ("stranger", "were not fine-tuned from one initialisation: the cosine of their weights is"),
             ("wide", "has the shape [60, 16], but in"),
             ("deep", "tensor 'model.layers.2.input_layernorm.weight' is missing, which"),
-            ("turned", "these are other models"),
+            ("turned", "these are different models"),
             ("short", "not a whole safetensors file ("),
             ("broken", "has the value inf at index"),
             ("none", "no model.safetensors and no model.safetensors.index.json here"),

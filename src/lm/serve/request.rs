@@ -24,7 +24,7 @@ pub(super) struct Wanted {
     pub(super) stop: Vec<String>,
     /// Repeat the prompt before the completion.
     pub(super) echo: bool,
-    /// Tell log-probabilities, and those of so many of the likeliest tokens at each place.
+    /// Tell log-probabilities, and at each place so many of the likeliest tokens with theirs.
     pub(super) log_probs: Option<usize>,
     /// Send tokens as they come.
     pub(super) stream: bool,

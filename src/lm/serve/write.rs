@@ -34,7 +34,7 @@ pub struct Served {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     eos: Vec<u32>,
-    /// The weights as they are computed with, made for the first request.
+    /// The weights in the form that computing needs. They are made for the first request.
     pen: OnceLock<Pen>,
     /// Places for requests whose texts may take long to be read as tokens, so that a slow template or a long text holds up
     /// only other requests of this kind.
@@ -89,11 +89,11 @@ pub(super) struct Own {
 /// What was written for a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    /// All completions of the first prompt, then those of the second, …
+    /// All completions of the first prompt, then all completions of the second, and so on.
     pub(super) choices: Vec<Choice>,
     /// Tokens read, each prompt once.
     pub(super) prompt_tokens: usize,
-    /// Tokens written, with those that end a text.
+    /// Tokens written, including tokens that end a text.
     pub(super) completion_tokens: usize,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Answer {
 /// half of that.
 const MOST_TOKEN_BYTES: usize = 256;
 
-/// Most log-probabilities of a request, those of the likeliest tokens included. With its text, each takes some 300 bytes.
+/// Most log-probabilities of a request, including the likeliest tokens. With its text, each takes some 300 bytes.
 const MOST_TOLD: usize = 1 << 20;
 
 /// Bytes of a text from which reading it as tokens may take long.
@@ -386,7 +386,7 @@ impl Served {
     /// What each token of a prompt adds to its text. Tokens that were put around the text add nothing.
     fn pieces(&self, prompt: &Prompt) -> Vec<String> {
         let mut pieces = vec![String::new(); prompt.added];
-        // Special tokens that the client wrote stay as they are.
+        // Special tokens that the client wrote stay.
         let mut stream = self.tokenizer.stream(false);
         let mut text = |id: &u32| stream.push(*id).unwrap_or_default();
         pieces.extend(prompt.ids[prompt.added..].iter().map(&mut text));

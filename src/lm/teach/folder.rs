@@ -209,7 +209,7 @@ impl TeachSession {
     /// not enough for it yet; `None` when it was stopped.
     ///
     /// # Errors
-    /// Those of [`ask`] and [`update`], and of the file system.
+    /// Errors of [`ask`] and [`update`], and of the file system.
     pub fn catch_up(
         &mut self,
         events: &[Event],
@@ -236,7 +236,7 @@ impl TeachSession {
     /// Asks new questions until enough are open, and writes them down. Returns `None` when it was stopped.
     ///
     /// # Errors
-    /// Those of [`ask`], and of the file system.
+    /// Errors of [`ask`], and of the file system.
     pub fn ask(&mut self, stop: &AtomicBool) -> Result<Option<Vec<Arc<TeachQuestion>>>, LmError> {
         let asked = ask(&mut self.lesson, &self.material, stop)?;
         append(&self.folder.path.join(QUESTIONS), asked.iter().flatten().map(AsRef::as_ref))?;
@@ -246,7 +246,7 @@ impl TeachSession {
     /// Lets events take effect, and writes down the report. Returns false when it was stopped.
     ///
     /// # Errors
-    /// Those of [`update`], and of the file system.
+    /// Errors of [`update`], and of the file system.
     pub fn update(
         &mut self,
         events: &[Event],
@@ -277,7 +277,7 @@ impl TeachSession {
     /// Writes a checkpoint, the model and a summary.
     ///
     /// # Errors
-    /// Those of the file system. What was saved before is kept.
+    /// Errors of the file system. What was saved before is kept.
     pub fn save(&mut self) -> Result<TeachSummary, LmError> {
         let model = self.folder.path.join("model");
         self.checkpoint()?;

@@ -689,7 +689,7 @@ fn apply(
 /// The report of the start: how it completes the held-out prompts.
 ///
 /// # Errors
-/// Those of the gold reward, and of decoding.
+/// Errors of the gold reward, and of decoding.
 pub fn begin(material: &Material) -> Result<TeachReport, LmError> {
     let sampled = measure(material, &material.start)?;
     Ok(TeachReport { updates: 0, step: 0, answered: 0, used: 0, ahead: [0, 0], loss: None, accuracy: None, sampled })
@@ -734,7 +734,7 @@ pub fn complete(
 /// The answer of a rater who knows the gold reward. Without a gold reward, both completions are equal.
 ///
 /// # Errors
-/// Those of the gold reward.
+/// Errors of the gold reward.
 pub fn gold_label(material: &Material, question: &TeachQuestion) -> Result<Label, LmError> {
     let Some(gold) = &material.gold else { return Ok(Label::Equal) };
     let rows = question.completions.each_ref().map(|completion| Scored { prompt: &question.prompt, completion });
