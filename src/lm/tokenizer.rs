@@ -165,86 +165,25 @@ const SPLIT_SPECIAL: &str = "split_special_tokens";
 /// Where there is a `tokenizer.json`, transformers 5.24 takes everything that splits and joins texts from there.
 const INDIFFERENT: [&str; 75] = [
     // Read here.
-    "tokenizer_class",
-    "chat_template",
-    "add_bos_token",
-    "add_eos_token",
+    "tokenizer_class", "chat_template", "add_bos_token", "add_eos_token",
     // Cutting and padding. transformers does it on demand only; this program has options of its own for it.
-    "model_max_length",
-    "max_len",
-    "max_length",
-    "stride",
-    "truncation",
-    "truncation_side",
-    "truncation_strategy",
-    "padding",
-    "padding_side",
-    "pad_to_multiple_of",
-    "pad_token_type_id",
-    "pad_token_id",
+    "model_max_length", "max_len", "max_length", "stride", "truncation", "truncation_side", "truncation_strategy",
+    "padding", "padding_side", "pad_to_multiple_of", "pad_token_type_id", "pad_token_id",
     // Settings of the slow tokenizer that the file was made from; tokenizer.json has what follows from them.
-    "add_prefix_space",
-    "add_dummy_prefix_space",
-    "legacy",
-    "legacy_behaviour",
-    "sp_model_kwargs",
-    "do_lower_case",
-    "do_basic_tokenize",
-    "strip_accents",
-    "tokenize_chinese_chars",
-    "never_split",
-    "keep_accents",
-    "remove_space",
-    "trim_offsets",
-    "use_fast",
-    "do_lowercase_and_remove_accent",
-    "lang",
-    "language",
-    "task",
-    "extra_ids",
-    "vocab_size",
-    "tokenizer_type",
-    "use_default_system_prompt",
-    "unk_id",
+    "add_prefix_space", "add_dummy_prefix_space", "legacy", "legacy_behaviour", "sp_model_kwargs", "do_lower_case",
+    "do_basic_tokenize", "strip_accents", "tokenize_chinese_chars", "never_split", "keep_accents", "remove_space",
+    "trim_offsets", "use_fast", "do_lowercase_and_remove_accent", "lang", "language", "task", "extra_ids",
+    "vocab_size", "tokenizer_type", "use_default_system_prompt", "unk_id",
     // How ids become text where the decoder of tokenizer.json does not decide it. Byte-level decoders do not need it.
-    "clean_up_tokenization_spaces",
-    "spaces_between_special_tokens",
-    "errors",
-    "decode_with_prefix_space",
+    "clean_up_tokenization_spaces", "spaces_between_special_tokens", "errors", "decode_with_prefix_space",
     // Names, places and versions.
-    "name_or_path",
-    "special_tokens_map_file",
-    "tokenizer_file",
-    "vocab_file",
-    "merges_file",
-    "added_tokens_file",
-    "processor_class",
-    "image_processor_type",
-    "backend",
-    "is_local",
-    "local_files_only",
-    "init_inputs",
-    "transformers_version",
-    "_commit_hash",
-    "model_type",
-    "verbose",
-    "device_map",
-    "trust_remote_code",
-    "revision",
-    "is_fast",
-    "slow_tokenizer_class",
-    "gguf_file",
-    "unsloth_version",
-    "tie_word_embeddings",
+    "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file", "added_tokens_file",
+    "processor_class", "image_processor_type", "backend", "is_local", "local_files_only", "init_inputs",
+    "transformers_version", "_commit_hash", "model_type", "verbose", "device_map", "trust_remote_code", "revision",
+    "is_fast", "slow_tokenizer_class", "gguf_file", "unsloth_version", "tie_word_embeddings",
     // What models and programs are given beside ids.
-    "model_input_names",
-    "return_token_type_ids",
-    "response_schema",
-    "response_template",
-    "tool_parser_type",
-    "bos_token_id",
-    "eos_token_id",
-    "unk_token_id",
+    "model_input_names", "return_token_type_ids", "response_schema", "response_template", "tool_parser_type",
+    "bos_token_id", "eos_token_id", "unk_token_id",
 ];
 
 /// Most bytes of a tokenizer's file. The largest that are published have about 35 million.
@@ -600,7 +539,7 @@ impl Tokenizer {
             }
         }
         for value in named.iter().filter(|value| !value.is_null()) {
-            let token = added_token(value, true)?;
+            let token = added_token("a token", value, true)?;
             let known = inner.get_added_tokens_decoder().values().any(|known| known.content == token.content);
             if !known {
                 inner.add_special_tokens([token]).map_err(|e| e.to_string())?;
@@ -702,12 +641,7 @@ fn set_template(
 fn token_text(config: &Map<String, Value>, role: &str) -> Result<Option<String>, String> {
     match config.get(role) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Object(object)) => match object.get("content") {
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            _ => Err(format!("{role} is an object without a text \"content\"")),
-        },
-        Some(other) => Err(format!("{role} is {other}; expected a text, or an object with a text \"content\"")),
+        Some(value) => Ok(Some(added_token(role, value, true)?.content)),
     }
 }
 
@@ -756,14 +690,8 @@ fn read_chat_templates(folder: &Path, templates: &mut BTreeMap<String, String>) 
 
 /// Files that hold a tokenizer, of any family.
 const TOKENIZER_FILES: [&str; 8] = [
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "tiktoken.model",
+    "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json", "tiktoken.model",
 ];
 
 /// A tokenizer in the files of a slow one: GPT-2's or Qwen2's.
@@ -861,7 +789,7 @@ fn added_tokens(folder: &Path, config: &mut Map<String, Value>) -> Result<Vec<Ad
             for (id, token) in tokens {
                 let wrong = |reason: String| file(&config_path, format!("{ADDED}, {id:?}: {reason}"));
                 let number = id.parse().map_err(|_| wrong("not an id".into()))?;
-                by_id.insert(number, added_token(token, false).map_err(wrong)?);
+                by_id.insert(number, added_token("a token", token, false).map_err(wrong)?);
             }
         }
         None | Some(Value::Null) => {
@@ -877,7 +805,7 @@ fn added_tokens(folder: &Path, config: &mut Map<String, Value>) -> Result<Vec<Ad
             }
             let path = folder.join("added_tokens.json");
             if let Some(tokens) = read_object(&path)? {
-                let text_of = |value: &Value| added_token(value, true).ok().map(|token| token.content);
+                let text_of = |value: &Value| added_token("a token", value, true).ok().map(|token| token.content);
                 let named = ROLES.iter().filter_map(|role| config.get(*role)).filter_map(text_of);
                 let listed = EXTRA.iter().filter_map(|field| config.get(*field)?.as_array()).flatten();
                 let special: BTreeSet<String> = named.chain(listed.filter_map(text_of)).collect();
@@ -899,15 +827,15 @@ fn added_tokens(folder: &Path, config: &mut Map<String, Value>) -> Result<Vec<Ad
     Ok(by_id.into_values().map(special).collect())
 }
 
-/// Reads a token: a text, or an object with its rules.
-fn added_token(value: &Value, special: bool) -> Result<AddedToken, String> {
+/// Reads a token, called `what` in errors: a text, or an object with its rules.
+fn added_token(what: &str, value: &Value, special: bool) -> Result<AddedToken, String> {
     let object = match value {
         Value::String(text) => return Ok(AddedToken::from(text.clone(), special)),
         Value::Object(object) => object,
-        other => return Err(format!("a token is {other}; expected a text, or an object with a text \"content\"")),
+        other => return Err(format!("{what} is {other}; expected a text, or an object with a text \"content\"")),
     };
     let Some(Value::String(text)) = object.get("content") else {
-        return Err("a token is an object without a text \"content\"".into());
+        return Err(format!("{what} is an object without a text \"content\""));
     };
     let flag = |name: &str| match object.get(name) {
         None | Some(Value::Null) => Ok(None),

@@ -619,13 +619,7 @@ fn ppo(
                 return Ok(None);
             }
             iterate(
-                &mut state,
-                &world.begun.start,
-                &world.begun.prompts,
-                &world.begun.eos,
-                &ppo,
-                world.begun.seed,
-                &reward,
+                &mut state, &world.begun.start, &world.begun.prompts, &world.begun.eos, &ppo, world.begun.seed, &reward,
             )?;
         }
         points.push(measure(config, world, &state.policy.model, method, target, at)?);

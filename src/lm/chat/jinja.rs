@@ -410,39 +410,42 @@ fn by_name<const N: usize>(filter: &str, names: [&str; N], args: &[Value]) -> Re
     Ok(given.collect())
 }
 
+/// Arguments of a filter, by place or by name.
+type Args = Rest<ValueOrKwargs>;
+
+/// What a filter makes.
+type Made = Result<Value, Error>;
+
 fn add_filters(environment: &mut Environment<'static>) {
-    environment.add_filter("_small", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_small", |state: &State<'_, '_>, value: &Value| -> Made {
         small(state, value)?;
         Ok(value.clone())
     });
-    environment.add_filter("_each", |value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_each", |value: &Value| -> Made {
         iterable("for", value)?;
         Ok(value.clone())
     });
-    environment.add_filter("_plain", |value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_plain", |value: &Value| -> Made {
         if is_namespace(value) {
             Err(wrong("a namespace within a namespace is not supported"))
         } else {
             Ok(value.clone())
         }
     });
-    environment.add_filter(
-        "groupby",
-        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("groupby", &value)?;
-            let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 256)?;
-            let groups = filters::groupby(Value::from(items), None, kwargs)?;
-            small(state, &groups)?;
-            Ok(groups)
-        },
-    );
-    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| {
+    environment.add_filter("groupby", |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("groupby", &value)?;
+        let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 256)?;
+        let groups = filters::groupby(Value::from(items), None, kwargs)?;
+        small(state, &groups)?;
+        Ok(groups)
+    });
+    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Args| {
         tojson(state, value, &args.into_values())
     });
     for name in ["default", "d"] {
-        environment.add_filter(name, |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        environment.add_filter(name, |value: &Value, args: Args| -> Made {
             let [default, boolean] = bind("default", ["default_value", "boolean"], &args.into_values())?;
             let missing = value.is_undefined() || (boolean.is_some_and(|flag| flag.is_true()) && !value.is_true());
             Ok(if missing { default.unwrap_or_else(|| Value::from("")) } else { value.clone() })
@@ -458,7 +461,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             ))),
         });
     }
-    environment.add_filter("string", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    environment.add_filter("string", |state: &State<'_, '_>, value: &Value| -> Made {
         if value.is_safe() {
             return Ok(value.clone());
         }
@@ -466,107 +469,79 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(Value::from(text))
     });
-    environment.add_filter(
-        "join",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
-            let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
-            let value = match attribute.filter(|attribute| !attribute.is_none()) {
-                Some(attribute) => attributes(state, value, attribute)?,
-                None => value,
-            };
-            iterable("join", &value)?;
-            let mut out = String::new();
-            for (i, item) in value.try_iter()?.enumerate() {
-                let item = str_of(&item)?;
-                pay(state, separator.len() + item.len())?;
-                if i > 0 {
-                    out.push_str(&separator);
-                }
-                out.push_str(&item);
+    environment.add_filter("join", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
+        let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
+        let value = match attribute.filter(|attribute| !attribute.is_none()) {
+            Some(attribute) => attributes(state, value, attribute)?,
+            None => value,
+        };
+        iterable("join", &value)?;
+        let mut out = String::new();
+        for (i, item) in value.try_iter()?.enumerate() {
+            let item = str_of(&item)?;
+            pay(state, separator.len() + item.len())?;
+            if i > 0 {
+                out.push_str(&separator);
             }
-            pay(state, out.len())?;
-            Ok(Value::from(out))
-        },
-    );
-    environment.add_filter(
-        "sort",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("sort", &value)?;
-            let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
-            let attribute = kwargs.peek::<Option<Value>>("attribute")?;
-            let items: Vec<Value> = value.try_iter()?.collect();
-            let value = Value::from(items);
-            if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
-                // Jinja compares by one attribute after the other. The sort is stable, so the last attribute is sorted first.
-                let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
-                let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
-                let mut sorted = value;
-                for attribute in several.split(',').rev() {
-                    let names = [
-                        ("reverse", reverse.clone()),
-                        ("case_sensitive", case.clone()),
-                        ("attribute", attribute.into()),
-                    ];
-                    sorted = filters::sort(state, sorted, names.into_iter().collect())?;
-                }
-                return Ok(sorted);
+            out.push_str(&item);
+        }
+        pay(state, out.len())?;
+        Ok(Value::from(out))
+    });
+    environment.add_filter("sort", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("sort", &value)?;
+        let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
+        let attribute = kwargs.peek::<Option<Value>>("attribute")?;
+        let items: Vec<Value> = value.try_iter()?.collect();
+        let value = Value::from(items);
+        if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
+            // Jinja compares by one attribute after the other. The sort is stable, so the last attribute is sorted first.
+            let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
+            let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
+            let mut sorted = value;
+            for attribute in several.split(',').rev() {
+                let names =
+                    [("reverse", reverse.clone()), ("case_sensitive", case.clone()), ("attribute", attribute.into())];
+                sorted = filters::sort(state, sorted, names.into_iter().collect())?;
             }
-            let keys = match attribute.filter(|attribute| !attribute.is_none()) {
-                Some(attribute) => attributes(state, value.clone(), attribute)?,
-                None => value.clone(),
-            };
-            comparable("sort", &keys)?;
-            filters::sort(state, value, kwargs)
-        },
-    );
-    environment.add_filter(
-        "dictsort",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let len = value.len().unwrap_or(0);
-            pay(state, len * 64)?;
-            filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
-        },
-    );
+            return Ok(sorted);
+        }
+        let keys = match attribute.filter(|attribute| !attribute.is_none()) {
+            Some(attribute) => attributes(state, value.clone(), attribute)?,
+            None => value.clone(),
+        };
+        comparable("sort", &keys)?;
+        filters::sort(state, value, kwargs)
+    });
+    environment.add_filter("dictsort", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let len = value.len().unwrap_or(0);
+        pay(state, len * 64)?;
+        filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
+    });
     for (name, filter) in [("min", filters::min as fn(&State<'_, '_>, Value, Kwargs) -> _), ("max", filters::max)] {
-        environment.add_filter(
-            name,
-            move |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-                iterable(name, &value)?;
-                let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
-                filter(state, value, kwargs)
-            },
-        );
+        environment.add_filter(name, move |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+            iterable(name, &value)?;
+            let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
+            filter(state, value, kwargs)
+        });
     }
-    environment.add_filter(
-        "map",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("map", &value)?;
-            filters::map(state, value, args).and_then(|items| generator(state, items))
-        },
-    );
-    type Selecting =
-        fn(&mut State<'_, '_>, Value, Option<Cow<'_, str>>, Rest<ValueOrKwargs>) -> Result<Vec<Value>, Error>;
+    environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("map", &value)?;
+        filters::map(state, value, args).and_then(|items| generator(state, items))
+    });
+    type Selecting = fn(&mut State<'_, '_>, Value, Option<Cow<'_, str>>, Args) -> Result<Vec<Value>, Error>;
     for (name, filter) in [("select", filters::select as Selecting), ("reject", filters::reject)] {
         environment.add_filter(
             name,
-            move |state: &mut State<'_, '_>,
-                  value: Value,
-                  test: Option<Cow<'_, str>>,
-                  args: Rest<ValueOrKwargs>|
-                  -> Result<Value, Error> {
+            move |state: &mut State<'_, '_>, value: Value, test: Option<Cow<'_, str>>, args: Args| -> Made {
                 iterable(name, &value)?;
                 filter(state, value, test, args).and_then(|items| generator(state, items))
             },
         );
     }
-    type SelectingBy = fn(
-        &mut State<'_, '_>,
-        Value,
-        Cow<'_, str>,
-        Option<Cow<'_, str>>,
-        Rest<ValueOrKwargs>,
-    ) -> Result<Vec<Value>, Error>;
+    type SelectingBy =
+        fn(&mut State<'_, '_>, Value, Cow<'_, str>, Option<Cow<'_, str>>, Args) -> Result<Vec<Value>, Error>;
     for (name, filter) in [("selectattr", filters::selectattr as SelectingBy), ("rejectattr", filters::rejectattr)] {
         environment.add_filter(
             name,
@@ -574,28 +549,25 @@ fn add_filters(environment: &mut Environment<'static>) {
                   value: Value,
                   attribute: Cow<'_, str>,
                   test: Option<Cow<'_, str>>,
-                  args: Rest<ValueOrKwargs>|
-                  -> Result<Value, Error> {
+                  args: Args|
+                  -> Made {
                 iterable(name, &value)?;
                 filter(state, value, attribute, test, args).and_then(|items| generator(state, items))
             },
         );
     }
-    environment.add_filter(
-        "unique",
-        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("unique", &value)?;
-            let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
-            generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
-        },
-    );
-    environment.add_filter("reverse", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    environment.add_filter("unique", |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("unique", &value)?;
+        let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
+        generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
+    });
+    environment.add_filter("reverse", |state: &State<'_, '_>, value: &Value| -> Made {
         iterable("reverse", value)?;
         pay(state, value.len().unwrap_or(0) * 32)?;
         let reversed = filters::reverse(value)?;
         if value.kind() == ValueKind::String { Ok(reversed) } else { generator(state, reversed.try_iter()?) }
     });
-    environment.add_filter("last", |state: &State<'_, '_>, value: Value| -> Result<Value, Error> {
+    environment.add_filter("last", |state: &State<'_, '_>, value: Value| -> Made {
         if is_generator(&value) {
             return Err(wrong("last: a generator cannot be read from its end; make a list of it first"));
         }
@@ -603,49 +575,43 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, value.len().unwrap_or(0) * 32)?;
         filters::last(value)
     });
-    environment.add_filter(
-        "batch",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("batch", &value)?;
-            let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
-            let count = count.ok_or_else(|| wrong("batch needs a number"))?;
-            let count = width_of("batch", integer("batch", &count)?)?.max(1);
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 64)?;
-            let rows = items.chunks(count).map(|chunk| {
-                let mut row = chunk.to_vec();
-                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
-                    row.resize(count, fill.clone());
-                }
-                Value::from(row)
-            });
-            generator(state, rows.collect::<Vec<_>>())
-        },
-    );
-    environment.add_filter(
-        "slice",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("slice", &value)?;
-            let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
-            let count = count.ok_or_else(|| wrong("slice needs a number"))?;
-            let count = width_of("slice", integer("slice", &count)?)?.max(1);
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 64 + count * 64)?;
-            let (each, longer) = (items.len() / count, items.len() % count);
-            let (mut rows, mut at) = (Vec::new(), 0);
-            for row in 0..count {
-                let end = at + each + usize::from(row < longer);
-                let mut items = items[at..end].to_vec();
-                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
-                    items.push(fill.clone());
-                }
-                rows.push(Value::from(items));
-                at = end;
+    environment.add_filter("batch", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("batch", &value)?;
+        let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
+        let count = count.ok_or_else(|| wrong("batch needs a number"))?;
+        let count = width_of("batch", integer("batch", &count)?)?.max(1);
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 64)?;
+        let rows = items.chunks(count).map(|chunk| {
+            let mut row = chunk.to_vec();
+            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
+                row.resize(count, fill.clone());
             }
-            generator(state, rows)
-        },
-    );
-    environment.add_filter("items", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+            Value::from(row)
+        });
+        generator(state, rows.collect::<Vec<_>>())
+    });
+    environment.add_filter("slice", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("slice", &value)?;
+        let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
+        let count = count.ok_or_else(|| wrong("slice needs a number"))?;
+        let count = width_of("slice", integer("slice", &count)?)?.max(1);
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 64 + count * 64)?;
+        let (each, longer) = (items.len() / count, items.len() % count);
+        let (mut rows, mut at) = (Vec::new(), 0);
+        for row in 0..count {
+            let end = at + each + usize::from(row < longer);
+            let mut items = items[at..end].to_vec();
+            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
+                items.push(fill.clone());
+            }
+            rows.push(Value::from(items));
+            at = end;
+        }
+        generator(state, rows)
+    });
+    environment.add_filter("items", |state: &State<'_, '_>, value: &Value| -> Made {
         pay(state, value.len().unwrap_or(0) * 64)?;
         match value.kind() {
             ValueKind::Undefined => generator(state, []),
@@ -653,7 +619,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             other => Err(wrong(format!("items needs a dict, not a {other}"))),
         }
     });
-    environment.add_filter("int", |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+    environment.add_filter("int", |value: &Value, args: Args| -> Made {
         let [default, base] = bind("int", ["default", "base"], &args.into_values())?;
         let default = default.unwrap_or_else(|| Value::from(0));
         let base = base.map_or(Ok(10), |base| integer("int's base", &base))?;
@@ -685,7 +651,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             _ => default,
         })
     });
-    environment.add_filter("float", |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+    environment.add_filter("float", |value: &Value, args: Args| -> Made {
         let [default] = bind("float", ["default"], &args.into_values())?;
         let default = default.unwrap_or_else(|| Value::from(0.0));
         Ok(match value.kind() {
@@ -701,36 +667,33 @@ fn add_filters(environment: &mut Environment<'static>) {
         let cut = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
         value.preserve_safety(value.as_str().trim_matches(cut).to_owned())
     });
-    environment.add_filter(
-        "indent",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
-            let by = match width {
-                None => " ".repeat(4),
-                Some(text) if text.as_str().is_some() => str_of(&text)?,
-                Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
-            };
-            let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
-            let text = str_of(value)?;
-            pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
-            // Jinja adds a line end first, so that a line end at the end of the text keeps a line behind it.
-            let text = text + "\n";
-            let lines: Vec<&str> = text.lines().collect();
-            let mut out = String::new();
-            for (i, line) in lines.iter().enumerate() {
-                if i > 0 {
-                    out.push('\n');
-                }
-                if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
-                    out.push_str(&by);
-                }
-                out.push_str(line);
+    environment.add_filter("indent", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
+        let by = match width {
+            None => " ".repeat(4),
+            Some(text) if text.as_str().is_some() => str_of(&text)?,
+            Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
+        };
+        let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
+        let text = str_of(value)?;
+        pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
+        // Jinja adds a line end first, so that a line end at the end of the text keeps a line behind it.
+        let text = text + "\n";
+        let lines: Vec<&str> = text.lines().collect();
+        let mut out = String::new();
+        for (i, line) in lines.iter().enumerate() {
+            if i > 0 {
+                out.push('\n');
             }
-            Ok(Value::from(out))
-        },
-    );
+            if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
+                out.push_str(&by);
+            }
+            out.push_str(line);
+        }
+        Ok(Value::from(out))
+    });
     for name in ["e", "escape", "forceescape"] {
-        environment.add_filter(name, move |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+        environment.add_filter(name, move |state: &State<'_, '_>, value: &Value| -> Made {
             if value.is_safe() && name != "forceescape" {
                 return Ok(value.clone());
             }
@@ -740,7 +703,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             Ok(Value::from_safe_string(text.replace('\'', "&#39;").replace('"', "&#34;")))
         });
     }
-    environment.add_filter("attr", |value: &Value, name: &str| -> Result<Value, Error> {
+    environment.add_filter("attr", |value: &Value, name: &str| -> Made {
         // An attribute, never an item. The only attributes of a dict are its methods.
         if is_namespace(value) { value.get_attr(name) } else { Ok(Value::UNDEFINED) }
     });
@@ -750,51 +713,42 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(WORD.find_iter(&text).count())
     });
-    environment.add_filter(
-        "center",
-        |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Result<Value, Error> {
-            let text = Value::from(str_of(value)?);
-            method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
-        },
-    );
-    environment.add_filter(
-        "truncate",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [length, kill, end, leeway] =
-                bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
-            let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
-            let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
-            let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
-            let text = str_of(value)?;
-            pay(state, text.len() * 4)?;
-            let chars: Vec<char> = text.chars().collect();
-            let room = length - end.chars().count() as i64;
-            if room < 0 || leeway < 0 {
-                return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
-            }
-            if chars.len() as i64 <= length + leeway {
-                return Ok(Value::from(text));
-            }
-            let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
-            let kept = match kill.is_some_and(|kill| kill.is_true()) {
-                true => kept,
-                false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
-            };
-            Ok(Value::from(kept + &end))
-        },
-    );
-    environment.add_filter(
-        "format",
-        |state: &mut State<'_, '_>, format: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let text = str_of(format)?;
-            check_format(&text)?;
-            if text.contains('*') {
-                return Err(wrong("a format whose width is an argument is not supported"));
-            }
-            pay(state, text.len())?;
-            filters::format(state, format, args)
-        },
-    );
+    environment.add_filter("center", |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Made {
+        let text = Value::from(str_of(value)?);
+        method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
+    });
+    environment.add_filter("truncate", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let [length, kill, end, leeway] =
+            bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
+        let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
+        let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
+        let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
+        let text = str_of(value)?;
+        pay(state, text.len() * 4)?;
+        let chars: Vec<char> = text.chars().collect();
+        let room = length - end.chars().count() as i64;
+        if room < 0 || leeway < 0 {
+            return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
+        }
+        if chars.len() as i64 <= length + leeway {
+            return Ok(Value::from(text));
+        }
+        let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
+        let kept = match kill.is_some_and(|kill| kill.is_true()) {
+            true => kept,
+            false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
+        };
+        Ok(Value::from(kept + &end))
+    });
+    environment.add_filter("format", |state: &mut State<'_, '_>, format: &Value, args: Args| -> Made {
+        let text = str_of(format)?;
+        check_format(&text)?;
+        if text.contains('*') {
+            return Err(wrong("a format whose width is an argument is not supported"));
+        }
+        pay(state, text.len())?;
+        filters::format(state, format, args)
+    });
 }
 
 /// A float's whole part, as `int()` has it.

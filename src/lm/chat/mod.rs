@@ -144,14 +144,7 @@ impl Message {
 /// Keys of a message that hold what was said, beside its content. A template that does not know such a key would drop what
 /// it holds.
 pub const SPOKEN: [&str; 9] = [
-    "tool_calls",
-    "function_call",
-    "reasoning_content",
-    "reasoning",
-    "thinking",
-    "images",
-    "image",
-    "audio",
+    "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "image", "audio",
     "documents",
 ];
 
@@ -501,17 +494,7 @@ pub fn date(text: &str) -> Result<i64, NoDate> {
 const DAY: i64 = 86_400;
 
 const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 ];
 

@@ -162,17 +162,8 @@ impl RowKind for PreferenceRow {
     const SHAPE: &str = "rows {\"prompt\", \"chosen\", \"rejected\"} or {\"chosen\", \"rejected\"}";
     // In UltraFeedback's files, `messages` is the chosen conversation once more.
     const FIELDS: &[&str] = &[
-        "prompt",
-        "chosen",
-        "rejected",
-        "margin",
-        "target",
-        "label_probability",
-        "preference",
-        TOOLS,
-        DOCUMENTS,
-        VARIABLES,
-        "messages",
+        "prompt", "chosen", "rejected", "margin", "target", "label_probability", "preference", TOOLS, DOCUMENTS,
+        VARIABLES, "messages",
     ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, RowProblem> {
@@ -233,18 +224,8 @@ impl RowKind for PreferenceRow {
 impl RowKind for CandidateRow {
     const SHAPE: &str = "rows {\"prompt\", \"completions\"} or {\"prompt\", \"chosen\", \"rejected\"}";
     const FIELDS: &[&str] = &[
-        "prompt",
-        COMPLETIONS,
-        "chosen",
-        "rejected",
-        "margin",
-        "target",
-        "label_probability",
-        "preference",
-        TOOLS,
-        DOCUMENTS,
-        VARIABLES,
-        "messages",
+        "prompt", COMPLETIONS, "chosen", "rejected", "margin", "target", "label_probability", "preference", TOOLS,
+        DOCUMENTS, VARIABLES, "messages",
     ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, RowProblem> {
@@ -336,20 +317,8 @@ impl RowKind for PromptRow {
     const SHAPE: &str = "rows {\"prompt\"}";
     // Rows of all other kinds have prompts, too, so their fields are known here.
     const FIELDS: &[&str] = &[
-        "prompt",
-        "completion",
-        COMPLETIONS,
-        "chosen",
-        "rejected",
-        "messages",
-        "label",
-        "margin",
-        "target",
-        "label_probability",
-        "preference",
-        TOOLS,
-        DOCUMENTS,
-        VARIABLES,
+        "prompt", "completion", COMPLETIONS, "chosen", "rejected", "messages", "label", "margin", "target",
+        "label_probability", "preference", TOOLS, DOCUMENTS, VARIABLES,
     ];
 
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, RowProblem> {

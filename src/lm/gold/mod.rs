@@ -124,15 +124,7 @@ mod tests {
     #[test]
     fn what_is_not_a_reward_is_answered_with_the_list() {
         for spec in [
-            "",
-            "sentiment",
-            "reviews",
-            "reviews:",
-            "reviews:joy",
-            "lexicon:",
-            "length:x",
-            "length:-3",
-            "regex:(",
+            "", "sentiment", "reviews", "reviews:", "reviews:joy", "lexicon:", "length:x", "length:-3", "regex:(",
             "command: ",
         ] {
             let error = open(spec).err().unwrap_or_else(|| panic!("'{spec}' was taken"));

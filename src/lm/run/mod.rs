@@ -179,7 +179,7 @@ impl From<PpoError<Self>> for LmError {
 
 impl LmError {
     /// The same with the newest checkpoint of a run's folder, where training went astray.
-    fn of_run(self, run: &Path) -> Self {
+    pub(in crate::lm) fn of_run(self, run: &Path) -> Self {
         match self {
             Self::Diverged { source, .. } => Self::Diverged { source, checkpoint: checkpoint::checkpoints(run).pop() },
             other => other,

@@ -75,57 +75,21 @@ const MOST_TOP: u64 = 20;
 
 /// Fields that are understood, in either form.
 const KNOWN: &[&str] = &[
-    "model",
-    "prompt",
-    "messages",
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "n",
-    "stop",
-    "seed",
-    "stream",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "echo",
+    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p",
+    "n", "stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "echo",
 ];
 
 /// Fields that do not change what is written.
 const HARMLESS: &[&str] = &[
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-    "cache_prompt",
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "cache_prompt",
 ];
 
 /// Fields with an effect that this server does not have. They are refused unless their value asks for nothing.
 const UNSUPPORTED: &[&str] = &[
-    "tools",
-    "tool_choice",
-    "functions",
-    "function_call",
-    "response_format",
-    "suffix",
-    "best_of",
-    "logit_bias",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "modalities",
-    "audio",
-    "prediction",
-    "reasoning_effort",
-    "web_search_options",
-    "verbosity",
+    "tools", "tool_choice", "functions", "function_call", "response_format", "suffix", "best_of", "logit_bias",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "modalities", "audio", "prediction",
+    "reasoning_effort", "web_search_options", "verbosity",
 ];
 
 impl Wanted {

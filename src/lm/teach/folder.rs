@@ -255,14 +255,8 @@ impl TeachSession {
     ) -> Result<bool, LmError> {
         // While it updates, the session from before the update is shown.
         let mut lesson = self.lesson.clone();
-        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing)).map_err(
-            |error| match error {
-                LmError::Diverged { source, .. } => {
-                    LmError::Diverged { source, checkpoint: checkpoints(&self.folder.path).pop() }
-                }
-                other => other,
-            },
-        )?;
+        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing))
+            .map_err(|error| error.of_run(&self.folder.path))?;
         let Some(report) = report else { return Ok(false) };
         self.lesson = lesson;
         append(&self.folder.path.join(METRICS), [&report].into_iter())?;

@@ -473,11 +473,7 @@ impl<'a> World<'a> {
                     let Some(policy) = self.policy(method, &weights, stop, show)? else { return Ok(None) };
                     let completions = self.write(&policy.model);
                     let (kl, _) = diagnose::divergences(
-                        &policy.model,
-                        &begun.start,
-                        &begun.eval_prompts,
-                        &completions,
-                        PART_TOKENS,
+                        &policy.model, &begun.start, &begun.eval_prompts, &completions, PART_TOKENS,
                     );
                     points.push(self.point(method, weights, &completions, Some(&kl), vec![policy.folder])?);
                 }
