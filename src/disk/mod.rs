@@ -64,7 +64,7 @@ pub enum DiskError {
         /// Checkpoint.
         path: PathBuf,
         /// What does not fit.
-        source: ArchiveError,
+        source: Box<ArchiveError>,
     },
     /// A checkpoint of a configuration that was edited since.
     #[error("{}: does not belong to config.toml beside it: {differences}. Undo the edit{advice}", checkpoint.display())]

@@ -365,7 +365,7 @@ fn render(
     origin: &Origin,
     template: Option<&ChatTemplate>,
 ) -> Result<(String, bool), DataError> {
-    let chat_error = |source| DataError::Chat { origin: origin.clone(), source };
+    let chat_error = |source| DataError::Chat { origin: origin.clone(), source: Box::new(source) };
     match prompt {
         Content::Text(prompt) => {
             let mut text = prompt.clone();

@@ -94,7 +94,7 @@ pub enum DataError {
         /// Where.
         origin: Origin,
         /// Reason.
-        source: ChatError,
+        source: Box<ChatError>,
     },
     /// Every row was dropped.
     #[error("no row is left of {rows}: all are too long; the first: {first}")]

@@ -60,7 +60,7 @@ pub(in crate::lm) fn read_whole(folder: &Path, device: &Device) -> Result<Loaded
     // Sizes are compared with the files before anything of these sizes is made.
     weights.check_layers(&config)?;
     let mut remarks = Vec::new();
-    if config.tied && config.output == Output::Tokens && weights.has_own_head(&config)? {
+    if config.tied && config.output == Output::Tokens && weights.has_own_head()? {
         config.tied = false;
         remarks.push(format!(
             "{}: tie_word_embeddings is true, but lm_head.weight is another tensor than the embedding: both are used, as in transformers 5",
