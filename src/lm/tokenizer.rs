@@ -93,7 +93,7 @@ pub struct Stream<'a> {
 pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error(transparent)]
-    Disk(Box<DiskError>),
+    Disk(#[from] DiskError),
     /// A file's content is not what its name promises.
     #[error("{}: {reason}", path.display())]
     File {
@@ -141,13 +141,6 @@ pub enum TokenizerError {
         /// Rows of the model's embedding.
         vocab_size: usize,
     },
-}
-
-impl From<DiskError> for TokenizerError {
-    fn from(error: DiskError) -> Self {
-        // Many errors hold this one: it must stay small.
-        Self::Disk(Box::new(error))
-    }
 }
 
 /// The name that Hugging Face gives to the template used unless another is asked for.
