@@ -620,7 +620,9 @@ fn a_frontier_is_found_and_shown_beside_a_session() {
         halves: [[kl, gold]; 2],
         length: 20.0,
     };
-    let config = FrontierConfig { seeds: vec![0, 1], methods: vec![Method::Dpo], ..FrontierConfig::default() };
+    let mut config = FrontierConfig::default();
+    config.common.seeds = vec![0, 1];
+    config.own.methods = vec![Method::Dpo];
     let points = vec![point(0, 1.0, 0.2), point(0, 3.0, 0.5), point(0, 4.0, 0.3), point(1, 2.0, 0.4)];
     let frontier =
         Frontier { config, start: vec![0.0, 0.1], reward_accuracy: vec![None, None], points, table: Vec::new() };

@@ -696,8 +696,9 @@ pub(crate) fn make(at: &Path) {
 
     let estimate = |mean: f64| json!({"mean": mean, "error": 0.1});
     let point = |i: usize| json!({"method": "dpo", "setting": 0.1, "seed": 0, "step": i, "kl": estimate(i as f64), "gold": estimate(0.5 * i as f64), "halves": [[1.0, 0.5], [1.0, 0.5]], "length": 3.0});
-    let config =
-        FrontierConfig { seeds: vec![0], methods: vec![Method::Dpo, Method::Ppo], ..FrontierConfig::default() };
+    let mut config = FrontierConfig::default();
+    config.common.seeds = vec![0];
+    config.own.methods = vec![Method::Dpo, Method::Ppo];
     let frontier = json!({"config": config, "start": [0.0], "reward_accuracy": [null], "points": [point(1), point(2)], "table": []});
     write("curves/frontier.json", &frontier.to_string());
 

@@ -61,7 +61,7 @@ pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
     print_line(&format!("{seconds:.0} s; table, points and models in {}", args.out.join("front.json").display()));
     if args.shared.json {
         print_json(&json!({
-            "objectives": config.objectives, "seeds": config.seeds, "starts": found.starts, "table": found.table,
+            "objectives": config.own.objectives, "seeds": config.common.seeds, "starts": found.starts, "table": found.table,
             "points": found.points.len(), "wall_seconds": seconds, "out": shown(&args.out),
         }));
     }
@@ -71,7 +71,7 @@ pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
 fn print(found: &Fronts) {
     let Fronts { config, starts, table, .. } = found;
     let seeds = starts.len() as f64;
-    for (i, objective) in config.objectives.iter().enumerate() {
+    for (i, objective) in config.own.objectives.iter().enumerate() {
         let mean = starts.iter().map(|start| start.gold[i]).sum::<f64>() / seeds;
         let deviation = starts.iter().map(|start| start.scales[i].deviation).sum::<f64>() / seeds;
         print_line(&format!(
@@ -100,7 +100,7 @@ fn print(found: &Fronts) {
         ));
     }
     for row in table.iter().filter(|row| !row.chord.is_empty()) {
-        for line in connectivity(row, &config.objectives) {
+        for line in connectivity(row, &config.own.objectives) {
             print_line(&line);
         }
     }

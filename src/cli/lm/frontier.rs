@@ -103,7 +103,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     print_line(&format!("figure in {}", args.out.join("frontier.svg").display()));
     if args.shared.json {
         print_json(&json!({
-            "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.seeds,
+            "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.common.seeds,
             "wall_seconds": started.elapsed().as_secs_f64(), "out": shown(&args.out),
         }));
     }

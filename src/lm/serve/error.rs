@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::device::DeviceError;
-use crate::lm::run::LmError;
+use crate::lm::error::LmError;
 
 /// A model that cannot be served.
 #[derive(Debug, thiserror::Error)]

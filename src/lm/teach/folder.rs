@@ -28,8 +28,10 @@ use super::{Doing, Lesson, Material, REVIEWS, TeachConfig, TeachQuestion, TeachR
 use crate::disk::archive::{Archive, write_atomically};
 use crate::disk::changes::{CONFIGURATION, fits_configuration};
 use crate::disk::{Clock, DiskError, Folder, lines, shown};
+use crate::lm::error::LmError;
+use crate::lm::open::{asked_date, weights_sha256};
+use crate::lm::run::Shown;
 use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
-use crate::lm::run::{LmError, Shown, asked_date, weights_sha256};
 use crate::preference::ledger::{Ledger, MARK, Mark, answers};
 use crate::preference::{Event, Label};
 
@@ -256,7 +258,7 @@ impl TeachSession {
         // While it updates, the session from before the update is shown.
         let mut lesson = self.lesson.clone();
         let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing))
-            .map_err(|error| error.of_run(&self.folder.path))?;
+            .map_err(|error| error.with_checkpoint(|| checkpoints(&self.folder.path).pop()))?;
         let Some(report) = report else { return Ok(false) };
         self.lesson = lesson;
         append(&self.folder.path.join(METRICS), [&report].into_iter())?;
