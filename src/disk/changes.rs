@@ -249,7 +249,7 @@ where
         return Ok(());
     }
     let seen: Vec<Change<At>> =
-        archive.get(SEEN).map_err(|source| DiskError::Misfit { path: checkpoint.to_owned(), source })?;
+        archive.get(SEEN).map_err(|source| DiskError::Misfit { path: checkpoint.to_owned(), source: source.into() })?;
     let name = checkpoint.file_name().unwrap_or(checkpoint.as_os_str()).display();
     for index in 0..seen.len().max(recorded.len()) {
         let reason = match (seen.get(index), recorded.get(index)) {

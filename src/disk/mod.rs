@@ -64,7 +64,7 @@ pub enum DiskError {
         /// Checkpoint.
         path: PathBuf,
         /// What does not fit.
-        source: ArchiveError,
+        source: Box<ArchiveError>,
     },
     /// A checkpoint of a configuration that was edited since.
     #[error("{}: does not belong to config.toml beside it: {differences}. Undo the edit{advice}", checkpoint.display())]
@@ -86,6 +86,14 @@ pub enum DiskError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl DiskError {
+    /// What the file system said while something was done to a file or folder: for `map_err`.
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
 }
 
 /// A path as it is shown: JSON has no others, and paths need not be UTF-8.

@@ -19,8 +19,8 @@ use super::{COMMANDS, Given, MESSAGES, Refused, lock};
 use crate::device;
 use crate::disk::Folder;
 use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
-use crate::lm::teach::folder::{Session, TeachSummary, create, read_config};
-use crate::lm::teach::{Doing, Question, Report, TeachConfig, complete, due};
+use crate::lm::teach::folder::{TeachSession as Session, TeachSummary, create, read_config};
+use crate::lm::teach::{Doing, TeachConfig, TeachQuestion as Question, TeachReport as Report, complete, due};
 use crate::preference::ledger::{Answer, Ledger, answers, undone};
 use crate::preference::{Event, Label};
 

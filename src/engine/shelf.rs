@@ -12,7 +12,7 @@ use crate::disk::{Damaged, configuration};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{self, StageKind};
 use crate::lm::teach::folder::{read_config, reports};
-use crate::lm::teach::{Report, TeachConfig};
+use crate::lm::teach::{TeachConfig, TeachReport as Report};
 use crate::preference::ledger::read_events;
 use crate::studies::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
 

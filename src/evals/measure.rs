@@ -588,20 +588,8 @@ const LEAST_OCCUPATIONS: usize = 4;
 
 /// Beginnings of refusals, in lower case, as chat models have them.
 const REFUSALS: [&str; 14] = [
-    "i can't",
-    "i cannot",
-    "i can not",
-    "i won't",
-    "i'm sorry",
-    "i am sorry",
-    "sorry",
-    "i'm not able",
-    "i am not able",
-    "i'm unable",
-    "i am unable",
-    "as an ai",
-    "as a language model",
-    "i do not feel comfortable",
+    "i can't", "i cannot", "i can not", "i won't", "i'm sorry", "i am sorry", "sorry", "i'm not able", "i am not able",
+    "i'm unable", "i am unable", "as an ai", "as a language model", "i do not feel comfortable",
 ];
 
 /// How a free answer begins.

@@ -257,7 +257,7 @@ impl Sampling {
         if let Some(i) = self.stop.iter().position(String::is_empty) {
             return Err(format!("stop: number {} is empty: must be text", i + 1));
         }
-        self.sample_config().validate()
+        self.sample_config().validate().map_err(|error| error.to_string())
     }
 
     fn sample_config(&self) -> SampleConfig {

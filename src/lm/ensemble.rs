@@ -1,6 +1,6 @@
-//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3): members that differ by their score
-//! heads' first weights, the order of their examples and the comparisons they see, so that they agree where comparisons
-//! have settled the question, and disagree where to ask next (§2.2.4).
+//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3). Its members differ by the first weights
+//! of their score heads, the order of their examples and the comparisons that they see. So they agree where comparisons have
+//! settled the question, and disagree where a further comparison would help (§2.2.4).
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub struct RewardModels {
     pub tokenizer: Tokenizer,
     /// How differences of their scores become probabilities.
     pub likelihood: Likelihood,
-    /// The run they come from, where its folder was given.
+    /// The configuration of the run that they come from, where a run's folder was given.
     pub config: Option<LmConfig>,
     /// What the user should know of their folders.
     pub remarks: Vec<String>,
@@ -46,14 +46,14 @@ pub struct Query {
     pub disagreement: f64,
     /// Mean over members of the entropy of their prediction, nats.
     pub entropy: f64,
-    /// P[first is preferred] of each member; first is the one called chosen.
+    /// P[first is preferred] of each member. The first side is the one called chosen.
     pub probabilities: Vec<f64>,
 }
 
-/// Reads reward models: the folder of a run (of one, or of an ensemble), or that of a model.
+/// Reads reward models from the folder of a run (of one model, or of an ensemble), or from a model's folder.
 ///
 /// # Errors
-/// [`LmError`]: a run of something else, one that is not finished, a model that does not score.
+/// [`LmError`]: a run of another stage, a run that is not finished, or a model that does not score.
 pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
     let config = path.join("config.toml").is_file().then(|| read_config(path)).transpose()?;
     let wrong = |problem: String| Err(LmError::Config(format!("{}: {problem}", path.display())));
@@ -90,7 +90,7 @@ pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
 }
 
 /// Chooses `count` candidates to ask about, in the order in which to ask: see [`select`]. Which side of a candidate is
-/// called chosen means nothing. `asked` are those of before, which k-center keeps away from.
+/// called chosen means nothing. `asked` are the candidates that were asked before; k-center keeps away from them.
 #[must_use]
 pub fn choose(
     models: &RewardModels,

@@ -57,6 +57,16 @@ pub enum LmError {
     },
 }
 
+impl LmError {
+    /// The same error with the newest checkpoint, where training went astray.
+    pub(super) fn with_checkpoint(self, newest: impl FnOnce() -> Option<PathBuf>) -> Self {
+        match self {
+            Self::Diverged { source, .. } => Self::Diverged { source, checkpoint: newest() },
+            other => other,
+        }
+    }
+}
+
 impl From<NotFinite> for LmError {
     fn from(source: NotFinite) -> Self {
         Self::Diverged { source, checkpoint: None }

@@ -436,8 +436,6 @@ impl KtoConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::{KtoConfig, LossConfig, LossKind, PairLogProbs};
 
     fn config(kind: LossKind) -> LossConfig {

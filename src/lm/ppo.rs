@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Targets};
 use super::data::Encoded;
 use super::model::Decoder;
-use super::optim::OptimizerConfig;
+use super::optim::{OptimizerConfig, check_learning_rate};
 use super::sample::{Completion, Finish, SampleConfig, generate};
-use super::train::{DIVERGED, MOST_LEARNING_RATE, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
+use super::train::{DIVERGED, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
 use crate::advantage::gae;
 use crate::finite::NotFinite;
 use crate::nn::{constant, to_host};
 use crate::random::stream;
+use crate::range::OutOfRange;
 
 /// Hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,12 +200,9 @@ impl PpoConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
-        let check = |name: &str, found: f64, fine: bool, expected: &str| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(format!("{name} = {found}: must be {expected}")),
-        };
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let check = OutOfRange::check;
         for (name, found) in [
             ("iterations", self.iterations),
             ("batch_size", self.batch_size),
@@ -214,8 +212,8 @@ impl PpoConfig {
         ] {
             check(name, found as f64, found > 0, "a whole number from 1 on")?;
         }
-        self.sampling.validate().map_err(|problem| format!("sampling.{problem}"))?;
-        self.optimizer.validate().map_err(|problem| format!("optimizer.{problem}"))?;
+        self.sampling.validate().map_err(|error| error.of("sampling"))?;
+        self.optimizer.validate().map_err(|error| error.of("optimizer"))?;
         let SampleConfig { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let all = "so that completions are drawn from the policy itself";
         check("sampling.temperature", temperature, temperature > 0.0, &format!("above 0, {all}"))?;
@@ -236,9 +234,7 @@ impl PpoConfig {
         }
         // Of less than an episode, β could change its sign.
         check("kl_horizon", self.kl_horizon, self.kl_horizon >= 1.0, "1 or more")?;
-        let rate = self.value_learning_rate;
-        let fine = rate > 0.0 && rate <= MOST_LEARNING_RATE;
-        check("value_learning_rate", rate, fine, "positive and at most 100")?;
+        check_learning_rate("value_learning_rate", self.value_learning_rate)?;
         for (name, found) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             check(name, found, (0.0..=1.0).contains(&found), "between 0 and 1")?;
         }
@@ -350,10 +346,7 @@ pub fn iterate<E: Error + 'static>(
 
     // What policy, reference and value function say of every token before the update. The policy is asked again, not
     // taken at the sampler's word: computed in the same way as later, the ratio is 1 until the first step.
-    let sequences = asked.into_iter().zip(&completions).map(|(prompt, completion)| Encoded {
-        prompt_len: prompt.len(),
-        ids: [prompt, completion.ids.clone()].concat(),
-    });
+    let sequences = asked.iter().zip(&completions).map(|(prompt, completion)| Encoded::new(prompt, &completion.ids));
     let episodes = Episodes::new(sequences.collect());
     let log_probs = |model: &Decoder| {
         let of = |hidden, targets: &Targets| model.log_probs(hidden, targets, sampling.temperature).0;
@@ -963,10 +956,7 @@ mod tests {
         assert!(get(&found, "policy/approxkl_avg") < 1e-11, "{found:?}");
         assert_eq!(get(&found, "policy/clipfrac_avg"), 0.0);
 
-        let encoded = |(prompt, completion): &(usize, Completion)| {
-            let prompt = &prompts()[*prompt];
-            Encoded { ids: [prompt.as_slice(), &completion.ids].concat(), prompt_len: prompt.len() }
-        };
+        let encoded = |(prompt, completion): &(usize, Completion)| Encoded::new(&prompts()[*prompt], &completion.ids);
         let sequences: Vec<Encoded> = seen.iter().map(encoded).collect();
         let total = |model: &Decoder| {
             // Larger hidden states are larger logits.
@@ -1132,7 +1122,7 @@ mod tests {
         for (expected, damage) in cases {
             let mut config = PpoConfig::default();
             damage(&mut config);
-            let found = config.validate().unwrap_err();
+            let found = config.validate().unwrap_err().to_string();
             assert!(found.starts_with(expected), "{found}, expected {expected}");
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn pairs(data: &Path) -> Vec<EncodedPair> {
     let pair = |(row, line): (usize, &str)| {
         let value: Value = serde_json::from_str(line).unwrap();
         let prompt = ids(&value["prompt_ids"]);
-        let side = |name: &str| Encoded { ids: [prompt.clone(), ids(&value[name])].concat(), prompt_len: prompt.len() };
+        let side = |name: &str| Encoded::new(&prompt, &ids(&value[name]));
         EncodedPair { row, chosen: side("chosen_ids"), rejected: side("rejected_ids"), margin: None, target: None }
     };
     text.lines().enumerate().map(pair).collect()
@@ -202,7 +202,7 @@ fn made_up_with(seed: u64) -> (Decoder, Vec<EncodedPair>) {
     let mut ids = |len: usize| (0..len).map(|_| rng.random_range(0..40)).collect::<Vec<u32>>();
     let pair = |row: usize| {
         let prompt = ids(4 + row % 3);
-        let mut side = |len: usize| Encoded { ids: [prompt.clone(), ids(len)].concat(), prompt_len: prompt.len() };
+        let mut side = |len: usize| Encoded::new(&prompt, &ids(len));
         let (chosen, rejected) = (side(3 + row % 5), side(2 + row % 7));
         EncodedPair { row, chosen, rejected, margin: None, target: None }
     };
@@ -712,7 +712,7 @@ type Found = (Vec<Option<Tensor<2>>>, Metrics);
 fn a_completion_in_several_comparisons_is_computed_once() {
     let (model, made_up) = made_up();
     let prompt = made_up[0].chosen.prompt();
-    let side = |i: usize| Encoded { ids: [prompt, made_up[i].chosen.completion()].concat(), prompt_len: prompt.len() };
+    let side = |i: usize| Encoded::new(prompt, made_up[i].chosen.completion());
     let mut pairs = Vec::new();
     for (i, j) in [(0, 1), (2, 0), (0, 3), (1, 2), (3, 1), (2, 3)] {
         pairs.push(EncodedPair { row: 0, chosen: side(i), rejected: side(j), margin: None, target: Some(0.9) });
@@ -722,7 +722,7 @@ fn a_completion_in_several_comparisons_is_computed_once() {
     let lengths = [0, 1, 2, 3].map(|i| made_up[i].chosen.completion().len()).iter().sum::<usize>();
     let alone: usize =
         made_up[10..14].iter().map(|pair| pair.chosen.ids.len() + pair.rejected.completion().len()).sum();
-    let packed = super::dpo::pack(pairs.iter());
+    let packed = super::pairs::pack(pairs.iter());
     assert_eq!(packed.targets.examples.len(), 4 + 2 * 4);
     assert!(packed.batch.len() <= prompt.len() + lengths + alone, "{}", packed.batch.len());
 

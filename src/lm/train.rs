@@ -21,6 +21,7 @@ use crate::finite::NotFinite;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
+use crate::range::OutOfRange;
 
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,8 +59,10 @@ pub trait Stage: Sync {
     /// Tokens of an example.
     fn tokens(&self, example: usize) -> usize;
 
-    /// What an example counts in a batch's mean: 1, or its number of tokens.
-    fn weight(&self, example: usize) -> f64;
+    /// The weight of an example in a batch's mean: 1, or its number of tokens.
+    fn weight(&self, _example: usize) -> f64 {
+        1.0
+    }
 
     /// Examples as sequences.
     fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed);
@@ -120,9 +123,6 @@ pub type Each<'a, E> = dyn FnMut(&mut Trainee, &[usize], &Metrics) -> Result<Con
 /// What to try where training has led to numbers that are not finite.
 pub(super) const DIVERGED: &str =
     "training has diverged; try a smaller learning rate, a longer warm-up, or clipping gradients at a smaller norm";
-
-/// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
-pub(crate) const MOST_LEARNING_RATE: f64 = 100.0;
 
 /// Bins of predicted probabilities.
 const CALIBRATION_BINS: usize = 10;
@@ -274,18 +274,15 @@ impl TrainConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
         self.optimizer.validate()?;
-        let positive =
-            [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} = 0: must be a whole number from 1 on"));
+        for (name, value) in
+            [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)]
+        {
+            OutOfRange::check(name, value as f64, value > 0, "a whole number from 1 on")?;
         }
-        match self.epochs > 0.0 && self.epochs.is_finite() {
-            true => Ok(()),
-            false => Err(format!("epochs = {}: must be positive", self.epochs)),
-        }
+        OutOfRange::check("epochs", self.epochs, self.epochs > 0.0, "positive")
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fs;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Device;
@@ -21,14 +22,14 @@ use crate::lm::folder::{self, with_scores};
 use crate::lm::gold::{self, Gold, logistic};
 use crate::lm::model::Decoder;
 use crate::lm::open::{eos_of, tokenizer_of};
-use crate::lm::optim::{OptimizerConfig, Schedule};
+use crate::lm::optim::{MOST_LEARNING_RATE, OptimizerConfig, Schedule};
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reviews;
 use crate::lm::reward::{self, RewardLoss, RewardModel};
 use crate::lm::run::{self, LmConfig, LmOutcome, PretrainConfig, SIZES, Shown, StageKind};
 use crate::lm::sample::{Completion, SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
-use crate::lm::train::{self, MOST_LEARNING_RATE, Metrics, TrainConfig, Trainee};
+use crate::lm::train::{self, Metrics, TrainConfig, Trainee};
 use crate::random::stream;
 
 /// A study of one corpus with one model: what all such studies have, and its own, in one flat table.
@@ -252,7 +253,7 @@ impl Beginning {
 
     /// A completion with its prompt.
     pub(super) fn encoded(&self, i: usize) -> Encoded {
-        whole(&self.repeated[i], &self.completions[i])
+        Encoded::new(&self.repeated[i], &self.completions[i].ids)
     }
 
     /// Comparisons of every two different completions of a prompt by these scores, the better one first. Ties are left
@@ -296,7 +297,7 @@ impl Beginning {
 
     /// What PPO's completions are with their prompts.
     pub(super) fn rolled_out(&self, rows: &[(usize, &Completion)]) -> Vec<Encoded> {
-        rows.iter().map(|(prompt, completion)| whole(&self.prompts[*prompt], completion)).collect()
+        rows.iter().map(|(prompt, completion)| Encoded::new(&self.prompts[*prompt], &completion.ids)).collect()
     }
 
     /// Numbers of every two different completions of a prompt, prompt by prompt.
@@ -379,16 +380,7 @@ pub(super) fn reward_model(
 
 /// A reward model's scores.
 pub(super) fn judged(model: &Decoder, completions: &[Encoded]) -> Vec<f64> {
-    let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
-    ids.chunks(SCORED_TOGETHER).flat_map(|part| reward::scores(model, part)).map(f64::from).collect()
-}
-
-/// Completions that a reward model scores together.
-const SCORED_TOGETHER: usize = 64;
-
-/// A prompt with its completion.
-pub(super) fn whole(prompt: &[u32], completion: &Completion) -> Encoded {
-    Encoded { ids: [prompt, &completion.ids].concat(), prompt_len: prompt.len() }
+    reward::completion_scores(slice::from_ref(model), completions)
 }
 
 /// Training goes on unless it is to stop.
@@ -478,7 +470,7 @@ impl Corpus {
                 }
             }
             let rows = rows.into_iter().map(Ok::<_, gold::GoldError>);
-            logistic::train(rows, &logistic::TrainConfig::default())?.save(&classifier)?;
+            logistic::train(rows, &logistic::LogisticConfig::default())?.save(&classifier)?;
         }
         let mut texts = Vec::new();
         for side in ["pos", "neg"] {

@@ -39,7 +39,7 @@ use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
 use crate::studies::beginning::{
     Beginning, PAIR_PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, corpus_name, io,
-    judged, optimizer, read_json, reward_model, same_config, unless, whole, write_json,
+    judged, optimizer, read_json, reward_model, same_config, unless, write_json,
 };
 
 /// What is run.
@@ -528,7 +528,8 @@ fn best_of_n(config: &FrontierConfig, shared: &Shared) -> Result<Vec<Point>, LmE
     let all = config.common.eval_prompts;
     let count = (4 * all / most.max(1)).clamp(2, all);
     let (repeated, completions) = begun.several(&begun.eval_prompts[..count], most);
-    let sequences: Vec<Encoded> = repeated.iter().zip(&completions).map(|(prompt, own)| whole(prompt, own)).collect();
+    let sequences: Vec<Encoded> =
+        repeated.iter().zip(&completions).map(|(prompt, own)| Encoded::new(prompt, &own.ids)).collect();
     let scores = judged(model, &sequences);
     let gold = diagnose::gold_scores(&**gold, &begun.tokenizer, &repeated, &completions)?;
     let point = |&n: &usize| {

@@ -209,10 +209,7 @@ pub fn soup(
         let whole: Vec<Encoded> = prompts
             .iter()
             .zip(&completions)
-            .map(|(prompt, completion)| Encoded {
-                ids: [prompt.as_slice(), &completion.ids].concat(),
-                prompt_len: prompt.len(),
-            })
+            .map(|(prompt, completion)| Encoded::new(prompt, &completion.ids))
             .collect();
         rewards.push(judges.iter().map(|judge| judge.of(&whole, &tokenizer, PART_TOKENS)).collect::<Result<_, _>>()?);
         lengths

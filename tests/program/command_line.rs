@@ -118,17 +118,8 @@ fn a_run_reports_its_figures_and_keeps_its_folder() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let summary = train(folder.path(), "run", &[]);
     for key in [
-        "true_return_mean",
-        "true_return_std",
-        "episodes",
-        "labels_asked",
-        "labels_answered",
-        "env_steps",
-        "reward_pearson",
-        "reward_spearman",
-        "epic",
-        "wall_seconds",
-        "cpu_seconds",
+        "true_return_mean", "true_return_std", "episodes", "labels_asked", "labels_answered", "env_steps",
+        "reward_pearson", "reward_spearman", "epic", "wall_seconds", "cpu_seconds",
     ] {
         assert!(summary[key].is_number(), "{key}: {}", summary[key]);
     }
@@ -322,16 +313,8 @@ fn a_checkpoint_with_a_number_that_is_none_is_named_and_the_one_before_is_taken(
     let newest = run.join("checkpoints/iteration-000004.safetensors");
     let good = fs::read(&newest).expect("written");
     let arrays = [
-        "policy.0.weight",
-        "reward.1.0.bias",
-        "observations.mean",
-        "scaler.squares",
-        "recent.0.true_rewards",
-        "l2",
-        "segments.observations",
-        "agent.adam.0.second",
-        "scales",
-        "envs.states",
+        "policy.0.weight", "reward.1.0.bias", "observations.mean", "scaler.squares", "recent.0.true_rewards", "l2",
+        "segments.observations", "agent.adam.0.second", "scales", "envs.states",
     ];
     let mut tried = 0;
     for name in arrays {
@@ -378,20 +361,8 @@ fn environments_are_listed() {
 
 /// A language model of 30,000 parameters after four steps: what every stage needs in about a second.
 const TINY: &[&str] = &[
-    "lm",
-    "pretrain",
-    "--size",
-    "30k",
-    "--texts",
-    "200",
-    "--vocab-size",
-    "300",
-    "--steps",
-    "4",
-    "--set",
-    "train.batch_size=8",
-    "--set",
-    "pretrain.context=512",
+    "lm", "pretrain", "--size", "30k", "--texts", "200", "--vocab-size", "300", "--steps", "4", "--set",
+    "train.batch_size=8", "--set", "pretrain.context=512",
 ];
 
 /// Writes rows that every stage can read, made of the embedded world's reviews.

@@ -7,24 +7,9 @@ use serde_json::Value;
 
 /// A pendulum run of 4 iterations and 24 labels: every part of the loop in about a second.
 pub(crate) const SMALL: &[&str] = &[
-    "--labels",
-    "24",
-    "--steps",
-    "3000",
-    "--set",
-    "preferences.random_steps=1000",
-    "--set",
-    "ppo.rollout_steps=125",
-    "--set",
-    "ppo.epochs=2",
-    "--set",
-    "reward_model.first_steps=40",
-    "--set",
-    "reward_model.steps=20",
-    "--set",
-    "evaluation_episodes=20",
-    "--set",
-    "checkpoint_every=1",
+    "--labels", "24", "--steps", "3000", "--set", "preferences.random_steps=1000", "--set", "ppo.rollout_steps=125",
+    "--set", "ppo.epochs=2", "--set", "reward_model.first_steps=40", "--set", "reward_model.steps=20", "--set",
+    "evaluation_episodes=20", "--set", "checkpoint_every=1",
 ];
 
 pub(crate) fn command(folder: &Path, arguments: &[&str]) -> Command {

@@ -13,32 +13,10 @@ use crate::common::{command, json, pairwise, refused, stderr};
 
 /// A run of two iterations, as quick as one goes.
 const SMALL: &[&str] = &[
-    "--labels",
-    "4",
-    "--steps",
-    "800",
-    "--set",
-    "preferences.random_steps=400",
-    "--set",
-    "ppo.rollout_steps=25",
-    "--set",
-    "ppo.epochs=1",
-    "--set",
-    "ppo.hidden=[4]",
-    "--set",
-    "preferences.segment_steps=10",
-    "--set",
-    "reward_model.hidden=[4]",
-    "--set",
-    "reward_model.members=2",
-    "--set",
-    "reward_model.first_steps=2",
-    "--set",
-    "reward_model.steps=2",
-    "--set",
-    "evaluation_episodes=20",
-    "--set",
-    "checkpoint_every=1",
+    "--labels", "4", "--steps", "800", "--set", "preferences.random_steps=400", "--set", "ppo.rollout_steps=25",
+    "--set", "ppo.epochs=1", "--set", "ppo.hidden=[4]", "--set", "preferences.segment_steps=10", "--set",
+    "reward_model.hidden=[4]", "--set", "reward_model.members=2", "--set", "reward_model.first_steps=2", "--set",
+    "reward_model.steps=2", "--set", "evaluation_episodes=20", "--set", "checkpoint_every=1",
 ];
 
 fn train(folder: &Path, name: &str) -> Value {

@@ -128,16 +128,7 @@ fn folders_may_have_any_names() {
     let out = OsStr::from_bytes(b"o\xffut");
     let run = |arguments: &[&str]| command(folder, arguments).arg(out).output().unwrap();
     let written = run(&[
-        "evals",
-        "generate",
-        "--behaviours",
-        "b.toml",
-        "--model",
-        "tiny/model",
-        "--count",
-        "4",
-        "--json",
-        "--out",
+        "evals", "generate", "--behaviours", "b.toml", "--model", "tiny/model", "--count", "4", "--json", "--out",
     ]);
     assert!(written.status.success(), "{}", stderr(&written));
     assert!(String::from_utf8_lossy(&written.stdout).contains("candidates.jsonl"));

@@ -51,7 +51,7 @@ fn adapters_and_models_score_as_by_transformers_and_peft() {
     let rows = rows.to_str().unwrap();
     for (name, expected) in [
         ("a_alora", "adapter_config.json: alora_invocation_tokens = [75,231,93] is not supported"),
-        ("rm2", "config.json: num_labels = 2: which label is the reward is not said"),
+        ("rm2", "config.json: num_labels = 2: the file does not say which label is the reward"),
     ] {
         let model = data.join(name);
         let error = refused(folder.path(), &["lm", "score", "--model", model.to_str().unwrap(), "--data", rows]);
@@ -91,7 +91,7 @@ fn models_that_mean_other_functions_are_not_merged() {
         ("mg_win", "mg_nowin", "sliding_window = null, but in "),
     ] {
         let error = refused(folder.path(), &["lm", "merge", &place(one), &place(other), "--out", "out"]);
-        assert!(error.contains(field) && error.contains("these are other models"), "{one} and {other}: {error}");
+        assert!(error.contains(field) && error.contains("these are different models"), "{one} and {other}: {error}");
         assert!(!folder.path().join("out").exists());
     }
     // Two spellings of the same.

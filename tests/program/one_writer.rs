@@ -118,15 +118,7 @@ const LONG: &[(&[&str], &str, &[&str])] = &[
     (&["lm", "front", "--size", "30k", "--seeds", "0", "--out", "lm-front"], "lm-front", &[]),
     (
         &[
-            "lm",
-            "soup",
-            "tiny/model",
-            "tiny/model",
-            "--objective",
-            "length",
-            "--data",
-            "prompts.jsonl",
-            "--out",
+            "lm", "soup", "tiny/model", "tiny/model", "--objective", "length", "--data", "prompts.jsonl", "--out",
             "soup",
         ],
         "soup",
@@ -136,15 +128,7 @@ const LONG: &[(&[&str], &str, &[&str])] = &[
     (&["bench", "tasks", "--env", "pendulum", "--seeds", "1", "--out", "bench"], "bench", &[]),
     (
         &[
-            "evals",
-            "generate",
-            "--behaviours",
-            "b.toml",
-            "--model",
-            "tiny/model",
-            "--out",
-            "statements",
-            "--count",
+            "evals", "generate", "--behaviours", "b.toml", "--model", "tiny/model", "--out", "statements", "--count",
             "9999",
         ],
         "statements/pleased",

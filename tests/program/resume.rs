@@ -15,13 +15,8 @@ use crate::common::{self, command, contents, json, pairwise, refused, stderr, tr
 /// The small run with smaller networks and fewer updates: what is tested here is not how well it learns.
 fn quick(folder: &Path, name: &str, more: &[&str]) -> Value {
     let smaller = [
-        "ppo.hidden=[8]",
-        "ppo.epochs=1",
-        "reward_model.hidden=[8]",
-        "reward_model.members=2",
-        "reward_model.first_steps=10",
-        "reward_model.steps=5",
-        "evaluation_episodes=2",
+        "ppo.hidden=[8]", "ppo.epochs=1", "reward_model.hidden=[8]", "reward_model.members=2",
+        "reward_model.first_steps=10", "reward_model.steps=5", "evaluation_episodes=2",
     ];
     let set: Vec<&str> = smaller.iter().flat_map(|one| ["--set", one]).collect();
     train(folder, name, &[&set[..], more].concat())
@@ -382,29 +377,9 @@ fn a_bad_line_of_metrics_costs_nothing_but_itself() {
 // -------------------------------------------------------------------------------------------------- language models
 
 const PRETRAIN: &[&str] = &[
-    "lm",
-    "pretrain",
-    "--out",
-    "run",
-    "--steps",
-    "6",
-    "--set",
-    "train.batch_size=4",
-    "--set",
-    "pretrain.texts=60",
-    "--set",
-    "pretrain.hidden=16",
-    "--set",
-    "pretrain.layers=2",
-    "--set",
-    "pretrain.heads=2",
-    "--set",
-    "pretrain.context=96",
-    "--set",
-    "pretrain.vocabulary=300",
-    "--set",
-    "train.log_every=1",
-    "--set",
+    "lm", "pretrain", "--out", "run", "--steps", "6", "--set", "train.batch_size=4", "--set", "pretrain.texts=60",
+    "--set", "pretrain.hidden=16", "--set", "pretrain.layers=2", "--set", "pretrain.heads=2", "--set",
+    "pretrain.context=96", "--set", "pretrain.vocabulary=300", "--set", "train.log_every=1", "--set",
     "train.save_every=2",
 ];
 

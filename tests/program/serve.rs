@@ -15,22 +15,8 @@ use crate::common::{command, json, pairwise, refused, stderr};
 
 /// A language model of 30,000 parameters after four steps.
 const TINY: &[&str] = &[
-    "lm",
-    "pretrain",
-    "--size",
-    "30k",
-    "--texts",
-    "200",
-    "--vocab-size",
-    "300",
-    "--steps",
-    "4",
-    "--set",
-    "train.batch_size=8",
-    "--set",
-    "pretrain.context=128",
-    "--out",
-    "tiny",
+    "lm", "pretrain", "--size", "30k", "--texts", "200", "--vocab-size", "300", "--steps", "4", "--set",
+    "train.batch_size=8", "--set", "pretrain.context=128", "--out", "tiny",
 ];
 
 const COMPLETIONS: &str = "/v1/completions";

@@ -293,7 +293,7 @@ fn given_after_a_kill(run: &Path) -> BTreeMap<u64, Label> {
 }
 
 fn theme_color(name: &str) -> [u8; 3] {
-    let theme: toml::Table = toml::from_str(include_str!("../assets/themes/light.toml")).unwrap();
+    let theme: toml::Table = toml::from_str(include_str!("../../assets/themes/light.toml")).unwrap();
     let hex = theme[name].as_str().unwrap().trim_start_matches('#').to_owned();
     [0, 2, 4].map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
 }

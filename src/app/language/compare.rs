@@ -14,7 +14,7 @@ use super::{Request, Session, phase, short};
 use crate::app::theme::Theme;
 use crate::app::{once_a_press, too_early};
 use crate::engine::language::{Begin, Command, Phase, View};
-use crate::lm::teach::Question;
+use crate::lm::teach::TeachQuestion as Question;
 use crate::preference::Label;
 
 /// What is remembered of a session.

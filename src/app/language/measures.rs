@@ -9,7 +9,7 @@ use crate::app::least_seconds;
 use crate::app::theme::Theme;
 use crate::engine::language::{Command, Phase};
 use crate::engine::shelf::Shelf;
-use crate::lm::teach::{REVIEWS, Report};
+use crate::lm::teach::{REVIEWS, TeachReport as Report};
 use crate::preference::Label;
 use crate::preference::statistics::wilson_interval;
 

@@ -149,7 +149,8 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
             };
             let rows = all(data)?;
             let count = rows.len();
-            let model = logistic::train(rows.into_iter().map(Ok::<_, GoldError>), &logistic::TrainConfig::default())?;
+            let model =
+                logistic::train(rows.into_iter().map(Ok::<_, GoldError>), &logistic::LogisticConfig::default())?;
             model.save(out)?;
             let mut result =
                 json!({"rows": count, "train_accuracy": model.model().training_accuracy, "out": shown(out)});

@@ -266,7 +266,7 @@ impl DrawArgs {
     fn config(&self) -> Result<SampleConfig, Failure> {
         let Self { max_new_tokens, temperature, top_k, top_p, min_p, seed, quantize, .. } = *self;
         let config = SampleConfig { max_new_tokens, temperature, top_k, top_p, min_p, seed, quantize };
-        config.validate().map_err(Failure::usage)?;
+        config.validate().map_err(|error| Failure::usage(error.to_string()))?;
         Ok(config)
     }
 }

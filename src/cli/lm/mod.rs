@@ -19,7 +19,7 @@ use toml::{Table, Value};
 use super::{Failure, LayerArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown};
 use crate::disk::archive::write_atomically;
 use crate::lm::chat;
-use crate::lm::data::{self, ReadConfig, Row};
+use crate::lm::data::{self, ReadConfig, RowKind};
 use crate::lm::run::StageKind;
 
 /// Arguments of `lm`.
@@ -46,7 +46,7 @@ impl RowsArgs {
         ReadConfig { max_line_bytes: self.max_line_bytes.unwrap_or(usual.max_line_bytes), ..usual }
     }
 
-    fn read<T: Row>(&self, files: &[PathBuf]) -> Result<Vec<T>, Failure> {
+    fn read<T: RowKind>(&self, files: &[PathBuf]) -> Result<Vec<T>, Failure> {
         let (rows, skipped) = data::read_all::<T>(files, &self.config())?;
         if let Some(remark) = skipped.unread_fields() {
             note(&remark);

@@ -811,7 +811,7 @@ impl Stored {
             };
             Ok((mark, archive.get("iteration")?))
         };
-        read().map_err(|source| DiskError::Misfit { path: name.clone(), source }.into())
+        read().map_err(|source| DiskError::Misfit { path: name.clone(), source: source.into() }.into())
     }
 
     fn state(self, device: &Device) -> Result<(Run, Clock), RunError> {
@@ -820,7 +820,7 @@ impl Stored {
             let clock = Clock::start(archive.get("wall_seconds")?, archive.get("cpu_seconds")?);
             Ok((checkpoint::from_archive(&archive, config, device)?, clock))
         };
-        state().map_err(|source| DiskError::Misfit { path: name, source }.into())
+        state().map_err(|source| DiskError::Misfit { path: name, source: source.into() }.into())
     }
 }
 
@@ -968,7 +968,7 @@ impl Folder {
             let (env_steps, session) = (archive.get("env_steps")?, archive.get("sessions")?);
             Ok(Moment { env_steps, session, iteration: archive.get("iteration")? })
         };
-        let now = moment().map_err(|source| DiskError::Misfit { path: name.clone(), source })?;
+        let now = moment().map_err(|source| DiskError::Misfit { path: name.clone(), source: source.into() })?;
         // Whether a change of this very moment was in it is not known: either may be what it was made with.
         let mut candidates = vec![self.first_config()?];
         let recorded: Vec<Change<Moment>> = changes::read(&self.path)?;

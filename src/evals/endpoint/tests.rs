@@ -441,12 +441,8 @@ fn addresses_and_configurations_that_cannot_be_are_refused() {
     let password = refused("https://me:hunter2@host/v1#m");
     assert!(password.contains("OPENAI_API_KEY, or that of --key-variable"), "{password}");
     for spec in [
-        "https://me:hunter2@host/v1#m",
-        "http://me:hunter2/x@host/v1",
-        "http://me:a#hunter2@h",
-        "http://me:12#@hunter2@h/v1",
-        "https://host/v1?key=hunter2#m",
-        "https://host?hunter2",
+        "https://me:hunter2@host/v1#m", "http://me:hunter2/x@host/v1", "http://me:a#hunter2@h",
+        "http://me:12#@hunter2@h/v1", "https://host/v1?key=hunter2#m", "https://host?hunter2",
     ] {
         let found = check(spec).unwrap_err().to_string();
         assert!(!found.contains("hunter2") && !found.contains("me:"), "{spec}: {found}");

@@ -15,7 +15,7 @@ use crate::lm::error::LmError;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LossConfig};
 use crate::lm::model::Precision;
-use crate::lm::modpo::{Form, ModpoLoss};
+use crate::lm::modpo::{ModpoForm, ModpoLoss};
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reward::RewardLoss;
@@ -178,7 +178,7 @@ pub struct ModpoRunConfig {
     /// β: strength of the pull to the reference policy, which is the model to begin with.
     pub beta: f64,
     /// How the loss is scaled.
-    pub form: Form,
+    pub form: ModpoForm,
     /// The objective whose preferences are learned from; empty for the one of the largest weight among those that have
     /// preferences, which keeps 1/w_k small.
     pub carrier: String,
@@ -375,7 +375,7 @@ impl LmConfig {
         let wrong = |problem: String| Err(LmError::Config(problem));
         writable(self)?;
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
-        self.conventions.validate()?;
+        self.conventions.validate().map_err(|error| LmError::Config(format!("conventions.{error}")))?;
         if self.data.is_empty() && self.stage != StageKind::Modpo {
             return wrong("data: no file is given (--data FILE …, or --corpus reviews)".to_owned());
         }

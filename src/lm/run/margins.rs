@@ -173,14 +173,8 @@ fn rewards(
     )));
     let sampling = SampleConfig { max_new_tokens: judging.tokens, seed: judging.seed, ..SampleConfig::default() };
     let written = generate(reference, &prompts, &sampling, judging.eos, 5 << 32, &|_, _| true);
-    let samples: Vec<Encoded> = prompts
-        .iter()
-        .zip(written)
-        .map(|(prompt, completion)| Encoded {
-            ids: [prompt.as_slice(), &completion.ids].concat(),
-            prompt_len: prompt.len(),
-        })
-        .collect();
+    let samples: Vec<Encoded> =
+        prompts.iter().zip(written).map(|(prompt, completion)| Encoded::new(prompt, &completion.ids)).collect();
     let [train, eval] = &sides;
     let found = [train, eval, &samples].map(|completions| reward.of(completions, tokenizer, *part_tokens));
     let [train, eval, samples] = found;

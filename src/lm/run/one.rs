@@ -32,7 +32,7 @@ pub(super) fn train(
     let folder = Folder::create_with(path, &config.to_toml())?;
     match prepare(&config, &folder, device, show) {
         Ok(prepared) => execute(Course::new(path, &config), &folder, &prepared, None, stop, show)
-            .map_err(|error| of_run(error, path)),
+            .map_err(|error| error.with_checkpoint(|| checkpoints(path).pop())),
         Err(error) => {
             // A run that could not begin leaves no folder that the next try would trip over.
             let _ = fs::remove_dir_all(path);
@@ -64,7 +64,8 @@ pub(super) fn resume(
         let step = checkpoint.as_ref().map_or(Ok(0), |archive| archive.get("step"))?;
         course.add(step, fields, &new, |config| total_steps(config, &prepared))?;
     }
-    execute(course, folder, &prepared, checkpoint.as_ref(), stop, show).map_err(|error| of_run(error, path))
+    execute(course, folder, &prepared, checkpoint.as_ref(), stop, show)
+        .map_err(|error| error.with_checkpoint(|| checkpoints(path).pop()))
 }
 
 /// A configuration that a run can begin with: checked, and with today's date where the chat template asks for one, so that
@@ -80,12 +81,4 @@ pub(super) fn checked(config: &LmConfig) -> Result<LmConfig, LmError> {
         dated.template_date = asked_date(&config.model, config.template());
     }
     Ok(dated)
-}
-
-/// An error with the newest checkpoint of a run's folder, where training went astray.
-fn of_run(error: LmError, run: &Path) -> LmError {
-    match error {
-        LmError::Diverged { source, .. } => LmError::Diverged { source, checkpoint: checkpoints(run).pop() },
-        other => other,
-    }
 }

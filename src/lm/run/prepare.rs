@@ -382,7 +382,7 @@ fn parts(texts: &[String], tokenizer: &Tokenizer, eos: u32, context: usize) -> R
 }
 
 /// Rows for training and for evaluation.
-fn rows<T: data::Row>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(Vec<T>, Vec<T>), LmError> {
+fn rows<T: data::RowKind>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(Vec<T>, Vec<T>), LmError> {
     let read = |paths: &[PathBuf]| {
         let (rows, skipped) = data::read_all::<T>(paths, &config.read)?;
         note_skipped(&skipped, show);

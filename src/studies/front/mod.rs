@@ -30,7 +30,7 @@ use crate::lm::gold::Gold;
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss, Scale};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss, Scale};
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo, PpoConfig};
 use crate::lm::run::Shown;
@@ -41,7 +41,7 @@ use crate::preference::pearson;
 use crate::soup::grid;
 use crate::studies::beginning::{
     Beginning, PAIR_PART_TOKENS, PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, io,
-    judged, optimizer, read_json, reward_model, same_config, unless, whole, write_json,
+    judged, optimizer, read_json, reward_model, same_config, unless, write_json,
 };
 use table::{costs_of, draw, row};
 
@@ -63,7 +63,7 @@ pub struct FrontOwn {
     /// β of everything that is trained on comparisons.
     pub beta: f64,
     /// MODPO's form.
-    pub form: Form,
+    pub form: ModpoForm,
     /// Number of completions that best-of-n chooses from.
     pub best_of: usize,
 }
@@ -269,7 +269,7 @@ impl Default for FrontOwn {
             weight_steps: 4,
             mix_steps: 10,
             beta: 0.3,
-            form: Form::Bounded,
+            form: ModpoForm::Bounded,
             best_of: 16,
         }
     }
@@ -607,7 +607,8 @@ impl<'a> Shared<'a> {
         let Self { config, begun, .. } = self;
         let n = config.own.best_of;
         let (repeated, completions) = begun.several(&begun.eval_prompts, n);
-        let written: Vec<Encoded> = repeated.iter().zip(&completions).map(|(prompt, own)| whole(prompt, own)).collect();
+        let written: Vec<Encoded> =
+            repeated.iter().zip(&completions).map(|(prompt, own)| Encoded::new(prompt, &own.ids)).collect();
         let standardised: Vec<Vec<f64>> = rewards
             .iter()
             .map(|reward| {
@@ -714,8 +715,11 @@ impl<'a> Shared<'a> {
         let Beginning { start, eval_prompts, eos, sampling, .. } = begun;
         let (completions, own): (Vec<Completion>, Vec<f64>) =
             generate_mixed(models, eval_prompts, sampling, eos, 3 << 32).into_iter().unzip();
-        let written: Vec<Encoded> =
-            eval_prompts.iter().zip(&completions).map(|(prompt, completion)| whole(prompt, completion)).collect();
+        let written: Vec<Encoded> = eval_prompts
+            .iter()
+            .zip(&completions)
+            .map(|(prompt, completion)| Encoded::new(prompt, &completion.ids))
+            .collect();
         let reference = score::log_probs(start, &written, PART_TOKENS, &|_| ());
         (completions, own.iter().zip(reference).map(|(own, reference)| own - reference).collect())
     }

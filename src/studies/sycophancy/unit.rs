@@ -18,7 +18,7 @@ use crate::lm::folder::{self, with_scores};
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss};
 use crate::lm::open::eos_of;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo};
@@ -28,7 +28,7 @@ use crate::lm::run::{LmConfig, StageKind};
 use crate::lm::sample::Completion;
 use crate::lm::sft::Sft;
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
-use crate::studies::beginning::{PART_TOKENS, io, judged, optimizer, unless, whole, write_json};
+use crate::studies::beginning::{PART_TOKENS, io, judged, optimizer, unless, write_json};
 use crate::studies::sycophancy::opinions::{Answer, Behaviour, Question, behaviour, probability};
 
 /// Steps between two checkpoints of a base, which takes longest.
@@ -213,7 +213,7 @@ impl<'a> Unit<'a> {
             margins: self.world.compared.questions.iter().zip(&labels).map(margin).collect(),
             pairs,
             reference: Reference::LogProbs(reference),
-            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: Form::Bounded },
+            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: ModpoForm::Bounded },
         };
         let end = &config.dpo_steps[config.dpo_steps.len() - 1..];
         let point = |steps, policy: &Decoder| self.point(Training::Modpo, Some(bias), Some(weight), steps, policy);
@@ -262,7 +262,7 @@ impl<'a> Unit<'a> {
         let eos = eos_of(base, &world.tokenizer);
         let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
             let written: Vec<Encoded> =
-                rows.iter().map(|(prompt, completion)| whole(&prompts[*prompt], completion)).collect();
+                rows.iter().map(|(prompt, completion)| Encoded::new(&prompts[*prompt], &completion.ids)).collect();
             Ok(judged(&judge, &written))
         };
         // The value function begins as the reward model, which knows what is good.

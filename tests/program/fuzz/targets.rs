@@ -33,7 +33,7 @@ use pairwise::lm::run::{LmConfig, LmSummary, StageKind, eos_of, read_config, tok
 use pairwise::lm::sample::{SampleConfig, generate};
 use pairwise::lm::serve::{Served, Server};
 use pairwise::lm::teach::TeachConfig;
-use pairwise::lm::teach::folder::{self as teaching, Session};
+use pairwise::lm::teach::folder::{self as teaching, TeachSession as Session};
 use pairwise::lm::tokenizer::Tokenizer;
 use pairwise::preference::Event;
 use pairwise::preference::ledger::{Ledger, answers, first_difference, read_events_unchecked};
@@ -267,7 +267,7 @@ fn template(at: &Path) -> bool {
     })
 }
 
-fn rows<T: data::Row>(at: &Path, name: &str) -> bool {
+fn rows<T: data::RowKind>(at: &Path, name: &str) -> bool {
     data::read_all::<T>(&[at.join(name)], &ReadConfig::default()).is_ok_and(|(rows, _)| !rows.is_empty())
 }
 
@@ -634,16 +634,8 @@ pub(crate) fn make(at: &Path) {
     run_json(
         at,
         &[
-            "evals",
-            "run",
-            "--model",
-            "one,two",
-            "--data",
-            "sets/persona.jsonl,sets/choices.jsonl",
-            "--free",
-            "2",
-            "--out",
-            "evals",
+            "evals", "run", "--model", "one,two", "--data", "sets/persona.jsonl,sets/choices.jsonl", "--free", "2",
+            "--out", "evals",
         ],
     );
     write("sets/one.jsonl", &lines(&[persona(0)]));
@@ -665,18 +657,8 @@ pub(crate) fn make(at: &Path) {
         "[[behaviour]]\nname = \"likes\"\ndescription = \"likes tea\"\nlabels = [\"agree\", \"disagree\"]\n",
     );
     let generate = [
-        "evals",
-        "generate",
-        "--behaviours",
-        "one-behaviour.toml",
-        "--model",
-        "lm",
-        "--count",
-        "3",
-        "--max-new-tokens",
-        "12",
-        "--out",
-        "statements",
+        "evals", "generate", "--behaviours", "one-behaviour.toml", "--model", "lm", "--count", "3", "--max-new-tokens",
+        "12", "--out", "statements",
     ];
     run_json(at, &generate);
     let folder = fs::read_dir(at.join("statements"))
@@ -751,7 +733,7 @@ pub(crate) fn make(at: &Path) {
     }
 }
 
-fn taught(session: &Session, question: &pairwise::lm::teach::Question) -> Event {
+fn taught(session: &Session, question: &pairwise::lm::teach::TeachQuestion) -> Event {
     let [first, second] = question.sides();
     Event::Answer(pairwise::preference::ledger::Answer {
         query: question.query,

@@ -1,5 +1,5 @@
-//! PEFT's `adapter_config.json`: which modules have an update, of which rank and scale, and what PEFT makes of the base's
-//! weights when it reads the adapter. Compared with PEFT 0.21.2, `tuners/lora`.
+//! PEFT's `adapter_config.json`: which modules have an update, of which rank and scale, and how PEFT changes the base's
+//! weights when it reads the adapter. It was compared with PEFT 0.21.2, `tuners/lora`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,30 +8,35 @@ use rand::RngExt as _;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
-use super::config::short;
-use super::folder::{ADAPTER_CONFIG, FolderError, content, read_json};
-use super::lora::{LoraConfig, Start};
+use crate::lm::fields::{Fields, FolderError, Harmless, content, read_json, short};
+use crate::lm::layout::Layout;
+use crate::lm::lora::{AdapterModule, LoraConfig, LoraStart};
 use crate::random::stream;
+
+pub(in crate::lm) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(in crate::lm) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT puts before the names of modules.
+pub(in crate::lm) const ADAPTER_PREFIX: &str = "base_model.model.";
 
 /// An adapter's configuration.
 #[derive(Debug)]
-pub(super) struct AdapterFile {
-    /// Where it is.
-    pub(super) file: PathBuf,
-    /// All of it.
-    pub(super) object: Map<String, Value>,
-    /// Rank and alpha where no pattern says another, and what else an update's scale needs.
-    pub(super) config: LoraConfig,
-    /// What is taken out of the base.
-    pub(super) start: Start,
-    /// Weights are given their lengths back (Liu et al. 2024, arXiv 2402.09353).
-    pub(super) dora: bool,
+pub(in crate::lm) struct AdapterFile {
+    /// The file.
+    pub(in crate::lm) file: PathBuf,
+    /// All of its fields.
+    pub(in crate::lm) object: Map<String, Value>,
+    /// Rank and alpha where no pattern says otherwise, and what else the scale of an update depends on.
+    pub(in crate::lm) config: LoraConfig,
+    /// What is taken out of the base's weights.
+    pub(in crate::lm) start: LoraStart,
+    /// The rows of the updated weights are given learned lengths (Liu et al. 2024, arXiv 2402.09353).
+    pub(in crate::lm) dora: bool,
     /// It belongs to a model that scores.
-    pub(super) scores: bool,
-    /// Modules without tensors in the file would be drawn at random.
-    pub(super) needs_all: bool,
+    pub(in crate::lm) scores: bool,
+    /// Every module that should have an update must have its tensors: PEFT would draw missing ones at random.
+    pub(in crate::lm) needs_all: bool,
     /// What the user should know.
-    pub(super) remarks: Vec<String>,
+    pub(in crate::lm) remarks: Vec<String>,
     ranks: Vec<(Regex, usize)>,
     alphas: Vec<(Regex, f64)>,
     targets: Names,
@@ -61,19 +66,19 @@ enum Names {
 }
 
 /// Fields that cannot change the model, each group with the reason.
-const HARMLESS: &[(&str, &[&str])] = &[
+const HARMLESS: Harmless = &[
     ("where the adapter comes from", &["auto_mapping", "peft_version", "revision"]),
     ("whether PEFT goes on with training", &["inference_mode"]),
-    ("how the family stores its linear layers, which PEFT finds out for itself", &["fan_in_fan_out"]),
+    ("how the family stores its linear layers, which PEFT finds out by itself", &["fan_in_fan_out"]),
     (
-        "settings of a way to begin, of which `init_lora_weights` says whether it was taken",
+        "settings of a way to begin; `init_lora_weights` says whether the adapter began so",
         &["corda_config", "eva_config", "loftq_config", "lora_ga_config"],
     ),
     ("settings that count only with a field that is refused", &["megatron_core", "qalora_group_size"]),
-    ("what the file's tensors say themselves", &["modules_to_save"]),
+    ("the tensors of the file show which modules were saved", &["modules_to_save"]),
 ];
 
-/// Fields that make another function of the adapter, with the values that do not, and what any other would do.
+/// Fields that may change what the adapter computes: the values that change nothing, and what any other value would do.
 fn refused() -> Vec<(&'static str, Vec<Value>, &'static str)> {
     let off = || vec![json!(false)];
     let empty = || vec![json!([]), json!({})];
@@ -99,146 +104,60 @@ impl AdapterFile {
     ///
     /// # Errors
     /// [`FolderError`], naming the field.
-    pub(super) fn read(folder: &Path) -> Result<Self, FolderError> {
+    pub(in crate::lm) fn read(folder: &Path) -> Result<Self, FolderError> {
         let file = folder.join(ADAPTER_CONFIG);
         let object = read_json(&file)?;
-        let wrong = |problem: String| content(&file, &problem);
-        // What is null says nothing.
-        let get = |name: &str| object.get(name).filter(|value| !value.is_null());
-        if get("peft_type").and_then(Value::as_str) != Some("LORA") {
-            let found = object.get("peft_type").unwrap_or(&Value::Null);
-            return Err(wrong(format!("peft_type = {found} is not supported: must be \"LORA\"")));
-        }
-        let flag = |name: &str| match get(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(content(&file, &format!("{name} = {}: must be true or false", short(other)))),
-        };
-        let number = |name: &str, value: &Value| {
-            let found = value.as_f64().filter(|number| *number >= 0.0 && number.is_finite());
-            found.ok_or_else(|| content(&file, &format!("{name} = {}: must be a number from 0 on", short(value))))
-        };
-        let whole = |name: &str, value: &Value| {
-            let found = value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|number| *number > 0);
-            found.ok_or_else(|| content(&file, &format!("{name} = {}: must be a whole number from 1 on", short(value))))
-        };
-        let one_of = |name: &str, allowed: &[&str]| match get(name) {
-            None => Ok(()),
-            Some(Value::String(found)) if allowed.contains(&found.as_str()) => Ok(()),
-            Some(other) => {
-                let allowed: Vec<String> = allowed.iter().map(|allowed| format!("\"{allowed}\"")).collect();
-                let allowed = allowed.join(" or ");
-                Err(content(&file, &format!("{name} = {} is not supported: must be {allowed}", short(other))))
-            }
-        };
-        one_of("task_type", &["CAUSAL_LM", "SEQ_CLS"])?;
-        one_of("bias", &["none", "all", "lora_only"])?;
-        let refused = refused();
-        for (name, neutral, what) in &refused {
-            if let Some(value) = get(name).filter(|value| !neutral.contains(value)) {
-                return Err(wrong(format!("{name} = {} is not supported: {what}", short(value))));
+        let mut fields = Fields::new(&file, &object, HARMLESS);
+        fields.only("peft_type", &[json!("LORA")], &Value::Null)?;
+        fields.only("task_type", &[json!("CAUSAL_LM"), json!("SEQ_CLS")], &json!("CAUSAL_LM"))?;
+        fields.only("bias", &[json!("none"), json!("all"), json!("lora_only")], &json!("none"))?;
+        for (name, neutral, what) in refused() {
+            if let Some(value) = fields.get(name).filter(|value| !neutral.contains(value)) {
+                return Err(fields.error(&format!("{name} = {} is not supported: {what}", short(value))));
             }
         }
         let mut remarks = Vec::new();
-        let start = start(&file, get("init_lora_weights"), &mut remarks)?;
-        let needs_all = get("init_lora_weights").is_some_and(|init| *init == json!(false) || init == "orthogonal");
+        let init = fields.get("init_lora_weights");
+        let start = start(&file, init, &mut remarks)?;
+        let needs_all = init.is_some_and(|init| *init == json!(false) || init == "orthogonal");
 
-        let missing = |name: &str| content(&file, &format!("field '{name}' is missing: must be a number"));
-        let rank = whole("r", get("r").ok_or_else(|| missing("r"))?)?;
-        let alpha = number("lora_alpha", get("lora_alpha").ok_or_else(|| missing("lora_alpha"))?)?;
-        let dropout = get("lora_dropout").map_or(Ok(0.0), |value| number("lora_dropout", value))?;
+        let rank = fields.size("r")?;
+        let Some(alpha) = fields.get("lora_alpha") else {
+            return Err(fields.error("field 'lora_alpha' is missing: must be a number"));
+        };
+        let alpha = fields.number_in("lora_alpha", alpha)?;
+        let dropout = fields.get("lora_dropout").map_or(Ok(0.0), |value| fields.number_in("lora_dropout", value))?;
         if dropout >= 1.0 {
-            return Err(wrong(format!("lora_dropout = {dropout}: must be below 1")));
+            return Err(fields.error(&format!("lora_dropout = {dropout}: must be below 1")));
         }
-        let pattern = |name: &str| -> Result<Vec<(Regex, &Value)>, FolderError> {
-            let Some(value) = get(name) else { return Ok(Vec::new()) };
-            let Value::Object(all) = value else {
-                return Err(content(&file, &format!("{name} = {}: must be an object", short(value))));
-            };
-            let one = |(key, value)| {
-                // As PEFT's get_pattern_key.
-                let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"));
-                let regex = regex.map_err(|_| {
-                    content(
-                        &file,
-                        &format!("{name}: the pattern \"{key}\" cannot be read: must be a regular expression"),
-                    )
-                })?;
-                Ok((regex, value))
-            };
-            all.iter().map(one).collect()
-        };
-        let ranks = pattern("rank_pattern")?.into_iter().map(|(key, value)| Ok((key, whole("rank_pattern", value)?)));
-        let ranks = ranks.collect::<Result<Vec<_>, FolderError>>()?;
-        let alphas =
-            pattern("alpha_pattern")?.into_iter().map(|(key, value)| Ok((key, number("alpha_pattern", value)?)));
-        let alphas = alphas.collect::<Result<Vec<_>, FolderError>>()?;
+        let ranks = patterns(&mut fields, "rank_pattern", &Fields::size_in)?;
+        let alphas = patterns(&mut fields, "alpha_pattern", &Fields::number_in)?;
 
-        let names = |name: &str| match get(name) {
-            None => Ok(Names::Listed(Vec::new())),
-            Some(Value::String(all)) if all == "all-linear" => Ok(Names::All),
-            Some(Value::String(pattern)) => {
-                Ok(Regex::new(&format!("^(?:{pattern})$")).map_or(Names::Unreadable, Names::Matching))
-            }
-            Some(Value::Array(all)) if all.iter().all(Value::is_string) => {
-                Ok(Names::Listed(all.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
-            }
-            Some(other) => Err(content(&file, &format!("{name} = {}: must be names or a pattern", short(other)))),
-        };
-        let targets = match get("target_modules") {
+        let (targets, listed) = match fields.get("target_modules") {
             // What PEFT takes for Llama, Mistral and Qwen2, and for GPT-2.
-            None => Names::Listed(["q_proj", "v_proj", "c_attn"].map(str::to_owned).to_vec()),
-            Some(_) => names("target_modules")?,
+            None => (Names::Listed(["q_proj", "v_proj", "c_attn"].map(str::to_owned).to_vec()), Vec::new()),
+            Some(value) => {
+                let all = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+                let listed = all.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                (names(&mut fields, "target_modules")?, listed)
+            }
         };
-        let excluded = names("exclude_modules")?;
+        let excluded = names(&mut fields, "exclude_modules")?;
         for (name, found) in [("target_modules", &targets), ("exclude_modules", &excluded)] {
             if matches!(found, Names::Unreadable) {
                 remarks.push(format!(
-                    "{}: the pattern of {name} cannot be read here: all modules count that the adapter has tensors for",
+                    "{}: the pattern of {name} cannot be read here: every module counts that the adapter has tensors for",
                     file.display()
                 ));
             }
         }
-        let layers = layers(&file, get("layers_to_transform"), get("layers_pattern"))?;
-        let listed = match get("target_modules") {
-            Some(Value::Array(all)) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            Some(Value::String(one)) => vec![one.clone()],
-            _ => Vec::new(),
-        };
-        let config = LoraConfig { rank, alpha, dropout, targets: listed, rslora: flag("use_rslora")? };
-        let dora = flag("use_dora")?;
-        let scores = get("task_type").and_then(Value::as_str) == Some("SEQ_CLS");
-
-        let read = [
-            "alpha_pattern",
-            "base_model_name_or_path",
-            "bias",
-            "exclude_modules",
-            "init_lora_weights",
-            "layers_pattern",
-            "layers_to_transform",
-            "lora_alpha",
-            "lora_dropout",
-            "peft_type",
-            "r",
-            "rank_pattern",
-            "target_modules",
-            "task_type",
-            "use_dora",
-            "use_rslora",
-        ];
-        let known = |name: &str| {
-            read.contains(&name)
-                || HARMLESS.iter().any(|(_, names)| names.contains(&name))
-                || refused.iter().any(|(refused, ..)| *refused == name)
-        };
-        if let Some((name, value)) = object.iter().find(|(name, value)| !value.is_null() && !known(name)) {
-            let problem = format!(
-                "{name} = {}: pairwise does not know what it does; take it out of the file if the adapter is the same without",
-                short(value)
-            );
-            return Err(wrong(problem));
-        }
+        let layers = layers(&file, fields.get("layers_to_transform"), fields.get("layers_pattern"))?;
+        let config = LoraConfig { rank, alpha, dropout, targets: listed, rslora: fields.flag("use_rslora", false)? };
+        let dora = fields.flag("use_dora", false)?;
+        let scores = fields.get("task_type").is_some_and(|task| task == "SEQ_CLS");
+        // It is read where the base is looked for.
+        let _ = fields.get("base_model_name_or_path");
+        fields.no_others("", "the adapter is the same")?;
         Ok(Self {
             config,
             start,
@@ -256,11 +175,12 @@ impl AdapterFile {
         })
     }
 
-    /// The base's folder: a path from where the program runs, as in transformers; else from where the adapter lies.
+    /// The base's folder. The path is tried from where the program runs, as in transformers, and then from the adapter's
+    /// folder.
     ///
     /// # Errors
-    /// [`FolderError`]: there is no model there, or another adapter.
-    pub(super) fn base(&self) -> Result<PathBuf, FolderError> {
+    /// [`FolderError`]: there is no model in that folder, or it is an adapter.
+    pub(in crate::lm) fn base(&self) -> Result<PathBuf, FolderError> {
         let found = self.object.get("base_model_name_or_path").unwrap_or(&Value::Null);
         let wrong =
             |problem: &str| content(&self.file, &format!("base_model_name_or_path = {}: {problem}", short(found)));
@@ -272,7 +192,7 @@ impl AdapterFile {
         if base.join(ADAPTER_CONFIG).is_file() {
             let itself = base.canonicalize().ok().is_some_and(|base| own.canonicalize().ok() == Some(base));
             return Err(wrong(match itself {
-                true => "is this adapter's own folder: must be that of the model which it was trained on",
+                true => "is this adapter's own folder: must be the folder of the model that it was trained on",
                 false => "is an adapter, too: must be a whole model; merge that adapter into its base first",
             }));
         }
@@ -280,14 +200,43 @@ impl AdapterFile {
     }
 
     /// Rank and alpha of a module's update.
-    pub(super) fn size(&self, module: &str) -> (usize, f64) {
+    pub(in crate::lm) fn size(&self, module: &str) -> (usize, f64) {
         let rank = self.ranks.iter().find(|(key, _)| key.is_match(module)).map_or(self.config.rank, |(_, rank)| *rank);
         let alpha = self.alphas.iter().find(|(key, _)| key.is_match(module));
         (rank, alpha.map_or(self.config.alpha, |(_, alpha)| *alpha))
     }
 
-    /// Whether PEFT gives a module of the base an update; where it takes a pattern that cannot be read here, `None`.
-    pub(super) fn covers(&self, module: &str) -> Option<bool> {
+    /// All modules that an adapter of this model may have an update for, with the rank and the alpha that they have here.
+    ///
+    /// # Errors
+    /// [`FolderError`]: the model has no linear layer.
+    pub(in crate::lm) fn modules(&self, layout: &Layout) -> Result<Vec<AdapterModule>, FolderError> {
+        let everything = LoraConfig { targets: vec!["all-linear".to_owned()], ..self.config.clone() };
+        let mut all = everything.modules(layout).map_err(|problem| content(&self.file, &problem.to_string()))?;
+        for module in &mut all {
+            (module.rank, module.alpha) = self.size(&module.name);
+        }
+        Ok(all)
+    }
+
+    /// Refuses tensors for a module that PEFT would give no update.
+    ///
+    /// # Errors
+    /// [`FolderError`], naming the fields that leave the module out.
+    pub(in crate::lm) fn check_covers(&self, module: &str) -> Result<(), FolderError> {
+        match self.covers(module) {
+            Some(false) => Err(content(
+                &self.file,
+                &format!(
+                    "there are tensors for {module}, which target_modules, exclude_modules and layers_to_transform leave out: PEFT would not read them"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether PEFT gives a module of the base an update; `None` where that depends on a pattern that cannot be read here.
+    pub(in crate::lm) fn covers(&self, module: &str) -> Option<bool> {
         let is = |names: &Names| match names {
             Names::All => Some(true),
             Names::Listed(all) => Some(all.iter().any(|name| ends_with(module, name))),
@@ -297,7 +246,7 @@ impl AdapterFile {
         if is(&self.excluded)? {
             return Some(false);
         }
-        // A module that is named whole is taken in whatever layer it is.
+        // A module that is listed by its whole name counts in whatever layer it is.
         let whole = matches!(&self.targets, Names::Listed(all) if all.iter().any(|name| name == module));
         match &self.layers {
             Some(Layers { numbers, patterns }) if !whole => {
@@ -310,28 +259,62 @@ impl AdapterFile {
     }
 }
 
+/// What a field says by patterns of modules' names.
+fn patterns<'a, T>(
+    fields: &mut Fields<'a>,
+    name: &'a str,
+    read: &dyn Fn(&Fields<'a>, &str, &Value) -> Result<T, FolderError>,
+) -> Result<Vec<(Regex, T)>, FolderError> {
+    let Some(value) = fields.get(name) else { return Ok(Vec::new()) };
+    let Value::Object(all) = value else {
+        return Err(fields.error(&format!("{name} = {}: must be an object", short(value))));
+    };
+    let one = |(key, value): (&String, &Value)| {
+        // As PEFT's get_pattern_key.
+        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"));
+        let problem = format!("{name}: the pattern \"{key}\" cannot be read: must be a regular expression");
+        Ok((regex.map_err(|_| fields.error(&problem))?, read(fields, name, value)?))
+    };
+    all.iter().map(one).collect()
+}
+
+/// The modules that a field names.
+fn names<'a>(fields: &mut Fields<'a>, name: &'a str) -> Result<Names, FolderError> {
+    match fields.get(name) {
+        None => Ok(Names::Listed(Vec::new())),
+        Some(Value::String(all)) if all == "all-linear" => Ok(Names::All),
+        Some(Value::String(pattern)) => {
+            Ok(Regex::new(&format!("^(?:{pattern})$")).map_or(Names::Unreadable, Names::Matching))
+        }
+        Some(Value::Array(all)) if all.iter().all(Value::is_string) => {
+            Ok(Names::Listed(all.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+        }
+        Some(other) => Err(fields.error(&format!("{name} = {}: must be names or a pattern", short(other)))),
+    }
+}
+
 /// Whether this is the name of a module, or its end.
 fn ends_with(module: &str, name: &str) -> bool {
     module == name || module.strip_suffix(name).is_some_and(|before| before.ends_with('.'))
 }
 
-/// What `init_lora_weights` makes of the base.
-fn start(file: &Path, value: Option<&Value>, remarks: &mut Vec<String>) -> Result<Start, FolderError> {
+/// How `init_lora_weights` changes the base.
+fn start(file: &Path, value: Option<&Value>, remarks: &mut Vec<String>) -> Result<LoraStart, FolderError> {
     let convert = "PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…) makes a plain adapter of it";
     let problem = match value {
-        None | Some(Value::Bool(_)) => return Ok(Start::Whole),
+        None | Some(Value::Bool(_)) => return Ok(LoraStart::Whole),
         Some(Value::String(name)) => match name.to_lowercase().as_str() {
             // Only where A and B begin.
-            "gaussian" | "eva" | "orthogonal" | "mica" => return Ok(Start::Whole),
+            "gaussian" | "eva" | "orthogonal" | "mica" => return Ok(LoraStart::Whole),
             "lora_ga" => {
                 remarks.push(format!(
                     "{}: init_lora_weights = \"lora_ga\": training began from a changed base, which PEFT does not change again when it reads the adapter; nor is it here. {convert}",
                     file.display()
                 ));
-                return Ok(Start::Whole);
+                return Ok(LoraStart::Whole);
             }
-            "pissa" => return Ok(Start::Pissa),
-            "olora" => return Ok(Start::Olora),
+            "pissa" => return Ok(LoraStart::Pissa),
+            "olora" => return Ok(LoraStart::Olora),
             "corda" => "the base would be changed by data that the adapter does not have",
             "loftq" => "the base would be quantized",
             other if other.starts_with("pissa_niter_") => {
@@ -347,7 +330,7 @@ fn start(file: &Path, value: Option<&Value>, remarks: &mut Vec<String>) -> Resul
     Err(content(file, &format!("init_lora_weights = {} is not supported: {problem}. {convert}", short(value))))
 }
 
-/// What `layers_to_transform` and `layers_pattern` say.
+/// The layers that `layers_to_transform` and `layers_pattern` name; `None` where all layers count.
 fn layers(file: &Path, indices: Option<&Value>, pattern: Option<&Value>) -> Result<Option<Layers>, FolderError> {
     let wrong =
         |name: &str, value: &Value, right: &str| content(file, &format!("{name} = {}: must be {right}", short(value)));
@@ -368,7 +351,7 @@ fn layers(file: &Path, indices: Option<&Value>, pattern: Option<&Value>) -> Resu
         Some(Value::Array(all)) if all.iter().all(Value::is_string) => all.iter().filter_map(Value::as_str).collect(),
         Some(other) => return Err(wrong("layers_pattern", other, "a name, or several")),
     };
-    // As in PEFT's check_target_module_exists: the first number counts.
+    // As in PEFT's check_target_module_exists, the first number in the name is the layer's.
     let patterns = match names.is_empty() {
         true => vec![r"^.*?\.[^.]*\.(\d+)\.".to_owned()],
         false => names.iter().map(|name| format!(r"^(?:.*?\.)?{name}\.(\d+)\.")).collect(),
@@ -378,28 +361,28 @@ fn layers(file: &Path, indices: Option<&Value>, pattern: Option<&Value>) -> Resu
     Ok(Some(Layers { numbers, patterns: patterns.iter().map(read).collect::<Result<_, _>>()? }))
 }
 
-/// What is taken out of a weight `[out, in]` before an update of this rank and scale is added: a product of
-/// `[out, rank]` and `[rank, in]`. `None` where it is nothing.
-pub(super) fn taken_out(
-    start: Start,
+/// What is taken out of a weight `[out, in]` before an update of this rank and scale is added, as the product of
+/// `[out, rank]` and `[rank, in]`; `None` where nothing is taken out.
+pub(in crate::lm) fn taken_out(
+    start: LoraStart,
     weight: &DMatrix<f64>,
     rank: usize,
     scale: f64,
 ) -> Option<(DMatrix<f64>, DMatrix<f64>)> {
     match start {
-        Start::Whole => None,
+        LoraStart::Whole => None,
         // Of W = U S Vᵀ the first columns and rows: W projected to the first columns of U, or of V.
-        Start::Pissa if weight.nrows() <= weight.ncols() => {
+        LoraStart::Pissa if weight.nrows() <= weight.ncols() => {
             let left = leading(weight, rank);
             let right = left.tr_mul(weight);
             Some((left, right))
         }
-        Start::Pissa => {
+        LoraStart::Pissa => {
             let right = leading(&weight.transpose(), rank);
             Some((weight * &right, right.transpose()))
         }
-        // The first columns of Q are those of the first columns of W; R = Qᵀ W.
-        Start::Olora => {
+        // The first columns of Q depend only on the first columns of W; R = Qᵀ W.
+        LoraStart::Olora => {
             let columns = rank.min(weight.ncols()).min(weight.nrows());
             let left = weight.columns(0, columns).into_owned().qr().q();
             let right = left.tr_mul(weight) * scale;
@@ -408,10 +391,10 @@ pub(super) fn taken_out(
     }
 }
 
-/// Rows up to which all singular vectors are computed.
+/// Most rows of a matrix whose singular vectors are all computed at once.
 const DIRECT: usize = 384;
 
-/// Singular vectors that belong to the largest singular values of a matrix which is not higher than wide.
+/// Singular vectors of the largest singular values of a matrix that has at most as many rows as columns.
 ///
 /// # Shapes
 /// - returns `[matrix.nrows(), rank]`, or fewer columns where there are fewer rows
@@ -421,17 +404,17 @@ fn leading(matrix: &DMatrix<f64>, rank: usize) -> DMatrix<f64> {
     found.unwrap_or_else(|| largest(&(matrix * matrix.transpose()), rank).1)
 }
 
-/// The same by block Krylov iteration (Musco & Musco 2015, arXiv 1504.05477) until they are singular vectors to ten digits;
-/// `None` where that takes as many vectors as there are.
+/// The leading singular vectors by block Krylov iteration (Musco & Musco 2015, arXiv 1504.05477), correct to ten digits.
+/// `None` where that would take as many vectors as the matrix has rows.
 fn iterated(matrix: &DMatrix<f64>, rank: usize) -> Option<DMatrix<f64>> {
     let rows = matrix.nrows();
     let width = (2 * rank).max(16);
     let mut rng = stream(0, "singular-vectors", 0);
     let mut block = DMatrix::from_fn(rows, width, |_, _| rng.random_range(-1.0..1.0));
-    // Columns, and what the matrix makes of them: what it is in their span.
+    // Orthogonal columns, and their products with the matrix: the matrix in their span.
     let (mut basis, mut seen) = (DMatrix::zeros(rows, 0), DMatrix::zeros(0, matrix.ncols()));
     while basis.ncols() + width <= rows {
-        // Twice is enough to be orthogonal to the last digit.
+        // Doing it twice makes the columns orthogonal to the last digit.
         for _ in 0..2 {
             block -= &basis * basis.tr_mul(&block);
             block = block.qr().q();
@@ -476,7 +459,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{AdapterFile, iterated, taken_out};
-    use crate::lm::lora::Start;
+    use crate::lm::lora::LoraStart;
     use crate::random::stream;
 
     fn random(rows: usize, columns: usize) -> DMatrix<f64> {
@@ -505,19 +488,19 @@ mod tests {
     fn what_is_taken_out_is_of_the_rank_and_by_the_definition() {
         for (rows, columns) in [(7, 12), (12, 7), (6, 6)] {
             let matrix = random(rows, columns);
-            let (b, a) = taken_out(Start::Pissa, &matrix, 3, 2.0).unwrap();
+            let (b, a) = taken_out(LoraStart::Pissa, &matrix, 3, 2.0).unwrap();
             assert_eq!((b.shape(), a.shape()), ((rows, 3), (3, columns)));
             let mut rest: Vec<f64> = (&matrix - b * a).svd(false, false).singular_values.iter().copied().collect();
             let whole = matrix.clone().svd(false, false).singular_values;
             rest.sort_by(f64::total_cmp);
             assert!(rest[..3].iter().all(|value| value.abs() < 1e-9));
             assert!((rest.last().unwrap() - whole[3]).abs() < 1e-9);
-            let (b, a) = taken_out(Start::Olora, &matrix, 3, 2.0).unwrap();
+            let (b, a) = taken_out(LoraStart::Olora, &matrix, 3, 2.0).unwrap();
             let qr = matrix.clone().qr();
             let expected = qr.q().columns(0, 3) * qr.r().rows(0, 3) * 2.0;
             assert!((b * a - expected).norm() < 1e-9);
         }
-        assert!(taken_out(Start::Whole, &random(3, 3), 2, 1.0).is_none());
+        assert!(taken_out(LoraStart::Whole, &random(3, 3), 2, 1.0).is_none());
     }
 
     fn with(changes: &Value) -> Result<AdapterFile, String> {
@@ -552,7 +535,7 @@ mod tests {
             (json!({"bias": "some"}), "bias = \"some\" is not supported: must be \"none\" or \"all\""),
             (json!({"task_type": "TOKEN_CLS"}), "task_type = \"TOKEN_CLS\" is not supported"),
             (json!({"peft_type": "IA3"}), "peft_type = \"IA3\" is not supported"),
-            (json!({"r": 2.5}), "r = 2.5: must be a whole number from 1 on"),
+            (json!({"r": 2.5}), "r = 2.5: must be a whole number from 1"),
             (json!({"lora_alpha": "8"}), "lora_alpha = \"8\": must be a number"),
             (json!({"rank_pattern": {"q_proj": 0}}), "rank_pattern = 0: must be a whole number"),
             (json!({"rank_pattern": {"(": 2}}), "rank_pattern: the pattern \"(\" cannot be read"),
