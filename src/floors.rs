@@ -56,20 +56,10 @@ const TO_BE_BROKEN: &[Circle] = &[
         why: COMMANDS,
     },
     Circle {
-        folder: "control/run",
-        files: &["mod", "past", "policy"],
-        why: "the errors and the summary belong in a file of their own",
-    },
-    Circle { folder: "disk", files: &["archive", "lock"], why: "writing a file whole belongs below both" },
-    Circle { folder: "disk", files: &["folder", "mod"], why: "the error belongs in a file of its own" },
-    Circle {
         folder: "engine",
         files: &["book", "mod", "worker"],
         why: "commands and snapshots belong below the threads",
     },
-    Circle { folder: "evals", files: &["endpoint", "model"], why: "what a model is belongs below the models" },
-    Circle { folder: "evals", files: &["folder", "run"], why: "what an evaluation leaves belongs below both" },
-    Circle { folder: "evals/endpoint", files: &["client", "mod"], why: "the error belongs in a file of its own" },
     Circle { folder: "lm", files: &["config", "lora", "model"], why: "the layout belongs below all three" },
     Circle {
         folder: "lm",
@@ -94,21 +84,6 @@ const TO_BE_BROKEN: &[Circle] = &[
         folder: "lm/serve",
         files: &["access", "door", "mod", "write"],
         why: "the error and the state belong below the others",
-    },
-    Circle {
-        folder: "nn",
-        files: &["adam", "fused", "mlp", "mod"],
-        why: "the layout belongs below the fused operations",
-    },
-    Circle {
-        folder: "nn/fused",
-        files: &["flex", "kernels", "mod", "ppo_loss", "reference", "simd"],
-        why: "declarations belong below what is done by them",
-    },
-    Circle {
-        folder: "nn/fused/decoder",
-        files: &["host", "kernels", "mod", "reference"],
-        why: "the layout belongs below the operations",
     },
     Circle { folder: "studies/front", files: &["mod", "table"], why: "what a study leaves belongs below its table" },
     Circle {
@@ -181,9 +156,20 @@ fn no_circle_is_inside_a_folder_but_those_with_a_reason() {
 fn uses_are_found_and_those_of_tests_and_comments_are_not() {
     let text = "pub mod own;\nuse crate::disk::Clock;\nuse crate::{lm, nn::{self, mlp::Mlp}};\nuse super::fused as f;\n\
                 // crate::app\nfn f() { crate::random::stream(own::x(), self::own::y(), super::super::z()) }\n\
-                /// [`crate::cli`]\n#[cfg(test)]\nmod tests {\n    use crate::engine;\n}\n";
-    let expected =
-        ["disk/Clock", "lm", "nn", "nn/mlp/Mlp", "a/fused", "random/stream", "a/b/own/x", "a/b/own/y", "z"].map(path);
+                /// [`crate::cli`]\nmod inside {\n    use super::me::It;\n}\n#[cfg(test)]\nmod tests {\n    use crate::engine;\n}\n";
+    let expected = [
+        "disk/Clock",
+        "lm",
+        "nn",
+        "nn/mlp/Mlp",
+        "a/fused",
+        "random/stream",
+        "a/b/own/x",
+        "a/b/own/y",
+        "z",
+        "a/b/me/It",
+    ]
+    .map(path);
     assert_eq!(paths(text, &path("a/b")), BTreeSet::from(expected));
 }
 
@@ -248,20 +234,34 @@ fn circles(arrows: &BTreeSet<(String, String)>) -> BTreeSet<BTreeSet<String>> {
 /// The paths that a module names, from the crate's root, without those of its tests and comments.
 fn paths(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
     let before_tests = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let code: Vec<&str> = before_tests.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    let declared = |line: &&str| {
-        let name = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ").strip_prefix("mod ")?;
-        name.strip_suffix(';').map(str::to_owned)
+    let name = |line: &str, end| {
+        let line = line.trim_start_matches("pub").trim_start_matches("(crate)").trim_start();
+        Some(line.strip_prefix("mod ")?.strip_suffix(end)?.trim_end().to_owned())
     };
-    let children: BTreeSet<String> = code.iter().filter_map(declared).collect();
-    let code = code.join("\n");
+    let children: BTreeSet<String> = before_tests.lines().filter_map(|line| name(line, ';')).collect();
     let mut found = BTreeSet::new();
+    // Where the text is: in the module, or in one that begins and ends in its file.
+    let (mut place, mut code) = (module.to_vec(), String::new());
+    for line in before_tests.lines().chain(["}"]) {
+        let inner = name(line, '{');
+        if inner.is_some() || line == "}" {
+            paths_in(&std::mem::take(&mut code), &place, &children, &mut found);
+            place.truncate(module.len());
+            place.extend(inner);
+        }
+        code += line.split("//").next().unwrap_or_default();
+        code += "\n";
+    }
+    found
+}
+
+/// The same of a text without comments, in a module that has these children.
+fn paths_in(code: &str, module: &[String], children: &BTreeSet<String>, found: &mut BTreeSet<Vec<String>>) {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     for (at, _) in code.match_indices("::") {
         let name = code[..at].rsplit(|c| !is_name(c)).next().unwrap_or_default();
-        let before = &code[..at - name.len()];
         let mut start = match name {
-            _ if before.ends_with("::") => continue,
+            _ if code[..at - name.len()].ends_with("::") => continue,
             "crate" => Vec::new(),
             "super" => module[..module.len() - 1].to_vec(),
             "self" => module.to_vec(),
@@ -273,9 +273,8 @@ fn paths(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
             start.pop();
             rest = further;
         }
-        leaves(rest, start, &mut found);
+        leaves(rest, start, found);
     }
-    found
 }
 
 /// All that a path leads to: `a::{b, c::d}` after a beginning. Returns what follows it.
