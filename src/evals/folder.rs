@@ -375,7 +375,6 @@ mod tests {
     use super::{TABLES, card, flat, line, write_card};
     use crate::evals::ask::{Filled, Free, Item, MeasureConfig};
     use crate::evals::estimate::{behaviour, pronouns};
-    use crate::evals::model::How;
     use crate::evals::outcome::{Findings, ModelEntry, Outcome, RunConfig};
 
     fn fields(of: &str) -> Vec<&'static str> {
