@@ -177,7 +177,7 @@ fn meant(path: &Path) -> Option<String> {
             "the shell has not put your home folder for ~: write it without quotes, and after a space".to_owned(),
         );
     }
-    crate::disk::archive::broken_link(path)
+    crate::disk::files::broken_link(path)
 }
 
 /// Why nothing can be written there.

@@ -11,10 +11,10 @@ use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line,
 use crate::device::{self, DeviceChoice};
 use crate::disk::archive::write_atomically;
 use crate::disk::figure::{self, Series, SeriesPoint};
+use crate::disk::files::make_folder;
 use crate::disk::layers::merge;
 use crate::disk::lines;
 use crate::disk::lock::Claim;
-use crate::disk::lock::make_folder;
 use crate::pareto::attainment_front;
 use crate::studies::control_front::{
     self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed,

@@ -455,7 +455,7 @@ mod tests {
                 assert!(error.contains(name), "{path} = {wrong}: {error}");
             }
         }
-        // The same where a run folder's file says so.
+        // A run folder's file is refused in the same way.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let spoiled =

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
     /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: cannot be read: {source}", path.display())]
     Read {
         /// File.
         path: PathBuf,
@@ -71,7 +71,8 @@ pub(crate) fn read_text(path: &Path) -> Result<String, LayerError> {
 /// # Errors
 /// [`LayerError::Parse`].
 pub(crate) fn parse(text: &str, origin: &str) -> Result<Table, LayerError> {
-    text.parse::<Table>().map_err(|e| LayerError::Parse { origin: origin.to_owned(), reason: e.to_string() })
+    text.parse::<Table>()
+        .map_err(|e| LayerError::Parse { origin: origin.to_owned(), reason: e.to_string().trim_end().to_owned() })
 }
 
 /// Lays one table over another, value by value.

@@ -10,7 +10,8 @@ use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown 
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::disk::lock::Claim;
-use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
+use crate::evals::filter::report::{self, FilterReport, shown};
+use crate::evals::filter::{self as lib, FilterConfig, FilterError};
 use crate::evals::generate::{folders, read};
 use crate::evals::judge::Judge;
 
@@ -107,8 +108,8 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         };
         let rows = lib::rows(behaviour, candidates, &scores, &kept, config.seed);
-        let (report, map) = lib::report(behaviour, candidates, &scores, &kept, truths, &config);
-        let set = lib::save(&out, behaviour, &rows, &report, &map)?;
+        let (report, map) = report::report(behaviour, candidates, &scores, &kept, truths, &config);
+        let set = report::save(&out, behaviour, &rows, &report, &map)?;
         reports.push((report, set));
     }
     progress.finish();
@@ -120,7 +121,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
     }
     if args.shared.json {
-        let one = |(report, set): &(Report, PathBuf)| json!({"set": place(set), "report": report});
+        let one = |(report, set): &(FilterReport, PathBuf)| json!({"set": place(set), "report": report});
         let sets: Vec<_> = reports.iter().map(one).collect();
         print_json(&json!({
             "sets": sets, "failures": failures, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
@@ -133,9 +134,9 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
     }
 }
 
-fn describe(report: &Report) {
+fn describe(report: &FilterReport) {
     let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
-    let of_label = |own: &lib::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
+    let of_label = |own: &report::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
     print_line(&format!(
         "{}: {} questions, {} and {}; ceiling {}, floor {}",
         report.behaviour,
@@ -149,10 +150,10 @@ fn describe(report: &Report) {
         print_line(&format!("  {} candidates are too long for a judge and count as undecided (½)", report.too_long));
     }
     if let Some(truth) = &report.truth {
-        let of = |accuracy: Option<lib::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
+        let of = |accuracy: Option<report::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
         print_line(&format!("  labels right: unfiltered {}; filtered {}", of(truth.before), of(truth.after)));
     }
-    let lib::DiversityReport { before, after, clusters, .. } = &report.diversity;
+    let report::DiversityReport { before, after, clusters, .. } = &report.diversity;
     let distance = |of: Option<f64>| of.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.3}"));
     print_line(&format!(
         "  diversity before and after: distinct words {:.3} {:.3}, pairs {:.3} {:.3}, triples {:.3} {:.3}; mean \

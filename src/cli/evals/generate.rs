@@ -11,7 +11,8 @@ use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::behaviour::{self, EXAMPLE};
 use crate::evals::generate::{self as lib, GenerateConfig, Provenance};
-use crate::evals::model::{Model, weights_digest};
+use crate::evals::local::weights_digest;
+use crate::evals::model::Model;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {

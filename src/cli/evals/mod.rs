@@ -14,7 +14,8 @@ use clap::{Args, Subcommand};
 use super::arguments::pair;
 use super::{Failure, LayerArgs, SharedArgs, ask, note, print_json, print_line, remark, shown, warn};
 use crate::evals::endpoint::{Api, EndpointConfig};
-use crate::evals::model::{self, Model, ModelError};
+use crate::evals::error::ModelError;
+use crate::evals::model::Model;
 
 /// Arguments of `evals`.
 #[derive(Debug, Args)]
@@ -100,6 +101,6 @@ impl ModelArgs {
             samples: self.samples,
             prices: self.prices.unwrap_or_default(),
         };
-        model::open(spec, &config, template, now)
+        crate::evals::open(spec, &config, template, now)
     }
 }

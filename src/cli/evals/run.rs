@@ -11,10 +11,11 @@ use super::{Failure, ModelArgs, SharedArgs, print_json, print_line, shown};
 use crate::cli::lm::template_time;
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
-use crate::evals::measure::MeasureConfig;
-use crate::evals::model::Form;
+use crate::evals::ask::MeasureConfig;
+use crate::evals::model::PromptForm;
+use crate::evals::outcome::{ModelEntry, RunConfig};
 use crate::evals::report;
-use crate::evals::run::{self as evals, ModelEntry, RunConfig, Shown, name_apart};
+use crate::evals::run::{self as evals, RunObserver, name_apart};
 use crate::lm::run::asked_date;
 
 #[derive(Debug, Args)]
@@ -30,8 +31,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
     /// How a question becomes a prompt
-    #[arg(long, value_enum, default_value_t = Form::Dialogue)]
-    form: Form,
+    #[arg(long, value_enum, default_value_t = PromptForm::Dialogue)]
+    form: PromptForm,
     /// With --form chat: a chat template by name or file, for models of this machine [default: the tokenizer's]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
@@ -86,7 +87,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let stop = on_interrupt()?;
     if let Some(name) = [("--chat-template", &args.chat_template), ("--template-date", &args.template_date)]
         .iter()
-        .find_map(|(name, value)| value.as_ref().filter(|_| args.form != Form::Chat).map(|_| name))
+        .find_map(|(name, value)| value.as_ref().filter(|_| args.form != PromptForm::Chat).map(|_| name))
     {
         return Err(Failure::usage(format!("{name}: no template is used with this --form; give --form chat too")));
     }
@@ -133,10 +134,10 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// The day that templates are told: the one that is given, that of the folder's answers, or today where a template asks.
 fn date(args: &RunArgs, models: &[ModelEntry]) -> Result<Option<String>, Failure> {
-    if args.form != Form::Chat || args.template_date.is_some() {
+    if args.form != PromptForm::Chat || args.template_date.is_some() {
         return Ok(args.template_date.clone());
     }
-    let before = evals::config(&args.out)?.and_then(|before| before.measure.template_date);
+    let before = evals::asked(&args.out)?.and_then(|before| before.measure.template_date);
     Ok(before
         .or_else(|| models.iter().find_map(|model| asked_date(Path::new(&model.spec), args.chat_template.as_deref()))))
 }
@@ -165,7 +166,7 @@ fn models(args: &RunArgs) -> Result<Vec<ModelEntry>, Failure> {
     Ok(all)
 }
 
-impl Shown for Progress {
+impl RunObserver for Progress {
     fn note(&self, text: &str) {
         Self::note(self, text);
     }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::{Failure, ask as show_prompt, note, print_json, print_line, remark, shown, warn};
 use crate::evals::validate::folder::{self, Validation, Wanted, now};
-use crate::evals::validate::report::{self, Line};
-use crate::evals::validate::{Answer, Asked, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};
+use crate::evals::validate::report::{self, ReportLine};
+use crate::evals::validate::{Answer, RaterQuestion, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};
 
 #[derive(Debug, Args)]
 pub(super) struct ValidateArgs {
@@ -139,7 +139,7 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
     }
 }
 
-fn show(validation: &Validation, rater: &str, question: &Asked) {
+fn show(validation: &Validation, rater: &str, question: &RaterQuestion) {
     let given = answers_of(&validation.events, rater).len();
     let [first, second] = &question.answers;
     remark(&format!("\n{} of {}\n\n{}\n", given + 1, validation.turns(), question.text));
@@ -197,10 +197,10 @@ fn print_report(path: &Path, json: bool) -> Result<(), Failure> {
         print_line("the set's file has changed since the sample was drawn: this is about the set as it was then");
     }
     let table = report::table(&found);
-    let width = |text: fn(&Line) -> &str| table.iter().map(|line| text(line).chars().count()).max().unwrap_or(0);
+    let width = |text: fn(&ReportLine) -> &str| table.iter().map(|line| text(line).chars().count()).max().unwrap_or(0);
     let (names, values) = (width(|line| &line.name), width(|line| &line.value));
     print_line(&format!("{:names$}  {:values$}  Perez et al. 2022", "", "found"));
-    for Line { name, value, paper } in &table {
+    for ReportLine { name, value, paper } in &table {
         print_line(format!("{name:names$}  {value:values$}  {paper}").trim_end());
     }
     if let Some(why) = report::withheld(&found) {

@@ -20,9 +20,9 @@ use pairwise::disk::layers::{read_layer, set_layer};
 use pairwise::engine::mix::{MixEngine, Phase};
 use pairwise::engine::shelf;
 use pairwise::evals::endpoint::EndpointConfig;
-use pairwise::evals::model::{Asked, Prompt};
+use pairwise::evals::model::{ClosedQuestion, Prompt};
 use pairwise::evals::validate::{folder as validation, report as validation_report};
-use pairwise::evals::{behaviour, filter, generate as statements, model as evals_model, questions, report};
+use pairwise::evals::{behaviour, filter, generate as statements, questions, report};
 use pairwise::lm::chat::{ChatTemplate, Message};
 use pairwise::lm::data::{
     self, CandidateRow, CompletionRow, Conventions, Document, PreferenceRow, PromptRow, ReadConfig,
@@ -440,8 +440,9 @@ fn reply(at: &Path) -> bool {
     };
     // Another question each time, so that none is in the cache already.
     let question = format!("Is it {}?", ASKED.fetch_add(1, Ordering::Relaxed));
-    evals_model::open(&format!("http://{address}/v1#m"), &config, None, None).is_ok_and(|model| {
-        let asked = Asked { prompt: Prompt::Text(question), answers: vec![" Yes".to_owned(), " No".to_owned()] };
+    pairwise::evals::open(&format!("http://{address}/v1#m"), &config, None, None).is_ok_and(|model| {
+        let asked =
+            ClosedQuestion { prompt: Prompt::Text(question), answers: vec![" Yes".to_owned(), " No".to_owned()] };
         model.answers(&[asked], &|_| ()).is_ok()
     })
 }

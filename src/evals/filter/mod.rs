@@ -8,31 +8,28 @@
 //! NAME/diversity.json, .svg   a map of the statements before and after
 //! ```
 
+pub mod report;
+
 use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use plotters::prelude::*;
 use rand::seq::SliceRandom as _;
-use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::behaviour::{Behaviour, Form, Posed};
-use super::diversity::{self, Comparison};
+use super::behaviour::{Behaviour, BehaviourForm, PosedQuestion};
+use super::blocks::Blocks;
+use super::diversity;
 use super::generate::Candidate;
 use super::judge::{Judge, JudgeError, UNDECIDED};
-use super::questions::{self, Question};
-use crate::disk::archive::write_atomically;
-use crate::disk::figure;
-use crate::disk::{DiskError, lines};
+use super::questions::Question;
+use crate::disk::files::hex;
+use crate::disk::lines::plain_line;
+use crate::disk::{DiskError, text};
 use crate::lm::reviews;
-use crate::preference::calibration::expected_calibration_error;
-use crate::preference::statistics::wilson_interval;
 use crate::random::stream;
 
 /// How statements are filtered.
@@ -72,125 +69,20 @@ pub struct Score {
 pub enum Truth {
     /// It has this label: 0 or 1.
     Label(usize),
-    /// It has none of both: no label is right.
+    /// It has neither label.
     Neither,
-}
-
-/// What was kept, and what it is worth.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// Name of the behaviour.
-    pub behaviour: String,
-    /// How it was filtered.
-    pub config: FilterConfig,
-    /// For each label.
-    pub labels: [LabelReport; 2],
-    /// Candidates that were too long for a judge, and count as undecided.
-    #[serde(default)]
-    pub too_long: usize,
-    /// Questions of the set.
-    pub kept: usize,
-    /// Mean confidence of the labels: what a model with the behaviour can reach. `None` of an empty set.
-    pub ceiling: Option<f64>,
-    /// 1 − ceiling: what one without it can.
-    pub floor: Option<f64>,
-    /// Confidences of the labels that were kept, at 5, 25, 50, 75 and 95 %; `None` of an empty set.
-    pub quantiles: Option<[f64; 5]>,
-    /// All candidates by the probability of their wanted label.
-    pub calibration: Vec<Bin>,
-    /// Labels against what is known.
-    pub truth: Option<TruthReport>,
-    /// Of a sample of all candidates, and of as many that were kept.
-    pub diversity: DiversityReport,
-}
-
-/// Candidates of a label.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LabelReport {
-    /// The label.
-    pub label: String,
-    /// Candidates.
-    pub candidates: usize,
-    /// Those whose label is likelier than not.
-    pub above_half: usize,
-    /// Those that were kept.
-    pub kept: usize,
-    /// The least confidence among these; `None` of none.
-    pub least: Option<f64>,
-}
-
-/// Candidates whose wanted label has about the same probability.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Bin {
-    /// From this probability, up to the next bin's.
-    pub from: f64,
-    /// Candidates.
-    pub count: usize,
-    /// Mean probability; none for an empty bin.
-    pub mean: Option<f64>,
-    /// How many labels are right, where that is known.
-    pub accuracy: Option<Accuracy>,
-}
-
-/// How many labels are right.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Accuracy {
-    /// Statements of which the truth is known.
-    pub known: usize,
-    /// Those with the right label.
-    pub right: usize,
-    /// Those to which no label does justice, which count as wrong.
-    pub neither: usize,
-    /// Right of known.
-    pub share: f64,
-    /// Wilson's 95 % interval.
-    pub interval: [f64; 2],
-}
-
-/// Labels against what is known.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TruthReport {
-    /// Of all candidates.
-    pub before: Option<Accuracy>,
-    /// Of those that were kept.
-    pub after: Option<Accuracy>,
-    /// Expected calibration error over ten bins of the probability of the wanted label.
-    pub calibration_error: Option<f64>,
-}
-
-/// Diversity without the map, which has a file of its own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DiversityReport {
-    /// Of a sample of all candidates, as large as the set, and with as many of each label.
-    pub before: diversity::Diversity,
-    /// Of the set.
-    pub after: diversity::Diversity,
-    /// Clusters that both were divided into.
-    pub clusters: usize,
-    /// Shares of the variance along and up the map.
-    pub explained: [f64; 2],
 }
 
 /// Statements that cannot be filtered.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// The file system said no.
-    #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
     /// A judge that cannot be asked.
     #[error(transparent)]
     Judge(#[from] JudgeError),
-    /// A figure cannot be written.
+    /// A file.
     #[error(transparent)]
-    Figure(#[from] DiskError),
-    /// A file is not what it should be.
+    Disk(#[from] DiskError),
+    /// A row of a file is not what it should be.
     #[error("{}:{line}: {problem}", path.display())]
     Row {
         /// File.
@@ -215,12 +107,8 @@ pub enum FilterError {
 
 /// Candidates that are judged together and written down together.
 const BLOCK: usize = 256;
-/// Bins of the calibration table.
-const BINS: usize = 10;
 /// Digits by which the files of judges are told apart.
 const KEY_DIGITS: usize = 12;
-/// Where quantiles are told.
-const QUANTILES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 /// Asks the judges about every candidate. They are written to `path`; `done` is told how many are judged. What these judges
 /// have said before, in a call that was stopped or finished, is kept beside it, and is not asked again.
@@ -243,46 +131,41 @@ pub fn score(
         "judge": config.judge, "judge_is": judge.identity(),
         "relevance_judge": config.relevance_judge, "relevance_judge_is": relevance.map(Judge::identity),
         "candidates": digest(behaviour, candidates),
-    })
-    .to_string();
+    });
     // Every judge has a file of its own, so that no one's work is in another's way.
-    let key = &hex(&Sha256::digest(&head))[..KEY_DIGITS];
+    let key = &hex(&Sha256::digest(head.to_string()))[..KEY_DIGITS];
     let judged = path.with_file_name(format!("judged-{key}.jsonl"));
-    let mut scores = begun(&judged, &head, candidates)?;
-    while scores.len() < candidates.len() {
-        done(scores.len());
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
+    let of_candidate = |i: usize, line: &str| {
+        let score: Score = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        match score.index == candidates[i].index {
+            true => Ok(score),
+            false => Err(format!("index: is {}, which is not that of candidate {}", score.index, i + 1)),
         }
-        let first = scores.len();
-        let block = &candidates[first..candidates.len().min(first + BLOCK)];
+    };
+    let blocks = blocks(&judged, &head, candidates.len());
+    let scores = blocks.work(of_candidate, plain_line, stop, done, |range| {
+        let (first, block) = (range.start, &candidates[range]);
         let of_block = AtomicUsize::new(0);
         let count = |more: usize| done(first + of_block.fetch_add(more, Ordering::Relaxed) + more);
-        let posed: Vec<Posed> = block.iter().map(|one| behaviour.discriminated(&one.statement)).collect();
+        let posed: Vec<PosedQuestion> = block.iter().map(|one| behaviour.discriminated(&one.statement)).collect();
         let labels = judge.probabilities(&posed, &count)?;
         let relevances = match relevance {
             Some(judge) => {
-                let posed: Vec<Posed> = block.iter().map(|one| behaviour.relevant(&one.statement)).collect();
+                let posed: Vec<PosedQuestion> = block.iter().map(|one| behaviour.relevant(&one.statement)).collect();
                 judge.probabilities(&posed, &|_| ())?.into_iter().map(Some).collect()
             }
             None => vec![None; block.len()],
         };
-        let new: Vec<Score> = block
-            .iter()
-            .zip(labels.into_iter().zip(relevances))
-            .map(|(one, (first, relevance))| {
-                let too_long = first.is_none() || relevance == Some(None);
-                let first = first.unwrap_or(UNDECIDED);
-                let label = if one.label == behaviour.labels[0] { first } else { 1.0 - first };
-                Score { index: one.index, label, relevance: relevance.map(|p| p.unwrap_or(UNDECIDED)), too_long }
-            })
-            .collect();
-        append(&judged, &new)?;
-        scores.extend(new);
-    }
-    done(scores.len());
-    let lines: String = scores.iter().map(json_line).collect();
-    write(path, lines.as_bytes())?;
+        let score = |(one, (first, relevance)): (&Candidate, (Option<f64>, Option<Option<f64>>))| {
+            let too_long = first.is_none() || relevance == Some(None);
+            let first = first.unwrap_or(UNDECIDED);
+            let label = if one.label == behaviour.labels[0] { first } else { 1.0 - first };
+            Score { index: one.index, label, relevance: relevance.map(|p| p.unwrap_or(UNDECIDED)), too_long }
+        };
+        Ok::<_, FilterError>(block.iter().zip(labels.into_iter().zip(relevances)).map(score).collect())
+    })?;
+    let Some(scores) = scores else { return Ok(None) };
+    text::write(path, &scores.iter().map(plain_line).collect::<String>())?;
     if !scores.is_empty() && scores.iter().all(|score| score.too_long) {
         let of =
             |judge: &Judge| judge.limit().map_or_else(|| "as many as it reads".to_owned(), |most| most.to_string());
@@ -344,8 +227,8 @@ pub fn select(
     Ok(kept)
 }
 
-/// The rows of the set. Those of the persona sets take turns, the matching answer " Yes" first, each label in
-/// descending confidence; choices stand in any order and without confidence: both as in anthropics/evals.
+/// The rows of the set, as in anthropics/evals. In persona sets the labels take turns, " Yes" first, each in descending
+/// confidence. Questions with choices stand in any order and have no confidence.
 #[must_use]
 pub fn rows(
     behaviour: &Behaviour,
@@ -358,15 +241,15 @@ pub fn rows(
         let statement = &candidates[i].statement;
         let row = behaviour.as_question(statement, label);
         match behaviour.form {
-            Form::Statement => {
+            BehaviourForm::Statement => {
                 Question { statement: Some(statement.clone()), label_confidence: Some(scores[i].label), ..row }
             }
-            Form::Choice => row,
+            BehaviourForm::Choice => row,
         }
     };
     let mut rows: Vec<Question> =
         kept[0].iter().zip(&kept[1]).flat_map(|(&first, &second)| [row(0, first), row(1, second)]).collect();
-    if behaviour.form == Form::Choice {
+    if behaviour.form == BehaviourForm::Choice {
         rows.shuffle(&mut stream(seed, "filter-order", 0));
     }
     rows
@@ -375,7 +258,7 @@ pub fn rows(
 /// What is known of every candidate: by the reader of the embedded world, by a file, or by what the candidates say.
 ///
 /// # Errors
-/// For a file that is not what it should be, or a label that is none.
+/// For a file that is not what it should be, or an unknown label.
 pub fn truths(
     behaviour: &Behaviour,
     candidates: &[Candidate],
@@ -391,7 +274,7 @@ pub fn truths(
         Some("reviews") => Ok(candidates.iter().map(|one| Some(of_review(&one.statement))).collect()),
         Some(file) => {
             let path = Path::new(file);
-            let text = fs::read_to_string(path).map_err(|source| io(path, "read", source))?;
+            let text = fs::read_to_string(path).map_err(DiskError::io(path, "read"))?;
             let mut known: HashMap<Vec<String>, Truth> = HashMap::new();
             for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
                 let wrong = |problem: String| FilterError::Row { path: path.to_owned(), line: i + 1, problem };
@@ -413,203 +296,10 @@ pub fn truths(
     }
 }
 
-/// What was kept, beside what there was; and the map.
-#[must_use]
-pub fn report(
-    behaviour: &Behaviour,
-    candidates: &[Candidate],
-    scores: &[Score],
-    kept: &[Vec<usize>; 2],
-    truths: &[Option<Truth>],
-    config: &FilterConfig,
-) -> (Report, Vec<MapPoint>) {
-    let label_of = |i: usize| usize::from(candidates[i].label != behaviour.labels[0]);
-    let all: Vec<usize> = (0..candidates.len()).collect();
-    let set: Vec<usize> = kept.concat();
-    let accuracy = |of: &[usize]| {
-        let known: Vec<(usize, Truth)> = of.iter().filter_map(|&i| Some((i, truths[i]?))).collect();
-        let right = known.iter().filter(|(i, truth)| *truth == Truth::Label(label_of(*i))).count();
-        (!known.is_empty()).then(|| Accuracy {
-            known: known.len(),
-            right,
-            neither: known.iter().filter(|(_, truth)| *truth == Truth::Neither).count(),
-            share: right as f64 / known.len() as f64,
-            interval: wilson_interval(right, known.len()),
-        })
-    };
-    let mut bins: Vec<Vec<usize>> = vec![Vec::new(); BINS];
-    for &i in &all {
-        bins[((scores[i].label * BINS as f64) as usize).min(BINS - 1)].push(i);
-    }
-    let bin = |(number, own): (usize, &Vec<usize>)| Bin {
-        from: number as f64 / BINS as f64,
-        count: own.len(),
-        mean: mean(own.iter().map(|&i| scores[i].label)),
-        accuracy: accuracy(own),
-    };
-    let calibration = bins.iter().enumerate().map(bin).collect();
-    let truth = truths.iter().any(Option::is_some).then(|| {
-        let known = all.iter().filter_map(|&i| Some((scores[i].label, truths[i]? == Truth::Label(label_of(i)))));
-        let (probabilities, right): (Vec<f64>, Vec<f64>) =
-            known.map(|(p, right)| (p, f64::from(u8::from(right)))).unzip();
-        TruthReport {
-            before: accuracy(&all),
-            after: accuracy(&set),
-            calibration_error: expected_calibration_error(&probabilities, &right, BINS),
-        }
-    });
-    let label_report = |label: usize| {
-        let own: Vec<usize> = all.iter().copied().filter(|&i| label_of(i) == label).collect();
-        LabelReport {
-            label: behaviour.labels[label].clone(),
-            candidates: own.len(),
-            above_half: own.iter().filter(|&&i| scores[i].label > 0.5).count(),
-            kept: kept[label].len(),
-            least: kept[label].iter().map(|&i| scores[i].label).min_by(f64::total_cmp),
-        }
-    };
-    let mut confidences: Vec<f64> = set.iter().map(|&i| scores[i].label).collect();
-    confidences.sort_by(f64::total_cmp);
-    let ceiling = mean(confidences.iter().copied());
-
-    // As many of all candidates as were kept, of each label.
-    let drawn = |label: usize| {
-        let own: Vec<usize> = all.iter().copied().filter(|&i| label_of(i) == label).collect();
-        let mut rng = stream(config.seed, "filter-before", label as u64);
-        sample(&mut rng, own.len(), kept[label].len().min(own.len())).into_iter().map(|i| own[i]).collect::<Vec<_>>()
-    };
-    let before = [drawn(0), drawn(1)].concat();
-    let texts = |of: &[usize]| of.iter().map(|&i| candidates[i].statement.as_str()).collect::<Vec<_>>();
-    let Comparison { before: sampled, after, clusters, explained, map } =
-        diversity::compare(&texts(&before), &texts(&set), config.seed);
-    let point = |(place, (&i, [x, y])): (usize, (&usize, [f64; 2]))| MapPoint {
-        index: candidates[i].index,
-        label: label_of(i),
-        kept: place >= before.len(),
-        place: [x, y],
-    };
-    let map = before.iter().chain(&set).zip(map).enumerate().map(point).collect();
-    let report = Report {
-        behaviour: behaviour.name.clone(),
-        config: config.clone(),
-        labels: [0, 1].map(label_report),
-        too_long: scores.iter().filter(|score| score.too_long).count(),
-        kept: set.len(),
-        ceiling,
-        floor: ceiling.map(|ceiling| 1.0 - ceiling),
-        quantiles: (!confidences.is_empty()).then(|| QUANTILES.map(|share| quantile(&confidences, share))),
-        calibration,
-        truth,
-        diversity: DiversityReport { before: sampled, after, clusters, explained },
-    };
-    (report, map)
-}
-
-/// A statement's place on the map.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct MapPoint {
-    /// Number of the text.
-    pub index: usize,
-    /// Its label: 0 or 1.
-    pub label: usize,
-    /// Whether it is one of the set, or of the sample of all.
-    pub kept: bool,
-    /// Along and up.
-    pub place: [f64; 2],
-}
-
-/// Writes the set, and all that is known of it.
-///
-/// # Errors
-/// When a file cannot be written.
-pub fn save(
-    out: &Path,
-    behaviour: &Behaviour,
-    rows: &[Question],
-    report: &Report,
-    map: &[MapPoint],
-) -> Result<PathBuf, FilterError> {
-    let (sets, own) = (out.join("sets"), out.join(&behaviour.name));
-    for folder in [&sets, &own] {
-        fs::create_dir_all(folder).map_err(|source| io(folder, "make the folder", source))?;
-    }
-    write(&own.join("diversity.json"), lines::pretty(&json!({"points": map})).as_bytes())?;
-    draw(&own.join("diversity.svg"), behaviour, map)?;
-    write(&own.join("filter.md"), report.to_markdown().as_bytes())?;
-    write(&own.join("filter.json"), lines::pretty(report).as_bytes())?;
-    let set = sets.join(format!("{}.jsonl", behaviour.name));
-    write(&set, questions::to_jsonl(rows).as_bytes())?;
-    Ok(set)
-}
-
 impl Default for FilterConfig {
     fn default() -> Self {
         Self { judge: String::new(), relevance_judge: None, per_label: 500, truth: None, seed: 0 }
     }
-}
-
-impl Report {
-    /// As a page.
-    #[must_use]
-    pub fn to_markdown(&self) -> String {
-        let mut page = format!("# {}\n\n", self.behaviour);
-        let relevance = self.config.relevance_judge.as_ref().map(|judge| format!(", relevance by {judge}"));
-        let _ = writeln!(page, "Judge: {}{}\n", self.config.judge, relevance.unwrap_or_default());
-        page += "| label | candidates | likelier than not | kept | least confidence |\n|---|---|---|---|---|\n";
-        for LabelReport { label, candidates, above_half, kept, least } in &self.labels {
-            let least = least.map_or_else(|| "–".to_owned(), |least| format!("{least:.3}"));
-            let _ = writeln!(page, "| {label} | {candidates} | {above_half} | {kept} | {least} |");
-        }
-        if self.too_long > 0 {
-            let _ =
-                writeln!(page, "\n{} candidates are too long for a judge and count as undecided (½).", self.too_long);
-        }
-        let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
-        let all = (0..QUANTILES.len()).map(|i| number(self.quantiles.map(|quantiles| quantiles[i])));
-        let _ = writeln!(
-            page,
-            "\nCeiling (mean confidence) {}, floor {}; confidence at 5, 25, 50, 75, 95 %: {}\n",
-            number(self.ceiling),
-            number(self.floor),
-            all.collect::<Vec<_>>().join(", ")
-        );
-        if let Some(truth) = &self.truth {
-            for (what, accuracy) in [("unfiltered", truth.before), ("filtered", truth.after)] {
-                let _ = writeln!(page, "- labels right, {what}: {}", accuracy.map_or_else(|| "-".to_owned(), shown));
-            }
-            let error = truth.calibration_error.map_or_else(|| "-".to_owned(), |error| format!("{error:.3}"));
-            let _ = writeln!(page, "- expected calibration error of the judge over all candidates: {error}\n");
-        }
-        page += "| P[wanted label] | candidates | mean | right |\n|---|---|---|---|\n";
-        for Bin { from, count, mean, accuracy } in &self.calibration {
-            let mean = mean.map_or_else(|| "-".to_owned(), |mean| format!("{mean:.3}"));
-            let right = accuracy.map_or_else(|| "-".to_owned(), shown);
-            let _ = writeln!(page, "| {from:.1}–{:.1} | {count} | {mean} | {right} |", from + 1.0 / BINS as f64);
-        }
-        let DiversityReport { before, after, clusters, explained } = &self.diversity;
-        let _ = writeln!(page, "\n| diversity | {} of all | {} kept |\n|---|---|---|", before.texts, after.texts);
-        for (i, what) in ["words", "pairs of words", "triples"].iter().enumerate() {
-            let _ = writeln!(page, "| distinct {what} | {:.3} | {:.3} |", before.distinct[i], after.distinct[i]);
-        }
-        let distance = |of: Option<f64>| of.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.3}"));
-        let _ = writeln!(page, "| mean distance | {} | {} |", distance(before.distance), distance(after.distance));
-        let _ = writeln!(page, "| clusters of {clusters} | {} | {} |", before.clusters, after.clusters);
-        let _ = writeln!(
-            page,
-            "| effective clusters | {:.1} | {:.1} |\n\nThe map, diversity.svg, shows {:.0} % of the variance.",
-            before.effective_clusters,
-            after.effective_clusters,
-            100.0 * (explained[0] + explained[1])
-        );
-        page
-    }
-}
-
-/// A share with its interval.
-#[must_use]
-pub fn shown(accuracy: Accuracy) -> String {
-    let Accuracy { known, right, share, interval: [low, high], .. } = accuracy;
-    format!("{:.1} % [{:.1}, {:.1}], {right} of {known}", 100.0 * share, 100.0 * low, 100.0 * high)
 }
 
 /// A row of a file of truths.
@@ -628,130 +318,17 @@ fn of_review(statement: &str) -> Truth {
     }
 }
 
-/// What the judges of this head have said; a torn line is cut off.
-fn begun(path: &Path, head: &str, candidates: &[Candidate]) -> Result<Vec<Score>, FilterError> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(io(path, "read", source)),
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(str::trim_end);
-    let mut scores: Vec<Score> = Vec::new();
-    match lines.next() {
-        Some(found) if found != head => {
-            let problem = "holds what other judges said: remove the file, and these are asked again".to_owned();
-            return Err(FilterError::Row { path: path.to_owned(), line: 1, problem });
-        }
-        _ => {}
-    }
-    let fits = |score: &Score, i: usize| candidates.get(i).is_some_and(|one| one.index == score.index);
-    for (i, line) in lines.enumerate() {
-        // What follows was asked for, and paid for: it is not dropped.
-        let bad = |problem: String| FilterError::Row {
-            path: path.to_owned(),
-            line: i + 2,
-            problem: format!("{problem}: mend the line, or remove it and all below it, which are then asked again"),
-        };
-        let score: Score = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
-        if !fits(&score, scores.len()) {
-            return Err(bad(format!("index: is {}, which is not that of candidate {}", score.index, scores.len() + 1)));
-        }
-        scores.push(score);
-    }
-    // Blocks are asked for whole, so that the same things are computed together.
-    scores.truncate(if scores.len() < candidates.len() { scores.len() / BLOCK * BLOCK } else { scores.len() });
-    let kept: String = std::iter::once(format!("{head}\n")).chain(scores.iter().map(json_line)).collect();
-    if kept.as_bytes() != bytes {
-        write(path, kept.as_bytes())?;
-    }
-    Ok(scores)
+/// What a judge says, in its file.
+fn blocks<'a>(path: &'a Path, head: &'a serde_json::Value, total: usize) -> Blocks<'a> {
+    let other = "holds what other judges said: remove the file, and these are asked again";
+    Blocks { path, head: Some(head), other, total, size: BLOCK }
 }
 
 fn digest(behaviour: &Behaviour, candidates: &[Candidate]) -> String {
     let mut hash = Sha256::new();
-    hash.update(json_line(behaviour));
-    candidates.iter().for_each(|candidate| hash.update(json_line(candidate)));
+    hash.update(plain_line(behaviour));
+    candidates.iter().for_each(|candidate| hash.update(plain_line(candidate)));
     hex(&hash.finalize())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Two pictures of one map: all candidates, and what was kept.
-fn draw(path: &Path, behaviour: &Behaviour, map: &[MapPoint]) -> Result<(), DiskError> {
-    figure::write(path, |svg| {
-        let root = SVGBackend::with_string(svg, (960, 480)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let range = |axis: usize| {
-            let places = map.iter().map(|point| point.place[axis]);
-            let (low, high) = places.fold((0.0_f64, 0.0_f64), |(low, high), place| (low.min(place), high.max(place)));
-            let margin = 0.05 * (high - low).max(1e-6);
-            low - margin..high + margin
-        };
-        for (kept, area) in [false, true].into_iter().zip(root.split_evenly((1, 2))) {
-            let count = map.iter().filter(|point| point.kept == kept).count();
-            let title = match kept {
-                false => format!("{}: {count} of all candidates", behaviour.name),
-                true => format!("{count} kept"),
-            };
-            let mut chart = ChartBuilder::on(&area)
-                .caption(title, ("sans-serif", 16))
-                .margin(12)
-                .x_label_area_size(32)
-                .y_label_area_size(40)
-                .build_cartesian_2d(range(0), range(1))?;
-            let mesh = &mut chart.configure_mesh();
-            mesh.x_desc("first component").y_desc("second component").light_line_style(TRANSPARENT).draw()?;
-            for (label, color) in LABEL_COLORS.into_iter().enumerate() {
-                let own = map.iter().filter(|point| point.kept == kept && point.label == label);
-                let dots = own.map(|point| Circle::new((point.place[0], point.place[1]), 3, color.mix(0.6).filled()));
-                chart
-                    .draw_series(dots)?
-                    .label(&behaviour.labels[label])
-                    .legend(move |(x, y)| Circle::new((x + 8, y), 3, color.filled()));
-            }
-            chart.configure_series_labels().label_font(("sans-serif", 12)).background_style(WHITE.mix(0.8)).draw()?;
-        }
-        root.present()?;
-        Ok(())
-    })
-}
-
-/// Not the blue and orange that stand for first and second.
-const LABEL_COLORS: [RGBColor; 2] = [RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| (sum + value, count + 1));
-    (count > 0).then(|| sum / count as f64)
-}
-
-/// Between the two nearest of sorted values, in proportion. There has to be one.
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let last = sorted.len() - 1;
-    let place = share * last as f64;
-    let below = place as usize;
-    let above = (below + 1).min(last);
-    sorted[below] + (place - below as f64) * (sorted[above] - sorted[below])
-}
-
-fn append(path: &Path, scores: &[Score]) -> Result<(), FilterError> {
-    let text: String = scores.iter().map(json_line).collect();
-    let mut file = OpenOptions::new().append(true).open(path).map_err(|source| io(path, "open", source))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(|source| io(path, "write", source))
-}
-
-fn json_line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("plain structs always serialise") + "\n"
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), FilterError> {
-    write_atomically(path, bytes).map_err(|source| io(path, "write", source))
-}
-
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> FilterError {
-    FilterError::Io { path: path.to_owned(), action, source }
 }
 
 #[cfg(test)]
@@ -761,11 +338,15 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{FilterConfig, FilterError, Score, Truth, begun, quantile, report, rows, save, score, select, truths};
-    use crate::evals::behaviour::{Behaviour, Form};
+    use super::report::{report, save};
+    use super::{FilterConfig, FilterError, Score, Truth, blocks, rows, score, select, truths};
+    use crate::disk::DiskError;
+    use crate::disk::lines::plain_line;
+    use crate::evals::behaviour::{Behaviour, BehaviourForm};
+    use crate::evals::error::ModelError;
     use crate::evals::generate::Candidate;
     use crate::evals::judge::Judge;
-    use crate::evals::model::{Answered, Asked, How, Model, ModelError, Prompt, Sampling, Written};
+    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
     use crate::evals::questions::{self, Rows};
     use crate::lm::config::{ModelConfig, Output, SmallLlama};
     use crate::lm::ensemble::RewardModels;
@@ -784,12 +365,13 @@ mod tests {
         fn name(&self) -> &str {
             "fake"
         }
-        fn parameters(&self) -> Option<usize> {
-            None
-        }
-        fn answers(&self, asked: &[Asked], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
+        fn answers(
+            &self,
+            asked: &[ClosedQuestion],
+            done: &(dyn Fn(usize) + Sync),
+        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
             self.asked.fetch_add(asked.len(), Ordering::Relaxed);
-            let one = |asked: &Asked| {
+            let one = |asked: &ClosedQuestion| {
                 let Prompt::Text(text) = &asked.prompt else { panic!("text") };
                 let statement = text.rsplit_once("number ").unwrap().1;
                 let n: f64 = statement.split('"').next().unwrap().split(' ').next().unwrap().parse().unwrap();
@@ -797,7 +379,7 @@ mod tests {
                 let odds = if asked.answers == [" Yes", " No"] { [9.0 - 8.0 * (n % 2.0), 1.0] } else { [n, 10.0 - n] };
                 // Neither is likely: only their ratio counts.
                 let log_probs = odds.map(|odds| (odds * 1e-9).ln()).to_vec();
-                Answered { log_probs, how: How::Exact, cut: text.contains("long"), conditional: false }
+                AnswerProbabilities { log_probs, how: How::Exact, cut: text.contains("long"), conditional: false }
             };
             Ok(asked.iter().map(one).collect())
         }
@@ -809,9 +391,6 @@ mod tests {
             _: &(dyn Fn(usize) + Sync),
         ) -> Result<Vec<Written>, ModelError> {
             Err(ModelError::Config("answers only".to_owned()))
-        }
-        fn remarks(&self) -> Vec<String> {
-            Vec::new()
         }
     }
 
@@ -918,7 +497,7 @@ mod tests {
         // Choices have neither statement nor confidence.
         let question = |i: usize| format!("Would you {i}?\n\nChoices:\n (A) Yes\n (B) No");
         let choice = Behaviour {
-            form: Form::Choice,
+            form: BehaviourForm::Choice,
             labels: ["(A)", "(B)"].map(str::to_owned),
             answers: [" (A)", " (B)"].map(str::to_owned),
             question: "{statement}".to_owned(),
@@ -999,7 +578,7 @@ mod tests {
         let error = truths(&dogs(), &candidates(), Some(file)).unwrap_err().to_string();
         assert!(error.contains("truth.jsonl:1: missing field `label`"), "{error}");
         let error = truths(&dogs(), &candidates(), Some("none.jsonl")).unwrap_err();
-        assert!(matches!(error, FilterError::Io { .. }));
+        assert!(matches!(error, FilterError::Disk(DiskError::Io { .. })));
         let mut own = candidates();
         own[3].truth = Some("perhaps".to_owned());
         let error = truths(&dogs(), &own, None).unwrap_err().to_string();
@@ -1051,18 +630,28 @@ mod tests {
         assert_eq!(text.lines().count(), 1 + 256);
         // Another block, torn.
         std::fs::write(&own, format!("{text}{{\"index\":256,\"la")).unwrap();
-        let head = text.lines().next().unwrap();
-        assert_eq!(begun(&own, head, &many).unwrap().len(), 256);
+        let head = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let begun = |head| {
+            let read = |i: usize, line: &str| match serde_json::from_str::<Score>(line) {
+                Ok(score) if score.index == i => Ok(score),
+                Ok(score) => Err(format!("index: is {}", score.index)),
+                Err(error) => Err(error.to_string()),
+            };
+            blocks(&own, head, many.len()).begun(read, plain_line)
+        };
+        assert_eq!(begun(&head).unwrap().len(), 256);
         assert_eq!(std::fs::read_to_string(&own).unwrap(), text);
         // A line in the middle that cannot be read is named, and nothing of what was paid for is lost.
-        for (broken, expected) in [("{\"index\":3", ":5: EOF while parsing"), ("{\"index\":7,", ":5: index: is 7")] {
+        for (broken, expected) in
+            [("{\"index\":3", "line 5: EOF while parsing"), ("{\"index\":7,", "line 5: index: is 7")]
+        {
             let changed = text.replacen(
                 "{\"index\":3,",
                 &format!("{broken}{}", if broken.ends_with(',') { "" } else { "\n" }),
                 1,
             );
             std::fs::write(&own, &changed).unwrap();
-            let error = begun(&own, head, &many).unwrap_err().to_string();
+            let error = begun(&head).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("mend the line"), "{error}");
             assert_eq!(std::fs::read_to_string(&own).unwrap(), changed);
         }
@@ -1077,8 +666,8 @@ mod tests {
         assert_eq!(ask("a", usize::MAX), (Some(600), 0));
         assert_eq!((ask("b", usize::MAX), std::fs::read(&path).unwrap()), ((Some(600), 0), of_b));
         // A file that is not this judge's is not written over.
-        let error = begun(&own, "{}", &many).unwrap_err().to_string();
-        assert!(error.contains(":1: holds what other judges said: remove the file"), "{error}");
+        let error = begun(&serde_json::json!({})).unwrap_err().to_string();
+        assert!(error.contains("line 1: holds what other judges said: remove the file"), "{error}");
     }
 
     /// Reads 64 tokens, most of them a letter.
@@ -1152,10 +741,5 @@ mod tests {
             "the judge finds a probability of NaN: are its weights finite numbers?"
         );
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn quantiles_lie_between_the_nearest() {
-        assert_eq!([0.0, 0.5, 1.0, 0.25].map(|share| quantile(&[1.0, 2.0, 4.0], share)), [1.0, 2.0, 4.0, 1.5]);
     }
 }
