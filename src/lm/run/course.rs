@@ -11,6 +11,7 @@ use super::config::{LmConfig, StageKind, first_config};
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
+use crate::disk::layers;
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,8 +99,9 @@ pub(super) fn changed(
     let wrong = |reason: String| DiskError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
     changes::apply(&mut table, &change.fields).map_err(wrong)?;
-    let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
-    Ok(config.map_err(|error| wrong(error.to_string()))?)
+    let config: LmConfig = layers::from_table(table).map_err(|error| wrong(error.to_string()))?;
+    config.validate().map_err(|error| wrong(error.to_string()))?;
+    Ok(config)
 }
 
 /// A run's configuration, and the changes that are still to come.

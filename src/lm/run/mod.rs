@@ -31,7 +31,6 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 use toml::Table;
 
-pub(in crate::lm) use self::config::writable;
 pub use self::config::{
     DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
     SIZES, SftConfig, StageKind, read_config,
@@ -50,6 +49,7 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 use super::train::Metrics;
 use crate::device::DeviceError;
 use crate::disk::archive::{ArchiveError, write_atomically};
+use crate::disk::layers::LayerError;
 use crate::disk::{DiskError, Folder, kept, lines, shown};
 use crate::finite::NotFinite;
 use crate::nn::to_host;
@@ -141,6 +141,9 @@ pub enum LmError {
     /// A gold reward.
     #[error(transparent)]
     Gold(#[from] GoldError),
+    /// A layer of the configuration, or a value that no configuration can hold.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// A value out of range, or values that do not go together.
     #[error("{0}")]
     Config(String),
