@@ -48,7 +48,7 @@ pub(crate) struct SharedArgs {
 /// What lies over a configuration's defaults, under the flags.
 #[derive(Debug, Args)]
 pub(crate) struct LayerArgs {
-    /// TOML file laid over the defaults (of a task, over its preset), such as the config.toml of another run
+    /// TOML file laid over the defaults and a task's preset, such as the config.toml of another run
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE; may be given several times

@@ -23,7 +23,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::disk::archive::write_atomically;
-use flags::{JsonArgs, LayerArgs, SharedArgs, Threads};
+use flags::{JsonArgs, LayerArgs, SharedArgs};
 use screen::{ask, note, number, over_seeds, plus_minus, print_line, print_table, print_text, remark, shown, warn};
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"

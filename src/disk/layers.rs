@@ -85,23 +85,18 @@ pub fn set_layer(assignment: &str) -> Result<Table, LayerError> {
 /// # Errors
 /// [`LayerError::Value`], naming the value that TOML cannot hold: a path that is not UTF-8, a number from 2⁶³ on.
 pub fn layer(options: &impl Serialize) -> Result<Table, LayerError> {
-    // A table's own error does not say where; a text's does, but it has room for larger numbers than a table.
+    // A table's own error does not say where; JSON has room for all that a table has, and more.
     let mut track = serde_path_to_error::Track::new();
-    let mut text = toml::ser::Buffer::new();
-    let text = toml::Serializer::new(&mut text);
-    options
-        .serialize(serde_path_to_error::Serializer::new(text, &mut track))
+    let all = serde_path_to_error::Serializer::new(serde_json::value::Serializer, &mut track);
+    let all = options
+        .serialize(all)
         .map_err(|error| LayerError::Value { field: track.path().to_string(), problem: error.to_string() })?;
-    Table::try_from(options).map_err(|error| {
-        let found = serde_json::to_value(options).ok().and_then(|value| too_large(&value, ""));
-        match found {
-            Some(field) => LayerError::Value {
-                field,
-                problem: "must be below 2^63, as every number of a configuration".to_owned(),
-            },
-            None => LayerError::Value { field: "configuration".to_owned(), problem: error.to_string() },
-        }
-    })
+    if let Some(field) = too_large(&all, "") {
+        let problem = "must be below 2^63, as every number of a configuration".to_owned();
+        return Err(LayerError::Value { field, problem });
+    }
+    Table::try_from(options)
+        .map_err(|error| LayerError::Value { field: "configuration".to_owned(), problem: error.to_string() })
 }
 
 /// A configuration with `layers` laid over it, the last one on top.
@@ -265,6 +260,7 @@ mod tests {
         {
             use std::os::unix::ffi::OsStringExt as _;
             let path = std::ffi::OsString::from_vec(vec![0xff]).into();
+            // What is `None` before it does not lead astray.
             let error = layer(&Outer { ppo: Inner { gamma: 0.5, path }, ..Outer::default() }).unwrap_err().to_string();
             assert!(error.starts_with("ppo.path: path contains invalid UTF-8"), "{error}");
         }

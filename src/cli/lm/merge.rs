@@ -132,7 +132,6 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
 }
 
 /// Why a merge ended.
-#[expect(clippy::needless_pass_by_value, reason = "what maps an error takes it")]
 pub(super) fn merge_failure(error: MergeFolderError) -> Failure {
     match error {
         MergeFolderError::Interrupted => Failure::interrupted(error.to_string()),

@@ -213,7 +213,7 @@ struct PreferenceFlags {
 #[derive(Debug, Args, Serialize)]
 struct LossFlags {
     /// Loss: sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
-    #[arg(long = "loss")]
+    #[arg(long = "loss", value_name = "NAME")]
     kind: Option<LossKind>,
     #[command(flatten)]
     #[serde(flatten)]
@@ -242,9 +242,9 @@ pub(in crate::cli) struct ModpoFlags {
 
 #[derive(Debug, Args, Serialize)]
 struct ObjectiveFlags {
-    /// An objective, once for each: name=N,weight=W with data=FILE, its preferences, and reward=SPEC, its reward: model:DIR,
-    /// implicit:DIR or a gold reward. One objective is learned from its data; the others count by their rewards, and its own
-    /// reward, where there is one, gives their unit. Weights sum to 1
+    /// An objective, once for each: name=N,weight=W,data=FILE,reward=SPEC. The policy learns from the preferences in the data
+    /// of one objective, and from the rewards of the others: model:DIR, implicit:DIR or a gold reward. The reward of the one,
+    /// if it is given, sets the unit of the others. Weights sum to 1
     #[arg(long = "objective", value_name = "FIELDS", value_parser = objective)]
     objectives: Option<Vec<ObjectiveFlag>>,
     /// The objective whose preferences are learned from [default: the one of the largest weight]
@@ -384,7 +384,7 @@ fn size(name: &str) -> Result<SizeFlag, String> {
     let found = SIZES.iter().find(|(size, ..)| *size == name);
     let &(_, hidden, layers, heads) = found.ok_or_else(|| {
         let names = SIZES.map(|(size, ..)| size).join(", ");
-        format!("must be {names}; other sizes with --set pretrain.hidden=…")
+        format!("must be one of {names}; other sizes with --set pretrain.hidden=…")
     })?;
     Ok(SizeFlag { hidden, layers, heads })
 }
