@@ -30,4 +30,6 @@ pub mod app;
 pub mod cli;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod floors;

@@ -482,6 +482,9 @@ mod tests {
             ("train pendulum", &["ppo.gama=1"], "ppo.gama: there is no such value; did you mean ppo.gamma?"),
             ("evals sycophancy", &["beeta=1"], "beeta: there is no such value; did you mean beta?"),
             ("evals sycophancy", &["seeds=[-1]"], "seeds"),
+            ("lm front", &["lerning_rate=1"], "lerning_rate: there is no such value; did you mean learning_rate?"),
+            ("lm frontier", &["ppo.gama=1"], "ppo.gama: there is no such value; did you mean ppo.gamma?"),
+            ("lm frontier --methods best", &[], "methods[0]: unknown variant `best`"),
         ] {
             let message = refused(words, assignments);
             assert!(message.contains(expected), "{words}: {message}");

@@ -154,7 +154,10 @@ pub fn merge(into: &mut Table, layer: Table) {
 /// Reads a table into its type; `known` are names that may have been meant.
 fn read<C: DeserializeOwned>(table: Table, mut known: Vec<String>) -> Result<C, LayerError> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
-        let (field, problem) = (error.path().to_string(), error.inner().message());
+        let (path, problem) = (error.path().to_string(), error.inner().message());
+        // What reads its parts by itself says itself where it is.
+        let inside = problem.split_once(": ").filter(|(field, _)| path == "." && !field.contains(' '));
+        let (field, problem) = inside.map_or((path, problem), |(field, problem)| (field.to_owned(), problem));
         // Serde's words: unknown field `gama`, expected one of `envs`, `gamma`.
         let Some(words) = problem.strip_prefix("unknown field `") else {
             return LayerError::Value { field, problem: problem.to_owned() };

@@ -558,12 +558,12 @@ fn of_models(found: &Fronts) -> Front {
         }
     }
     Front {
-        kind: Kind::Language { max_new_tokens: found.config.max_new_tokens },
-        objectives: found.config.objectives.clone(),
+        kind: Kind::Language { max_new_tokens: found.config.common.max_new_tokens },
+        objectives: found.config.own.objectives.clone(),
         unit: "standard deviations above the start",
         points: found.points.iter().map(point).collect(),
         soups,
-        seeds: found.config.seeds.clone(),
+        seeds: found.config.common.seeds.clone(),
     }
 }
 
@@ -611,8 +611,9 @@ mod tests {
     use super::{Doing, MixEngine, Phase, Pick, View, Wish, fronts};
     use crate::control::rl::ppo::PpoConfig;
     use crate::control::run::policy::Policy;
+    use crate::studies::beginning::StudyConfig;
     use crate::studies::control_front::{self as control, ControlFront, ControlFrontConfig};
-    use crate::studies::front::{FrontConfig, Method};
+    use crate::studies::front::{FrontConfig, FrontOwn, Method};
 
     fn wait(engine: &MixEngine, wanted: impl Fn(&View) -> bool) -> View {
         let began = Instant::now();
@@ -696,7 +697,8 @@ mod tests {
     fn mixed_models_write_until_something_else_is_wanted() {
         let runs = tempfile::tempdir().unwrap();
         let folder = runs.path().join("front");
-        let config = FrontConfig {
+        let FrontConfig { own, common } = FrontConfig::default();
+        let common = StudyConfig {
             size: "30k".to_owned(),
             vocabulary: 300,
             context: 64,
@@ -708,12 +710,16 @@ mod tests {
             max_new_tokens: 40,
             batch_size: 4,
             steps: 2,
+            ..common
+        };
+        let own = FrontOwn {
             weight_steps: 2,
             mix_steps: 2,
             objectives: vec!["length".to_owned(), "regex:e".to_owned()],
             methods: vec![Method::DpoSoup, Method::Modpo, Method::Mod],
-            ..FrontConfig::default()
+            ..own
         };
+        let config = FrontConfig { own, common };
         let never = AtomicBool::new(false);
         let _ = crate::studies::front::fronts(&config, &folder, &Device::flex(), &never, &|_| ()).unwrap().unwrap();
         let engine = MixEngine::open(&folder, || ());

@@ -218,10 +218,10 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Result<Curves, Stri
         Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
     };
     Ok(Curves {
-        series: config.methods.iter().map(series).collect(),
-        seeds: config.seeds.len(),
-        corpus: config.corpus.clone(),
-        size: config.size.clone(),
+        series: config.own.methods.iter().map(series).collect(),
+        seeds: config.common.seeds.len(),
+        corpus: config.common.corpus.clone(),
+        size: config.common.size.clone(),
         name,
         path: path.to_owned(),
         changed,

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::data::Encoded;
+use super::error::LmError;
 use super::gold::{Gold, GoldError, Scored};
 use super::model::Decoder;
-use super::run::LmError;
 use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::score;
 use super::tokenizer::Tokenizer;

@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Output;
 use super::data::EncodedPair;
+use super::error::LmError;
 use super::folder;
 use super::model::Decoder;
+use super::open::tokenizer_of;
 use super::reward::{RewardLoss, positions, probabilities};
-use super::run::{LmConfig, LmError, member_folder, read_config, tokenizer_of};
+use super::run::LmConfig;
+use super::run::course::read_config;
+use super::run::outcome::member_folder;
 use super::tokenizer::Tokenizer;
 use crate::preference::query::{disagreement, entropy, select};
 use crate::preference::{Likelihood, Sampler};

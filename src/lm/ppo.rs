@@ -1,6 +1,6 @@
 //! PPO from a reward of whole completions (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020,
-//! arXiv 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`iterate`]: rolling
-//! out, rewards, advantages, clipped steps, control of the divergence → the losses.
+//! arXiv 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`run`] → [`iterate`]:
+//! rolling out, rewards, advantages, clipped steps, control of the divergence → the losses.
 //!
 //! A state is a prompt with the completion so far, an action is the next token, an episode is one completion. What the
 //! policy earns with a token is minus its divergence from the reference policy there; the last token earns the score of
@@ -11,7 +11,7 @@
 //! all log-probabilities, the reference's too, are at the sampling temperature.
 
 use std::error::Error;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom as _;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Targets};
 use super::data::Encoded;
 use super::model::Decoder;
-use super::optim::{Optimizer, OptimizerConfig};
+use super::optim::OptimizerConfig;
 use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::train::{DIVERGED, MOST_LEARNING_RATE, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
 use crate::advantage::gae;
@@ -101,6 +101,9 @@ pub struct Ppo {
 
 /// A score for each completion, in their order; with each comes the number of its prompt.
 pub type Reward<'a, E> = dyn Fn(&[(usize, &Completion)]) -> Result<Vec<f64>, E> + 'a;
+
+/// What is done after each iteration; training breaks off where it breaks.
+pub type Each<'a, E> = dyn FnMut(&mut Ppo, &Metrics) -> Result<ControlFlow<()>, E> + 'a;
 
 /// An iteration that could not be done.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -283,7 +286,7 @@ impl Ppo {
             if let Some(adapters) = &mut model.adapters {
                 adapters.config.dropout = 0.0;
             }
-            Trainee { model, optimizer: Optimizer::default(), step: 0 }
+            Trainee::new(model)
         };
         Self { policy: trainee(policy), value: trainee(value), kl_coefficient: config.kl_coefficient, iteration: 0 }
     }
@@ -461,6 +464,33 @@ pub fn iterate<E: Error + 'static>(
     metrics.check_finite("", || now.clone()).map_err(PpoError::NotFinite)?;
     state.iteration += 1;
     Ok(metrics)
+}
+
+/// Takes the iterations that are left. After each of them `each` is given the state and the iteration's metrics; where it
+/// breaks before the last one, training ends there, and what is returned breaks, too.
+///
+/// # Errors
+/// As [`iterate`], and those of `each`.
+///
+/// # Panics
+/// As [`iterate`].
+pub fn run<E: Error + From<PpoError<E>> + 'static>(
+    state: &mut Ppo,
+    reference: &Decoder,
+    prompts: &[Vec<u32>],
+    eos: &[u32],
+    config: &PpoConfig,
+    seed: u64,
+    reward: &Reward<'_, E>,
+    each: &mut Each<'_, E>,
+) -> Result<ControlFlow<()>, E> {
+    while state.iteration < config.iterations {
+        let metrics = iterate(state, reference, prompts, eos, config, seed, reward)?;
+        if each(state, &metrics)?.is_break() && state.iteration < config.iterations {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn check<E: Error + 'static>(state: &Ppo, reference: &Decoder, prompts: &[Vec<u32>]) -> Result<(), PpoError<E>> {
@@ -1075,8 +1105,8 @@ mod tests {
             assert!(found.what.starts_with("the value") && found.at.starts_with("iteration 1"), "{found}");
         }
         // Its error is one of a run that failed, whatever it passes through.
-        let error = PpoError::<crate::lm::run::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
-        let error = crate::lm::run::LmError::from(error);
+        let error = PpoError::<crate::lm::error::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
+        let error = crate::lm::error::LmError::from(error);
         assert!(crate::finite::is_behind(&error), "{error}");
         assert!(
             error.to_string().starts_with("the reward of the completion of prompt 2 is NaN at iteration 4"),

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, ControlFlow};
 
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom as _;
@@ -113,6 +113,9 @@ pub struct Trainee {
     /// Steps taken.
     pub step: usize,
 }
+
+/// What is done after each step, with its examples and metrics; training breaks off where it breaks.
+pub type Each<'a, E> = dyn FnMut(&mut Trainee, &[usize], &Metrics) -> Result<ControlFlow<()>, E> + 'a;
 
 /// What to try where training has led to numbers that are not finite.
 pub(super) const DIVERGED: &str =
@@ -234,6 +237,14 @@ impl AddAssign<&Metrics> for Metrics {
     }
 }
 
+impl Trainee {
+    /// A model before its first step.
+    #[must_use]
+    pub fn new(model: Decoder) -> Self {
+        Self { model, optimizer: Optimizer::default(), step: 0 }
+    }
+}
+
 impl TrainConfig {
     /// Steps in all.
     #[must_use]
@@ -317,6 +328,33 @@ pub fn step<S: Stage>(
     metrics.add("learning_rate", learning_rate, 1.0);
     metrics.check_finite("", || format!("step {}", trainee.step))?;
     Ok(metrics)
+}
+
+/// Takes the steps that are left of `total`. After each of them `each` is given the trainee, the step's examples and its
+/// metrics; where it breaks before the last step, training ends there, and what is returned breaks, too.
+///
+/// `batch` gives the examples of a step by its number from 0. All that is drawn goes by `seed` and that number, so a
+/// trainee from a checkpoint goes on as if it had not been saved.
+///
+/// # Errors
+/// As [`step`], and those of `each`.
+pub fn run<S: Stage, E: From<NotFinite>>(
+    trainee: &mut Trainee,
+    stage: &S,
+    config: &TrainConfig,
+    total: usize,
+    batch: &dyn Fn(usize) -> Vec<usize>,
+    seed: u64,
+    each: &mut Each<'_, E>,
+) -> Result<ControlFlow<()>, E> {
+    while trainee.step < total {
+        let examples = batch(trainee.step);
+        let metrics = step(trainee, stage, config, &examples, total, seed)?;
+        if each(trainee, &examples, &metrics)?.is_break() && trainee.step < total {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The stage's metrics on these examples, without training.

@@ -43,7 +43,7 @@ pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
     print(&found);
     print_line(&format!("{seconds:.0} s; table, points and models in {}", out.join("front.json").display()));
     shared.json.print(&json!({
-        "objectives": config.objectives, "seeds": config.seeds, "starts": found.starts, "table": found.table,
+        "objectives": config.own.objectives, "seeds": config.common.seeds, "starts": found.starts, "table": found.table,
         "points": found.points.len(), "wall_seconds": seconds, "out": shown(out),
     }));
     Ok(())
@@ -52,7 +52,7 @@ pub(super) fn front(args: &FrontArgs) -> Result<(), Failure> {
 fn print(found: &Fronts) {
     let Fronts { config, starts, table, .. } = found;
     let seeds = starts.len() as f64;
-    for (i, objective) in config.objectives.iter().enumerate() {
+    for (i, objective) in config.own.objectives.iter().enumerate() {
         let mean = starts.iter().map(|start| start.gold[i]).sum::<f64>() / seeds;
         let deviation = starts.iter().map(|start| start.scales[i].deviation).sum::<f64>() / seeds;
         print_line(&format!(
@@ -78,7 +78,7 @@ fn print(found: &Fronts) {
     let head = ["method", "hypervolume", "IGD+", "KL, most", "non-dominated", "trainings", "CPU s"];
     print_table(&head, table.iter().map(row));
     for row in table.iter().filter(|row| !row.chord.is_empty()) {
-        for line in connectivity(row, &config.objectives) {
+        for line in connectivity(row, &config.own.objectives) {
             print_line(&line);
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn frontier(args: &FrontierArgs) -> Result<(), Failure> {
     print_line(&format!("{seconds:.0} s; table and points in {}", points.display()));
     print_line(&format!("figure in {}", figure.display()));
     shared.json.print(&json!({
-        "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.seeds,
+        "start": found.start, "table": found.table, "points": found.points.len(), "seeds": config.common.seeds,
         "wall_seconds": seconds, "out": shown(out),
     }));
     Ok(())

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::LmError;
-use super::course::{AtStep, changed};
 use crate::device::DeviceChoice;
-use crate::disk::{DiskError, changes, layers};
+use crate::disk::{DiskError, layers};
 use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
+use crate::lm::error::LmError;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LossConfig};
 use crate::lm::model::Precision;
@@ -564,18 +563,6 @@ impl Default for DpoConfig {
     fn default() -> Self {
         Self { loss: LossConfig::default(), reference: ReferenceKind::Precomputed, reference_model: PathBuf::new() }
     }
-}
-
-/// The configuration of a run folder as it is now: as the run began, with all changes since.
-///
-/// # Errors
-/// When it is missing, torn, or that of another kind of run.
-pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
-    let mut config = first_config(path)?;
-    for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
-        config = changed(path, &config, change, i)?;
-    }
-    Ok(config)
 }
 
 /// The configuration as the run began.

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::LmError;
 use super::config::{LmConfig, StageKind, first_config};
+use super::outcome::SUMMARY;
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
 use crate::disk::layers;
+use crate::lm::error::LmError;
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -87,6 +88,18 @@ pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmCon
         ))),
         None => Ok((!fields.is_empty()).then_some((fields, new))),
     }
+}
+
+/// The configuration of a run folder as it is now: as the run began, with all changes since.
+///
+/// # Errors
+/// When it is missing, torn, or that of another kind of run.
+pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
+    let mut config = first_config(path)?;
+    for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
+        config = changed(path, &config, change, i)?;
+    }
+    Ok(config)
 }
 
 /// A configuration after the change in line `index` + 1 of a run's folder.
@@ -165,7 +178,7 @@ impl<'a> Course<'a> {
             ));
         }
         // What is said of the run so far stays to be read.
-        let summary = self.run.join(super::SUMMARY);
+        let summary = self.run.join(SUMMARY);
         if summary.exists() {
             let kept = self.run.join(format!("summary-{:08}.json", at.step));
             fs::rename(&summary, kept).map_err(|source| DiskError::Io {
@@ -185,10 +198,15 @@ impl<'a> Course<'a> {
         &self.recorded[..self.done]
     }
 
+    /// Whether a change is due after `step` steps.
+    pub(super) fn changes_after(&self, step: usize) -> bool {
+        self.recorded.get(self.done).is_some_and(|change| change.at.step == step)
+    }
+
     /// Lets the changes that are due after `step` steps take effect.
     pub(super) fn take_effect(&mut self, step: usize) -> Result<(), LmError> {
-        while let Some(change) = self.recorded.get(self.done).filter(|change| change.at.step == step) {
-            self.config = changed(self.run, &self.config, change, self.done)?;
+        while self.changes_after(step) {
+            self.config = changed(self.run, &self.config, &self.recorded[self.done], self.done)?;
             self.done += 1;
         }
         Ok(())

@@ -7,13 +7,15 @@ use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{ModpoRunConfig, ObjectiveConfig};
-use super::{LmError, Shown, hex, tokenizer_of};
+use super::outcome::Shown;
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
 use crate::lm::config::Output;
 use crate::lm::data::{Encoded, EncodedPair};
+use crate::lm::error::LmError;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale, margins};
+use crate::lm::open::{hex, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::{ensemble, folder, gold};

@@ -47,7 +47,7 @@ use self::door::{Port, Stay, Visit};
 use self::request::{Refusal, Wanted, shortened};
 pub use self::write::Served;
 use self::write::{Answer, Choice, Told, lock};
-use super::run::LmError;
+use super::error::LmError;
 use super::sample::Finish;
 use crate::device::DeviceError;
 

@@ -28,8 +28,9 @@ use super::{Doing, Lesson, Material, Question, REVIEWS, Report, TeachConfig, ask
 use crate::disk::archive::{Archive, write_atomically};
 use crate::disk::changes::{CONFIGURATION, fits_configuration};
 use crate::disk::{Clock, DiskError, Folder, lines, shown};
+use crate::lm::error::LmError;
+use crate::lm::open::{asked_date, weights_sha256};
 use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
-use crate::lm::run::{LmError, asked_date, weights_sha256};
 use crate::preference::Event;
 use crate::preference::Label;
 use crate::preference::ledger::{Ledger, MARK, Mark, answers};

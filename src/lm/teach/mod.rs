@@ -29,12 +29,13 @@ use super::data::{
 };
 use super::diagnose::{self, Sampled};
 use super::dpo::{self, Dpo, Reference};
+use super::error::LmError;
 use super::gold::{self, Gold, Scored};
 use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
+use super::open::{eos_of, tokenizer_of};
 use super::optim::{Optimizer, OptimizerConfig, Schedule};
 use super::reviews;
-use super::run::{LmError, eos_of, tokenizer_of};
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{Metrics, TrainConfig, Trainee, step};
