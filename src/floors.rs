@@ -158,16 +158,7 @@ fn uses_are_found_and_those_of_tests_and_comments_are_not() {
                 // crate::app\nfn f() { crate::random::stream(own::x(), self::own::y(), super::super::z()) }\n\
                 /// [`crate::cli`]\nmod inside {\n    use super::me::It;\n}\n#[cfg(test)]\nmod tests {\n    use crate::engine;\n}\n";
     let expected = [
-        "disk/Clock",
-        "lm",
-        "nn",
-        "nn/mlp/Mlp",
-        "a/fused",
-        "random/stream",
-        "a/b/own/x",
-        "a/b/own/y",
-        "z",
-        "a/b/me/It",
+        "disk/Clock", "lm", "nn", "nn/mlp/Mlp", "a/fused", "random/stream", "a/b/own/x", "a/b/own/y", "z", "a/b/me/It",
     ]
     .map(path);
     assert_eq!(paths(text, &path("a/b")), BTreeSet::from(expected));

@@ -311,20 +311,8 @@ const FREE_TOKENS: usize = 16;
 
 /// Beginnings of refusals, in lower case, as chat models have them.
 const REFUSALS: [&str; 14] = [
-    "i can't",
-    "i cannot",
-    "i can not",
-    "i won't",
-    "i'm sorry",
-    "i am sorry",
-    "sorry",
-    "i'm not able",
-    "i am not able",
-    "i'm unable",
-    "i am unable",
-    "as an ai",
-    "as a language model",
-    "i do not feel comfortable",
+    "i can't", "i cannot", "i can not", "i won't", "i'm sorry", "i am sorry", "sorry", "i'm not able", "i am not able",
+    "i'm unable", "i am unable", "as an ai", "as a language model", "i do not feel comfortable",
 ];
 
 /// What a free answer counts as, by how it begins.

@@ -12,6 +12,7 @@ use crate::disk::DiskError;
 use crate::disk::archive::Archive;
 use crate::disk::calendar;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
+use crate::disk::layers;
 use crate::lm::error::LmError;
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
@@ -113,8 +114,9 @@ pub(super) fn changed(
     let wrong = |reason: String| DiskError::Line { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
     changes::apply(&mut table, &change.fields).map_err(|error| wrong(error.to_string()))?;
-    let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
-    Ok(config.map_err(|error| wrong(error.to_string()))?)
+    let config: LmConfig = layers::from_table(table).map_err(|error| wrong(error.to_string()))?;
+    config.validate().map_err(|error| wrong(error.to_string()))?;
+    Ok(config)
 }
 
 /// A run's configuration, and the changes that are still to come.
