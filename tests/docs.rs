@@ -53,16 +53,17 @@ impl Page {
 
     /// Targets of links and pictures within the repository.
     fn links(&self) -> Vec<String> {
-        let pattern = Regex::new(r#"\]\(([^)\s]+)\)|src="([^"]+)""#).unwrap();
-        let targets =
-            pattern.captures_iter(&self.prose).map(|found| found.get(1).or(found.get(2)).unwrap().as_str().to_owned());
+        let pattern = Regex::new(r#"\]\(([^)\s]+)\)|src="([^"]+)""#).expect("the pattern is a constant");
+        let targets = pattern
+            .captures_iter(&self.prose)
+            .map(|found| found.get(1).or(found.get(2)).expect("one of both matched").as_str().to_owned());
         targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:")).collect()
     }
 
     /// Names of the headings in links, as GitHub and mdBook make them.
     fn anchors(&self) -> BTreeSet<String> {
         // With their inline code, which is a part of the name.
-        let text = fs::read_to_string(root().join(&self.path)).unwrap();
+        let text = fs::read_to_string(root().join(&self.path)).expect("the page was read before");
         let headings = text
             .lines()
             .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
@@ -111,7 +112,7 @@ fn words(line: &str) -> Vec<String> {
         }
     }
     words.extend(word);
-    let variable = Regex::new(r"\$\w+").unwrap();
+    let variable = Regex::new(r"\$\w+").expect("the pattern is a constant");
     words.into_iter().map(|word| variable.replace_all(&word, "0").into_owned()).collect()
 }
 
