@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up.
 const FLOORS: &[&[&str]] = &[
-    &["random", "finite", "advantage"],
+    &["random", "finite", "advantage", "table"],
     &["disk", "device", "pareto", "soup"],
     &["preference", "nn"],
     &["control", "lm"],

@@ -7,6 +7,7 @@
 pub mod advantage;
 pub mod finite;
 pub mod random;
+pub mod table;
 
 pub mod device;
 pub mod disk;

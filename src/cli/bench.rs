@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use clap::{Args, Subcommand};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::train::{ENOUGH_EPISODES, Threads, note_few};
 use super::{Failure, print_json, print_line, remark, shown, warn};
@@ -15,10 +16,11 @@ use crate::control::rl::evaluate::evaluate_random;
 use crate::control::run;
 use crate::device;
 use crate::disk::archive::write_atomically;
-use crate::disk::layers::set_layer;
+use crate::disk::layers::{LayerError, parse, set_layer};
 use crate::disk::lock::Claim;
 use crate::disk::{figure, lines};
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
+use crate::preference::{TEACHERS, Teacher};
 use crate::random::stream;
 
 /// Arguments of `bench`.
@@ -104,34 +106,24 @@ struct Row {
     epic: Option<f64>,
 }
 
-/// What is changed, by name; assignments as for `--set`.
-type Variant = (&'static str, &'static [&'static str]);
+/// What is changed, by name; a layer of TOML.
+type Variant = (&'static str, &'static str);
 
-const TRUE_REWARD: Variant = ("true reward (PPO)", &["reward=true"]);
+const TRUE_REWARD: Variant = ("true reward (PPO)", "reward = 'true'");
 
 const ABLATIONS: &[Variant] = &[
-    ("full method", &[]),
-    ("random queries", &["preferences.sampler=uniform"]),
+    ("full method", ""),
+    ("random queries", "preferences.sampler = 'uniform'"),
     // §3.3: without an ensemble there is no disagreement to ask by.
-    ("no ensemble", &["reward_model.members=1", "reward_model.bootstrap=false", "preferences.sampler=uniform"]),
-    ("no online queries", &["preferences.online=false"]),
-    ("no regularisation", &["reward_model.adaptive_l2=false", "reward_model.l2=0.0"]),
-    ("single frames", &["preferences.segment_steps=1"]),
-    ("true returns as target", &["reward_model.target=returns"]),
+    ("no ensemble", "preferences.sampler = 'uniform'\nreward_model = { members = 1, bootstrap = false }"),
+    ("no online queries", "preferences.online = false"),
+    ("no regularisation", "reward_model = { adaptive_l2 = false, l2 = 0.0 }"),
+    ("single frames", "preferences.segment_steps = 1"),
+    ("true returns as target", "reward_model.target = 'returns'"),
     TRUE_REWARD,
 ];
 
-const TEACHERS: &[Variant] = &[
-    TRUE_REWARD,
-    ("oracle", &[]),
-    ("mistake", &["preferences.teacher.mistake=0.1"]),
-    ("noisy", &["preferences.teacher.beta=1.0"]),
-    ("myopic", &["preferences.teacher.gamma=0.9"]),
-    ("skip", &["preferences.teacher.skip=0.1"]),
-    ("equal", &["preferences.teacher.equal=0.1"]),
-];
-
-const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", &[])];
+const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", "")];
 
 /// The row that shows where returns start; not in the figure, whose axis it would stretch.
 const RANDOM: &str = "random actions";
@@ -139,30 +131,46 @@ const RANDOM: &str = "random actions";
 /// Episodes of the row of random actions, for each seed.
 const RANDOM_EPISODES: usize = 100;
 
-/// The fixed-horizon tasks, whose length tells nothing about the reward.
-const TASK_ENVS: &[&str] = &["pendulum", "cartpole", "reacher", "inverted-pendulum", "mountain-car", "acrobot"];
-
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
-        BenchCommand::Ablations(args) => compare("ablations", &[args.env.as_str()], ABLATIONS, &args.runs),
-        BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], TEACHERS, &args.runs),
-        BenchCommand::Tasks(args) if args.envs.is_empty() => compare("tasks", TASK_ENVS, TASKS, &args.runs),
+        BenchCommand::Ablations(args) => compare("ablations", &[args.env.as_str()], &layers(ABLATIONS)?, &args.runs),
+        BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], &teachers()?, &args.runs),
         BenchCommand::Tasks(args) => {
-            let envs: Vec<&str> = args.envs.iter().map(String::as_str).collect();
-            compare("tasks", &envs, TASKS, &args.runs)
+            let mut envs: Vec<&str> = args.envs.iter().map(String::as_str).collect();
+            if envs.is_empty() {
+                envs = pairwise_envs::tasks().map(|spec| spec.id).collect();
+            }
+            compare("tasks", &envs, &layers(TASKS)?, &args.runs)
         }
     }
 }
 
-fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> Result<(), Failure> {
+/// Variants as layers.
+fn layers(variants: &[Variant]) -> Result<Vec<(&'static str, Table)>, LayerError> {
+    variants.iter().map(|(name, changes)| Ok((*name, parse(changes, name)?))).collect()
+}
+
+/// The true reward, and every teacher by what tells it from the oracle: the rest may be set for all of them.
+fn teachers() -> Result<Vec<(&'static str, Table)>, Failure> {
+    let oracle = Table::try_from(Teacher::default())?;
+    let mut all = layers(&[TRUE_REWARD])?;
+    for known in TEACHERS {
+        let mut own = Table::try_from(known.item)?;
+        own.retain(|key, value| oracle.get(key) != Some(value));
+        let preferences = Table::from_iter([("teacher".to_owned(), own.into())]);
+        all.push((known.name, Table::from_iter([("preferences".to_owned(), preferences.into())])));
+    }
+    Ok(all)
+}
+
+fn compare(name: &str, envs: &[&str], variants: &[(&str, Table)], args: &RunsArgs) -> Result<(), Failure> {
     // All configurations are checked before the first run starts.
     let mut runs = Vec::new();
     for env in envs {
         for (variant, changes) in variants {
             for seed in 0..args.seeds {
-                let seed_layer = set_layer(&format!("seed={seed}"))?;
-                let layers = args.set.iter().map(String::as_str).chain(changes.iter().copied()).map(set_layer);
-                let layers = layers.chain([Ok(seed_layer)]).collect::<Result<Vec<_>, _>>()?;
+                let mut layers = args.set.iter().map(|text| set_layer(text)).collect::<Result<Vec<_>, _>>()?;
+                layers.extend([changes.clone(), set_layer(&format!("seed={seed}"))?]);
                 runs.push((*variant, Config::resolve(env, &layers)?));
             }
         }
@@ -299,22 +307,19 @@ fn markdown(rows: &[Row]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
+    use super::{ABLATIONS, TASKS, layers, teachers};
     use crate::control::config::Config;
-    use crate::disk::layers::set_layer;
 
     #[test]
     fn every_variant_is_a_configuration_of_its_own() {
-        for env in TASK_ENVS {
-            for variants in [ABLATIONS, TEACHERS, TASKS] {
-                let resolve = |changes: &[&str]| {
-                    let layers: Vec<_> = changes.iter().map(|c| set_layer(c).unwrap()).collect();
-                    Config::resolve(env, &layers).unwrap().to_toml()
-                };
-                let mut all: Vec<String> = variants.iter().map(|(_, changes)| resolve(changes)).collect();
+        for env in pairwise_envs::tasks().map(|spec| spec.id) {
+            for variants in [layers(ABLATIONS).unwrap(), teachers().unwrap(), layers(TASKS).unwrap()] {
+                let resolve = |(_, layer)| Config::resolve(env, &[layer]).unwrap().to_toml();
+                let count = variants.len();
+                let mut all: Vec<String> = variants.into_iter().map(resolve).collect();
                 all.sort();
                 all.dedup();
-                assert_eq!(all.len(), variants.len(), "{env}");
+                assert_eq!(all.len(), count, "{env}");
             }
         }
     }

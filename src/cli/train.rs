@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use toml::{Table, Value};
 
+use super::arguments::named;
 use super::progress::TrainingProgress;
 use super::{Failure, LayerArgs, app, cpu_seconds, note, plus_minus, print_json, print_line, remark, shown, warn};
 use crate::control::config::{Config, RewardSource};
@@ -21,6 +22,7 @@ use crate::disk::{DiskError, Folder};
 use crate::engine::free_folder;
 use crate::finite;
 use crate::preference::{Sampler, Teacher};
+use crate::table::Line;
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
@@ -33,12 +35,12 @@ pub(crate) struct TrainArgs {
     /// Environment steps in all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
-    /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
-    #[arg(long)]
-    teacher: Option<String>,
-    /// How questions are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
-    #[arg(long)]
-    sampler: Option<String>,
+    /// Simulated teacher (B-Pref)
+    #[arg(long, value_name = "NAME", value_parser = named::<Teacher>())]
+    teacher: Option<&'static Line<Teacher>>,
+    /// How questions are chosen
+    #[arg(long, value_name = "NAME", value_parser = named::<Sampler>())]
+    sampler: Option<&'static Line<Sampler>>,
     /// Train on the reward learned from preferences, or on the true one as a baseline
     #[arg(long, value_enum)]
     reward: Option<RewardSource>,
@@ -303,13 +305,11 @@ fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
     if let Some(labels) = args.labels {
         preferences.insert("labels".to_owned(), whole("--labels", labels)?);
     }
-    if let Some(name) = &args.teacher {
-        let teacher = Teacher::named(name)?;
-        preferences.insert("teacher".to_owned(), Value::try_from(teacher)?);
+    if let Some(teacher) = args.teacher {
+        preferences.insert("teacher".to_owned(), Value::try_from(teacher.item)?);
     }
-    if let Some(name) = &args.sampler {
-        let sampler: Sampler = name.parse()?;
-        preferences.insert("sampler".to_owned(), Value::try_from(sampler)?);
+    if let Some(sampler) = args.sampler {
+        preferences.insert("sampler".to_owned(), sampler.name.into());
     }
     if let Some(steps) = args.steps {
         flags.insert("steps".to_owned(), whole("--steps", steps)?);

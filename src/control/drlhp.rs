@@ -27,7 +27,8 @@ use crate::control::reward::metrics::{self, RewardMetrics};
 use crate::control::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::control::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
 use crate::finite::{self, NotFinite};
-use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
+use crate::preference::query::{self, Candidates};
+use crate::preference::{Event, Label, Repeat, SegmentId, TeacherContext, Why};
 use crate::random::{Rng, stream};
 
 /// The whole state of a run between two iterations; what a checkpoint holds.
@@ -556,7 +557,8 @@ fn label<E: From<Halt>>(
 fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>), Halt> {
     let preferences = run.config.preferences.clone();
     let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
-    let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
+    // Where nothing is read of the candidates, there is nothing to choose by.
+    let candidates = if preferences.sampler.reads.is_empty() { count } else { count * preferences.candidates };
     let mut pairs: Vec<[Segment; 2]> =
         (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
 
@@ -582,7 +584,9 @@ fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>)
         let positions: Vec<Vec<f32>> = pairs.iter().map(|[first, second]| flat([first, second])).collect();
         let asked = run.comparisons.iter().chain(&run.pending);
         let labelled: Vec<Vec<f32>> = asked.map(|c| flat([&c.first, &c.second])).collect();
-        query::select(&preferences.sampler, count, &probabilities, members, &positions, &labelled, &mut rng)
+        let candidates =
+            Candidates { probabilities: &probabilities, members, positions: &positions, labelled: &labelled };
+        preferences.sampler.select(count, &candidates, &mut rng)
     } else {
         query::select_uniform(count, pairs.len(), &mut rng)
     };
@@ -1002,7 +1006,7 @@ mod tests {
     #[test]
     fn the_skip_teacher_answers_before_an_episode_has_ended() {
         let mut config = small();
-        config.preferences.teacher = crate::preference::Teacher::named("skip").unwrap();
+        config.preferences.teacher = crate::table::find("skip").unwrap().item;
         // 150 steps of each of four environments, whose episodes have 200.
         config.preferences.random_steps = 600;
         let mut run = start(config, &Device::flex()).unwrap();

@@ -25,7 +25,7 @@ use crate::lm::diagnose::{self, Estimate};
 use crate::lm::dpo::{self, Dpo, Reference};
 use crate::lm::folder::with_scores;
 use crate::lm::gold::Gold;
-use crate::lm::loss::{LossConfig, LossKind};
+use crate::lm::loss::{IPO_SUM, Loss, LossConfig, SIGMOID};
 use crate::lm::model::Decoder;
 use crate::lm::optim::{Optimizer, Schedule};
 use crate::lm::ppo::{Ppo, PpoConfig, iterate};
@@ -39,6 +39,7 @@ use crate::studies::world::{
     BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
     corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
 };
+use crate::table::Line;
 
 /// What is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -524,16 +525,16 @@ fn measured(
     (method, setting): (Method, f64),
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Point>>, LmError> {
-    let loss = |kind: LossKind, label_smoothing: f64| LossConfig {
+    let loss = |kind: &'static Line<Loss>, label_smoothing: f64| LossConfig {
         kind,
         beta: setting,
         label_smoothing,
         ..LossConfig::default()
     };
     match method {
-        Method::Dpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.0)), stop),
-        Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.1)), stop),
-        Method::Ipo => learn(config, world, method, setting, &policy(world, loss(LossKind::IpoSum, 0.0)), stop),
+        Method::Dpo => learn(config, world, method, setting, &policy(world, loss(&SIGMOID, 0.0)), stop),
+        Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(&SIGMOID, 0.1)), stop),
+        Method::Ipo => learn(config, world, method, setting, &policy(world, loss(&IPO_SUM, 0.0)), stop),
         Method::PreferredFt => {
             let examples = world.pairs.iter().map(|pair| pair.chosen.clone()).collect();
             let stage = Sft { examples, normalization: Normalization::TokenMean };

@@ -7,15 +7,17 @@ use toml::{Table, Value};
 
 use super::progress::StageProgress;
 use super::{Failure, LayerArgs, SharedArgs, path, paths, print_json, print_line, reward as reward_spec, whole};
+use crate::cli::arguments::named;
 use crate::cli::cpu_seconds;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::disk::layers::set_layer;
 use crate::engine::free_folder;
 use crate::lm::lora::LoraConfig;
-use crate::lm::loss::LossKind;
+use crate::lm::loss::Loss;
 use crate::lm::model::Precision;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
+use crate::table::Line;
 
 /// What every training command takes.
 #[derive(Debug, Args)]
@@ -93,9 +95,9 @@ pub(super) struct RewardArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DpoArgs {
-    /// sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
-    #[arg(long)]
-    loss: Option<String>,
+    /// The loss [default: sigmoid]
+    #[arg(long, value_name = "NAME", value_parser = named::<Loss>())]
+    loss: Option<&'static Line<Loss>>,
     /// Strength of the pull to the reference policy
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
@@ -238,10 +240,9 @@ pub(super) fn reward(args: &RewardArgs) -> Result<(), Failure> {
 
 pub(super) fn dpo(args: &DpoArgs) -> Result<(), Failure> {
     let mut loss = Table::new();
-    if let Some(name) = &args.loss {
-        let kind: LossKind = name.parse()?;
-        loss.insert("kind".to_owned(), kind.to_string().into());
-        if !kind.has_reference() {
+    if let Some(kind) = args.loss {
+        loss.insert("kind".to_owned(), kind.name.into());
+        if !kind.reference {
             // Nothing to compute that nobody asks for.
             let own = Table::from_iter([("reference".to_owned(), "none".into()), ("loss".to_owned(), loss.into())]);
             return train(StageKind::Dpo, &args.train, with_numbers(own, args));

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::lm::chat::Message;
 use crate::lm::sample::SampleConfig;
+use crate::table::nearest;
 
 /// A request that was understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -322,13 +323,7 @@ impl Fields {
             }
             let shown = shortened(name, MOST_NAME);
             // A longer one is near to no field, and to find that out would take long.
-            let near = match shown == name {
-                true => {
-                    let near = KNOWN.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
-                    near.min_by_key(|known| strsim::damerau_levenshtein(known, name))
-                }
-                false => None,
-            };
+            let near = if shown == name { nearest(name, KNOWN) } else { None };
             let hint = near.map_or_else(String::new, |known| format!("; did you mean {known:?}?"));
             return Err(Refusal::bad(Some(&shown), format!("{shown}: there is no such field{hint}")));
         }
