@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up.
 const FLOORS: &[&[&str]] = &[
-    &["random", "finite", "range", "advantage", "fixtures"],
+    &["random", "finite", "range", "advantage", "table", "fixtures"],
     &["disk", "device", "pareto", "soup"],
     &["preference", "nn"],
     &["control", "lm"],

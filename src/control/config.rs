@@ -11,7 +11,9 @@ use crate::control::reward::ensemble::{FitTarget, RewardConfig};
 use crate::control::rl::ppo::PpoConfig;
 use crate::device::DeviceChoice;
 use crate::disk::layers::{self, LayerError, parse, read_text};
-use crate::preference::{Sampler, Teacher};
+use crate::preference::Teacher;
+use crate::preference::query::{DISAGREEMENT, Sampler};
+use crate::table::Line;
 
 /// Everything that determines a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +85,7 @@ pub struct PreferenceConfig {
     /// Candidate pairs for every question (§2.2.4: 10).
     pub candidates: usize,
     /// How questions are chosen among the candidates.
-    pub sampler: Sampler,
+    pub sampler: &'static Line<Sampler>,
     /// Who answers.
     pub rater: Rater,
     /// The simulated teacher.
@@ -128,15 +130,8 @@ pub enum ConfigError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
-/// Presets by environment, measured on the tasks themselves; tasks that are not here learn well with the defaults.
-const PRESETS: &[(&str, &str)] = &[
-    ("pendulum", include_str!("../../assets/presets/pendulum.toml")),
-    ("Pendulum-v1", include_str!("../../assets/presets/Pendulum-v1.toml")),
-    ("cartpole", include_str!("../../assets/presets/cartpole.toml")),
-    ("CartPole-v1", include_str!("../../assets/presets/CartPole-v1.toml")),
-    ("reacher", include_str!("../../assets/presets/reacher.toml")),
-    ("inverted-pendulum", include_str!("../../assets/presets/inverted-pendulum.toml")),
-];
+/// Presets by task, measured on the tasks themselves; tasks that are not there learn well with the defaults.
+const PRESETS: &str = include_str!("../../assets/presets.toml");
 
 impl Default for PreferenceConfig {
     fn default() -> Self {
@@ -148,7 +143,7 @@ impl Default for PreferenceConfig {
             rate_half: 0.4,
             segment_steps: 30,
             candidates: 10,
-            sampler: Sampler::Disagreement,
+            sampler: &DISAGREEMENT,
             rater: Rater::Simulated,
             teacher: Teacher::default(),
             wanted: None,
@@ -217,9 +212,11 @@ impl Config {
         let env = pairwise_envs::make(env)?.spec().id;
         // Another taste of a task is learned as the task is.
         let task = pairwise_envs::task(env);
-        let preset = PRESETS.iter().find(|(id, _)| *id == task);
-        let preset = preset.map(|(_, preset)| parse(preset, &format!("preset of {task}"))).transpose()?;
-        let mut base = layers::resolve(&Self::base(env), preset.as_slice())?;
+        let preset = match parse(PRESETS, "assets/presets.toml")?.remove(task) {
+            Some(toml::Value::Table(preset)) => vec![preset],
+            _ => Vec::new(),
+        };
+        let mut base = layers::resolve(&Self::base(env), &preset)?;
         base.ppo.normalize_observations &= !layers.iter().any(|layer| layer.contains_key("init"));
         base.with(layers)
     }
@@ -405,7 +402,7 @@ pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::{Config, PRESETS, RewardSource};
-    use crate::disk::layers::set_layer;
+    use crate::disk::layers::{parse, set_layer};
 
     #[test]
     fn every_task_has_a_configuration_that_can_be_fed_back() {
@@ -414,8 +411,8 @@ mod tests {
             let layer = config.to_toml().parse().unwrap();
             assert_eq!(Config::resolve(spec.id, &[layer]).unwrap(), config);
         }
-        for (id, _) in PRESETS {
-            assert!(pairwise_envs::specs().any(|spec| spec.id == *id), "{id}");
+        for (id, preset) in &parse(PRESETS, "presets").unwrap() {
+            assert!(pairwise_envs::task(id) == id && pairwise_envs::make(id).is_ok() && preset.is_table(), "{id}");
         }
     }
 

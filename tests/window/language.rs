@@ -22,7 +22,7 @@ use pairwise::lm::run::{LmConfig, PretrainConfig, StageKind, weights_sha256};
 use pairwise::lm::teach::folder::{TeachSession as Session, TeachSummary, create, questions, reports};
 use pairwise::lm::teach::{Material, TeachConfig, TeachQuestion as Question, TeachReport as Report, gold_label};
 use pairwise::preference::ledger::{Answer, Ledger, answers, read_events_unchecked};
-use pairwise::preference::query::Sampler;
+use pairwise::preference::query::{DISAGREEMENT, ENTROPY};
 use pairwise::preference::{Event, Label};
 use pairwise::studies::frontier::{Frontier, FrontierConfig, Method, Point};
 
@@ -92,7 +92,7 @@ fn a_ledger_replays_to_the_same_bits_from_the_start_and_from_a_checkpoint_with_a
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session");
     let mut config = lesson(&model(folder.path(), 60));
-    (config.sampler, config.candidates) = (Sampler::Entropy, 12);
+    (config.sampler, config.candidates) = (&ENTROPY, 12);
     (config.answers_per_update, config.steps_per_update, config.checkpoint_every) = (4, 3, 0);
     create(&path, &config).unwrap();
     let (mut session, mut ledger, _) = open(&path);
@@ -246,7 +246,7 @@ fn what_does_not_fit_is_named() {
     let file = folder.path().join("prompts.txt");
     std::fs::write(&file, "\n\n").unwrap();
     let cases: [(Change<'_>, &str); 6] = [
-        (&|config| config.sampler = Sampler::Disagreement, "sampler = disagreement: needs an ensemble"),
+        (&|config| config.sampler = &DISAGREEMENT, "sampler = disagreement: needs an ensemble"),
         (&|config| config.max_new_tokens = 96, "below the model's context, 96 tokens"),
         (&|config| config.steps_per_update = 0, "steps_per_update = 0"),
         (&|config| config.loss.beta = 0.0, "loss.beta = 0"),

@@ -11,8 +11,7 @@ use crate::engine::free_folder;
 use crate::engine::language::{Begin, Making};
 use crate::engine::shelf::{self, Shelf};
 use crate::lm::run::{LmConfig, PretrainConfig, SIZES, StageKind};
-use crate::lm::teach::{REVIEWS, TeachConfig};
-use crate::preference::query::Sampler;
+use crate::lm::teach::{REVIEWS, TeachConfig, samplers};
 
 /// What is chosen so far.
 pub(super) struct Choose {
@@ -222,13 +221,12 @@ impl Choose {
             let hint =
                 "Which pairs you are asked about: any, or those where the model is least sure what you would say";
             let name = ui.label("Questions").on_hover_text(hint).id;
-            let text = |sampler: Sampler| if sampler == Sampler::Entropy { "least sure" } else { "at random" };
             ComboBox::from_id_salt("sampler")
-                .selected_text(text(config.sampler))
+                .selected_text(config.sampler.name)
                 .width(90.0)
                 .show_ui(ui, |ui| {
-                    for sampler in [Sampler::Uniform, Sampler::Entropy] {
-                        ui.selectable_value(&mut config.sampler, sampler, text(sampler));
+                    for sampler in samplers() {
+                        ui.selectable_value(&mut config.sampler, sampler, sampler.name).on_hover_text(sampler.summary);
                     }
                 })
                 .response
