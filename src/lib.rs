@@ -7,6 +7,8 @@
 pub mod advantage;
 pub mod finite;
 pub mod random;
+pub mod range;
+pub mod table;
 
 pub mod device;
 pub mod disk;
@@ -29,5 +31,7 @@ pub mod app;
 
 pub mod cli;
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod floors;

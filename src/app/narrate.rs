@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::engine::quantile;
+use crate::preference::statistics::quantile;
 
 /// What is said, one JSON object a line.
 #[derive(Debug, Serialize)]

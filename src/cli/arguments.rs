@@ -13,10 +13,11 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use clap::builder::ValueHint;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueHint};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::Failure;
+use crate::table::{Line, Table, find};
 
 /// The arguments with every list as one value an option, which is behind an equals sign: so it may begin with a minus.
 pub(super) fn spread(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -130,11 +131,17 @@ fn items(arg: &Arg, value: OsString) -> Vec<OsString> {
     }
 }
 
+/// A line of a table, by its name; help shows all of them with what they are.
+pub(super) fn named<T: Table>() -> impl TypedValueParser<Value = &'static Line<T>> {
+    let values = T::LINES.iter().map(|line| PossibleValue::new(line.name).help(line.summary));
+    PossibleValuesParser::new(values).try_map(|name| find::<T>(&name))
+}
+
 /// Two values with a comma between.
 pub(super) fn pair<T: FromStr>(text: &str) -> Result<[T; 2], String> {
     let parts =
         text.split_once(',').and_then(|(one, other)| Some([one.trim().parse().ok()?, other.trim().parse().ok()?]));
-    parts.ok_or_else(|| "must be two values with a comma between".to_owned())
+    parts.ok_or_else(|| "must be two values with a comma between them".to_owned())
 }
 
 /// Options that name what is written.
@@ -169,15 +176,15 @@ pub(super) fn check_paths(command: &Command, matches: &ArgMatches) -> Result<(),
 /// What is wrong with a path, whatever it is for.
 fn meant(path: &Path) -> Option<String> {
     if path == Path::new("-") {
-        return Some("standard input and output are no files here; one of this name is ./-".to_owned());
+        return Some("standard input and output cannot be used here; a file of this name is ./-".to_owned());
     }
     let home = path.components().next() == Some(Component::Normal(OsStr::new("~")));
     if home && !Path::new("~").exists() {
         return Some(
-            "the shell has not put your home folder for ~: write it without quotes, and after a space".to_owned(),
+            "the shell did not replace ~ by your home folder: write it without quotes, and after a space".to_owned(),
         );
     }
-    crate::disk::archive::broken_link(path)
+    crate::disk::files::broken_link(path)
 }
 
 /// Why nothing can be written there.
@@ -216,6 +223,19 @@ fn cannot_write(path: &Path, is_file: bool) -> Option<String> {
     tempfile::tempfile_in(place).err().map(|error| format!("cannot write in {}: {error}", place.display()))
 }
 
+/// Every command that has none below it, with the words that lead to it.
+#[cfg(test)]
+pub(super) fn leaves(command: &Command, words: &[String], found: &mut Vec<(Vec<String>, Command)>) {
+    for own in command.get_subcommands() {
+        let words = [words, &[own.get_name().to_owned()]].concat();
+        if own.has_subcommands() {
+            leaves(own, &words, found);
+        } else {
+            found.push((words, own.clone()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -224,19 +244,7 @@ mod tests {
     use clap::{Arg, Command, CommandFactory as _};
 
     use super::super::Cli;
-    use super::{cannot_write, is_list, is_of_numbers, is_option, is_pair, meant, spread};
-
-    /// Every command that has none below it, with the words that lead to it.
-    fn leaves(command: &Command, words: &[String], found: &mut Vec<(Vec<String>, Command)>) {
-        for own in command.get_subcommands() {
-            let words = [words, &[own.get_name().to_owned()]].concat();
-            if own.has_subcommands() {
-                leaves(own, &words, found);
-            } else {
-                found.push((words, own.clone()));
-            }
-        }
-    }
+    use super::{cannot_write, is_list, is_of_numbers, is_option, is_pair, leaves, meant, spread};
 
     /// What a command makes of arguments where nothing but its lists counts: the values of an option, and of all
     /// arguments that are none.

@@ -5,13 +5,15 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::control::reward::ensemble::{FitTarget, RewardConfig};
 use crate::control::rl::ppo::PpoConfig;
 use crate::device::DeviceChoice;
-use crate::disk::layers::{LayerError, merge, parse, read_text};
-use crate::preference::{Sampler, Teacher};
+use crate::disk::layers::{self, LayerError, parse, read_text};
+use crate::preference::Teacher;
+use crate::preference::query::{DISAGREEMENT, Sampler};
+use crate::table::Line;
 
 /// Everything that determines a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +85,7 @@ pub struct PreferenceConfig {
     /// Candidate pairs for every question (§2.2.4: 10).
     pub candidates: usize,
     /// How questions are chosen among the candidates.
-    pub sampler: Sampler,
+    pub sampler: &'static Line<Sampler>,
     /// Who answers.
     pub rater: Rater,
     /// The simulated teacher.
@@ -107,10 +109,10 @@ pub struct PreferenceConfig {
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not TOML.
+    /// A layer that is not TOML, or that does not fit: unknown or missing fields, wrong types.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// Well-formed, but not a configuration: unknown or missing fields, wrong types.
+    /// Values that do not belong together, or a part of the configuration that cannot be used.
     #[error("{0}")]
     Shape(String),
     /// A value out of its range.
@@ -128,15 +130,8 @@ pub enum ConfigError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
-/// Presets by environment, measured on the tasks themselves; tasks that are not here learn well with the defaults.
-const PRESETS: &[(&str, &str)] = &[
-    ("pendulum", include_str!("../../assets/presets/pendulum.toml")),
-    ("Pendulum-v1", include_str!("../../assets/presets/Pendulum-v1.toml")),
-    ("cartpole", include_str!("../../assets/presets/cartpole.toml")),
-    ("CartPole-v1", include_str!("../../assets/presets/CartPole-v1.toml")),
-    ("reacher", include_str!("../../assets/presets/reacher.toml")),
-    ("inverted-pendulum", include_str!("../../assets/presets/inverted-pendulum.toml")),
-];
+/// Presets by task, measured on the tasks themselves; tasks that are not there learn well with the defaults.
+const PRESETS: &str = include_str!("../../assets/presets.toml");
 
 impl Default for PreferenceConfig {
     fn default() -> Self {
@@ -148,7 +143,7 @@ impl Default for PreferenceConfig {
             rate_half: 0.4,
             segment_steps: 30,
             candidates: 10,
-            sampler: Sampler::Disagreement,
+            sampler: &DISAGREEMENT,
             rater: Rater::Simulated,
             teacher: Teacher::default(),
             wanted: None,
@@ -215,19 +210,15 @@ impl Config {
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
         let env = pairwise_envs::make(env)?.spec().id;
-        let mut table = Self::base(env).to_table();
         // Another taste of a task is learned as the task is.
         let task = pairwise_envs::task(env);
-        if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == task) {
-            merge(&mut table, parse(preset, &format!("preset of {task}"))?);
-        }
-        if layers.iter().any(|layer| layer.contains_key("init")) {
-            merge(&mut table, parse("ppo.normalize_observations = false", "runs with --init")?);
-        }
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
+        let preset = match parse(PRESETS, "assets/presets.toml")?.remove(task) {
+            Some(toml::Value::Table(preset)) => vec![preset],
+            _ => Vec::new(),
+        };
+        let mut base = layers::resolve(&Self::base(env), &preset)?;
+        base.ppo.normalize_observations &= !layers.iter().any(|layer| layer.contains_key("init"));
+        base.with(layers)
     }
 
     /// This configuration with `layers` laid over it in order.
@@ -235,11 +226,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn with(&self, layers: &[Table]) -> Result<Self, ConfigError> {
-        let mut table = self.to_table();
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
+        let config: Self = layers::resolve(self, layers)?;
+        config.validate()?;
+        Ok(config)
     }
 
     /// The configuration that a table holds; nothing may be missing.
@@ -247,8 +236,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn from_table(table: Table) -> Result<Self, ConfigError> {
-        let config: Self = serde_path_to_error::deserialize(Value::Table(table))
-            .map_err(|e| ConfigError::Shape(format!("{}: {}", e.path(), e.inner().message())))?;
+        let config: Self = layers::from_table(table)?;
         config.validate()?;
         Ok(config)
     }
@@ -414,7 +402,7 @@ pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::{Config, PRESETS, RewardSource};
-    use crate::disk::layers::set_layer;
+    use crate::disk::layers::{parse, set_layer};
 
     #[test]
     fn every_task_has_a_configuration_that_can_be_fed_back() {
@@ -423,8 +411,8 @@ mod tests {
             let layer = config.to_toml().parse().unwrap();
             assert_eq!(Config::resolve(spec.id, &[layer]).unwrap(), config);
         }
-        for (id, _) in PRESETS {
-            assert!(pairwise_envs::specs().any(|spec| spec.id == *id), "{id}");
+        for (id, preset) in &parse(PRESETS, "presets").unwrap() {
+            assert!(pairwise_envs::task(id) == id && pairwise_envs::make(id).is_ok() && preset.is_table(), "{id}");
         }
     }
 
@@ -455,7 +443,7 @@ mod tests {
                 assert!(error.contains(name), "{path} = {wrong}: {error}");
             }
         }
-        // The same where a run folder's file says so.
+        // A run folder's file is refused in the same way.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let spoiled =

@@ -21,13 +21,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::control::config::{Config, Rater, RewardSource};
-use crate::control::reward::ensemble::Ensemble;
+use crate::control::reward::ensemble::{Ensemble, FitTarget};
 use crate::control::reward::fit::{Astray, FitExample, FitMetrics, fit};
 use crate::control::reward::metrics::{self, RewardMetrics};
 use crate::control::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::control::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
+use crate::disk::files::hex;
 use crate::finite::{self, NotFinite};
-use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
+use crate::preference::query::{self, Candidates};
+use crate::preference::{Event, Label, Repeat, SegmentId, TeacherContext, Why};
 use crate::random::{Rng, stream};
 
 /// The whole state of a run between two iterations; what a checkpoint holds.
@@ -60,7 +62,7 @@ pub struct Run {
     pub sessions: usize,
     /// The last fit between the last iteration and the next, for the next report.
     pub fitted: Option<FitMetrics>,
-    /// The candidates' mean disagreement in the last exchange, likewise.
+    /// The candidates' mean disagreement in the last exchange, for the next report.
     pub disagreement: Option<f64>,
     /// Statistics of true segment returns, for the noisy teacher's relative temperature.
     pub segment_returns: RunningMoments,
@@ -215,7 +217,7 @@ pub enum Halt {
 }
 
 impl Halt {
-    /// Whether one is behind an error.
+    /// Whether an error was caused by a halt.
     #[must_use]
     pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
@@ -378,7 +380,8 @@ pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> R
     Ok(report)
 }
 
-const OF_ROLLOUT: &str = "nothing can be learned from it; an environment or a policy that gives it has to be mended, or held to smaller actions";
+const OF_ROLLOUT: &str = "nothing can be learned from it; mend the environment or the policy that gives it, or limit its \
+                          actions";
 const OF_REWARD: &str = "the agent cannot be trained on it; try a smaller reward_model.learning_rate, a larger \
                          reward_model.likelihood.temperature, or more regularisation (reward_model.l2)";
 const OF_UPDATE: &str =
@@ -556,7 +559,8 @@ fn label<E: From<Halt>>(
 fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>), Halt> {
     let preferences = run.config.preferences.clone();
     let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
-    let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
+    // Where nothing is read of the candidates, there is nothing to choose by.
+    let candidates = if preferences.sampler.reads.is_empty() { count } else { count * preferences.candidates };
     let mut pairs: Vec<[Segment; 2]> =
         (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
 
@@ -582,7 +586,9 @@ fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>)
         let positions: Vec<Vec<f32>> = pairs.iter().map(|[first, second]| flat([first, second])).collect();
         let asked = run.comparisons.iter().chain(&run.pending);
         let labelled: Vec<Vec<f32>> = asked.map(|c| flat([&c.first, &c.second])).collect();
-        query::select(&preferences.sampler, count, &probabilities, members, &positions, &labelled, &mut rng)
+        let candidates =
+            Candidates { probabilities: &probabilities, members, positions: &positions, labelled: &labelled };
+        preferences.sampler.select(count, &candidates, &mut rng)
     } else {
         query::select_uniform(count, pairs.len(), &mut rng)
     };
@@ -819,7 +825,7 @@ fn examples(run: &Run) -> Vec<FitExample> {
             first: features(&compared.first),
             second: features(&compared.second),
             target,
-            true_returns: (run.config.reward_model.target == crate::control::reward::ensemble::FitTarget::Returns)
+            true_returns: (run.config.reward_model.target == FitTarget::Returns)
                 .then(|| [sum(&compared.first), sum(&compared.second)]),
         })
     };
@@ -842,7 +848,7 @@ pub fn weights_sha256(run: &Run) -> String {
     digest(run).0
 }
 
-/// The same, with the name of the first tensor that holds a number that is not finite, and the number.
+/// Hash of all weights, and the name of the first tensor that holds a number that is not finite, with the number.
 fn digest(run: &Run) -> (String, Option<(String, f64)>) {
     let mut hash = Sha256::new();
     let mut wrong = None;
@@ -853,7 +859,7 @@ fn digest(run: &Run) -> (String, Option<(String, f64)>) {
         bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
         hash.update(bytes);
     }
-    (hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), wrong)
+    (hex(&hash.finalize()), wrong)
 }
 
 #[cfg(test)]
@@ -1002,7 +1008,7 @@ mod tests {
     #[test]
     fn the_skip_teacher_answers_before_an_episode_has_ended() {
         let mut config = small();
-        config.preferences.teacher = crate::preference::Teacher::named("skip").unwrap();
+        config.preferences.teacher = crate::table::find("skip").unwrap().item;
         // 150 steps of each of four environments, whose episodes have 200.
         config.preferences.random_steps = 600;
         let mut run = start(config, &Device::flex()).unwrap();

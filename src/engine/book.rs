@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::quantile;
 use crate::preference::ledger::{self, Answer, Ledger};
+use crate::preference::statistics::quantile;
 use crate::preference::{Event, Label, Repeat, SegmentId, Why};
 
 /// What a person says about a question.

@@ -13,8 +13,8 @@ use super::desk::{Desk, Engine, LOOK_UP, Messages};
 use crate::device;
 use crate::disk::Folder;
 use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
-use crate::lm::teach::folder::{Session, TeachSummary, create, read_config};
-use crate::lm::teach::{Doing, Question, Report, TeachConfig, complete, due};
+use crate::lm::teach::folder::{TeachSession, TeachSummary, create, read_config};
+use crate::lm::teach::{Doing, TeachConfig, TeachQuestion, TeachReport, complete, due};
 use crate::preference::Event;
 use crate::preference::ledger::Ledger;
 
@@ -71,11 +71,11 @@ pub struct LanguageView {
     /// How the model is taught; `None` until that is known.
     pub config: Option<Arc<TeachConfig>>,
     /// Every pair of completions that was asked about, by query.
-    pub pairs: Arc<BTreeMap<u64, Arc<Question>>>,
+    pub pairs: Arc<BTreeMap<u64, Arc<TeachQuestion>>>,
     /// Which of them are open, and what was answered.
     pub answers: Answers,
     /// One for the start, and one for each update.
-    pub reports: Arc<Vec<Report>>,
+    pub reports: Arc<Vec<TeachReport>>,
     /// The newest comparison of the model at the start with the model now.
     pub comparison: Option<Arc<Comparison>>,
     /// What the user should know about the model and the prompts.
@@ -166,7 +166,7 @@ impl LanguageEngine {
 impl LanguageView {
     /// The open question that comes next.
     #[must_use]
-    pub fn next(&self) -> Option<&Arc<Question>> {
+    pub fn next(&self) -> Option<&Arc<TeachQuestion>> {
         self.pairs.get(self.answers.open.first()?)
     }
 
@@ -248,7 +248,7 @@ fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, desk: &Languag
         false => create(path, &config)?,
     };
     *claimed = Some(folder.clone());
-    let (mut session, ledger, events) = Session::open(&folder, &device, &|message| desk.tell(message))?;
+    let (mut session, ledger, events) = TeachSession::open(&folder, &device, &|message| desk.tell(message))?;
     let last = events.iter().map(Event::session).max().map_or(0, |last| last as usize);
     let answers = Answers::of(&events);
     desk.tray().book.answers = answers.clone();
@@ -257,7 +257,7 @@ fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, desk: &Languag
         view.remarks = Arc::new(session.material.remarks.clone());
         view.reports = Arc::new(session.reports.clone());
     });
-    let show = |session: &Session, _: Doing| {
+    let show = |session: &TeachSession, _: Doing| {
         desk.show(|view| view.phase = LanguagePhase::CatchingUp(session.lesson.updates, last));
     };
     if let Some(left) = session.catch_up(&events, &desk.stop, &show)? {
@@ -296,7 +296,7 @@ fn make(making: &Making, device: &Device, desk: &LanguageDesk) -> Result<bool, L
 }
 
 /// Lets the clerk take answers. `left` takes effect in the next update.
-fn open_book(session: &Session, ledger: Ledger, left: Vec<Event>, desk: &LanguageDesk) {
+fn open_book(session: &TeachSession, ledger: Ledger, left: Vec<Event>, desk: &LanguageDesk) {
     let given = left.iter().filter(|event| matches!(event, Event::Answer(_))).count();
     let mut tray = desk.tray();
     tray.book.given = left;
@@ -307,8 +307,8 @@ fn open_book(session: &Session, ledger: Ledger, left: Vec<Event>, desk: &Languag
 }
 
 /// Shows questions and reports as they are now.
-fn publish(session: &Session, desk: &LanguageDesk) {
-    let asked = |question: &Arc<Question>| {
+fn publish(session: &TeachSession, desk: &LanguageDesk) {
+    let asked = |question: &Arc<TeachQuestion>| {
         let (step, sides) = (question.step as u64, question.sides());
         (question.query, OpenQuestion { step, sides, why: question.why, repeat: None })
     };
@@ -324,7 +324,7 @@ fn publish(session: &Session, desk: &LanguageDesk) {
 }
 
 /// Teaches until the window stops it.
-fn go_on(session: &mut Session, desk: &LanguageDesk) -> Result<(), LmError> {
+fn go_on(session: &mut TeachSession, desk: &LanguageDesk) -> Result<(), LmError> {
     let show = |doing: Doing| {
         desk.show(|view| {
             view.phase = match doing {
@@ -364,7 +364,7 @@ fn go_on(session: &mut Session, desk: &LanguageDesk) -> Result<(), LmError> {
     }
 }
 
-fn compare(session: &Session, text: &str, draw: u64, desk: &LanguageDesk) {
+fn compare(session: &TeachSession, text: &str, draw: u64, desk: &LanguageDesk) {
     match complete(&session.material, &session.lesson.trainee.model, text, draw, &desk.stop) {
         Ok(completions) => {
             let updates = session.lesson.updates;
@@ -376,7 +376,7 @@ fn compare(session: &Session, text: &str, draw: u64, desk: &LanguageDesk) {
 }
 
 /// Waits until there is something to do.
-fn next(session: &Session, desk: &LanguageDesk) -> Next {
+fn next(session: &TeachSession, desk: &LanguageDesk) -> Next {
     let mut shown = None;
     let mut tray = desk.tray();
     loop {

@@ -12,7 +12,6 @@ use burn::tensor::Device;
 use pairwise_envs::VecEnv;
 
 use super::desk::{Desk, Engine, LOOK_UP, Messages};
-use super::quantile;
 use crate::control::rl::ppo::Agent;
 use crate::control::run::policy::{Policy, mixable, mixed as mixed_agents};
 use crate::device::{self, DeviceChoice};
@@ -22,6 +21,7 @@ use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
+use crate::preference::statistics::quantile;
 use crate::random::stream;
 use crate::studies::control_front::{ControlFront, ControlMethod};
 use crate::studies::front::Fronts;
@@ -493,12 +493,12 @@ fn of_models(found: &Fronts) -> MixFront {
         }
     }
     MixFront {
-        kind: MixKind::Language { max_new_tokens: found.config.max_new_tokens },
-        objectives: found.config.objectives.clone(),
+        kind: MixKind::Language { max_new_tokens: found.config.common.max_new_tokens },
+        objectives: found.config.own.objectives.clone(),
         unit: "standard deviations above the start",
         points: found.points.iter().map(point).collect(),
         soups,
-        seeds: found.config.seeds.clone(),
+        seeds: found.config.common.seeds.clone(),
     }
 }
 
@@ -546,8 +546,9 @@ mod tests {
     use super::{MixCommand, MixEngine, MixPhase, MixView, Performance, Pick, Wish, fronts};
     use crate::control::rl::ppo::PpoConfig;
     use crate::control::run::policy::Policy;
+    use crate::studies::beginning::StudyConfig;
     use crate::studies::control_front::{self as control, ControlFront, ControlFrontConfig};
-    use crate::studies::front::{FrontConfig, Method};
+    use crate::studies::front::{FrontConfig, FrontOwn, Method};
 
     fn wait(engine: &MixEngine, wanted: impl Fn(&MixView) -> bool) -> MixView {
         let began = Instant::now();
@@ -577,7 +578,7 @@ mod tests {
         let view = wait(engine, |view| {
             view.shown.as_ref().is_some_and(|shown| shown.pick == pick && done(&shown.performance))
         });
-        view.shown.unwrap().doing.clone()
+        view.shown.unwrap().performance.clone()
     }
 
     fn control_front(folder: &Path) {
@@ -639,7 +640,8 @@ mod tests {
     fn mixed_models_write_until_something_else_is_wanted() {
         let runs = tempfile::tempdir().unwrap();
         let folder = runs.path().join("front");
-        let config = FrontConfig {
+        let FrontConfig { own, common } = FrontConfig::default();
+        let common = StudyConfig {
             size: "30k".to_owned(),
             vocabulary: 300,
             context: 64,
@@ -651,12 +653,16 @@ mod tests {
             max_new_tokens: 40,
             batch_size: 4,
             steps: 2,
+            ..common
+        };
+        let own = FrontOwn {
             weight_steps: 2,
             mix_steps: 2,
             objectives: vec!["length".to_owned(), "regex:e".to_owned()],
             methods: vec![Method::DpoSoup, Method::Modpo, Method::Mod],
-            ..FrontConfig::default()
+            ..own
         };
+        let config = FrontConfig { own, common };
         let never = AtomicBool::new(false);
         let _ = crate::studies::front::fronts(&config, &folder, &Device::flex(), &never, &|_| ()).unwrap().unwrap();
         let engine = MixEngine::open(&folder, || ());

@@ -13,13 +13,6 @@ pub mod snapshot;
 
 use std::path::{Path, PathBuf};
 
-/// The value below which so large a share of the values lies; `None` without any.
-pub(crate) fn quantile(values: impl Iterator<Item = f64>, share: f64) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get((sorted.len().saturating_sub(1) as f64 * share).round() as usize).copied()
-}
-
 /// The folder of something new: `name` below `parent`, or the first free name after it.
 #[must_use]
 pub fn free_folder(parent: &Path, name: &str) -> PathBuf {

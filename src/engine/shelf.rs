@@ -12,7 +12,7 @@ use crate::disk::{Damaged, configuration};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{self, StageKind};
 use crate::lm::teach::folder::{read_config, reports};
-use crate::lm::teach::{Report, TeachConfig};
+use crate::lm::teach::{TeachConfig, TeachReport as Report};
 use crate::preference::ledger::read_events;
 use crate::studies::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
 
@@ -138,8 +138,8 @@ fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Sh
         let mut damaged = |problem: String| shelf.damaged.push(Damaged { path: path.clone(), problem });
         let configuration = match configuration(&path) {
             Ok(found) => found.unwrap_or_default(),
-            Err(problem) => {
-                damaged(problem);
+            Err(error) => {
+                damaged(error.to_string());
                 continue;
             }
         };
@@ -218,10 +218,10 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Result<FrontierCurv
         Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
     };
     Ok(FrontierCurves {
-        series: config.methods.iter().map(series).collect(),
-        seeds: config.seeds.len(),
-        corpus: config.corpus.clone(),
-        size: config.size.clone(),
+        series: config.own.methods.iter().map(series).collect(),
+        seeds: config.common.seeds.len(),
+        corpus: config.common.corpus.clone(),
+        size: config.common.size.clone(),
         name,
         path: path.to_owned(),
         changed,

@@ -9,11 +9,11 @@ use rand::RngExt as _;
 
 use super::book::Answers;
 use super::desk::Messages;
-use super::quantile;
 use crate::control::config::{Config, RewardSource};
 use crate::control::drlhp::{self, Compared, Report, Run, Segment};
 use crate::control::epic::epic;
 use crate::control::run::Summary;
+use crate::preference::statistics::quantile;
 use crate::preference::{Repeat, Why, pearson};
 use crate::random::stream;
 

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
+use super::data::Encoded;
 use crate::nn::constant;
 use crate::nn::fused::decoder::Sequence;
 
-/// Sequences without padding. The rows of a batch are the tokens of all sequences; a prefix that several sequences
-/// share is there once.
+/// Sequences without padding. The rows of a batch are the tokens of all sequences. A prefix that several sequences share
+/// has its rows only once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token of every row.
@@ -19,7 +20,7 @@ pub struct Batch {
     pub sequences: Vec<Sequence>,
 }
 
-/// Tokens whose log-probability is wanted: which row predicts them, and to which example they belong.
+/// Tokens whose log-probability is wanted, which rows predict them, and to which examples they belong.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Targets {
     /// Row of the token before it.
@@ -31,13 +32,24 @@ pub struct Targets {
 }
 
 impl Batch {
+    /// Sequences of their own, with the tokens of their completions as targets.
+    #[must_use]
+    pub fn of<'a>(examples: impl IntoIterator<Item = &'a Encoded>) -> (Self, Targets) {
+        let (mut batch, mut targets) = (Self::default(), Targets::default());
+        for Encoded { ids, prompt_len } in examples {
+            let rows: Vec<usize> = batch.push(ids).collect();
+            targets.push(ids, &rows, *prompt_len);
+        }
+        (batch, targets)
+    }
+
     /// Adds a sequence of its own; its rows are returned.
     pub fn push(&mut self, ids: &[u32]) -> Range<usize> {
         self.push_after(0..0, ids)
     }
 
-    /// Adds a sequence that begins with rows that are there already: those of a sequence without a prefix, from its
-    /// start. The rows of what follows the prefix are returned.
+    /// Adds a sequence whose beginning is in the batch already: `prefix` are the first rows of a sequence that has no
+    /// prefix itself. The rows of what follows the prefix are returned.
     pub fn push_after(&mut self, prefix: Range<usize>, ids: &[u32]) -> Range<usize> {
         let rows = self.ids.len()..self.ids.len() + ids.len();
         self.ids.extend_from_slice(ids);
@@ -47,8 +59,7 @@ impl Batch {
         rows
     }
 
-    /// Adds sequences that begin alike, with their common beginning once; the row of every token of each of them is
-    /// returned.
+    /// Adds sequences that begin alike, their common beginning only once. Returns the row of every token of each sequence.
     pub fn push_sharing(&mut self, sequences: &[&[u32]]) -> Vec<Vec<usize>> {
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let first = sequences.first().copied().unwrap_or_default();
@@ -79,8 +90,8 @@ impl Batch {
 }
 
 impl Targets {
-    /// Adds an example: the tokens of `ids` from index `from` on, where `rows` are the rows of all its tokens. The
-    /// first token of a sequence is predicted by none and left out.
+    /// Adds an example: the tokens of `ids` from index `from` on. `rows` are the rows of all its tokens. No row predicts
+    /// the first token of a sequence, so it is left out.
     pub fn push(&mut self, ids: &[u32], rows: &[usize], from: usize) {
         let start = self.ids.len();
         for i in from.max(1)..ids.len() {

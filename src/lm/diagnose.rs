@@ -1,11 +1,11 @@
-//! What a policy does when it writes: how far it has moved from its reference, and what a gold reward says.
+//! Measures of what a policy writes: how far it has moved from its reference, and the gold reward of its texts.
 
 use serde::{Deserialize, Serialize};
 
 use super::data::Encoded;
-use super::gold::{Gold, GoldError, Scored};
+use super::error::LmError;
+use super::gold::{Gold, Scored};
 use super::model::Decoder;
-use super::run::LmError;
 use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::score;
 use super::tokenizer::Tokenizer;
@@ -18,7 +18,8 @@ pub struct Sampled {
     /// Divergence of the policy from the reference over whole completions, nats: the mean of
     /// log π(y | x) − log π_ref(y | x) over y ~ π ("k1", Schulman 2020).
     pub kl: Estimate,
-    /// The same by "k3", Σ over tokens of e^(−d) − 1 + d: never negative, and of less variance near 0.
+    /// The same divergence, estimated by "k3": Σ over tokens of e^(−d) − 1 + d. It is never negative, and has less variance
+    /// near 0.
     pub kl_k3: Estimate,
     /// Tokens of a completion.
     pub length: Estimate,
@@ -33,13 +34,13 @@ pub struct Sampled {
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error over completions; `None` of a single one.
+    /// Its standard error over completions; `None` of a single completion.
     #[serde(default)]
     pub error: Option<f64>,
 }
 
 impl Estimate {
-    /// Of values that were drawn independently, of which there has to be one.
+    /// The estimate from values that were drawn independently. There must be at least one.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
         let count = values.len() as f64;
@@ -48,7 +49,7 @@ impl Estimate {
         Self { mean, error: (values.len() > 1).then(|| (variance / count).sqrt()) }
     }
 
-    /// " ± error", where there is one.
+    /// " ± error", or nothing where there is no error.
     #[must_use]
     pub fn plus_minus(&self, digits: usize) -> String {
         self.error.map_or_else(String::new, |error| format!(" ± {error:.digits$}"))
@@ -56,7 +57,7 @@ impl Estimate {
 }
 
 impl Sampled {
-    /// The means by the names they are logged under.
+    /// The means by the names under which they are logged.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let always = [
             ("kl", self.kl.mean),
@@ -68,13 +69,13 @@ impl Sampled {
     }
 }
 
-/// Evaluations draw from streams of their own, far from those of training with the same seed.
+/// The first stream of evaluations. It is far from the streams of training with the same seed.
 const FIRST_STREAM: u64 = 1 << 40;
 
 /// Lets the policy complete the prompts at temperature 1, and measures.
 ///
 /// # Errors
-/// Those of the gold reward and of decoding.
+/// Errors of the gold reward and of decoding.
 pub fn sampled(
     policy: &Decoder,
     reference: &Decoder,
@@ -113,10 +114,7 @@ pub fn divergences(
     completions: &[Completion],
     part_tokens: usize,
 ) -> (Vec<f64>, Vec<f64>) {
-    let sequence = |(prompt, completion): (&Vec<u32>, &Completion)| Encoded {
-        ids: [prompt.as_slice(), &completion.ids].concat(),
-        prompt_len: prompt.len(),
-    };
+    let sequence = |(prompt, completion): (&Vec<u32>, &Completion)| Encoded::new(prompt, &completion.ids);
     let sequences: Vec<Encoded> = prompts.iter().zip(completions).map(sequence).collect();
     let [own, others] =
         [policy, reference].map(|model| score::token_log_probs(model, &sequences, part_tokens, &|_| ()));
@@ -133,7 +131,7 @@ pub fn divergences(
 /// The gold reward of each completion, as text.
 ///
 /// # Errors
-/// Those of the reward, and of decoding.
+/// Errors of the reward, and of decoding.
 pub fn gold_scores(
     gold: &dyn Gold,
     tokenizer: &Tokenizer,
@@ -145,6 +143,5 @@ pub fn gold_scores(
         texts.push((tokenizer.decode(prompt, true)?, tokenizer.decode(&completion.ids, true)?));
     }
     let rows: Vec<Scored<'_>> = texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
-    let scores: Result<Vec<f64>, GoldError> = gold.scores(&rows);
-    Ok(scores?)
+    Ok(gold.scores(&rows)?)
 }

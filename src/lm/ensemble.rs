@@ -1,6 +1,6 @@
-//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3): members that differ by their score
-//! heads' first weights, the order of their examples and the comparisons they see, so that they agree where comparisons
-//! have settled the question, and disagree where to ask next (§2.2.4).
+//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3). Its members differ by the first weights
+//! of their score heads, the order of their examples and the comparisons that they see. So they agree where comparisons have
+//! settled the question, and disagree where a further comparison would help (§2.2.4).
 
 use std::path::Path;
 
@@ -9,13 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Output;
 use super::data::EncodedPair;
+use super::error::LmError;
 use super::folder;
 use super::model::Decoder;
+use super::open::tokenizer_of;
 use super::reward::{RewardLoss, positions, probabilities};
-use super::run::{LmConfig, LmError, member_folder, read_config, tokenizer_of};
+use super::run::LmConfig;
+use super::run::course::read_config;
+use super::run::outcome::member_folder;
 use super::tokenizer::Tokenizer;
-use crate::preference::query::{disagreement, entropy, select};
-use crate::preference::{Likelihood, Sampler};
+use crate::preference::Likelihood;
+use crate::preference::query::{Candidates, Reads, Sampler, disagreement, entropy};
 use crate::random::Rng;
 
 /// Reward models that read the same tokens: the members of an ensemble, or a single one.
@@ -27,7 +31,7 @@ pub struct RewardModels {
     pub tokenizer: Tokenizer,
     /// How differences of their scores become probabilities.
     pub likelihood: Likelihood,
-    /// The run they come from, where its folder was given.
+    /// The configuration of the run that they come from, where a run's folder was given.
     pub config: Option<LmConfig>,
     /// What the user should know of their folders.
     pub remarks: Vec<String>,
@@ -42,14 +46,14 @@ pub struct Query {
     pub disagreement: f64,
     /// Mean over members of the entropy of their prediction, nats.
     pub entropy: f64,
-    /// P[first is preferred] of each member; first is the one called chosen.
+    /// P[first is preferred] of each member. The first side is the one called chosen.
     pub probabilities: Vec<f64>,
 }
 
-/// Reads reward models: the folder of a run (of one, or of an ensemble), or that of a model.
+/// Reads reward models from the folder of a run (of one model, or of an ensemble), or from a model's folder.
 ///
 /// # Errors
-/// [`LmError`]: a run of something else, one that is not finished, a model that does not score.
+/// [`LmError`]: a run of another stage, a run that is not finished, or a model that does not score.
 pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
     let config = path.join("config.toml").is_file().then(|| read_config(path)).transpose()?;
     let wrong = |problem: String| Err(LmError::Config(format!("{}: {problem}", path.display())));
@@ -85,23 +89,28 @@ pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
     Ok(RewardModels { members, tokenizer, likelihood, config, remarks })
 }
 
-/// Chooses `count` candidates to ask about, in the order in which to ask: see [`select`]. Which side of a candidate is
-/// called chosen means nothing. `asked` are those of before, which k-center keeps away from.
+/// Chooses `count` candidates to ask about, in the order in which to ask: see [`Sampler::select`]. Which side of a candidate is
+/// called chosen means nothing. `asked` are the candidates that were asked before; k-center keeps away from them.
 #[must_use]
 pub fn choose(
     models: &RewardModels,
     candidates: &[EncodedPair],
     asked: &[EncodedPair],
-    sampler: Sampler,
+    sampler: &Sampler,
     count: usize,
     part_tokens: usize,
     rng: &mut Rng,
 ) -> Vec<Query> {
     let RewardModels { members, likelihood, .. } = models;
     let all = probabilities(members, candidates, likelihood, part_tokens);
-    let by_place = matches!(sampler, Sampler::KCenter | Sampler::KCenterDisagreement | Sampler::KCenterEntropy);
-    let places = |pairs| if by_place { positions(members, pairs, part_tokens) } else { Vec::new() };
-    let chosen = select(&sampler, count, &all, members.len(), &places(candidates), &places(asked), rng);
+    let places = |pairs| match sampler.reads.contains(&Reads::Positions) {
+        true => positions(members, pairs, part_tokens),
+        false => Vec::new(),
+    };
+    let (positions, labelled) = (places(candidates), places(asked));
+    let to_choose =
+        Candidates { probabilities: &all, members: members.len(), positions: &positions, labelled: &labelled };
+    let chosen = sampler.select(count, &to_choose, rng);
     let (disagreements, entropies) = (disagreement(&all, members.len()), entropy(&all, members.len()));
     let query = |candidate: usize| Query {
         candidate,

@@ -13,19 +13,19 @@ use crate::nn::to_host;
 
 /// Policy training on single completions.
 ///
-/// z₀ of the loss is estimated on prompts with completions that are not theirs: each example's prompt with the next
-/// example's completion, so that the reference is asked for these once, too.
+/// The loss needs z₀, which is estimated on prompts with completions of other prompts. Each prompt gets the completion of
+/// the next example, always the same one, so the reference is asked for its log-probability only once.
 #[derive(Debug, Clone)]
 pub struct Kto {
-    /// Completions, and whether they are desirable.
+    /// Completions, and whether each is desirable.
     pub examples: Vec<(Encoded, bool)>,
-    /// Each prompt with the completion of the example after it.
+    /// Each prompt with the completion of the next example.
     mismatched: Vec<Encoded>,
     /// The loss.
     pub loss: KtoConfig,
     /// The reference's log-probability of each completion, nats.
     reference: Vec<f64>,
-    /// The same with the completions that are not theirs.
+    /// The reference's log-probability of each of the `mismatched`, nats.
     reference_mismatched: Vec<f64>,
 }
 
@@ -42,7 +42,7 @@ impl Kto {
         let mismatch = |i: usize| {
             let (own, _) = &examples[i];
             let (other, _) = &examples[(i + 1) % examples.len()];
-            // No longer than the longer of the two, so within what the model was given.
+            // No longer than the longer of the two examples, so it fits the model's context, too.
             let mut ids = [own.prompt(), other.completion()].concat();
             ids.truncate(own.ids.len().max(other.ids.len()));
             Encoded { ids, prompt_len: own.prompt_len }
@@ -66,17 +66,8 @@ impl Stage for Kto {
         self.examples[example].0.ids.len()
     }
 
-    fn weight(&self, _example: usize) -> f64 {
-        1.0
-    }
-
     fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed) {
-        let (mut batch, mut targets) = (Batch::default(), Targets::default());
-        for &example in examples {
-            let (Encoded { ids, prompt_len }, _) = &self.examples[example];
-            let rows: Vec<usize> = batch.push(ids).collect();
-            targets.push(ids, &rows, *prompt_len);
-        }
+        let (batch, targets) = Batch::of(examples.iter().map(|&example| &self.examples[example].0));
         (batch, (examples.to_vec(), targets))
     }
 

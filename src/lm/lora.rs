@@ -6,7 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
-use super::model::Layout;
+use super::layout::Layout;
 use crate::nn::fused::decoder::linear;
 use crate::nn::{constant, kaiming_uniform};
 use crate::random::{Rng, stream};
@@ -32,18 +32,18 @@ pub struct LoraConfig {
 pub struct Adapters {
     /// Hyper-parameters.
     pub config: LoraConfig,
-    /// What they are on.
+    /// The modules that have an update.
     pub modules: Vec<AdapterModule>,
     /// For each module A `[rank, in]`, then B `[out, rank]`.
     pub parameters: Vec<Tensor<2>>,
-    /// What was taken out of the base when they were read, and is again whenever they are.
-    pub start: Start,
+    /// What was taken out of the base when they were read. It is taken out again whenever they are read.
+    pub start: LoraStart,
 }
 
-/// What PEFT takes out of the base's weights before it adds updates to them, each time that it reads an adapter
-/// (`init_lora_weights`): the updates began as that part.
+/// What PEFT takes out of the base's weights each time that it reads an adapter, before it adds the updates
+/// (`init_lora_weights`). The updates began as that part of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Start {
+pub enum LoraStart {
     /// Nothing.
     #[default]
     Whole,
@@ -54,7 +54,7 @@ pub enum Start {
     Olora,
 }
 
-/// A module of the checkpoint with an update: a linear layer, or a part of one that is joined here.
+/// A module of the checkpoint with an update: a linear layer, or a part of one, where several are joined here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterModule {
     /// Its name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
@@ -71,6 +71,14 @@ pub struct AdapterModule {
     pub alpha: f64,
 }
 
+/// A target that no linear layer's name ends with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no linear layer is called '{target}': there are {known}, or all-linear for all of them")]
+pub struct UnknownModule {
+    target: String,
+    known: String,
+}
+
 impl Default for LoraConfig {
     /// TRL's defaults, on all linear layers (Schulman et al. 2025, "LoRA without regret").
     fn default() -> Self {
@@ -79,7 +87,7 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
-    /// What an update of this rank and alpha is multiplied with.
+    /// The factor of an update of this rank and alpha.
     #[must_use]
     pub fn scale(&self, rank: usize, alpha: f64) -> f64 {
         match self.rslora {
@@ -91,8 +99,8 @@ impl LoraConfig {
     /// The modules of a model that the targets name, in the order of the layers.
     ///
     /// # Errors
-    /// A target that no module's name ends with.
-    pub fn modules(&self, layout: &Layout) -> Result<Vec<AdapterModule>, String> {
+    /// [`UnknownModule`]: a target that no module's name ends with.
+    pub fn modules(&self, layout: &Layout) -> Result<Vec<AdapterModule>, UnknownModule> {
         let module = |weight: usize| {
             let spec = &layout.tensors[weight];
             spec.pieces.iter().map(move |piece| AdapterModule {
@@ -113,21 +121,18 @@ impl LoraConfig {
             let mut ends: Vec<&str> = all.iter().filter_map(|module| module.name.rsplit('.').next()).collect();
             ends.sort_unstable();
             ends.dedup();
-            return Err(format!(
-                "no linear layer is called '{target}': there are {}, or all-linear for all of them",
-                ends.join(", ")
-            ));
+            return Err(UnknownModule { target: target.clone(), known: ends.join(", ") });
         }
         Ok(all.into_iter().filter(|module| self.targets.iter().any(|target| is(&module.name, target))).collect())
     }
 }
 
 impl Adapters {
-    /// Fresh adapters, which change nothing: A as PyTorch's linear layers, B zero.
+    /// Fresh adapters, which change nothing: A begins as PyTorch's linear layers do, B is zero.
     ///
     /// # Errors
     /// As [`LoraConfig::modules`].
-    pub fn new(config: LoraConfig, layout: &Layout, seed: u64, device: &Device) -> Result<Self, String> {
+    pub fn new(config: LoraConfig, layout: &Layout, seed: u64, device: &Device) -> Result<Self, UnknownModule> {
         let modules = config.modules(layout)?;
         let fresh = |(i, module): (usize, &AdapterModule)| {
             // PEFT's kaiming_uniform_(a=√5): uniform in ±1/√in.
@@ -137,10 +142,10 @@ impl Adapters {
             [constant(&a, [config.rank, module.inputs], device), constant(&b, [module.rows.len(), config.rank], device)]
         };
         let parameters = modules.iter().enumerate().flat_map(fresh).collect();
-        Ok(Self { config, modules, parameters, start: Start::Whole })
+        Ok(Self { config, modules, parameters, start: LoraStart::Whole })
     }
 
-    /// Names of the parameters, in their order, as PEFT has them.
+    /// Names of the parameters, in their order, as PEFT spells them.
     pub fn names(&self) -> impl Iterator<Item = String> + '_ {
         let both = |module: &AdapterModule| ["A", "B"].map(|part| format!("{}.lora_{part}.weight", module.name));
         self.modules.iter().flat_map(both)

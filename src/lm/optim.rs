@@ -6,9 +6,9 @@ use burn::tensor::Tensor;
 use rayon::iter::{IndexedParallelIterator as _, IntoParallelIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-use super::train::MOST_LEARNING_RATE;
 use crate::nn::fused::{self, AdamStep};
 use crate::nn::{AdamConfig, constant, to_host};
+use crate::range::OutOfRange;
 
 /// Which optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,15 +23,15 @@ pub enum OptimizerKind {
     Adafactor,
 }
 
-/// How the learning rate changes.
+/// How the learning rate changes after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// It does not, after the warm-up.
+    /// It stays.
     Constant,
-    /// Down to zero in a line.
+    /// It falls to zero along a straight line.
     Linear,
-    /// Down to zero in half a cosine.
+    /// It falls to zero along half a cosine.
     Cosine,
 }
 
@@ -39,13 +39,13 @@ pub enum Schedule {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Which.
+    /// Which optimiser.
     pub kind: OptimizerKind,
     /// Largest learning rate.
     pub learning_rate: f64,
-    /// How it changes.
+    /// How the learning rate changes.
     pub schedule: Schedule,
-    /// Steps in which it grows from zero; below 1 a share of all steps.
+    /// Steps in which the learning rate grows from zero. A number below 1 is a share of all steps.
     pub warmup: f64,
     /// AdamW's decay of the first moment.
     pub beta1: f32,
@@ -59,14 +59,17 @@ pub struct OptimizerConfig {
     pub max_gradient_norm: f32,
 }
 
-/// An optimiser's state: per parameter two tensors, what they are is the optimiser's matter.
+/// An optimiser's state: two tensors for each parameter. What they hold depends on the optimiser.
 #[derive(Debug, Clone, Default)]
 pub struct Optimizer {
     /// Steps taken.
     pub steps: u64,
-    /// First and second moments; none and the mean square; row and column means.
+    /// AdamW: first and second moments. RMSprop: nothing, and the mean square. Adafactor: row means and column means.
     pub moments: Vec<[Tensor<2>; 2]>,
 }
+
+/// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
+pub(crate) const MOST_LEARNING_RATE: f64 = 100.0;
 
 impl Default for OptimizerConfig {
     /// TRL's: AdamW, linear decay, no weight decay, norm 1.
@@ -86,8 +89,8 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// The learning rate of step `step` (from 0) of `total`, as transformers' schedulers have it: with a warm-up the
-    /// first step's is 0.
+    /// The learning rate of step `step` (from 0) of `total`, as in transformers' schedulers: with a warm-up the first
+    /// step has the rate 0.
     #[must_use]
     pub fn learning_rate(&self, step: usize, total: usize) -> f64 {
         let warmup = if self.warmup < 1.0 { (self.warmup * total as f64).ceil() } else { self.warmup.floor() };
@@ -108,23 +111,37 @@ impl OptimizerConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
-        let check = |name: &str, found: f64, fine: bool, expected: &str| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(format!("{name} = {found}: must be {expected}")),
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        check_learning_rate("learning_rate", self.learning_rate)?;
+        OutOfRange::check("warmup", self.warmup, self.warmup >= 0.0, "at least 0")?;
+        let decay = |name: &str, beta: f32| {
+            OutOfRange::check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1")
         };
-        let fine = self.learning_rate > 0.0 && self.learning_rate <= MOST_LEARNING_RATE;
-        check("learning_rate", self.learning_rate, fine, "positive and at most 100")?;
-        check("warmup", self.warmup, self.warmup >= 0.0, "at least 0")?;
-        let decay =
-            |name: &str, beta: f32| check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1");
         decay("beta1", self.beta1)?;
         decay("beta2", self.beta2)?;
-        check("epsilon", self.epsilon.into(), self.epsilon > 0.0, "positive")?;
-        check("weight_decay", self.weight_decay.into(), (0.0..=1.0).contains(&self.weight_decay), "between 0 and 1")?;
-        check("max_gradient_norm", self.max_gradient_norm.into(), self.max_gradient_norm >= 0.0, "at least 0")
+        OutOfRange::check("epsilon", self.epsilon.into(), self.epsilon > 0.0, "positive")?;
+        OutOfRange::check(
+            "weight_decay",
+            self.weight_decay.into(),
+            (0.0..=1.0).contains(&self.weight_decay),
+            "between 0 and 1",
+        )?;
+        OutOfRange::check(
+            "max_gradient_norm",
+            self.max_gradient_norm.into(),
+            self.max_gradient_norm >= 0.0,
+            "at least 0",
+        )
     }
+}
+
+/// Checks a learning rate.
+///
+/// # Errors
+/// [`OutOfRange`] under this name.
+pub(super) fn check_learning_rate(name: &str, rate: f64) -> Result<(), OutOfRange> {
+    OutOfRange::check(name, rate, rate > 0.0 && rate <= MOST_LEARNING_RATE, "positive and at most 100")
 }
 
 /// Adafactor's ε₁, added to squared gradients.
@@ -155,7 +172,7 @@ impl Optimizer {
         self.steps += 1;
         let device = gradients.first().expect("something is trained").device();
         let zero: Tensor<1> = constant(&[0.0], [1], &device);
-        // One partial sum a parameter, added in their order: the same number of threads or another, the same bits.
+        // One partial sum for each parameter, added in the order of the parameters: the number of threads changes no bit.
         let squares: Vec<f64> = gradients
             .iter()
             .map(|gradient| f64::from(to_host(fused::add_squares(gradient.clone(), zero.clone()))[0]))

@@ -1,6 +1,6 @@
 //! PPO from a reward of whole completions (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020,
-//! arXiv 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`iterate`]: rolling
-//! out, rewards, advantages, clipped steps, control of the divergence → the losses.
+//! arXiv 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`run`] → [`iterate`]:
+//! rolling out, rewards, advantages, clipped steps, control of the divergence → the losses.
 //!
 //! A state is a prompt with the completion so far, an action is the next token, an episode is one completion. What the
 //! policy earns with a token is minus its divergence from the reference policy there; the last token earns the score of
@@ -11,7 +11,7 @@
 //! all log-probabilities, the reference's too, are at the sampling temperature.
 
 use std::error::Error;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom as _;
@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 use super::batch::{Batch, Targets};
 use super::data::Encoded;
 use super::model::Decoder;
-use super::optim::{Optimizer, OptimizerConfig};
+use super::optim::{OptimizerConfig, check_learning_rate};
 use super::sample::{Completion, Finish, SampleConfig, generate};
-use super::train::{DIVERGED, MOST_LEARNING_RATE, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
+use super::train::{DIVERGED, Metrics, Part, Stage, TrainConfig, Trainee, Whole, cut, step};
 use crate::advantage::gae;
 use crate::finite::NotFinite;
 use crate::nn::{constant, to_host};
 use crate::random::stream;
+use crate::range::OutOfRange;
 
 /// Hyper-parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,6 +102,9 @@ pub struct Ppo {
 
 /// A score for each completion, in their order; with each comes the number of its prompt.
 pub type Reward<'a, E> = dyn Fn(&[(usize, &Completion)]) -> Result<Vec<f64>, E> + 'a;
+
+/// What is done after each iteration; training breaks off where it breaks.
+pub type Each<'a, E> = dyn FnMut(&mut Ppo, &Metrics) -> Result<ControlFlow<()>, E> + 'a;
 
 /// An iteration that could not be done.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -196,12 +200,9 @@ impl PpoConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
-        let check = |name: &str, found: f64, fine: bool, expected: &str| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(format!("{name} = {found}: must be {expected}")),
-        };
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let check = OutOfRange::check;
         for (name, found) in [
             ("iterations", self.iterations),
             ("batch_size", self.batch_size),
@@ -211,8 +212,8 @@ impl PpoConfig {
         ] {
             check(name, found as f64, found > 0, "a whole number from 1 on")?;
         }
-        self.sampling.validate().map_err(|problem| format!("sampling.{problem}"))?;
-        self.optimizer.validate().map_err(|problem| format!("optimizer.{problem}"))?;
+        self.sampling.validate().map_err(|error| error.of("sampling"))?;
+        self.optimizer.validate().map_err(|error| error.of("optimizer"))?;
         let SampleConfig { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let all = "so that completions are drawn from the policy itself";
         check("sampling.temperature", temperature, temperature > 0.0, &format!("above 0, {all}"))?;
@@ -233,9 +234,7 @@ impl PpoConfig {
         }
         // Of less than an episode, β could change its sign.
         check("kl_horizon", self.kl_horizon, self.kl_horizon >= 1.0, "1 or more")?;
-        let rate = self.value_learning_rate;
-        let fine = rate > 0.0 && rate <= MOST_LEARNING_RATE;
-        check("value_learning_rate", rate, fine, "positive and at most 100")?;
+        check_learning_rate("value_learning_rate", self.value_learning_rate)?;
         for (name, found) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             check(name, found, (0.0..=1.0).contains(&found), "between 0 and 1")?;
         }
@@ -283,7 +282,7 @@ impl Ppo {
             if let Some(adapters) = &mut model.adapters {
                 adapters.config.dropout = 0.0;
             }
-            Trainee { model, optimizer: Optimizer::default(), step: 0 }
+            Trainee::new(model)
         };
         Self { policy: trainee(policy), value: trainee(value), kl_coefficient: config.kl_coefficient, iteration: 0 }
     }
@@ -347,10 +346,7 @@ pub fn iterate<E: Error + 'static>(
 
     // What policy, reference and value function say of every token before the update. The policy is asked again, not
     // taken at the sampler's word: computed in the same way as later, the ratio is 1 until the first step.
-    let sequences = asked.into_iter().zip(&completions).map(|(prompt, completion)| Encoded {
-        prompt_len: prompt.len(),
-        ids: [prompt, completion.ids.clone()].concat(),
-    });
+    let sequences = asked.iter().zip(&completions).map(|(prompt, completion)| Encoded::new(prompt, &completion.ids));
     let episodes = Episodes::new(sequences.collect());
     let log_probs = |model: &Decoder| {
         let of = |hidden, targets: &Targets| model.log_probs(hidden, targets, sampling.temperature).0;
@@ -461,6 +457,33 @@ pub fn iterate<E: Error + 'static>(
     metrics.check_finite("", || now.clone()).map_err(PpoError::NotFinite)?;
     state.iteration += 1;
     Ok(metrics)
+}
+
+/// Takes the iterations that are left. After each of them `each` is given the state and the iteration's metrics; where it
+/// breaks before the last one, training ends there, and what is returned breaks, too.
+///
+/// # Errors
+/// As [`iterate`], and those of `each`.
+///
+/// # Panics
+/// As [`iterate`].
+pub fn run<E: Error + From<PpoError<E>> + 'static>(
+    state: &mut Ppo,
+    reference: &Decoder,
+    prompts: &[Vec<u32>],
+    eos: &[u32],
+    config: &PpoConfig,
+    seed: u64,
+    reward: &Reward<'_, E>,
+    each: &mut Each<'_, E>,
+) -> Result<ControlFlow<()>, E> {
+    while state.iteration < config.iterations {
+        let metrics = iterate(state, reference, prompts, eos, config, seed, reward)?;
+        if each(state, &metrics)?.is_break() && state.iteration < config.iterations {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn check<E: Error + 'static>(state: &Ppo, reference: &Decoder, prompts: &[Vec<u32>]) -> Result<(), PpoError<E>> {
@@ -933,10 +956,7 @@ mod tests {
         assert!(get(&found, "policy/approxkl_avg") < 1e-11, "{found:?}");
         assert_eq!(get(&found, "policy/clipfrac_avg"), 0.0);
 
-        let encoded = |(prompt, completion): &(usize, Completion)| {
-            let prompt = &prompts()[*prompt];
-            Encoded { ids: [prompt.as_slice(), &completion.ids].concat(), prompt_len: prompt.len() }
-        };
+        let encoded = |(prompt, completion): &(usize, Completion)| Encoded::new(&prompts()[*prompt], &completion.ids);
         let sequences: Vec<Encoded> = seen.iter().map(encoded).collect();
         let total = |model: &Decoder| {
             // Larger hidden states are larger logits.
@@ -1075,8 +1095,8 @@ mod tests {
             assert!(found.what.starts_with("the value") && found.at.starts_with("iteration 1"), "{found}");
         }
         // Its error is one of a run that failed, whatever it passes through.
-        let error = PpoError::<crate::lm::run::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
-        let error = crate::lm::run::LmError::from(error);
+        let error = PpoError::<crate::lm::error::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
+        let error = crate::lm::error::LmError::from(error);
         assert!(crate::finite::is_behind(&error), "{error}");
         assert!(
             error.to_string().starts_with("the reward of the completion of prompt 2 is NaN at iteration 4"),
@@ -1102,7 +1122,7 @@ mod tests {
         for (expected, damage) in cases {
             let mut config = PpoConfig::default();
             damage(&mut config);
-            let found = config.validate().unwrap_err();
+            let found = config.validate().unwrap_err().to_string();
             assert!(found.starts_with(expected), "{found}, expected {expected}");
         }
     }

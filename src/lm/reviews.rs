@@ -1,15 +1,15 @@
 //! A world of short reviews, for language models small enough to be trained on the spot, whose rewards are known
 //! exactly.
 //!
-//! [`review`] writes a text; [`attributes`] reads sentiment, politeness, specificity and length back from any text, a
-//! model's half-broken one included. Both work with the words and templates of `assets/reviews.toml`, but by different
-//! ways: the writer adds up what it chose, the reader what it finds. That they agree on every text is tested.
+//! [`review`] writes a text. [`attributes`] reads sentiment, politeness, specificity and length from any text, even from the
+//! half-broken text of a model. Both use the words and templates of `assets/reviews.toml`, but in different ways: the writer
+//! adds up what it chose, the reader adds up what it finds. A test shows that they agree on every text.
 //!
-//! What the reader does: it looks for judgements ("tasty", "fell apart"), each of a known valence from −2 to 2. In the
-//! four words before one, back to a comma, a joining word or the judgement before, an intensifier makes it 1.5 times
-//! as strong, a weakener half as strong, and a negation turns it to minus one half of itself ("not superb" is mildly
-//! bad). What a sentence says before "but", and what follows "although" up to the next comma or end of sentence, is
-//! conceded and has half the weight. A judgement that a text repeats counts once, where it stands first.
+//! The reader looks for judgements ("tasty", "fell apart"), each with a known valence from −2 to 2. The four words before a
+//! judgement count, back to a comma, a joining word or the judgement before: an intensifier makes it 1.5 times as strong, a
+//! weakener half as strong, and a negation turns it to minus one half of itself ("not superb" is mildly bad). Whatever a
+//! sentence says before "but", and whatever follows "although" up to the next comma or the end of the sentence, is conceded
+//! and has half the weight. A judgement that a text repeats counts only the first time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -19,27 +19,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Rng;
 
-/// A text and what is true of it.
+/// A text and its attributes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Review {
     /// The text, one line.
     pub text: String,
-    /// What the writer put into it; [`attributes`] of the text are the same.
+    /// The attributes that the writer gave it; [`attributes`] of the text are the same.
     pub attributes: Attributes,
 }
 
-/// What is known of a text.
+/// Attributes of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attributes {
-    /// How good it says its subject is, in (−1, 1). With weights w and valences v of its judgements and
-    /// m = Σ w·v / (1 + Σ w), it is m / √(1 + m²): 0 for a text that judges nothing. More judgements of the same kind
-    /// add less and less, and repeated ones nothing.
+    /// How good it says its subject is, in (−1, 1): m / √(1 + m²) with m = Σ w·v / (1 + Σ w), where w and v are the weights
+    /// and valences of its judgements. It is 0 for a text that judges nothing. More judgements of the same kind add less and
+    /// less, and repeated ones add nothing.
     pub sentiment: f64,
-    /// How polite it is to its readers, in (−1, 1): the same formula over its distinct markers of politeness ("thank
-    /// you", 1) and rudeness ("idiots", −2), all of weight 1.
+    /// How polite it is to its readers, in (−1, 1): the same formula over its different markers of politeness ("thank you",
+    /// 1) and rudeness ("idiots", −2), all with weight 1.
     pub politeness: f64,
-    /// n / (n + 2) for n distinct details: amounts (one for each unit), places, dates and named parts; in [0, 1).
+    /// n / (n + 2), in [0, 1), for n different details: amounts (one for each unit), places, dates and named parts.
     pub specificity: f64,
     /// Words: stretches between white space that hold a letter or a digit.
     pub words: usize,
@@ -48,16 +48,16 @@ pub struct Attributes {
 /// Writes a review of 2 to 7 sentences: an opening, judgements, events and details that follow a mood most of the
 /// time, and often a verdict.
 ///
-/// The overall mood is drawn uniformly from −1 to 1. What a text begins with says little about it: most openings are
+/// The overall mood is drawn uniformly from −1 to 1. The beginning of a text says little about the mood: most openings are
 /// facts.
 #[must_use]
 pub fn review(rng: &mut Rng) -> Review {
-    let world = &*WORLD;
-    let topic = pick(rng, &world.topics);
+    let book = &*PHRASEBOOK;
+    let topic = pick(rng, &book.topics);
     let mood = rng.random_range(-1.0..1.0);
     let manners = rng.random_range(-1.0..1.0) + MANNERS_OF_MOOD * mood;
     let exactness = rng.random_range(0.0..1.0);
-    let mut draft = Draft::new(world, topic, mood, exactness);
+    let mut draft = Draft::new(book, topic, mood, exactness);
     let (polite, mannered) = (manners > 0.0, manners.abs() > MANNERED);
     let (greeting, verdict) = (mannered && chance(rng, 0.2), chance(rng, 0.5));
     let courtesies = usize::from(mannered) + usize::from(manners.abs() > VERY_MANNERED);
@@ -65,7 +65,7 @@ pub fn review(rng: &mut Rng) -> Review {
     let judgements = rng.random_range(1..=4).min(room);
     let mut details = room - judgements;
     if greeting {
-        draft.sentence(rng, if polite { &world.greeting_polite } else { &world.greeting_rude }, None);
+        draft.sentence(rng, if polite { &book.greeting_polite } else { &book.greeting_rude }, None);
     }
     draft.sentence(rng, &topic.opening, None);
     for _ in 0..judgements {
@@ -76,7 +76,7 @@ pub fn review(rng: &mut Rng) -> Review {
         }
     }
     // Courtesies stand before the verdict or after it.
-    let tone = if polite { &world.polite } else { &world.rude };
+    let tone = if polite { &book.polite } else { &book.rude };
     let early = if chance(rng, 0.5) { courtesies } else { 0 };
     (0..early).for_each(|_| draft.sentence(rng, tone, None));
     if verdict {
@@ -86,14 +86,14 @@ pub fn review(rng: &mut Rng) -> Review {
     draft.finish()
 }
 
-/// What is known of any text, also of one that no review would say.
+/// The attributes of any text, even of one that no review would contain.
 #[must_use]
 pub fn attributes(text: &str) -> Attributes {
-    let world = &*WORLD;
+    let book = &*PHRASEBOOK;
     let lower = text.to_lowercase().replace('’', "'");
     let tokens = tokens(&lower);
     let mut findings = Findings::default();
-    // Where the reach of a modifier begins, the first judgement of the sentence, and whether this is conceded.
+    // Where the reach of modifiers begins, the first judgement of the sentence, and whether the words are conceded.
     let (mut reach, mut sentence, mut conceded) = (0, 0, false);
     let mut i = 0;
     while let Some(token) = tokens.get(i) {
@@ -103,27 +103,27 @@ pub fn attributes(text: &str) -> Attributes {
         if token.gap == Gap::Sentence {
             sentence = findings.judgements.len();
         }
-        if let Some((words, entry)) = world.lexicon.phrase_at(&tokens[i..]) {
+        if let Some((words, entry)) = book.lexicon.phrase_at(&tokens[i..]) {
             let before = &tokens[reach.max(i.saturating_sub(REACH))..i];
-            let factor = before.iter().filter_map(|t| world.modifiers.get(t.word)).product();
+            let factor = before.iter().filter_map(|t| book.modifiers.get(t.word)).product();
             findings.add(entry, factor, if conceded { CONCEDED } else { 1.0 });
             i += words;
             reach = i;
             continue;
         }
-        if world.joining.iter().any(|word| word == token.word) {
+        if book.joining.iter().any(|word| word == token.word) {
             reach = i + 1;
         }
         if token.word == "but" {
             findings.judgements[sentence..].iter_mut().for_each(|j| j.1 = CONCEDED);
             reach = i + 1;
         }
-        if world.conceding.iter().any(|word| word == token.word) {
+        if book.conceding.iter().any(|word| word == token.word) {
             (reach, conceded) = (i + 1, true);
         }
         if let Some(unit) = tokens.get(i + 1).filter(|next| next.gap == Gap::None)
             && token.word.bytes().all(|b| b.is_ascii_digit())
-            && let Some(&entry) = world.lexicon.units.get(unit.word)
+            && let Some(&entry) = book.lexicon.units.get(unit.word)
         {
             findings.add(entry, 1.0, 1.0);
         }
@@ -132,8 +132,8 @@ pub fn attributes(text: &str) -> Attributes {
     findings.attributes(text)
 }
 
-/// Splits a text after its first `words` stretches between white space into prompt and completion; the completion
-/// begins with the white space before its first word. Together they are the text.
+/// Splits a text after its first `words` words, which are separated by white space, into prompt and completion. The
+/// completion begins with the white space before its first word, so together they are the text.
 #[must_use]
 pub fn prefix(text: &str, words: usize) -> (&str, &str) {
     let (mut seen, mut within) = (0, false);
@@ -155,27 +155,28 @@ pub(crate) fn words(text: &str) -> usize {
 
 /// Words before a judgement in which a modifier counts.
 const REACH: usize = 4;
-/// Weight of what is conceded; everything else has 1.
+/// Weight of conceded judgements; all others have the weight 1.
 const CONCEDED: f64 = 0.5;
-/// What modifiers multiply a valence by.
+/// Factors of a valence after an intensifier, a weakener and a negation.
 const STRONG: f64 = 1.5;
 const WEAK: f64 = 0.5;
 const NEGATED: f64 = -0.5;
-/// Valences are kept within this, however many intensifiers pile up: 2 with one of them.
+/// Largest valence, however many intensifiers there are: that of 2 with one of them.
 const MOST: f64 = 3.0;
 /// Share of judgements that are neither good nor bad.
 const NEUTRAL: f64 = 0.06;
 /// How much of the mood goes into the manners: pleased people are a little politer.
 const MANNERS_OF_MOOD: f64 = 0.15;
-/// Manners, either way, from which a text shows them.
+/// Manners, good or bad, from which on a text shows them.
 const MANNERED: f64 = 0.35;
-/// Manners from which it shows them twice.
+/// Manners from which on a text shows them twice.
 const VERY_MANNERED: f64 = 0.75;
-/// Sentences of a text at most.
+/// Most sentences of a text.
 const SENTENCES: usize = 7;
 
-static WORLD: LazyLock<World> = LazyLock::new(|| {
-    World::read(include_str!("../../assets/reviews.toml")).expect("the asset is part of the program, and tests read it")
+static PHRASEBOOK: LazyLock<Phrasebook> = LazyLock::new(|| {
+    Phrasebook::read(include_str!("../../assets/reviews.toml"))
+        .expect("the asset is part of the program, and tests read it")
 });
 
 /// The asset as it is written.
@@ -237,14 +238,14 @@ struct AssetTopic {
 }
 
 /// The asset, ready for use.
-struct World {
+struct Phrasebook {
     topics: Vec<Topic>,
     closing: Vec<Template>,
     polite: Vec<Template>,
     rude: Vec<Template>,
     greeting_polite: Vec<Template>,
     greeting_rude: Vec<Template>,
-    kinds: BTreeMap<String, Kind>,
+    kinds: BTreeMap<String, WordsBySign>,
     forms: Words,
     links: Words,
     amounts: BTreeMap<String, AssetAmounts>,
@@ -278,9 +279,9 @@ struct Part {
     plural: bool,
 }
 
-/// Words by what they say: bad, neutral, good.
+/// Words that judge: bad, neutral and good ones.
 #[derive(Default, Clone)]
-struct Kind([Vec<Word>; 3]);
+struct WordsBySign([Vec<Word>; 3]);
 
 #[derive(Clone)]
 struct Word {
@@ -291,18 +292,18 @@ struct Word {
 
 struct Template {
     pieces: Vec<Piece>,
-    /// Whether the judgements in it are good (1) or bad (−1); 0 when it has none of its own.
+    /// Whether its judgements are good (1) or bad (−1); 0 where it has none of its own.
     sign: i8,
 }
 
 enum Piece {
     Text(String),
-    /// A judgement or marker written into the template, and what it is multiplied by there.
+    /// A judgement or marker that the template has, and its factor there.
     Fixed(String, Entry, f64),
     Slot(String),
 }
 
-/// A phrase the reader knows.
+/// A phrase that the reader knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Entry {
     id: usize,
@@ -358,7 +359,7 @@ impl Lexicon {
     }
 }
 
-impl World {
+impl Phrasebook {
     fn read(text: &str) -> Result<Self, String> {
         let asset: Asset = toml::from_str(text).map_err(|e| e.to_string())?;
         let mut lexicon = Lexicon::default();
@@ -427,11 +428,11 @@ impl World {
     }
 }
 
-/// The kinds of words; all but the verbs have those of `any` too.
-fn read_kinds(asset: &BTreeMap<String, Words>, lexicon: &mut Lexicon) -> Result<BTreeMap<String, Kind>, String> {
+/// The kinds of words. All kinds but the verbs also have the words of the kind `any`.
+fn read_kinds(asset: &BTreeMap<String, Words>, lexicon: &mut Lexicon) -> Result<BTreeMap<String, WordsBySign>, String> {
     let mut kinds = BTreeMap::new();
     for (name, levels) in asset {
-        let mut kind = Kind::default();
+        let mut kind = WordsBySign::default();
         for (level, words) in levels {
             let valence = match level.as_str() {
                 "very_bad" => -2.0,
@@ -494,11 +495,11 @@ impl Template {
     }
 }
 
-/// What a text was found, or is planned, to hold.
+/// What was found in a text, or what a text is planned to hold.
 #[derive(Default)]
 struct Findings {
     seen: Vec<usize>,
-    /// Valence, modified, and weight.
+    /// Valence after modifiers, and weight.
     judgements: Vec<(f64, f64)>,
     markers: Vec<f64>,
     details: usize,
@@ -529,15 +530,15 @@ impl Findings {
     }
 }
 
-/// m / √(1 + m²) of the mean m of weighted values, to which one value of 0 was added. Only operations that are the same
-/// on every machine, to the bit.
+/// m / √(1 + m²) of the mean m of weighted values and one further value of 0. All operations give the same bits on every
+/// machine.
 fn bounded(values: impl Iterator<Item = (f64, f64)>) -> f64 {
     let (sum, weight) = values.fold((0.0, 1.0), |(sum, weight), (v, w)| (sum + w * v, weight + w));
     let mean = sum / weight;
     mean / (1.0 + mean * mean).sqrt()
 }
 
-/// What stands before a word: nothing but white space, punctuation within a sentence, or the end of one.
+/// What is before a word: only white space, punctuation within a sentence, or the end of a sentence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gap {
     None,
@@ -575,7 +576,7 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
 
 /// A review in the making.
 struct Draft<'w> {
-    world: &'w World,
+    book: &'w Phrasebook,
     topic: &'w Topic,
     item: &'w str,
     mood: f64,
@@ -585,18 +586,17 @@ struct Draft<'w> {
     templates: Vec<&'w Template>,
     parts: Vec<usize>,
     part: Option<&'w Part>,
-    /// Signs and weights of the judgements to come in this sentence, the last one first; by the mood, and 1, when there
-    /// are none.
+    /// Signs and weights that the next judgements of this sentence shall have, the last one first. Without one, the sign
+    /// follows the mood, and the weight is 1.
     wanted: Vec<(i8, f64)>,
-    /// Sign of the last sentence, 0 where it did not judge or was in two minds: links join neighbours that agree or do
-    /// not.
+    /// Sign of the last sentence; 0 where it did not judge or judged both ways. Linking phrases depend on it.
     last: i8,
 }
 
 impl<'w> Draft<'w> {
-    fn new(world: &'w World, topic: &'w Topic, mood: f64, exactness: f64) -> Self {
+    fn new(book: &'w Phrasebook, topic: &'w Topic, mood: f64, exactness: f64) -> Self {
         Self {
-            world,
+            book,
             topic,
             item: "",
             mood,
@@ -624,7 +624,7 @@ impl<'w> Draft<'w> {
         if chance(rng, 0.5 + 0.5 * x / (1.0 + x * x).sqrt()) { 1 } else { -1 }
     }
 
-    /// A sentence that judges: an event, two judgements that are in contrast, or plain ones.
+    /// A sentence that judges: an event, two contrasting judgements, or plain judgements.
     fn judgement(&mut self, rng: &mut Rng) {
         let (sign, topic) = (self.sign(rng), self.topic);
         let (before, start) = (self.last, self.text.len());
@@ -649,15 +649,14 @@ impl<'w> Draft<'w> {
         }
     }
 
-    /// A closing sentence that agrees with what was said so far, or says nothing.
+    /// A closing sentence that agrees with the judgements so far, or does not judge.
     fn verdict(&mut self, rng: &mut Rng) {
         let total: f64 = self.plan.judgements.iter().map(|(v, w)| v * w).sum();
         let sign = if chance(rng, 0.25) { 0 } else { sign_of(total) };
-        self.sentence(rng, &self.world.closing, Some(sign));
+        self.sentence(rng, &self.book.closing, Some(sign));
     }
 
-    /// One sentence from a template with this sign, if one is asked for; from one that the text has not used, if there
-    /// is any.
+    /// One sentence from a template, with this sign if one is given. Templates that the text has not used come first.
     fn sentence(&mut self, rng: &mut Rng, templates: &'w [Template], sign: Option<i8>) {
         let fits: Vec<&Template> = templates.iter().filter(|t| sign.is_none_or(|sign| t.sign == sign)).collect();
         let unused = |t: &&Template| !self.templates.iter().any(|used| std::ptr::eq(*used, *t));
@@ -684,17 +683,17 @@ impl<'w> Draft<'w> {
         self.text.replace_range(start..start + old, &first);
     }
 
-    /// Puts a linking phrase before the sentence that begins at `start`, or behind the space there.
+    /// Puts a linking phrase before the sentence that begins at `start`, after the space there.
     fn link(&mut self, rng: &mut Rng, kind: &str, start: usize) {
         let at = self.text.len() - self.text[start..].trim_start().len();
         let keeps_capital = self.text[at..].starts_with("I ");
         if !keeps_capital && let Some(first) = self.text[at..].chars().next() {
             self.text.replace_range(at..at + first.len_utf8(), &first.to_lowercase().to_string());
         }
-        self.text.insert_str(at, phrase(rng, &self.world.links[kind]));
+        self.text.insert_str(at, phrase(rng, &self.book.links[kind]));
     }
 
-    /// Appends words; "a" before a vowel becomes "an".
+    /// Appends words. An "a" before a vowel becomes "an".
     fn push(&mut self, words: &str) {
         let article = self.text.ends_with(" a ") || self.text.ends_with(" A ");
         if article && words.starts_with(['a', 'e', 'i', 'o', 'u']) && !words.starts_with("us") {
@@ -704,7 +703,7 @@ impl<'w> Draft<'w> {
     }
 
     fn fill(&mut self, rng: &mut Rng, slot: &str) {
-        let (world, topic) = (self.world, self.topic);
+        let (book, topic) = (self.book, self.topic);
         let plural = self.part.is_some_and(|part| part.plural);
         match slot {
             "item" => {
@@ -732,10 +731,10 @@ impl<'w> Draft<'w> {
                 (false, true) => "seem",
                 (true, _) => "seemed",
             }),
-            "eval" => self.judge(rng, self.part.map_or(&topic.kind, |part| &part.kind), Form::Predicate),
-            "adj" => self.judge(rng, &topic.kind, Form::Attribute),
-            "~adj" => self.judge(rng, &topic.kind, Form::Negated),
-            "felt" => self.judge(rng, "felt", Form::Verb),
+            "eval" => self.judge(rng, self.part.map_or(&topic.kind, |part| &part.kind), Position::Predicate),
+            "adj" => self.judge(rng, &topic.kind, Position::Attribute),
+            "~adj" => self.judge(rng, &topic.kind, Position::Negated),
+            "felt" => self.judge(rng, "felt", Position::Verb),
             "consumed" => self.push(&topic.consumed),
             "named" => {
                 let named = phrase(rng, &topic.named);
@@ -744,19 +743,19 @@ impl<'w> Draft<'w> {
             slot => {
                 let slot = if slot == "stay" { &topic.stay } else { slot };
                 let exact = chance(rng, self.exactness);
-                if let Some(amounts) = world.amounts.get(slot) {
+                if let Some(amounts) = book.amounts.get(slot) {
                     if !exact {
                         return self.push(phrase(rng, &amounts.vague));
                     }
                     let (unit, least, most, step) = pick(rng, &amounts.units);
                     let number = least + step * rng.random_range(0..=(most - least) / step);
                     self.push(&format!("{number} {unit}"));
-                    self.plan.add(world.lexicon.units[unit], 1.0, 1.0);
-                } else if let Some(names) = world.names.get(slot) {
+                    self.plan.add(book.lexicon.units[unit], 1.0, 1.0);
+                } else if let Some(names) = book.names.get(slot) {
                     let name = phrase(rng, if exact { &names.exact } else { &names.vague });
                     if exact { self.detail(name) } else { self.push(name) }
                 } else {
-                    self.push(phrase(rng, &world.lists[slot]));
+                    self.push(phrase(rng, &book.lists[slot]));
                 }
             }
         }
@@ -765,21 +764,21 @@ impl<'w> Draft<'w> {
     fn detail(&mut self, phrase: &str) {
         self.push(phrase);
         let lower = phrase.to_lowercase();
-        let found = self.world.lexicon.phrase_at(&tokens(&lower));
+        let found = self.book.lexicon.phrase_at(&tokens(&lower));
         let (_, entry) = found.expect("every exact name and named part was added to the lexicon");
         self.plan.add(entry, 1.0, 1.0);
     }
 
-    /// Writes a judgement of the next sign that is wanted.
-    fn judge(&mut self, rng: &mut Rng, kind: &str, form: Form) {
+    /// Writes a judgement with the next sign that is wanted.
+    fn judge(&mut self, rng: &mut Rng, kind: &str, form: Position) {
         let (mut sign, weight) = self.wanted.pop().unwrap_or_else(|| (self.sign(rng), 1.0));
-        let (words, forms) = (&self.world.kinds[kind].0, &self.world.forms);
+        let (words, forms) = (&self.book.kinds[kind].0, &self.book.forms);
         let negates = match form {
-            Form::Negated => true,
-            // "Never liked" is said, "never resented" is not.
-            Form::Verb => sign < 0 && chance(rng, 0.25),
-            Form::Predicate => chance(rng, 0.18),
-            Form::Attribute => false,
+            Position::Negated => true,
+            // People say "never liked", but not "never resented".
+            Position::Verb => sign < 0 && chance(rng, 0.25),
+            Position::Predicate => chance(rng, 0.18),
+            Position::Attribute => false,
         };
         if sign == 0 && (negates || words[slot_of_sign(0)].is_empty()) {
             sign = if chance(rng, 0.5) { 1 } else { -1 };
@@ -788,17 +787,17 @@ impl<'w> Draft<'w> {
         let extreme = word.valence.abs() > 1.0;
         let roll = rng.random_range(0.0..1.0);
         let (name, factor) = match form {
-            Form::Negated => ("", NEGATED),
-            Form::Verb if negates => ("felt_negated", NEGATED),
-            Form::Predicate if negates && sign < 0 && roll < 0.5 => ("negated_strong", STRONG * NEGATED),
-            Form::Predicate if negates => (if sign < 0 { "negated_good" } else { "negated_bad" }, NEGATED),
+            Position::Negated => ("", NEGATED),
+            Position::Verb if negates => ("felt_negated", NEGATED),
+            Position::Predicate if negates && sign < 0 && roll < 0.5 => ("negated_strong", STRONG * NEGATED),
+            Position::Predicate if negates => (if sign < 0 { "negated_good" } else { "negated_bad" }, NEGATED),
             _ if sign == 0 => ("", 1.0),
-            Form::Verb if roll < 0.3 => ("felt_strong", STRONG),
-            Form::Verb if roll < 0.4 && !extreme => ("felt_weak", WEAK),
-            Form::Predicate | Form::Attribute if roll < 0.25 && extreme => ("strong_extreme", STRONG),
-            Form::Predicate | Form::Attribute if roll < 0.25 => ("strong_mild", STRONG),
-            Form::Predicate if roll < 0.4 && !extreme && sign > 0 => ("weak_good", WEAK),
-            Form::Predicate if roll < 0.4 && !extreme => ("weak_bad", WEAK),
+            Position::Verb if roll < 0.3 => ("felt_strong", STRONG),
+            Position::Verb if roll < 0.4 && !extreme => ("felt_weak", WEAK),
+            Position::Predicate | Position::Attribute if roll < 0.25 && extreme => ("strong_extreme", STRONG),
+            Position::Predicate | Position::Attribute if roll < 0.25 => ("strong_mild", STRONG),
+            Position::Predicate if roll < 0.4 && !extreme && sign > 0 => ("weak_good", WEAK),
+            Position::Predicate if roll < 0.4 && !extreme => ("weak_bad", WEAK),
             _ => ("", 1.0),
         };
         if !name.is_empty() {
@@ -809,8 +808,8 @@ impl<'w> Draft<'w> {
         self.plan.add(word.entry, factor, weight);
     }
 
-    /// One of these words, if possible one that the text does not have; a mild one, if asked for ("not good" is said,
-    /// "not atrocious" is not).
+    /// One of these words, if possible one that the text does not have; a mild one if asked for: people say "not good", but
+    /// not "not atrocious".
     fn word(&self, rng: &mut Rng, words: &'w [Word], mild: bool) -> &'w Word {
         let fits = |word: &&Word| (!mild || word.valence.abs() <= 1.0) && !self.plan.seen.contains(&word.entry.id);
         let fresh: Vec<&Word> = words.iter().filter(fits).collect();
@@ -818,12 +817,12 @@ impl<'w> Draft<'w> {
     }
 }
 
-/// Where a judgement stands.
+/// The place of a judgement in its sentence.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Form {
+enum Position {
     Predicate,
     Attribute,
-    /// As attribute, in a template that negates it.
+    /// An attribute, in a template that negates it.
     Negated,
     Verb,
 }

@@ -2,21 +2,19 @@
 //! of the shared core (Bradley-Terry; Ouyang et al. 2022, arXiv 2203.02155, eq. 1).
 
 use burn::tensor::Tensor;
-use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::batch::Batch;
-use super::data::EncodedPair;
-use super::dpo::{Completions, pack, pair_tokens};
+use super::data::{Encoded, EncodedPair};
 use super::model::Decoder;
-use super::train::{Metrics, Part, Stage, Whole, cut};
+use super::pairs::{Completions, PackedPairs, agrees, of_pairs, pair_tokens};
+use super::train::{Metrics, Part, Stage, Whole};
 use crate::nn::{constant, to_host};
 use crate::preference::Likelihood;
 
 /// Hyper-parameters of a reward model's loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RewardLoss {
-    /// How a difference of scores becomes the probability of an answer. A row's own margin takes the place of this
-    /// one's.
+    /// How a difference of scores becomes the probability of an answer. A row that has a margin of its own uses that.
     pub likelihood: Likelihood,
     /// Weight of (score of the chosen + score of the rejected)², which keeps scores around zero (Eisenstein et al. 2023,
     /// arXiv 2312.09244); 0 for none.
@@ -40,7 +38,7 @@ impl Default for RewardLoss {
     }
 }
 
-/// Scores of sequences: the head's first output at each one's last token.
+/// Scores of sequences: the head's first output at the last token of each.
 ///
 /// # Shapes
 /// - returns `[sequences.len()]`
@@ -55,7 +53,7 @@ pub fn scores(model: &Decoder, sequences: &[&[u32]]) -> Vec<f32> {
     to_host(model.scores(model.hidden(&batch, None), last).narrow(1, 0, 1))
 }
 
-/// The same of an ensemble: means over its members.
+/// Scores of sequences by an ensemble: means over its members.
 ///
 /// # Shapes
 /// - returns `[sequences.len()]`
@@ -68,17 +66,30 @@ pub fn mean_scores(members: &[Decoder], sequences: &[&[u32]]) -> Vec<f64> {
     sums.into_iter().map(|sum| sum / members.len() as f64).collect()
 }
 
+/// Scores of completions by an ensemble, means over its members. A few completions are scored at a time.
+///
+/// # Shapes
+/// - returns `[completions.len()]`
+#[must_use]
+pub fn completion_scores(members: &[Decoder], completions: &[Encoded]) -> Vec<f64> {
+    let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
+    ids.chunks(SCORED_TOGETHER).flat_map(|part| mean_scores(members, part)).collect()
+}
+
+/// Completions that a reward model scores together, so that their hidden states fit the memory.
+const SCORED_TOGETHER: usize = 64;
+
 /// Scores of both sides of every pair. They do not depend on the number of threads.
 ///
 /// # Shapes
 /// - returns `[pairs.len()]`, each of chosen and rejected
 #[must_use]
 pub fn pair_scores(model: &Decoder, pairs: &[EncodedPair], part_tokens: usize) -> Vec<[f64; 2]> {
-    let of = |hidden: Tensor<2>, Completions { last, sides, .. }: Completions| {
-        let scores = to_host(model.scores(hidden, last).narrow(1, 0, 1));
-        sides.into_iter().map(|both| both.map(|i| f64::from(scores[i]))).collect::<Vec<_>>()
+    let of = |hidden: Tensor<2>, Completions { last, sides, .. }: &Completions| {
+        let scores = to_host(model.scores(hidden, last.clone()).narrow(1, 0, 1));
+        sides.iter().map(|both| both.map(|i| f64::from(scores[i]))).collect()
     };
-    of_pairs(model, pairs, part_tokens, &of).concat()
+    of_pairs(model, pairs, part_tokens, &|_| (), &of)
 }
 
 /// Every member's P[chosen is preferred to rejected] of every pair: what
@@ -100,12 +111,13 @@ pub fn probabilities(
     members.iter().flat_map(of_member).collect()
 }
 
-/// Where pairs are, for k-center: the last hidden state of the side that scores higher minus that of the other, means
-/// over the members.
+/// Where pairs are, for k-center: the last hidden state of the side that scores higher minus that of the other side, a
+/// mean over the members.
 ///
 /// A difference of scores is linear in the difference of hidden states, so two pairs at the same place are the same
-/// question to every score head; both sides one after the other would also part questions by their prompts, which score
-/// alike on both sides. Going from the lower to the higher score keeps a pair where it is when its sides are swapped.
+/// question to every score head. Both hidden states side by side would also tell questions apart by their prompts, which
+/// add the same to both scores. Because the difference goes from the lower to the higher score, swapping the sides of a
+/// pair does not move it.
 ///
 /// # Shapes
 /// - returns `[pairs.len()][hidden]`
@@ -113,18 +125,18 @@ pub fn probabilities(
 pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize) -> Vec<Vec<f32>> {
     let mut sums: Vec<(f64, Vec<f32>)> = Vec::new();
     for member in members {
-        let of = |hidden: Tensor<2>, Completions { last, sides, .. }: Completions| {
+        let of = |hidden: Tensor<2>, Completions { last, sides, .. }: &Completions| {
             let scores = to_host(member.scores(hidden.clone(), last.clone()).narrow(1, 0, 1));
             let width = member.config.hidden;
             let hidden = to_host(hidden);
             let row = |i: usize| &hidden[last[i] as usize * width..][..width];
-            let differences = sides.into_iter().map(|[chosen, rejected]| {
+            let differences = sides.iter().map(|&[chosen, rejected]| {
                 let difference = row(chosen).iter().zip(row(rejected)).map(|(chosen, rejected)| chosen - rejected);
                 (f64::from(scores[chosen] - scores[rejected]), difference.collect::<Vec<f32>>())
             });
-            differences.collect::<Vec<_>>()
+            differences.collect()
         };
-        let found = of_pairs(member, pairs, part_tokens, &of).concat();
+        let found = of_pairs(member, pairs, part_tokens, &|_| (), &of);
         if sums.is_empty() {
             sums = found;
             continue;
@@ -142,34 +154,9 @@ pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize)
     sums.into_iter().map(oriented).collect()
 }
 
-/// What a function makes of parts of the pairs: of the hidden states, and of the completions.
-fn of_pairs<T: Send>(
-    model: &Decoder,
-    pairs: &[EncodedPair],
-    part_tokens: usize,
-    of: &(dyn Fn(Tensor<2>, Completions) -> T + Sync),
-) -> Vec<T> {
-    let all: Vec<usize> = (0..pairs.len()).collect();
-    let of_part = |part: &Vec<usize>| {
-        let completions = pack(part.iter().map(|&pair| &pairs[pair]));
-        of(model.hidden(&completions.batch, None), completions)
-    };
-    cut(|pair| pair_tokens(&pairs[pair]), &all, part_tokens).par_iter().map(of_part).collect()
-}
-
-/// Whether the side that scores higher by `difference` is the one that is likelier preferred, with `target` the probability
-/// that it is the first; `None` of a tie.
-pub(super) fn agrees(difference: f64, target: f64) -> Option<bool> {
-    match () {
-        () if target == 0.5 => None,
-        () if target > 0.5 => Some(difference > 0.0),
-        () => Some(difference < 0.0),
-    }
-}
-
 impl RewardModel {
-    /// What is logged of these pairs where the two sides of each score this much, and the slopes of the loss with
-    /// respect to the scores.
+    /// What is logged about these pairs when their sides have these scores, and the slopes of the loss with respect to the
+    /// scores.
     #[must_use]
     pub fn measure(&self, pairs: &[usize], scores: &[[f64; 2]]) -> (Metrics, Vec<[f64; 2]>) {
         let RewardLoss { likelihood, centering } = self.loss;
@@ -188,7 +175,7 @@ impl RewardModel {
             add("loss", loss);
             add("margin", difference);
             add("mean_reward", 0.5 * sum);
-            // Nobody can be right about two that are equally good.
+            // Nobody can be right about two completions that are equally good.
             if let Some(right) = agrees(difference, target) {
                 add("accuracy", f64::from(u8::from(right)));
             }
@@ -198,8 +185,7 @@ impl RewardModel {
 }
 
 impl Stage for RewardModel {
-    /// Pairs, the last rows of their completions, and which of these each pair is of.
-    type Packed = (Vec<usize>, Vec<u32>, Vec<[usize; 2]>);
+    type Packed = PackedPairs;
 
     fn len(&self) -> usize {
         self.pairs.len()
@@ -209,16 +195,12 @@ impl Stage for RewardModel {
         pair_tokens(&self.pairs[pair])
     }
 
-    fn weight(&self, _pair: usize) -> f64 {
-        1.0
-    }
-
     fn pack(&self, pairs: &[usize]) -> (Batch, Self::Packed) {
-        let Completions { batch, last, sides, .. } = pack(pairs.iter().map(|&pair| &self.pairs[pair]));
-        (batch, (pairs.to_vec(), last, sides))
+        PackedPairs::of(&self.pairs, pairs)
     }
 
-    fn loss(&self, model: &Decoder, hidden: Tensor<2>, (pairs, last, sides): &Self::Packed, whole: Whole) -> Part {
+    fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedPairs, whole: Whole) -> Part {
+        let PackedPairs { pairs, completions: Completions { last, sides, .. } } = packed;
         let scores = model.scores(hidden, last.clone()).narrow(1, 0, 1);
         let values = to_host(scores.clone());
         let of_sides: Vec<[f64; 2]> = sides.iter().map(|both| both.map(|i| f64::from(values[i]))).collect();

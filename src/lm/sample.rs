@@ -1,7 +1,7 @@
 //! Sampling: a model writes, token by token, with the keys and values of what came before kept.
 //!
-//! Sequences are written in groups of a fixed size, each by one thread; every sequence draws from a stream of its own.
-//! So what is written depends neither on the number of threads nor on how far others have come.
+//! Sequences are written in groups of a fixed size, each group by one thread. Every sequence draws from a stream of its own.
+//! So a text depends neither on the number of threads nor on the progress of other texts.
 
 use rand::RngExt as _;
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{Family, Output};
 use super::folder::merged;
-use super::model::{Decoder, LinearAt, NormAt};
+use super::layout::{LinearAt, NormAt};
+use super::model::Decoder;
 use crate::nn::fused::decoder::{
     AttendToCache, Kept, Quantized, add, gated_silu_on_host, gelu_tanh_on_host, norm_on_host, project,
     project_quantized, rotate_on_host,
 };
 use crate::nn::to_host;
 use crate::random::{Rng, stream};
+use crate::range::OutOfRange;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,20 +32,20 @@ pub struct SampleConfig {
     pub top_k: usize,
     /// Draws among the likeliest tokens that have this probability together (Holtzman et al. 2019, arXiv 1904.09751).
     pub top_p: f64,
-    /// Draws among tokens at least this likely, as a share of the likeliest one's probability (Nguyen et al. 2024,
+    /// Draws among the tokens that have at least this share of the likeliest token's probability (Nguyen et al. 2024,
     /// arXiv 2407.01082).
     pub min_p: f64,
-    /// Of every draw.
+    /// Seed of every draw.
     pub seed: u64,
-    /// Read weights as 8-bit integers, with a scale for every 32: little more than a quarter of the bytes, which are what
-    /// bounds the speed of a single sequence of a larger model. What is written is that of the rounded weights.
+    /// Uses weights as 8-bit integers, with a scale for every 32 of them: little more than a quarter of the bytes, and bytes
+    /// bound the speed of a single sequence of a larger model. The text is the one of the rounded weights.
     pub quantize: bool,
 }
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
-    /// Its tokens; a token that ends a text is the last.
+    /// Its tokens, with a token that ends the text.
     pub ids: Vec<u32>,
     /// Why it ends.
     pub finish: Finish,
@@ -57,7 +59,7 @@ pub enum Finish {
     Eos,
     /// With as many tokens as were allowed, or at the end of the model's context.
     Length,
-    /// By the caller's word.
+    /// The caller asked to stop.
     Stop,
 }
 
@@ -74,12 +76,9 @@ impl SampleConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
-        let check = |name: &str, found: f64, fine: bool, expected: &str| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(format!("{name} = {found}: must be {expected}")),
-        };
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let check = OutOfRange::check;
         check("max_new_tokens", self.max_new_tokens as f64, self.max_new_tokens > 0, "a whole number from 1 on")?;
         check("temperature", self.temperature, self.temperature >= 0.0, "at least 0")?;
         check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
@@ -102,7 +101,7 @@ impl SampleConfig {
         let limited = self.top_k > 0 || self.top_p < 1.0;
         let mut candidates: Vec<(usize, f64)> = (0..logits.len()).map(|i| (i, weight(i))).collect();
         if limited {
-            // Ties go to the smaller number, so that the order is one.
+            // Of equally likely tokens the one with the smaller number comes first, so that the order is unique.
             candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             if self.top_k > 0 {
                 candidates.truncate(self.top_k);
@@ -129,15 +128,15 @@ impl SampleConfig {
                 return id(*index);
             }
         }
-        // Rounding may leave a rest after the last.
+        // Rounding may leave a rest after the last candidate.
         id(candidates.last().map_or(likeliest, |(index, _)| *index))
     }
 }
 
-/// Completions of `prompts`, in their order, until a token of `eos`, or until `goes_on` says no: it is told a prompt's
-/// number and the completion so far after every token, from several threads.
+/// Completions of `prompts`, in their order. A completion ends with a token of `eos`, or when `goes_on` returns false, which
+/// is called after every token with the number of the prompt and the completion so far, from several threads.
 ///
-/// Number `first + i` is the stream that prompt i draws from.
+/// Prompt i draws from the stream number `first + i`.
 ///
 /// # Panics
 /// When a prompt is empty, or fills the model's context.
@@ -152,18 +151,18 @@ pub fn generate(
     Pen::new(model, config.quantize).write(prompts, config, eos, first, goes_on)
 }
 
-/// A model with its weights where they are written with, for as many calls as there are.
+/// A model with its weights on the host, ready to write in any number of calls.
 pub(crate) struct Pen {
     writers: [Writer; 1],
 }
 
 impl Pen {
-    /// With `quantize` as [`SampleConfig::quantize`], whatever a call's configuration says of it.
+    /// `quantize` takes the place of [`SampleConfig::quantize`] in all calls.
     pub(crate) fn new(model: &Decoder, quantize: bool) -> Self {
         Self { writers: [Writer::new(model, quantize)] }
     }
 
-    /// Threads that can write so many completions.
+    /// How many threads can write so many completions at the same time.
     pub(crate) fn threads(completions: usize) -> usize {
         completions.div_ceil(GROUP)
     }
@@ -188,10 +187,10 @@ impl Pen {
     }
 }
 
-/// The same of several models that write together: tokens are drawn from softmax(Σ w_i logits_i), which is what a policy
-/// trained on the weighted reward would do if each was trained with the same pull to one reference (Shi et al. 2024,
-/// arXiv 2406.18853, for the reverse KL divergence). With each completion comes its log-probability, nats, by the
-/// mixture at temperature 1 and without limits.
+/// Completions by several models that write together: tokens are drawn from softmax(Σ w_i logits_i). If every model was
+/// trained with the same pull to one reference, that is the policy of the weighted reward (Shi et al. 2024,
+/// arXiv 2406.18853, for the reverse KL divergence). With each completion comes its log-probability, nats, by the mixture
+/// at temperature 1 and without limits.
 ///
 /// # Panics
 /// When a prompt is empty or fills a context, or the models have different vocabularies.
@@ -230,7 +229,7 @@ fn write(
     );
     let context = writers.iter().map(|writer| writer.model.config.context).min().unwrap_or(of_first.context);
     assert!(prompts.iter().all(|prompt| prompt.len() < context), "a prompt leaves room for a completion");
-    // Of each model, for each layer, all sequences.
+    // For each model: for each layer, all sequences.
     let cache = |writer: &Writer| vec![Kept::default(); writer.model.config.layers * prompts.len()];
     let mut caches: Vec<Vec<Kept>> = writers.iter().map(cache).collect();
     let slot = |index: usize| Slot {
@@ -301,7 +300,7 @@ fn log_prob(logits: &[f32], id: u32) -> f64 {
 struct Writer {
     model: Decoder,
     parameters: Vec<Vec<f32>>,
-    /// Those that vectors are multiplied with, where they are to be rounded.
+    /// The rounded forms of the parameters that vectors are multiplied with, where they are to be rounded.
     quantized: Vec<Option<Quantized>>,
 }
 
@@ -313,7 +312,7 @@ struct Slot {
     ids: Vec<u32>,
     /// Tokens in the cache.
     place: usize,
-    /// Of the completion by the mixture, where several models write.
+    /// Log-probability of the completion by the mixture, where several models write.
     log_prob: f64,
     rng: Rng,
 }
@@ -342,7 +341,7 @@ impl Writer {
             for i in multiplied {
                 let inputs = model.parameters[i].dims()[1];
                 quantized[i] = Some(Quantized::of(&parameters[i], inputs));
-                // Embeddings are looked up as they are, also where they are the head.
+                // Embeddings are looked up in their exact form, even where they are the head, too.
                 if i != model.layout.embedding {
                     parameters[i] = Vec::new();
                 }
@@ -366,8 +365,8 @@ impl Writer {
     ) {
         let config = &self.model.config;
         let layout = &self.model.layout;
-        let (hidden, heads, norm) = (config.hidden, config.heads, config.norm());
-        // Row by row: which sequence, and at which place.
+        let (hidden, heads) = (config.hidden, config.heads);
+        // For each row its sequence, its place there, and its token.
         let places = slots.iter().zip(next).flat_map(|(slot, ids)| {
             let start = slot.place;
             ids.iter().enumerate().map(move |(i, &id)| (slot.index, start + i, id))
@@ -375,7 +374,7 @@ impl Writer {
         let rows: Vec<(usize, usize, u32)> = places.collect();
         assert!(rows.iter().all(|&(_, place, _)| place < config.context), "a sequence fits the model's context");
         let count = rows.len();
-        // Only of the places that are written to: a context may be far longer than any text.
+        // Rotations are computed only for these places: a context may be far longer than any text.
         let place = |&(_, place, _): &(usize, usize, u32)| u32::try_from(place).expect("a context is shorter");
         let rotation = config.rotation(&rows.iter().map(place).collect::<Vec<u32>>());
         let Buffers { x, normalised, qkv, attended, added, up, activated, scores } = buffers;
@@ -428,7 +427,7 @@ impl Writer {
             self.project(block.down, activated, config.intermediate, added);
             add(x, added);
         }
-        // Only what comes after a sequence's last token is asked for.
+        // Only the logits after the last token of each sequence are needed.
         let mut last = Vec::with_capacity(slots.len() * hidden);
         let mut end = 0;
         for ids in next {
@@ -436,9 +435,7 @@ impl Writer {
             last.extend_from_slice(&x[(end - 1) * hidden..end * hidden]);
         }
         let mut final_hidden = vec![0.0; last.len()];
-        let NormAt { weight, bias } = layout.final_norm;
-        let bias = bias.map(|i| self.parameters[i].as_slice());
-        norm_on_host(&last, &self.parameters[weight], bias, norm, &mut final_hidden);
+        self.normalise(layout.final_norm, &last, &mut final_hidden);
         resize(logits, slots.len() * config.vocabulary);
         self.project(LinearAt { weight: layout.head, bias: None }, &final_hidden, hidden, logits);
     }
@@ -462,15 +459,13 @@ impl Writer {
     }
 }
 
-/// All of it will be written.
+/// Gives a buffer this length. Its values are overwritten later.
 fn resize(buffer: &mut Vec<f32>, len: usize) {
     buffer.resize(len, 0.0);
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use burn::tensor::Device;
     use serde_json::Value;
 
@@ -489,16 +484,21 @@ mod tests {
         SampleConfig { max_new_tokens: tokens, temperature: 0.0, ..SampleConfig::default() }
     }
 
-    /// Rounded weights are read as what they stand for: a model that has these exactly writes nearly the same.
     #[test]
     fn quantized_weights_write_as_a_model_with_the_rounded_ones() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
-        let mut models: Vec<Decoder> = vec![small()];
-        if data.is_dir() {
-            models.extend(
-                ["llama", "gpt2", "qwen2"].map(|name| read(&data.join(name), &Device::flex()).unwrap().decoder),
-            );
-        }
+        assert_written_as_rounded([small()]);
+    }
+
+    #[test]
+    #[ignore = "needs ../shared/data/hf"]
+    fn quantized_weights_of_three_families_write_as_models_with_the_rounded_ones() {
+        let data = crate::fixtures::shared("hf");
+        let names = ["llama", "gpt2", "qwen2"];
+        assert_written_as_rounded(names.map(|name| read(&data.join(name), &Device::flex()).unwrap().decoder));
+    }
+
+    /// Rounded weights are read as what they stand for: a model that has these exactly writes nearly the same.
+    fn assert_written_as_rounded<const COUNT: usize>(models: [Decoder; COUNT]) {
         for model in models {
             let mut rounded = model.clone();
             let multiplied = model.layout.linears().map(|at| at.weight).chain([model.layout.head]);
@@ -535,12 +535,9 @@ mod tests {
 
     /// Expected values: transformers 5.23's `generate`, equal in all rows to a float64 computation (EXPECTED.md there).
     #[test]
+    #[ignore = "needs ../shared/data/hf"]
     fn greedy_continuations_are_those_of_transformers() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
-        if !data.is_dir() {
-            eprintln!("skipped: {} is not there", data.display());
-            return;
-        }
+        let data = crate::fixtures::shared("hf");
         for family in ["llama", "gpt2", "qwen2", "mistral"] {
             let model = read(&data.join(family), &Device::flex()).unwrap().decoder;
             let text = std::fs::read_to_string(data.join(family).join("pairs.jsonl")).unwrap();

@@ -2,18 +2,18 @@
 
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
-use super::batch::{Batch, Targets};
+use super::batch::Batch;
 use super::data::Encoded;
 use super::model::Decoder;
 use super::train::cut;
 use crate::nn::to_host;
 
-/// Log-probability of every token of every completion, nats. `done` is told of how many more are finished.
+/// Log-probability of every token of every completion, nats. `done` is told how many more of them are finished.
 ///
 /// The result does not depend on the number of threads.
 ///
 /// # Shapes
-/// - returns for each example as many values as its completion has tokens; without a prompt, one less
+/// - returns for each example one value for each token of its completion, but none for the first token of a sequence
 #[must_use]
 pub fn token_log_probs(
     model: &Decoder,
@@ -23,12 +23,7 @@ pub fn token_log_probs(
 ) -> Vec<Vec<f32>> {
     let all: Vec<usize> = (0..examples.len()).collect();
     let of_part = |part: &Vec<usize>| {
-        let (mut batch, mut targets) = (Batch::default(), Targets::default());
-        for &example in part {
-            let Encoded { ids, prompt_len } = &examples[example];
-            let rows: Vec<usize> = batch.push(ids).collect();
-            targets.push(ids, &rows, *prompt_len);
-        }
+        let (batch, targets) = Batch::of(part.iter().map(|&example| &examples[example]));
         let values = to_host(model.log_probs(model.hidden(&batch, None), &targets, 1.0).0);
         done(part.len());
         targets.examples.into_iter().map(|range| values[range].to_vec()).collect::<Vec<_>>()
@@ -36,7 +31,7 @@ pub fn token_log_probs(
     cut(|example| examples[example].ids.len(), &all, part_tokens).par_iter().flat_map(of_part).collect()
 }
 
-/// The same, summed.
+/// Log-probability of every completion, nats: the sum over its tokens.
 ///
 /// # Shapes
 /// - returns `[examples.len()]`

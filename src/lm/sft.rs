@@ -13,13 +13,13 @@ use crate::nn::to_host;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalization {
-    /// The number of its completions' tokens, counted over the whole batch, as TRL.
+    /// The number of its completions' tokens, counted over the whole batch, as in TRL.
     TokenMean,
-    /// The number of its sequences, as DPO's reference code: long completions count more.
+    /// The number of its sequences, as in DPO's reference code: long completions count more.
     SequenceSum,
 }
 
-/// Maximum likelihood of completions; a text without a prompt is one whose first token is given.
+/// Maximum likelihood of completions. Of a text without a prompt, all tokens after the first are learned.
 #[derive(Debug, Clone)]
 pub struct Sft {
     /// What is learned.
@@ -55,13 +55,7 @@ impl Stage for Sft {
     }
 
     fn pack(&self, examples: &[usize]) -> (Batch, Targets) {
-        let (mut batch, mut targets) = (Batch::default(), Targets::default());
-        for &example in examples {
-            let Encoded { ids, prompt_len } = &self.examples[example];
-            let rows: Vec<usize> = batch.push(ids).collect();
-            targets.push(ids, &rows, *prompt_len);
-        }
-        (batch, targets)
+        Batch::of(examples.iter().map(|&example| &self.examples[example]))
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, targets: &Targets, whole: Whole) -> Part {

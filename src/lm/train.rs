@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, ControlFlow};
 
 use burn::tensor::Tensor;
 use rand::seq::SliceRandom as _;
@@ -21,6 +21,7 @@ use crate::finite::NotFinite;
 use crate::preference::calibration::expected_calibration_error;
 use crate::preference::statistics::wilson_interval;
 use crate::random::{Rng, stream};
+use crate::range::OutOfRange;
 
 /// How a stage is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,8 +59,10 @@ pub trait Stage: Sync {
     /// Tokens of an example.
     fn tokens(&self, example: usize) -> usize;
 
-    /// What an example counts in a batch's mean: 1, or its number of tokens.
-    fn weight(&self, example: usize) -> f64;
+    /// The weight of an example in a batch's mean: 1, or its number of tokens.
+    fn weight(&self, _example: usize) -> f64 {
+        1.0
+    }
 
     /// Examples as sequences.
     fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed);
@@ -114,12 +117,12 @@ pub struct Trainee {
     pub step: usize,
 }
 
+/// What is done after each step, with its examples and metrics; training breaks off where it breaks.
+pub type Each<'a, E> = dyn FnMut(&mut Trainee, &[usize], &Metrics) -> Result<ControlFlow<()>, E> + 'a;
+
 /// What to try where training has led to numbers that are not finite.
 pub(super) const DIVERGED: &str =
     "training has diverged; try a smaller learning rate, a longer warm-up, or clipping gradients at a smaller norm";
-
-/// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
-pub(crate) const MOST_LEARNING_RATE: f64 = 100.0;
 
 /// Bins of predicted probabilities.
 const CALIBRATION_BINS: usize = 10;
@@ -234,6 +237,14 @@ impl AddAssign<&Metrics> for Metrics {
     }
 }
 
+impl Trainee {
+    /// A model before its first step.
+    #[must_use]
+    pub fn new(model: Decoder) -> Self {
+        Self { model, optimizer: Optimizer::default(), step: 0 }
+    }
+}
+
 impl TrainConfig {
     /// Steps in all.
     #[must_use]
@@ -263,18 +274,15 @@ impl TrainConfig {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range, with what would be right.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
         self.optimizer.validate()?;
-        let positive =
-            [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{name} = 0: must be a whole number from 1 on"));
+        for (name, value) in
+            [("batch_size", self.batch_size), ("part_tokens", self.part_tokens), ("log_every", self.log_every)]
+        {
+            OutOfRange::check(name, value as f64, value > 0, "a whole number from 1 on")?;
         }
-        match self.epochs > 0.0 && self.epochs.is_finite() {
-            true => Ok(()),
-            false => Err(format!("epochs = {}: must be positive", self.epochs)),
-        }
+        OutOfRange::check("epochs", self.epochs, self.epochs > 0.0, "positive")
     }
 }
 
@@ -317,6 +325,33 @@ pub fn step<S: Stage>(
     metrics.add("learning_rate", learning_rate, 1.0);
     metrics.check_finite("", || format!("step {}", trainee.step))?;
     Ok(metrics)
+}
+
+/// Takes the steps that are left of `total`. After each of them `each` is given the trainee, the step's examples and its
+/// metrics; where it breaks before the last step, training ends there, and what is returned breaks, too.
+///
+/// `batch` gives the examples of a step by its number from 0. All that is drawn goes by `seed` and that number, so a
+/// trainee from a checkpoint goes on as if it had not been saved.
+///
+/// # Errors
+/// As [`step`], and those of `each`.
+pub fn run<S: Stage, E: From<NotFinite>>(
+    trainee: &mut Trainee,
+    stage: &S,
+    config: &TrainConfig,
+    total: usize,
+    batch: &dyn Fn(usize) -> Vec<usize>,
+    seed: u64,
+    each: &mut Each<'_, E>,
+) -> Result<ControlFlow<()>, E> {
+    while trainee.step < total {
+        let examples = batch(trainee.step);
+        let metrics = step(trainee, stage, config, &examples, total, seed)?;
+        if each(trainee, &examples, &metrics)?.is_break() && trainee.step < total {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// The stage's metrics on these examples, without training.

@@ -9,89 +9,57 @@
 //! with more points gains nothing from the best of more noise.
 
 use std::fs;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use burn::tensor::Device;
+use clap::ValueEnum;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskError;
 use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::disk::lock::Claim;
-use crate::lm::data::EncodedPair;
+use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::diagnose::{self, Estimate};
 use crate::lm::dpo::{self, Dpo, Reference};
+use crate::lm::error::LmError;
 use crate::lm::folder::with_scores;
 use crate::lm::gold::Gold;
-use crate::lm::loss::{LossConfig, LossKind};
+use crate::lm::loss::{IPO_SUM, Loss, LossConfig, SIGMOID};
 use crate::lm::model::Decoder;
-use crate::lm::optim::{Optimizer, Schedule};
-use crate::lm::ppo::{Ppo, PpoConfig, iterate};
-use crate::lm::run::{LmError, SIZES, Shown};
-use crate::lm::sample::{Completion, SampleConfig, generate};
+use crate::lm::optim::Schedule;
+use crate::lm::ppo::{self, Ppo, PpoConfig};
+use crate::lm::run::Shown;
+use crate::lm::sample::Completion;
 use crate::lm::sft::{Normalization, Sft};
-use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
+use crate::lm::train::{self, Stage, TrainConfig, Trainee};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
-use crate::studies::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons,
-    corpus_name, io, optimizer, read_json, reward_model, same_config, write_json,
+use crate::studies::beginning::{
+    Beginning, PAIR_PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, corpus_name, io,
+    judged, optimizer, read_json, reward_model, same_config, unless, write_json,
 };
+use crate::table::Line;
 
 /// What is run.
+pub type FrontierConfig = Study<FrontierOwn>;
+
+/// What is the frontier's own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct FrontierConfig {
-    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
-    pub corpus: String,
+pub struct FrontierOwn {
     /// Gold reward; empty for the sentiment of reviews and of IMDB.
     pub gold: String,
-    /// Size of the model, one of [`SIZES`].
-    pub size: String,
-    /// Tokens of the tokenizer.
-    pub vocabulary: usize,
-    /// Longest sequence in pre-training, tokens.
-    pub context: usize,
-    /// Texts of the embedded world.
-    pub texts: usize,
-    /// Passes over the texts in pre-training.
-    pub pretrain_epochs: f64,
-    /// Each has a model, comparisons, and runs of its own.
-    pub seeds: Vec<u64>,
     /// Which methods.
     pub methods: Vec<Method>,
-    /// Prompts that the comparisons are about.
-    pub prompts: usize,
-    /// Completions of each; every two of them are compared.
-    pub completions: usize,
-    /// Prompts that policies are measured on.
-    pub eval_prompts: usize,
-    /// Most tokens of a completion.
-    pub max_new_tokens: usize,
-    /// Prompts a step, with all their comparisons, for methods that learn from these.
-    pub batch_size: usize,
-    /// Steps of such a run.
-    pub steps: usize,
     /// Measurements of a run.
     pub measurements: usize,
-    /// Learning rate of such a run.
-    pub learning_rate: f64,
-    /// Learning rate of the reward model.
-    pub reward_learning_rate: f64,
-    /// Prompts a step of the reward model.
-    pub reward_batch_size: usize,
-    /// Passes of the reward model over the comparisons.
-    pub reward_epochs: f64,
     /// β of DPO and cDPO, τ of IPO.
     pub betas: Vec<f64>,
     /// Target divergences of PPO, nats.
     pub target_kls: Vec<f64>,
-    /// Iterations of PPO.
-    pub ppo_iterations: usize,
-    /// PPO's own.
-    pub ppo: PpoConfig,
     /// Numbers of completions that best-of-n chooses from.
     pub best_of: Vec<usize>,
 }
@@ -115,7 +83,7 @@ pub struct ImdbLayer {
 }
 
 /// Ways to learn from comparisons.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// DPO.
@@ -186,22 +154,60 @@ pub struct Row {
 /// Divergences that methods are compared at, nats.
 pub const BUDGETS: [f64; 3] = [2.0, 5.0, 10.0];
 
+/// A method: what it is called, the settings it is run with, and how it learns.
+struct Recipe<'a> {
+    name: &'static str,
+    settings: &'a [f64],
+    way: Way,
+}
+
+/// How a method learns.
+enum Way {
+    /// From comparisons, by a loss with this label smoothing; the setting is β.
+    Compares(&'static Line<Loss>, f64),
+    /// From the chosen completions.
+    Imitates,
+    /// PPO on the reward model, with a target for the divergence.
+    ReinforcesLearned,
+    /// The same on the gold reward.
+    ReinforcesGold,
+    /// It does not: it chooses by the reward model.
+    Chooses,
+}
+
 impl Method {
-    /// All, in the order in which they are shown.
-    pub const ALL: [Self; 7] =
-        [Self::Dpo, Self::Cdpo, Self::Ipo, Self::Ppo, Self::PpoGold, Self::PreferredFt, Self::BestOfN];
+    /// A new method is a variant, and an arm here.
+    fn recipe(self, config: &FrontierOwn) -> Recipe<'_> {
+        let of = |name, settings, way| Recipe { name, settings, way };
+        match self {
+            Self::Dpo => of("DPO", &config.betas, Way::Compares(&SIGMOID, 0.0)),
+            Self::Cdpo => of("cDPO", &config.betas, Way::Compares(&SIGMOID, 0.1)),
+            Self::Ipo => of("IPO", &config.betas, Way::Compares(&IPO_SUM, 0.0)),
+            Self::Ppo => of("PPO", &config.target_kls, Way::ReinforcesLearned),
+            Self::PpoGold => of("PPO, true reward", &config.target_kls, Way::ReinforcesGold),
+            // Its one setting is the learning rate.
+            Self::PreferredFt => of("preferred-FT", &[1.0], Way::Imitates),
+            Self::BestOfN => of("best of n (bound)", &[0.0], Way::Chooses),
+        }
+    }
 
     /// As it is called in figures.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Dpo => "DPO",
-            Self::Cdpo => "cDPO",
-            Self::Ipo => "IPO",
-            Self::Ppo => "PPO",
-            Self::PpoGold => "PPO, true reward",
-            Self::PreferredFt => "preferred-FT",
-            Self::BestOfN => "best of n (bound)",
+        self.recipe(&FrontierOwn::default()).name
+    }
+}
+
+impl Default for FrontierOwn {
+    fn default() -> Self {
+        Self {
+            gold: String::new(),
+            methods: Method::value_variants().to_vec(),
+            measurements: 5,
+            // Over the paper's range (§C.2), and its targets.
+            betas: vec![0.05, 0.3, 1.0, 5.0],
+            target_kls: vec![3.0, 6.0, 9.0, 12.0],
+            best_of: vec![2, 4, 8, 16, 32],
         }
     }
 }
@@ -209,43 +215,9 @@ impl Method {
 impl Default for FrontierConfig {
     /// A million parameters on the embedded world, three seeds: less than an hour on two cores.
     fn default() -> Self {
-        Self {
-            corpus: "reviews".to_owned(),
-            gold: String::new(),
-            size: "1m".to_owned(),
-            vocabulary: 1024,
-            context: 128,
-            texts: 30_000,
-            pretrain_epochs: 1.0,
-            seeds: vec![0, 1, 2],
-            methods: Method::ALL.to_vec(),
-            prompts: 2048,
-            completions: 4,
-            eval_prompts: 384,
-            max_new_tokens: 32,
-            batch_size: 16,
-            steps: 200,
-            measurements: 5,
-            learning_rate: 3e-4,
-            // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
-            reward_learning_rate: 1e-3,
-            reward_batch_size: 4,
-            reward_epochs: 2.0,
-            // Over the paper's range (§C.2), and its targets.
-            betas: vec![0.05, 0.3, 1.0, 5.0],
-            target_kls: vec![3.0, 6.0, 9.0, 12.0],
-            ppo_iterations: 20,
-            ppo: PpoConfig {
-                optimizer: optimizer(1e-4, Schedule::Constant),
-                value_learning_rate: 1e-3,
-                epochs: 2,
-                // A reward model's scores differ by some units, and β has to find its place within some iterations.
-                kl_coefficient: 0.2,
-                kl_horizon: 32.0,
-                ..PpoConfig::default()
-            },
-            best_of: vec![2, 4, 8, 16, 32],
-        }
+        // A reward model's scores differ by some units, and β has to find its place within some iterations.
+        let ppo = PpoConfig { kl_coefficient: 0.2, kl_horizon: 32.0, ..PpoConfig::default() };
+        Self { own: FrontierOwn::default(), common: StudyConfig::reviews(ppo) }
     }
 }
 
@@ -271,44 +243,12 @@ impl FrontierConfig {
         }
     }
 
-    fn beginning(&self) -> BeginConfig<'_> {
-        BeginConfig {
-            corpus: &self.corpus,
-            size: &self.size,
-            vocabulary: self.vocabulary,
-            context: self.context,
-            texts: self.texts,
-            pretrain_epochs: self.pretrain_epochs,
-            prompts: self.prompts,
-            completions: self.completions,
-            eval_prompts: self.eval_prompts,
-            max_new_tokens: self.max_new_tokens,
-        }
-    }
-
-    fn reward_fit(&self) -> RewardFit {
-        RewardFit {
-            learning_rate: self.reward_learning_rate,
-            batch_size: self.reward_batch_size,
-            epochs: self.reward_epochs,
-        }
-    }
-
     /// Runs of a seed: method and setting.
     fn runs(&self) -> Vec<(Method, f64)> {
-        let settings = |method: Method| -> Vec<f64> {
-            match method {
-                Method::Dpo | Method::Cdpo | Method::Ipo => self.betas.clone(),
-                Method::Ppo | Method::PpoGold => self.target_kls.clone(),
-                // Its one setting is the learning rate.
-                Method::PreferredFt => vec![1.0],
-                Method::BestOfN => vec![0.0],
-            }
+        let of = |&method: &Method| {
+            method.recipe(&self.own).settings.iter().map(move |&setting| (method, setting)).collect::<Vec<_>>()
         };
-        self.methods
-            .iter()
-            .flat_map(|&method| settings(method).into_iter().map(move |setting| (method, setting)))
-            .collect()
+        self.own.methods.iter().flat_map(of).collect()
     }
 
     /// Checks the numbers.
@@ -316,60 +256,33 @@ impl FrontierConfig {
     /// # Errors
     /// [`LmError::Config`], naming the first one out of range.
     pub fn validate(&self) -> Result<(), LmError> {
+        let Self { own, common } = self;
         let wrong = |problem: String| Err(LmError::Config(problem));
-        if !SIZES.iter().any(|(name, ..)| *name == self.size) {
-            let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
-            return wrong(format!("size = \"{}\": must be {}", self.size, names.join(", ")));
-        }
-        let positive = [
-            ("prompts", self.prompts),
-            ("eval_prompts", self.eval_prompts),
-            ("max_new_tokens", self.max_new_tokens),
-            ("batch_size", self.batch_size),
-            ("reward_batch_size", self.reward_batch_size),
-            ("steps", self.steps),
-            ("measurements", self.measurements),
-            ("seeds", self.seeds.len()),
-            ("methods", self.methods.len()),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return wrong(format!("{name}: must be 1 or more"));
-        }
-        if self.completions < 2 {
-            return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
-        }
-        if self.eval_prompts < 2 {
-            let found = self.eval_prompts;
+        common.validate(&[("measurements", own.measurements), ("methods", own.methods.len())], &[])?;
+        if common.eval_prompts < 2 {
+            let found = common.eval_prompts;
             return wrong(format!(
                 "eval_prompts = {found}: must be 2 or more: one half chooses, the other is reported"
             ));
         }
-        let rates = [
-            ("learning_rate", self.learning_rate),
-            ("reward_learning_rate", self.reward_learning_rate),
-            ("reward_epochs", self.reward_epochs),
-        ];
-        if let Some((name, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && *value <= MOST_LEARNING_RATE)) {
-            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
+        if common.prompts < HELD_OUT {
+            return wrong(format!("prompts = {}: must be {HELD_OUT} or more", common.prompts));
         }
-        if self.prompts < HELD_OUT {
-            return wrong(format!("prompts = {}: must be {HELD_OUT} or more", self.prompts));
-        }
-        if let Some(beta) = self.betas.iter().find(|beta| !(1e-9..=1e6).contains(*beta)) {
+        if let Some(beta) = own.betas.iter().find(|beta| !(1e-9..=1e6).contains(*beta)) {
             return wrong(format!("betas: {beta}: must be between 1e-9 and 1e6"));
         }
-        if let Some(target) = self.target_kls.iter().find(|target| !(**target > 0.0 && target.is_finite())) {
+        if let Some(target) = own.target_kls.iter().find(|target| !(**target > 0.0 && target.is_finite())) {
             return wrong(format!("target_kls: {target} is not positive"));
         }
-        if self.best_of.iter().any(|&n| n < 2) {
-            return wrong("best_of: each must be 2 or more".to_owned());
+        match own.best_of.iter().any(|&n| n < 2) {
+            true => wrong("best_of: each must be 2 or more".to_owned()),
+            false => Ok(()),
         }
-        self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
     }
 }
 
 /// What all runs of a seed share.
-struct World {
+struct Shared {
     begun: Beginning,
     gold: Box<dyn Gold>,
     pairs: Vec<EncodedPair>,
@@ -399,16 +312,16 @@ pub fn frontier(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<Frontier>, LmError> {
     config.validate()?;
-    check_gold(&config.corpus, &config.gold)?;
+    check_gold(&config.common.corpus, &config.own.gold)?;
     let points = folder.join("points");
     let _claim = Claim::make(folder).map_err(DiskError::from)?;
     fs::create_dir_all(&points).map_err(|source| io(&points, "make the folder", source))?;
     same_config(config, "frontier", folder)?;
     let runs = config.runs();
-    let total = runs.len() * config.seeds.len();
+    let total = runs.len() * config.common.seeds.len();
     let finished = AtomicUsize::new(0);
     let (mut start, mut reward_accuracy) = (Vec::new(), Vec::new());
-    for &seed in &config.seeds {
+    for &seed in &config.common.seeds {
         let file = |&(method, setting): &(Method, f64)| {
             points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
         };
@@ -416,11 +329,11 @@ pub fn frontier(
         let missing: Vec<(Method, f64)> = runs.iter().filter(|run| !file(run).exists()).copied().collect();
         finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
         if !missing.is_empty() || !start_file.exists() {
-            let Some(world) = world(config, seed, folder, device, stop, show)? else { return Ok(None) };
-            let gold = measure(config, &world, &world.begun.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
-            write_json(&start_file, &Start { gold, reward_accuracy: world.reward_accuracy })?;
+            let Some(shared) = shared(config, seed, folder, device, stop, show)? else { return Ok(None) };
+            let gold = measure(&shared, &shared.begun.start, Method::PreferredFt, 0.0, 0)?.gold.mean;
+            write_json(&start_file, &Start { gold, reward_accuracy: shared.reward_accuracy })?;
             let run = |one: &(Method, f64)| -> Result<(), LmError> {
-                let Some(found) = measured(config, &world, *one, stop)? else { return Ok(()) };
+                let Some(found) = measured(config, &shared, *one, stop)? else { return Ok(()) };
                 write_json(&file(one), &found)?;
                 let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
                 let best = found.last().map_or(f64::NAN, |point| point.gold.mean);
@@ -438,40 +351,34 @@ pub fn frontier(
         reward_accuracy.push(of_start.reward_accuracy);
     }
     let mut all = Vec::new();
-    for &seed in &config.seeds {
+    for &seed in &config.common.seeds {
         for run in &runs {
             let name = format!("{seed}-{}-{}.json", serde_json::json!(run.0).as_str().unwrap_or_default(), run.1);
             all.extend(read_json::<Vec<Point>>(&points.join(name))?);
         }
     }
-    let table = config.methods.iter().map(|&method| row(config, &all, method)).collect();
+    let table = config.own.methods.iter().map(|&method| row(config, &all, method)).collect();
     let frontier = Frontier { config: config.clone(), start, reward_accuracy, points: all, table };
     write_json(&folder.join("frontier.json"), &frontier)?;
     draw(&frontier, &folder.join("frontier.svg"))?;
     Ok(Some(frontier))
 }
 
-// --------------------------------------------------------------------------------------------------------- the world
+// --------------------------------------------------------------------------------------------------------- the shared
 
-fn world(
+fn shared(
     config: &FrontierConfig,
     seed: u64,
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
     show: &(dyn Fn(Shown<'_>) + Sync),
-) -> Result<Option<World>, LmError> {
-    let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
+) -> Result<Option<Shared>, LmError> {
+    let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
     // Comparisons: the model's own completions, judged by the gold reward.
-    let gold = begun.open_gold(&config.gold)?;
+    let gold = begun.open_gold(&config.own.gold)?;
     let scores = diagnose::gold_scores(&*gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
-    // Ties say nothing about which is better.
-    let decided = begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
-    let pair = |(row, [i, j]): (usize, [usize; 2])| {
-        let (better, worse) = if scores[i] > scores[j] { (i, j) } else { (j, i) };
-        EncodedPair { row, chosen: begun.encoded(better), rejected: begun.encoded(worse), margin: None, target: None }
-    };
-    let mut pairs: Vec<EncodedPair> = decided.map(pair).collect();
+    let (mut pairs, _) = begun.compared(&scores);
     if pairs.is_empty() {
         return Err(LmError::Config(format!(
             "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: the model is \
@@ -487,18 +394,18 @@ fn world(
     let groups = by_prompt(&pairs);
 
     let mut reward_accuracy = None;
-    let learned = config.methods.iter().any(|method| matches!(method, Method::Ppo | Method::BestOfN));
+    let judges = |method: &Method| matches!(method.recipe(&config.own).way, Way::ReinforcesLearned | Way::Chooses);
+    let learned = config.own.methods.iter().any(judges);
     let reward_model = match learned {
         false => None,
         true => {
             show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
-            let model = reward_model(config.reward_fit(), &begun.start, &pairs, &groups, seed)?;
-            let agree = |pair: &&EncodedPair| {
-                let scores = crate::lm::reward::scores(&model, &[&pair.chosen.ids, &pair.rejected.ids]);
-                scores[0] > scores[1]
-            };
+            let model = reward_model(&config.common, &begun.start, &pairs, &groups, seed)?;
             if !held_out.is_empty() {
-                let accuracy = held_out.iter().filter(agree).count() as f64 / held_out.len() as f64;
+                let sides: Vec<Encoded> =
+                    held_out.iter().flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
+                let agree = judged(&model, &sides).chunks_exact(2).filter(|both| both[0] > both[1]).count();
+                let accuracy = agree as f64 / held_out.len() as f64;
                 show(Shown::Note(&format!(
                     "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
                     100.0 * accuracy,
@@ -509,7 +416,7 @@ fn world(
             Some(model)
         }
     };
-    Ok(Some(World { begun, gold, pairs, groups, reference, reward_model, reward_accuracy }))
+    Ok(Some(Shared { begun, gold, pairs, groups, reference, reward_model, reward_accuracy }))
 }
 
 /// One prompt in so many is for no method to learn from.
@@ -520,142 +427,112 @@ const HELD_OUT: usize = 16;
 /// The points of one run; none where it was stopped.
 fn measured(
     config: &FrontierConfig,
-    world: &World,
+    shared: &Shared,
     (method, setting): (Method, f64),
     stop: &AtomicBool,
 ) -> Result<Option<Vec<Point>>, LmError> {
-    let loss = |kind: LossKind, label_smoothing: f64| LossConfig {
-        kind,
-        beta: setting,
-        label_smoothing,
-        ..LossConfig::default()
-    };
-    match method {
-        Method::Dpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.0)), stop),
-        Method::Cdpo => learn(config, world, method, setting, &policy(world, loss(LossKind::Sigmoid, 0.1)), stop),
-        Method::Ipo => learn(config, world, method, setting, &policy(world, loss(LossKind::IpoSum, 0.0)), stop),
-        Method::PreferredFt => {
-            let examples = world.pairs.iter().map(|pair| pair.chosen.clone()).collect();
-            let stage = Sft { examples, normalization: Normalization::TokenMean };
-            learn(config, world, method, setting, &stage, stop)
+    if stop.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let run = Run { config, shared, method, setting, stop };
+    match method.recipe(&config.own).way {
+        Way::Compares(kind, label_smoothing) => run.learn(&Dpo {
+            pairs: shared.pairs.clone(),
+            loss: LossConfig { kind, beta: setting, label_smoothing, ..LossConfig::default() },
+            reference: Reference::LogProbs(shared.reference.clone()),
+        }),
+        Way::Imitates => {
+            let examples = shared.pairs.iter().map(|pair| pair.chosen.clone()).collect();
+            run.learn(&Sft { examples, normalization: Normalization::TokenMean })
         }
-        Method::Ppo | Method::PpoGold => ppo(config, world, method, setting, stop),
-        Method::BestOfN => best_of_n(config, world).map(Some),
+        Way::ReinforcesLearned => run.reinforce(shared.reward_model.as_ref()),
+        Way::ReinforcesGold => run.reinforce(None),
+        Way::Chooses => best_of_n(config, shared).map(Some),
     }
 }
 
-fn policy(world: &World, loss: LossConfig) -> Dpo {
-    Dpo { pairs: world.pairs.clone(), loss, reference: Reference::LogProbs(world.reference.clone()) }
-}
-
-/// Training on the comparisons, measured along the way.
-fn learn<S: Stage>(
-    config: &FrontierConfig,
-    world: &World,
+/// A run: a method at a setting.
+struct Run<'a> {
+    config: &'a FrontierConfig,
+    shared: &'a Shared,
     method: Method,
     setting: f64,
-    stage: &S,
-    stop: &AtomicBool,
-) -> Result<Option<Vec<Point>>, LmError> {
-    let train = TrainConfig {
-        steps: config.steps,
-        batch_size: config.batch_size,
-        part_tokens: PAIR_PART_TOKENS,
-        optimizer: optimizer(config.learning_rate, Schedule::Linear),
-        ..TrainConfig::default()
-    };
-    let mut trainee = Trainee { model: world.begun.start.clone(), optimizer: Optimizer::default(), step: 0 };
-    let mut points = Vec::new();
-    for at in moments(config.steps, config.measurements) {
-        while trainee.step < at {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let examples = comparisons(&train, &world.groups, world.begun.seed, trainee.step);
-            step(&mut trainee, stage, &train, &examples, config.steps, world.begun.seed)?;
-        }
-        points.push(measure(config, world, &trainee.model, method, setting, at)?);
-    }
-    Ok(Some(points))
+    stop: &'a AtomicBool,
 }
 
-/// PPO with a target for the divergence, measured along the way.
-fn ppo(
-    config: &FrontierConfig,
-    world: &World,
-    method: Method,
-    target: f64,
-    stop: &AtomicBool,
-) -> Result<Option<Vec<Point>>, LmError> {
-    let mut ppo = config.ppo.clone();
-    ppo.iterations = config.ppo_iterations;
-    ppo.target_kl = Some(target);
-    ppo.sampling.max_new_tokens = config.max_new_tokens;
-    ppo.part_tokens = PART_TOKENS;
-    let value = world.reward_model.clone().unwrap_or_else(|| with_scores(&world.begun.start, 1, world.begun.seed));
-    let mut state = Ppo::new(world.begun.start.clone(), value, &ppo);
-    let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-        match (method, &world.reward_model) {
-            (Method::Ppo, Some(model)) => {
-                let sequences: Vec<Vec<u32>> = rows
-                    .iter()
-                    .map(|(prompt, completion)| [world.begun.prompts[*prompt].as_slice(), &completion.ids].concat())
-                    .collect();
-                let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-                Ok(crate::lm::reward::scores(model, &slices).into_iter().map(f64::from).collect())
-            }
-            _ => {
-                let prompts: Vec<Vec<u32>> =
-                    rows.iter().map(|(prompt, _)| world.begun.prompts[*prompt].clone()).collect();
-                let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
-                diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &prompts, &completions)
-            }
-        }
-    };
-    let mut points = Vec::new();
-    for at in moments(config.ppo_iterations, config.measurements) {
-        while state.iteration < at {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            iterate(
-                &mut state,
-                &world.begun.start,
-                &world.begun.prompts,
-                &world.begun.eos,
-                &ppo,
-                world.begun.seed,
-                &reward,
-            )?;
-        }
-        points.push(measure(config, world, &state.policy.model, method, target, at)?);
+impl Run<'_> {
+    /// Training on the comparisons, measured along the way.
+    fn learn<S: Stage>(&self, stage: &S) -> Result<Option<Vec<Point>>, LmError> {
+        let (Shared { begun, groups, .. }, StudyConfig { steps, .. }) = (self.shared, &self.config.common);
+        let train = TrainConfig {
+            steps: *steps,
+            batch_size: self.config.common.batch_size,
+            part_tokens: PAIR_PART_TOKENS,
+            optimizer: optimizer(self.config.common.learning_rate, Schedule::Linear),
+            ..TrainConfig::default()
+        };
+        let mut points = Vec::new();
+        let at = moments(*steps, self.config.own.measurements);
+        let batch = |step| comparisons(&train, groups, begun.seed, step);
+        let mut trainee = Trainee::new(begun.start.clone());
+        let ended = train::run(&mut trainee, stage, &train, *steps, &batch, begun.seed, &mut |trainee, _, _| {
+            self.measured(&at, trainee.step, &trainee.model, &mut points)
+        })?;
+        Ok(ended.is_continue().then_some(points))
     }
-    Ok(Some(points))
+
+    /// PPO with a target for the divergence on a reward model, or on the gold reward; measured along the way.
+    fn reinforce(&self, judge: Option<&Decoder>) -> Result<Option<Vec<Point>>, LmError> {
+        let Shared { begun, gold, reward_model, .. } = self.shared;
+        let config = PpoConfig { target_kl: Some(self.setting), ..self.config.common.ppo() };
+        let value = reward_model.clone().unwrap_or_else(|| with_scores(&begun.start, 1, begun.seed));
+        let reward = |rows: &[(usize, &Completion)]| match judge {
+            Some(model) => Ok(judged(model, &begun.rolled_out(rows))),
+            None => {
+                let (prompts, completions): (Vec<Vec<u32>>, Vec<Completion>) =
+                    rows.iter().map(|&(prompt, written)| (begun.prompts[prompt].clone(), written.clone())).unzip();
+                diagnose::gold_scores(&**gold, &begun.tokenizer, &prompts, &completions)
+            }
+        };
+        let mut points = Vec::new();
+        let at = moments(config.iterations, self.config.own.measurements);
+        let mut state = Ppo::new(begun.start.clone(), value, &config);
+        let Beginning { start, prompts, eos, seed, .. } = begun;
+        let ended = ppo::run(&mut state, start, prompts, eos, &config, *seed, &reward, &mut |state, _| {
+            self.measured(&at, state.iteration, &state.policy.model, &mut points)
+        })?;
+        Ok(ended.is_continue().then_some(points))
+    }
+
+    /// Measures a policy where its step is one of those; goes on until it is stopped.
+    fn measured(
+        &self,
+        at: &[usize],
+        step: usize,
+        model: &Decoder,
+        points: &mut Vec<Point>,
+    ) -> Result<ControlFlow<()>, LmError> {
+        if at.contains(&step) {
+            points.push(measure(self.shared, model, self.method, self.setting, step)?);
+        }
+        Ok(unless(self.stop.load(Ordering::Relaxed)))
+    }
 }
 
 /// The reward model's choice among n completions of the start: the mean over all choices of n from those that were
 /// written (Nakano et al. 2021, arXiv 2112.09332, appendix I).
-fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmError> {
-    let Some(model) = &world.reward_model else { return Ok(Vec::new()) };
-    let most = config.best_of.iter().copied().max().unwrap_or(0);
+fn best_of_n(config: &FrontierConfig, shared: &Shared) -> Result<Vec<Point>, LmError> {
+    let Shared { begun, gold, reward_model, .. } = shared;
+    let Some(model) = reward_model else { return Ok(Vec::new()) };
+    let most = config.own.best_of.iter().copied().max().unwrap_or(0);
     // As many completions in all as four measurements of another method.
-    let count = (4 * config.eval_prompts / most.max(1)).clamp(2, config.eval_prompts);
-    let prompts = &world.begun.eval_prompts[..count];
-    let repeated: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), most)).collect();
-    let sampling =
-        SampleConfig { max_new_tokens: config.max_new_tokens, seed: world.begun.seed, ..SampleConfig::default() };
-    let completions = generate(&world.begun.start, &repeated, &sampling, &world.begun.eos, 2 << 32, &|_, _| true);
-    let sequences: Vec<Vec<u32>> = repeated
-        .iter()
-        .zip(&completions)
-        .map(|(prompt, completion)| [prompt.as_slice(), &completion.ids].concat())
-        .collect();
-    let mut scores = Vec::with_capacity(sequences.len());
-    for part in sequences.chunks(32) {
-        let slices: Vec<&[u32]> = part.iter().map(Vec::as_slice).collect();
-        scores.extend(crate::lm::reward::scores(model, &slices));
-    }
-    let gold = diagnose::gold_scores(&*world.gold, &world.begun.tokenizer, &repeated, &completions)?;
+    let all = config.common.eval_prompts;
+    let count = (4 * all / most.max(1)).clamp(2, all);
+    let (repeated, completions) = begun.several(&begun.eval_prompts[..count], most);
+    let sequences: Vec<Encoded> =
+        repeated.iter().zip(&completions).map(|(prompt, own)| Encoded::new(prompt, &own.ids)).collect();
+    let scores = judged(model, &sequences);
+    let gold = diagnose::gold_scores(&**gold, &begun.tokenizer, &repeated, &completions)?;
     let point = |&n: &usize| {
         // Of each prompt: the gold reward and the length expected of the best.
         let mut expected = [Vec::with_capacity(count), Vec::with_capacity(count)];
@@ -674,7 +551,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
         Point {
             method: Method::BestOfN,
             setting: n,
-            seed: world.begun.seed,
+            seed: begun.seed,
             step: 0,
             kl: Estimate { mean: kl, error: Some(0.0) },
             halves: halves(&vec![kl; gold.len()], &gold),
@@ -682,7 +559,7 @@ fn best_of_n(config: &FrontierConfig, world: &World) -> Result<Vec<Point>, LmErr
             length: Estimate::of(&lengths).mean,
         }
     };
-    Ok(config.best_of.iter().map(point).collect())
+    Ok(config.own.best_of.iter().map(point).collect())
 }
 
 /// How often each of `count` things, the worst first, is the best of `n` of them: C(i, n − 1) / C(count, n).
@@ -697,24 +574,16 @@ fn shares_of_best(count: usize, n: usize) -> Vec<f64> {
     shares
 }
 
-fn measure(
-    config: &FrontierConfig,
-    world: &World,
-    model: &Decoder,
-    method: Method,
-    setting: f64,
-    step: usize,
-) -> Result<Point, LmError> {
-    let World { begun: Beginning { seed, start, tokenizer, eos, eval_prompts, .. }, gold, .. } = world;
-    let sampling = SampleConfig { max_new_tokens: config.max_new_tokens, seed: *seed, ..SampleConfig::default() };
-    let completions = generate(model, eval_prompts, &sampling, eos, 3 << 32, &|_, _| true);
-    let (kl, _) = diagnose::divergences(model, start, eval_prompts, &completions, PART_TOKENS);
-    let gold = diagnose::gold_scores(&**gold, tokenizer, eval_prompts, &completions)?;
+fn measure(shared: &Shared, model: &Decoder, method: Method, setting: f64, step: usize) -> Result<Point, LmError> {
+    let Shared { begun, gold, .. } = shared;
+    let completions = begun.write(model);
+    let kl = begun.divergences(model, &completions);
+    let gold = begun.gold_of(&**gold, &completions)?;
     let lengths: Vec<f64> = completions.iter().map(|completion| completion.ids.len() as f64).collect();
     Ok(Point {
         method,
         setting,
-        seed: *seed,
+        seed: begun.seed,
         step,
         kl: Estimate::of(&kl),
         gold: Estimate::of(&gold),
@@ -760,7 +629,8 @@ pub(crate) fn over_seeds(
     budget: f64,
 ) -> Option<(f64, Option<[f64; 2]>)> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let values: Option<Vec<f64>> = config.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
+    let values: Option<Vec<f64>> =
+        config.common.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
     let values = values?;
     let interval = bootstrap_interval(&values, mean, 0.95, &mut stream(0, "frontier-interval", 0));
     Some((mean(&values), interval))
@@ -790,12 +660,12 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
         };
         Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
     };
-    let all: Vec<Series> = config.methods.iter().map(series).collect();
-    let seeds = config.seeds.len();
+    let all: Vec<Series> = config.own.methods.iter().map(series).collect();
+    let seeds = config.common.seeds.len();
     let title = format!(
         "{}, {} parameters, {seeds} seed{}",
-        corpus_name(&config.corpus),
-        config.size,
+        corpus_name(&config.common.corpus),
+        config.common.size,
         if seeds == 1 { "" } else { "s" }
     );
     Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
@@ -814,7 +684,11 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
-    use super::{BUDGETS, Estimate, FrontierConfig, Method, Point, frontier, shares_of_best, within};
+    use clap::ValueEnum as _;
+
+    use super::{
+        BUDGETS, Estimate, FrontierConfig, FrontierOwn, Method, Point, StudyConfig, frontier, shares_of_best, within,
+    };
     use crate::lm::reviews;
     use crate::random::stream;
 
@@ -877,7 +751,8 @@ mod tests {
     #[test]
     fn a_frontier_goes_on_where_it_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        let config = FrontierConfig {
+        let mut config = FrontierConfig::default();
+        config.common = StudyConfig {
             corpus: reviews_as_imdb(folder.path()),
             size: "30k".to_owned(),
             vocabulary: 300,
@@ -889,20 +764,18 @@ mod tests {
             max_new_tokens: 12,
             batch_size: 4,
             steps: 2,
-            measurements: 2,
-            betas: vec![0.1],
-            target_kls: vec![3.0],
             ppo_iterations: 1,
-            best_of: vec![2, 4],
-            ..FrontierConfig::default()
+            ..config.common
         };
+        config.own =
+            FrontierOwn { measurements: 2, betas: vec![0.1], target_kls: vec![3.0], best_of: vec![2, 4], ..config.own };
         let device = Device::flex();
         let run = |name: &str| {
             frontier(&config, &folder.path().join(name), &device, &AtomicBool::new(false), &|_| ()).unwrap().unwrap()
         };
         let whole = run("whole");
-        assert_eq!(whole.table.len(), Method::ALL.len());
-        for method in Method::ALL {
+        assert_eq!(whole.table.len(), Method::value_variants().len());
+        for &method in Method::value_variants() {
             let points: Vec<&Point> = whole.points.iter().filter(|point| point.method == method).collect();
             // Two measurements of two seeds, of PPO one, as it has one iteration.
             let one = matches!(method, Method::Ppo | Method::PpoGold);
@@ -917,14 +790,16 @@ mod tests {
         std::fs::remove_file(points.join("0-ppo-3.json")).unwrap();
         assert_eq!(run("whole"), whole);
         // A folder belongs to its configuration.
-        let other = FrontierConfig { steps: 3, ..config.clone() };
+        let mut other = config.clone();
+        other.common.steps = 3;
         let error = frontier(&other, &folder.path().join("whole"), &device, &AtomicBool::new(false), &|_| ());
         assert!(error.unwrap_err().to_string().contains("holds another frontier"));
     }
 
     #[test]
     fn a_model_that_never_judges_is_refused_with_a_reason() {
-        let config = FrontierConfig {
+        let mut config = FrontierConfig::default();
+        config.common = StudyConfig {
             size: "30k".to_owned(),
             vocabulary: 300,
             texts: 50,
@@ -932,7 +807,7 @@ mod tests {
             prompts: 16,
             eval_prompts: 4,
             max_new_tokens: 2,
-            ..FrontierConfig::default()
+            ..config.common
         };
         let folder = tempfile::tempdir().unwrap();
         let error = frontier(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ()).unwrap_err();

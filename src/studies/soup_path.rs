@@ -12,10 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::lm::data::{self, Conventions, Encoded, PromptRow, ReadConfig};
 use crate::lm::diagnose::Estimate;
+use crate::lm::error::LmError;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale};
-use crate::lm::run::{LmError, Shown, eos_of, tokenizer_of};
+use crate::lm::open::{eos_of, tokenizer_of};
+use crate::lm::run::Shown;
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::{ensemble, folder, gold};
 use crate::preference::statistics::bootstrap_interval;
@@ -207,10 +209,7 @@ pub fn soup(
         let whole: Vec<Encoded> = prompts
             .iter()
             .zip(&completions)
-            .map(|(prompt, completion)| Encoded {
-                ids: [prompt.as_slice(), &completion.ids].concat(),
-                prompt_len: prompt.len(),
-            })
+            .map(|(prompt, completion)| Encoded::new(prompt, &completion.ids))
             .collect();
         rewards.push(judges.iter().map(|judge| judge.of(&whole, &tokenizer, PART_TOKENS)).collect::<Result<_, _>>()?);
         lengths

@@ -8,7 +8,7 @@ use super::open::CheckRequest;
 use crate::app::theme::Theme;
 use crate::app::widgets::{begin_button, card, named, number};
 use crate::engine::free_folder;
-use crate::evals::validate::folder::{Found, SAMPLE, Wanted};
+use crate::evals::validate::folder::{FoundValidation, SAMPLE, Wanted};
 use crate::evals::validate::rater_name;
 
 /// What is written so far.
@@ -98,7 +98,7 @@ impl CheckForm {
         if self.rater.trim().is_empty() {
             return Err("Write your name".to_owned());
         }
-        rater_name(&self.rater)?;
+        rater_name(&self.rater).map_err(|error| error.to_string())?;
         let set = PathBuf::from(self.set.trim());
         if self.set.trim().is_empty() {
             return Err("Name the set, or open an earlier one".to_owned());
@@ -126,7 +126,7 @@ pub(super) fn earlier(
     ui: &mut Ui,
     theme: &Theme,
     form: &CheckForm,
-    found: &[Found],
+    found: &[FoundValidation],
     looked: bool,
     requests: &mut Vec<CheckRequest>,
 ) {

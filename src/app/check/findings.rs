@@ -7,7 +7,7 @@ use crate::app::theme::Theme;
 use crate::app::widgets::card;
 use crate::evals::validate::folder::Wanted;
 use crate::evals::validate::rater_name;
-use crate::evals::validate::report::{Disagreement, Report, chosen, table};
+use crate::evals::validate::report::{Disagreement, ValidationReport, chosen, table};
 
 /// Height of the bars of relevance, points.
 const BARS: f32 = 64.0;
@@ -55,7 +55,7 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut OpenCheck, requests: &
 }
 
 /// The numbers.
-pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &Report) {
+pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &ValidationReport) {
     ScrollArea::vertical().id_salt("numbers").auto_shrink(false).show(ui, |ui| {
         ui.label(RichText::new(report.config.name.replace(['-', '_'], " ")).strong()).on_hover_text(&report.config.set);
         if let Some(behaviour) = &report.config.behaviour {
@@ -78,7 +78,7 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &Report) {
     });
 }
 
-fn raters(report: &Report) -> String {
+fn raters(report: &ValidationReport) -> String {
     report.raters.iter().map(|rater| rater.rater.as_str()).collect::<Vec<_>>().join(", ")
 }
 

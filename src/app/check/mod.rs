@@ -20,7 +20,7 @@ use super::compare::least_seconds;
 use super::panel::{Action, Context, Entry, Panel, always};
 use super::widgets::{aside, unreadable};
 use crate::disk::Damaged;
-use crate::evals::validate::folder::{self, Found, now};
+use crate::evals::validate::folder::{self, FoundValidation, now};
 use crate::evals::validate::report;
 use crate::evals::validate::{Answer, rater_name};
 
@@ -38,10 +38,10 @@ struct Check {
     open: Option<OpenCheck>,
     /// A validation that is drawn or read.
     opening: Option<JoinHandle<Result<OpenCheck, String>>>,
-    found: Vec<Found>,
+    found: Vec<FoundValidation>,
     /// Folders that cannot be read.
     damaged: Vec<Damaged>,
-    reading: Repeated<(Vec<Found>, Vec<Damaged>)>,
+    reading: Repeated<(Vec<FoundValidation>, Vec<Damaged>)>,
 }
 
 impl Panel for Check {
@@ -108,7 +108,7 @@ impl Check {
     fn act(&mut self, ctx: &egui::Context, request: CheckRequest) -> Result<(), String> {
         let open = match (request, &mut self.open) {
             (CheckRequest::Begin { path, wanted, rater }, open) => {
-                rater_name(&rater)?;
+                rater_name(&rater).map_err(|error| error.to_string())?;
                 // Its next rater: this program has the folder already.
                 open.take_if(|open| open.validation.path == path);
                 // Large sets take longer than a frame.

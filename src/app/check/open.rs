@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::app::compare::Early;
 use crate::evals::validate::folder::{self, Validation, Wanted};
-use crate::evals::validate::report::{self, Report};
+use crate::evals::validate::report::{self, ValidationReport};
 use crate::evals::validate::{Turn, answers_of, is_final, median_milliseconds, next_turn, rater_name, turns};
 
 /// A validation and the person who answers.
@@ -24,7 +24,7 @@ pub(super) struct OpenCheck {
     /// When a choice came too early to count.
     pub early: Early,
     /// There once the rater's answers are final.
-    pub report: Option<Report>,
+    pub report: Option<ValidationReport>,
     /// Name of the next rater.
     pub other: String,
 }
@@ -94,7 +94,7 @@ impl OpenCheck {
 /// # Errors
 /// Why it cannot be opened, for the user.
 pub(super) fn begin(path: &Path, wanted: &Wanted, rater: &str) -> Result<OpenCheck, String> {
-    let rater = rater_name(rater)?.to_owned();
+    let rater = rater_name(rater).map_err(|error| error.to_string())?.to_owned();
     let mut validation = folder::begin(path, wanted).map_err(|error| error.to_string())?;
     let report = match is_final(&validation.events, &rater) {
         true => Some(report::write(path, Some(&rater)).map_err(|error| error.to_string())?),

@@ -11,8 +11,7 @@ use crate::engine::free_folder;
 use crate::engine::language::{Begin, Making};
 use crate::engine::shelf::{self, Shelf};
 use crate::lm::run::{LmConfig, PretrainConfig, SIZES, StageKind};
-use crate::lm::teach::{REVIEWS, TeachConfig};
-use crate::preference::query::Sampler;
+use crate::lm::teach::{REVIEWS, TeachConfig, samplers};
 
 /// What is chosen so far.
 pub(super) struct Choose {
@@ -197,9 +196,10 @@ impl Choose {
             number(ui, "Learning rate", hint, rate);
             let hint =
                 "Which pairs you are asked about: any, or those where the model is least sure what you would say";
-            let samplers = [Sampler::Uniform, Sampler::Entropy];
-            let mut chosen = samplers.iter().position(|sampler| *sampler == config.sampler).unwrap_or(0);
-            if choice(ui, "Questions", hint, &["at random", "least sure"], &mut chosen) {
+            let (hint, samplers) = (format!("{hint}. Now: {}", config.sampler.summary), samplers().collect::<Vec<_>>());
+            let names: Vec<&str> = samplers.iter().map(|sampler| sampler.name).collect();
+            let mut chosen = samplers.iter().position(|sampler| *sampler == config.sampler).unwrap_or_default();
+            if choice(ui, "Questions", &hint, &names, &mut chosen) {
                 config.sampler = samplers[chosen];
             }
             ui.end_row();

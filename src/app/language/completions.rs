@@ -11,7 +11,7 @@ use super::session::{LanguageRequest, OpenSession, phase, short};
 use crate::app::compare::{Do, keys};
 use crate::app::theme::Theme;
 use crate::engine::language::{Begin, LanguageCommand, LanguagePhase};
-use crate::lm::teach::Question;
+use crate::lm::teach::TeachQuestion;
 
 /// Size of the letters of completions, points.
 const LETTERS: f32 = 16.0;
@@ -93,7 +93,7 @@ fn header(ui: &mut Ui, session: &OpenSession) {
     });
 }
 
-fn prompt(ui: &mut Ui, theme: &Theme, question: &Question) {
+fn prompt(ui: &mut Ui, theme: &Theme, question: &TeachQuestion) {
     let frame = egui::Frame::new().fill(theme.panel).corner_radius(8).inner_margin(10);
     frame.show(ui, |ui| {
         ui.set_min_width(ui.available_width());
@@ -111,7 +111,7 @@ fn completions(
     ui: &mut Ui,
     theme: &Theme,
     session: &OpenSession,
-    question: &Question,
+    question: &TeachQuestion,
     height: f32,
     wanted: &mut Vec<Do>,
 ) {

@@ -1,5 +1,6 @@
 //! Jinja as transformers sets it up, on top of minijinja, with bounds on what a template may cost.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use std::sync::mpsc::RecvTimeoutError;
@@ -14,47 +15,60 @@ use super::python::{
     tojson, width_of, wrong,
 };
 
-/// Longest source of a template, in bytes. The longest that models are published with have about 30,000.
+/// A template that cannot be compiled or rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("chat template{}: {reason}", line.map(|line| format!(", line {line}")).unwrap_or_default())]
+pub struct TemplateError {
+    /// Line of the template, from 1, where it is known.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Longest source of a template, bytes. The longest templates of published models have about 30,000.
 pub(super) const MAX_SOURCE: usize = 1 << 20;
 
-/// Most words and signs between two braces: each may nest the parser and the generator of code once.
+/// Most words and signs between two braces: each may nest the parser and the generator of code once more.
 const MAX_TOKENS: usize = 8_000;
 
-/// Most `elif`: each nests in the one before.
+/// Most `elif`: each is nested in the one before.
 const MAX_ELIF: usize = 1_000;
 
-/// Fuel of a rendering: an instruction costs one, 64 bytes of text cost one. A conversation of 1,000 messages with
-/// tools takes about 100,000; a loop without end is stopped after about a second.
+/// Fuel of a rendering. An instruction costs one, and so do 64 bytes of text. A conversation of 1,000 messages with tools
+/// takes about 100,000; a loop without end is stopped after about a second.
 const FUEL: u64 = 2_000_000;
 
-/// Fuel for each byte that the conversation has: a long one may be gone through many times.
+/// Further fuel for each byte of the conversation: a template may go through a long one many times.
 const FUEL_PER_BYTE: u64 = 4;
 
-/// Stack of the thread in which templates are compiled and rendered. Only what is touched takes memory.
+/// Stack of the thread in which templates are compiled and rendered, bytes. Only the part that is used takes memory.
 const STACK: usize = 512 << 20;
 
-/// Longest time that a rendering may take. Fuel stops nearly everything long before; what it does not count, such as
+/// Longest time that a rendering may take. Fuel stops nearly everything long before. What fuel does not count, such as
 /// comparing two long texts again and again, ends here.
 const TIME: Duration = Duration::from_millis(1500);
 
-/// What is added to it once, as a program that was stopped for a while and goes on has lost its time.
+/// Time that is added once, because a program that was stopped for a while and goes on has lost its time.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Runs `work` on a stack that what a template can nest within its bounds does not overflow, and waits for it for a
-/// bounded time. Work that takes longer is left to itself: what it may still use is bounded by its fuel.
+/// Runs `work` on a stack that is deep enough for whatever a template can nest within its bounds, and waits for it for a
+/// bounded time. Work that takes longer is left alone: its fuel bounds what it may still use.
 ///
 /// # Errors
-/// When it takes too long, or no thread can be had.
-pub(super) fn on_a_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+/// When it takes too long, or there is no thread.
+pub(super) fn on_a_deep_stack<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, TemplateError> {
+    let failed = |reason: String| TemplateError { line: None, reason };
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()
         .name("template".into())
         .stack_size(STACK)
         .spawn(move || _ = sender.send(work()))
-        .map_err(|error| format!("no thread to render it in: {error}"))?;
+        .map_err(|error| failed(format!("no thread to render it in: {error}")))?;
     receiver.recv_timeout(TIME).or_else(|_| receiver.recv_timeout(GRACE)).map_err(|error| match error {
-        RecvTimeoutError::Timeout => format!("takes longer than {} s", (TIME + GRACE).as_secs()),
-        RecvTimeoutError::Disconnected => "the thread that renders it ended".to_owned(),
+        RecvTimeoutError::Timeout => failed(format!("takes longer than {} s", (TIME + GRACE).as_secs())),
+        RecvTimeoutError::Disconnected => failed("the thread that renders it ended".to_owned()),
     })
 }
 
@@ -63,17 +77,18 @@ pub(super) fn fuel(bytes: usize) -> u64 {
     FUEL + FUEL_PER_BYTE * bytes as u64
 }
 
-/// The source as minijinja needs it: line ends as Jinja reads them; transformers' `{% generation %}`, which only marks
-/// the assistant's text, as a block that does nothing but hold its own variables; and lists, tuples and dicts measured
-/// as they are made (`_small`), as those that hold one another many times over grow without an instruction being run.
+/// The source as minijinja needs it. Line ends become those that Jinja reads. transformers' `{% generation %}`, which only
+/// marks the assistant's text, becomes a block that does nothing but hold its own variables. Lists, tuples and dicts are
+/// measured when they are made (`_small`), because those that hold one another many times grow without an instruction.
 ///
 /// # Errors
-/// The line and the reason, for what would nest too deep and what minijinja would render otherwise than Jinja.
-pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
+/// With the line, for what would nest too deep, and for what minijinja would render in another way than Jinja.
+pub(super) fn prepare(source: &str) -> Result<String, TemplateError> {
     static NAMESPACE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"(\w+)\s*=\s*namespace\s*\(").expect("a constant, valid pattern"));
     if source.len() > MAX_SOURCE {
-        return Err((1, format!("a source of {} bytes; at most {MAX_SOURCE}", source.len())));
+        let reason = format!("a source of {} bytes; at most {MAX_SOURCE}", source.len());
+        return Err(TemplateError { line: Some(1), reason });
     }
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let namespaces: Vec<String> = NAMESPACE.captures_iter(&source).map(|found| found[1].to_owned()).collect();
@@ -84,6 +99,7 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
         out.push_str(&source[at..open]);
         let rest = &source[open..];
         let line = || 1 + source.as_bytes()[..open].iter().filter(|&&byte| byte == b'\n').count();
+        let wrong = |reason: String| TemplateError { line: Some(line()), reason };
         let copied = |end: Option<usize>| end.unwrap_or(rest.len());
         at = open
             + match () {
@@ -108,24 +124,24 @@ pub(super) fn prepare(source: &str) -> Result<String, (usize, String)> {
                             if tag.len() < end {
                                 out.push_str("%}");
                             }
-                            // Jinja keeps the line end behind the tag; minijinja takes it away.
+                            // Jinja keeps the line end behind the tag; minijinja removes it.
                             if text.starts_with('\n') && !tag.ends_with('-') {
                                 out.push('\n');
                             }
                             out.push_str(text);
                             end
                         }
-                        // minijinja's own; transformers' Jinja has none.
-                        "do" if rest.starts_with("{%") => return Err((line(), "unknown tag 'do'".into())),
+                        // minijinja has this tag; transformers' Jinja does not.
+                        "do" if rest.starts_with("{%") => return Err(wrong("unknown tag 'do'".into())),
                         "autoescape" if rest.starts_with("{%") => {
-                            return Err((line(), "the tag 'autoescape' is not supported".into()));
+                            return Err(wrong("the tag 'autoescape' is not supported".into()));
                         }
                         _ => {
                             elif += usize::from(word == "elif");
                             if elif > MAX_ELIF {
-                                return Err((line(), format!("more than {MAX_ELIF} elif")));
+                                return Err(wrong(format!("more than {MAX_ELIF} elif")));
                             }
-                            rewrite(rest, word, &namespaces, &mut out).map_err(|reason| (line(), reason))?
+                            rewrite(rest, word, &namespaces, &mut out).map_err(wrong)?
                         }
                     }
                 }
@@ -157,8 +173,8 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
     // The tag without its texts.
     let mut bare = String::new();
     let mut open: Vec<Open> = Vec::new();
-    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of
-    // `set` begins, and that of `for`.
+    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of `set`
+    // begins, and where that of `for` does.
     let (mut after_value, mut in_target, mut assigned, mut comma) = (false, is_set || is_for, None, false);
     let mut each: Option<usize> = None;
     out.push_str(&rest[..2]);
@@ -287,7 +303,7 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
     Ok(len)
 }
 
-/// Puts a filter on what stands in the output from `from` on, less the sign that cuts white space.
+/// Puts a filter on the output from `from` on, but for the sign that cuts white space.
 fn wrap(out: &mut String, from: usize, filter: &str) {
     let value = out.trim_end_matches(['-', '+']).len();
     let sign = out.split_off(value.max(from));
@@ -295,7 +311,7 @@ fn wrap(out: &mut String, from: usize, filter: &str) {
     *out += &format!(")|{filter} {sign}");
 }
 
-/// Refuses what minijinja would render otherwise than Jinja. `bare` is a tag without its texts.
+/// Refuses what minijinja would render in another way than Jinja. `bare` is a tag without its texts.
 fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), String> {
     static MARKUP: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\|\s*(safe|e|escape|forceescape)\b").expect("a constant, valid pattern"));
@@ -308,7 +324,7 @@ fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), S
     static EXPONENT: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d[eE][-+]?\d").expect("a constant, valid pattern"));
     for found in METHOD.captures_iter(bare) {
-        // An attribute of a dict before its item, in Jinja: `x.items` is the method, though `x` has an item of that name.
+        // In Jinja an attribute of a dict comes before an item: `x.items` is the method, even if `x` has an item `items`.
         if found.get(3).is_none() && !namespaces.iter().any(|name| *name == found[1]) {
             let name = &found[2];
             return Err(format!("'.{name}' without a call is a dict's method in Jinja; write ['{name}'] for an item"));
@@ -353,7 +369,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
         out.write_str(&text).map_err(|_| wrong("the output cannot be written"))
     });
     environment.set_unknown_method_callback(method);
-    // minijinja's own, which Jinja has not, or which writes otherwise.
+    // Filters of minijinja that Jinja does not have, or that write something else.
     for name in ["split", "bool", "zip", "lines", "chain", "pprint"] {
         environment.remove_filter(name);
     }
@@ -387,46 +403,49 @@ fn add_tests(environment: &mut Environment<'static>) {
     }
 }
 
-/// Python's places for the arguments of a filter that takes them by name here.
+/// Arguments by name, for a filter of minijinja that takes them so. In Python they may be given by place.
 fn by_name<const N: usize>(filter: &str, names: [&str; N], args: &[Value]) -> Result<Kwargs, Error> {
     let bound = bind(filter, names, args)?;
     let given = names.into_iter().zip(bound).filter_map(|(name, value)| Some((name, value?)));
     Ok(given.collect())
 }
 
+/// Arguments of a filter, by place or by name.
+type Args = Rest<ValueOrKwargs>;
+
+/// What a filter makes.
+type Made = Result<Value, Error>;
+
 fn add_filters(environment: &mut Environment<'static>) {
-    environment.add_filter("_small", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_small", |state: &State<'_, '_>, value: &Value| -> Made {
         small(state, value)?;
         Ok(value.clone())
     });
-    environment.add_filter("_each", |value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_each", |value: &Value| -> Made {
         iterable("for", value)?;
         Ok(value.clone())
     });
-    environment.add_filter("_plain", |value: &Value| -> Result<Value, Error> {
+    environment.add_filter("_plain", |value: &Value| -> Made {
         if is_namespace(value) {
             Err(wrong("a namespace within a namespace is not supported"))
         } else {
             Ok(value.clone())
         }
     });
-    environment.add_filter(
-        "groupby",
-        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("groupby", &value)?;
-            let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 256)?;
-            let groups = filters::groupby(Value::from(items), None, kwargs)?;
-            small(state, &groups)?;
-            Ok(groups)
-        },
-    );
-    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| {
+    environment.add_filter("groupby", |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("groupby", &value)?;
+        let kwargs = by_name("groupby", ["attribute", "default", "case_sensitive"], &args.into_values())?;
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 256)?;
+        let groups = filters::groupby(Value::from(items), None, kwargs)?;
+        small(state, &groups)?;
+        Ok(groups)
+    });
+    environment.add_filter("tojson", |state: &State<'_, '_>, value: &Value, args: Args| {
         tojson(state, value, &args.into_values())
     });
     for name in ["default", "d"] {
-        environment.add_filter(name, |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+        environment.add_filter(name, |value: &Value, args: Args| -> Made {
             let [default, boolean] = bind("default", ["default_value", "boolean"], &args.into_values())?;
             let missing = value.is_undefined() || (boolean.is_some_and(|flag| flag.is_true()) && !value.is_true());
             Ok(if missing { default.unwrap_or_else(|| Value::from("")) } else { value.clone() })
@@ -442,7 +461,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             ))),
         });
     }
-    environment.add_filter("string", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    environment.add_filter("string", |state: &State<'_, '_>, value: &Value| -> Made {
         if value.is_safe() {
             return Ok(value.clone());
         }
@@ -450,146 +469,105 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(Value::from(text))
     });
-    environment.add_filter(
-        "join",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
-            let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
-            let value = match attribute.filter(|attribute| !attribute.is_none()) {
-                Some(attribute) => attributes(state, value, attribute)?,
-                None => value,
-            };
-            iterable("join", &value)?;
-            let mut out = String::new();
-            for (i, item) in value.try_iter()?.enumerate() {
-                let item = str_of(&item)?;
-                pay(state, separator.len() + item.len())?;
-                if i > 0 {
-                    out.push_str(&separator);
-                }
-                out.push_str(&item);
+    environment.add_filter("join", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        let [separator, attribute] = bind("join", ["d", "attribute"], &args.into_values())?;
+        let separator = separator.map_or(Ok(String::new()), |separator| str_of(&separator))?;
+        let value = match attribute.filter(|attribute| !attribute.is_none()) {
+            Some(attribute) => attributes(state, value, attribute)?,
+            None => value,
+        };
+        iterable("join", &value)?;
+        let mut out = String::new();
+        for (i, item) in value.try_iter()?.enumerate() {
+            let item = str_of(&item)?;
+            pay(state, separator.len() + item.len())?;
+            if i > 0 {
+                out.push_str(&separator);
             }
-            pay(state, out.len())?;
-            Ok(Value::from(out))
-        },
-    );
-    environment.add_filter(
-        "sort",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("sort", &value)?;
-            let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
-            let attribute = kwargs.peek::<Option<Value>>("attribute")?;
-            let items: Vec<Value> = value.try_iter()?.collect();
-            let value = Value::from(items);
-            if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
-                // Jinja compares by one after the other; the sort is stable, so the last one goes first.
-                let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
-                let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
-                let mut sorted = value;
-                for attribute in several.split(',').rev() {
-                    let names = [
-                        ("reverse", reverse.clone()),
-                        ("case_sensitive", case.clone()),
-                        ("attribute", attribute.into()),
-                    ];
-                    sorted = filters::sort(state, sorted, names.into_iter().collect())?;
-                }
-                return Ok(sorted);
+            out.push_str(&item);
+        }
+        pay(state, out.len())?;
+        Ok(Value::from(out))
+    });
+    environment.add_filter("sort", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("sort", &value)?;
+        let kwargs = by_name("sort", ["reverse", "case_sensitive", "attribute"], &args.into_values())?;
+        let attribute = kwargs.peek::<Option<Value>>("attribute")?;
+        let items: Vec<Value> = value.try_iter()?.collect();
+        let value = Value::from(items);
+        if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
+            // Jinja compares by one attribute after the other. The sort is stable, so the last attribute is sorted first.
+            let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
+            let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
+            let mut sorted = value;
+            for attribute in several.split(',').rev() {
+                let names =
+                    [("reverse", reverse.clone()), ("case_sensitive", case.clone()), ("attribute", attribute.into())];
+                sorted = filters::sort(state, sorted, names.into_iter().collect())?;
             }
-            let keys = match attribute.filter(|attribute| !attribute.is_none()) {
-                Some(attribute) => attributes(state, value.clone(), attribute)?,
-                None => value.clone(),
-            };
-            comparable("sort", &keys)?;
-            filters::sort(state, value, kwargs)
-        },
-    );
-    environment.add_filter(
-        "dictsort",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let len = value.len().unwrap_or(0);
-            pay(state, len * 64)?;
-            filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
-        },
-    );
+            return Ok(sorted);
+        }
+        let keys = match attribute.filter(|attribute| !attribute.is_none()) {
+            Some(attribute) => attributes(state, value.clone(), attribute)?,
+            None => value.clone(),
+        };
+        comparable("sort", &keys)?;
+        filters::sort(state, value, kwargs)
+    });
+    environment.add_filter("dictsort", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let len = value.len().unwrap_or(0);
+        pay(state, len * 64)?;
+        filters::dictsort(value, by_name("dictsort", ["case_sensitive", "by", "reverse"], &args.into_values())?)
+    });
     for (name, filter) in [("min", filters::min as fn(&State<'_, '_>, Value, Kwargs) -> _), ("max", filters::max)] {
+        environment.add_filter(name, move |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+            iterable(name, &value)?;
+            let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
+            filter(state, value, kwargs)
+        });
+    }
+    environment.add_filter("map", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("map", &value)?;
+        filters::map(state, value, args).and_then(|items| generator(state, items))
+    });
+    type Selecting = fn(&mut State<'_, '_>, Value, Option<Cow<'_, str>>, Args) -> Result<Vec<Value>, Error>;
+    for (name, filter) in [("select", filters::select as Selecting), ("reject", filters::reject)] {
         environment.add_filter(
             name,
-            move |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            move |state: &mut State<'_, '_>, value: Value, test: Option<Cow<'_, str>>, args: Args| -> Made {
                 iterable(name, &value)?;
-                let kwargs = by_name(name, ["case_sensitive", "attribute"], &args.into_values())?;
-                filter(state, value, kwargs)
+                filter(state, value, test, args).and_then(|items| generator(state, items))
             },
         );
     }
-    environment.add_filter(
-        "map",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("map", &value)?;
-            filters::map(state, value, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "select",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("select", &value)?;
-            filters::select(state, value, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "reject",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("reject", &value)?;
-            filters::reject(state, value, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "selectattr",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         attribute: std::borrow::Cow<'_, str>,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("selectattr", &value)?;
-            filters::selectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "rejectattr",
-        |state: &mut State<'_, '_>,
-         value: Value,
-         attribute: std::borrow::Cow<'_, str>,
-         test: Option<std::borrow::Cow<'_, str>>,
-         args: Rest<ValueOrKwargs>|
-         -> Result<Value, Error> {
-            iterable("rejectattr", &value)?;
-            filters::rejectattr(state, value, attribute, test, args).and_then(|items| generator(state, items))
-        },
-    );
-    environment.add_filter(
-        "unique",
-        |state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("unique", &value)?;
-            let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
-            generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
-        },
-    );
-    environment.add_filter("reverse", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+    type SelectingBy =
+        fn(&mut State<'_, '_>, Value, Cow<'_, str>, Option<Cow<'_, str>>, Args) -> Result<Vec<Value>, Error>;
+    for (name, filter) in [("selectattr", filters::selectattr as SelectingBy), ("rejectattr", filters::rejectattr)] {
+        environment.add_filter(
+            name,
+            move |state: &mut State<'_, '_>,
+                  value: Value,
+                  attribute: Cow<'_, str>,
+                  test: Option<Cow<'_, str>>,
+                  args: Args|
+                  -> Made {
+                iterable(name, &value)?;
+                filter(state, value, attribute, test, args).and_then(|items| generator(state, items))
+            },
+        );
+    }
+    environment.add_filter("unique", |state: &State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("unique", &value)?;
+        let kwargs = by_name("unique", ["case_sensitive", "attribute"], &args.into_values())?;
+        generator(state, filters::unique(state, value, kwargs)?.try_iter()?)
+    });
+    environment.add_filter("reverse", |state: &State<'_, '_>, value: &Value| -> Made {
         iterable("reverse", value)?;
         pay(state, value.len().unwrap_or(0) * 32)?;
         let reversed = filters::reverse(value)?;
         if value.kind() == ValueKind::String { Ok(reversed) } else { generator(state, reversed.try_iter()?) }
     });
-    environment.add_filter("last", |state: &State<'_, '_>, value: Value| -> Result<Value, Error> {
+    environment.add_filter("last", |state: &State<'_, '_>, value: Value| -> Made {
         if is_generator(&value) {
             return Err(wrong("last: a generator cannot be read from its end; make a list of it first"));
         }
@@ -597,49 +575,43 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, value.len().unwrap_or(0) * 32)?;
         filters::last(value)
     });
-    environment.add_filter(
-        "batch",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("batch", &value)?;
-            let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
-            let count = count.ok_or_else(|| wrong("batch needs a number"))?;
-            let count = width_of("batch", integer("batch", &count)?)?.max(1);
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 64)?;
-            let rows = items.chunks(count).map(|chunk| {
-                let mut row = chunk.to_vec();
-                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
-                    row.resize(count, fill.clone());
-                }
-                Value::from(row)
-            });
-            generator(state, rows.collect::<Vec<_>>())
-        },
-    );
-    environment.add_filter(
-        "slice",
-        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            iterable("slice", &value)?;
-            let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
-            let count = count.ok_or_else(|| wrong("slice needs a number"))?;
-            let count = width_of("slice", integer("slice", &count)?)?.max(1);
-            let items: Vec<Value> = value.try_iter()?.collect();
-            pay(state, items.len() * 64 + count * 64)?;
-            let (each, longer) = (items.len() / count, items.len() % count);
-            let (mut rows, mut at) = (Vec::new(), 0);
-            for row in 0..count {
-                let end = at + each + usize::from(row < longer);
-                let mut items = items[at..end].to_vec();
-                if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
-                    items.push(fill.clone());
-                }
-                rows.push(Value::from(items));
-                at = end;
+    environment.add_filter("batch", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("batch", &value)?;
+        let [count, fill] = bind("batch", ["linecount", "fill_with"], &args.into_values())?;
+        let count = count.ok_or_else(|| wrong("batch needs a number"))?;
+        let count = width_of("batch", integer("batch", &count)?)?.max(1);
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 64)?;
+        let rows = items.chunks(count).map(|chunk| {
+            let mut row = chunk.to_vec();
+            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none()) {
+                row.resize(count, fill.clone());
             }
-            generator(state, rows)
-        },
-    );
-    environment.add_filter("items", |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+            Value::from(row)
+        });
+        generator(state, rows.collect::<Vec<_>>())
+    });
+    environment.add_filter("slice", |state: &mut State<'_, '_>, value: Value, args: Args| -> Made {
+        iterable("slice", &value)?;
+        let [count, fill] = bind("slice", ["slices", "fill_with"], &args.into_values())?;
+        let count = count.ok_or_else(|| wrong("slice needs a number"))?;
+        let count = width_of("slice", integer("slice", &count)?)?.max(1);
+        let items: Vec<Value> = value.try_iter()?.collect();
+        pay(state, items.len() * 64 + count * 64)?;
+        let (each, longer) = (items.len() / count, items.len() % count);
+        let (mut rows, mut at) = (Vec::new(), 0);
+        for row in 0..count {
+            let end = at + each + usize::from(row < longer);
+            let mut items = items[at..end].to_vec();
+            if let Some(fill) = fill.as_ref().filter(|fill| !fill.is_none() && longer > 0 && row >= longer) {
+                items.push(fill.clone());
+            }
+            rows.push(Value::from(items));
+            at = end;
+        }
+        generator(state, rows)
+    });
+    environment.add_filter("items", |state: &State<'_, '_>, value: &Value| -> Made {
         pay(state, value.len().unwrap_or(0) * 64)?;
         match value.kind() {
             ValueKind::Undefined => generator(state, []),
@@ -647,7 +619,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             other => Err(wrong(format!("items needs a dict, not a {other}"))),
         }
     });
-    environment.add_filter("int", |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+    environment.add_filter("int", |value: &Value, args: Args| -> Made {
         let [default, base] = bind("int", ["default", "base"], &args.into_values())?;
         let default = default.unwrap_or_else(|| Value::from(0));
         let base = base.map_or(Ok(10), |base| integer("int's base", &base))?;
@@ -679,7 +651,7 @@ fn add_filters(environment: &mut Environment<'static>) {
             _ => default,
         })
     });
-    environment.add_filter("float", |value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+    environment.add_filter("float", |value: &Value, args: Args| -> Made {
         let [default] = bind("float", ["default"], &args.into_values())?;
         let default = default.unwrap_or_else(|| Value::from(0.0));
         Ok(match value.kind() {
@@ -695,36 +667,33 @@ fn add_filters(environment: &mut Environment<'static>) {
         let cut = |c: char| set.as_ref().map_or_else(|| is_space(c), |set| set.contains(&c));
         value.preserve_safety(value.as_str().trim_matches(cut).to_owned())
     });
-    environment.add_filter(
-        "indent",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
-            let by = match width {
-                None => " ".repeat(4),
-                Some(text) if text.as_str().is_some() => str_of(&text)?,
-                Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
-            };
-            let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
-            let text = str_of(value)?;
-            pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
-            // As Jinja: a line end is added first, so that one at the end keeps a line behind it.
-            let text = text + "\n";
-            let lines: Vec<&str> = text.lines().collect();
-            let mut out = String::new();
-            for (i, line) in lines.iter().enumerate() {
-                if i > 0 {
-                    out.push('\n');
-                }
-                if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
-                    out.push_str(&by);
-                }
-                out.push_str(line);
+    environment.add_filter("indent", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let [width, first, blank] = bind("indent", ["width", "first", "blank"], &args.into_values())?;
+        let by = match width {
+            None => " ".repeat(4),
+            Some(text) if text.as_str().is_some() => str_of(&text)?,
+            Some(width) => " ".repeat(width_of("indent", integer("indent", &width)?)?),
+        };
+        let (first, blank) = (first.is_some_and(|v| v.is_true()), blank.is_some_and(|v| v.is_true()));
+        let text = str_of(value)?;
+        pay(state, text.len() + text.matches('\n').count().saturating_mul(by.len()))?;
+        // Jinja adds a line end first, so that a line end at the end of the text keeps a line behind it.
+        let text = text + "\n";
+        let lines: Vec<&str> = text.lines().collect();
+        let mut out = String::new();
+        for (i, line) in lines.iter().enumerate() {
+            if i > 0 {
+                out.push('\n');
             }
-            Ok(Value::from(out))
-        },
-    );
+            if (i > 0 && (blank || !line.is_empty())) || (i == 0 && first) {
+                out.push_str(&by);
+            }
+            out.push_str(line);
+        }
+        Ok(Value::from(out))
+    });
     for name in ["e", "escape", "forceescape"] {
-        environment.add_filter(name, move |state: &State<'_, '_>, value: &Value| -> Result<Value, Error> {
+        environment.add_filter(name, move |state: &State<'_, '_>, value: &Value| -> Made {
             if value.is_safe() && name != "forceescape" {
                 return Ok(value.clone());
             }
@@ -734,8 +703,8 @@ fn add_filters(environment: &mut Environment<'static>) {
             Ok(Value::from_safe_string(text.replace('\'', "&#39;").replace('"', "&#34;")))
         });
     }
-    environment.add_filter("attr", |value: &Value, name: &str| -> Result<Value, Error> {
-        // An attribute, never an item: a dict has none but its methods.
+    environment.add_filter("attr", |value: &Value, name: &str| -> Made {
+        // An attribute, never an item. The only attributes of a dict are its methods.
         if is_namespace(value) { value.get_attr(name) } else { Ok(Value::UNDEFINED) }
     });
     environment.add_filter("wordcount", |state: &State<'_, '_>, value: &Value| -> Result<usize, Error> {
@@ -744,56 +713,47 @@ fn add_filters(environment: &mut Environment<'static>) {
         pay(state, text.len())?;
         Ok(WORD.find_iter(&text).count())
     });
-    environment.add_filter(
-        "center",
-        |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Result<Value, Error> {
-            let text = Value::from(str_of(value)?);
-            method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
-        },
-    );
-    environment.add_filter(
-        "truncate",
-        |state: &State<'_, '_>, value: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let [length, kill, end, leeway] =
-                bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
-            let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
-            let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
-            let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
-            let text = str_of(value)?;
-            pay(state, text.len() * 4)?;
-            let chars: Vec<char> = text.chars().collect();
-            let room = length - end.chars().count() as i64;
-            if room < 0 || leeway < 0 {
-                return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
-            }
-            if chars.len() as i64 <= length + leeway {
-                return Ok(Value::from(text));
-            }
-            let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
-            let kept = match kill.is_some_and(|kill| kill.is_true()) {
-                true => kept,
-                false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
-            };
-            Ok(Value::from(kept + &end))
-        },
-    );
-    environment.add_filter(
-        "format",
-        |state: &mut State<'_, '_>, format: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
-            let text = str_of(format)?;
-            check_format(&text)?;
-            if text.contains('*') {
-                return Err(wrong("a format whose width is an argument is not supported"));
-            }
-            pay(state, text.len())?;
-            filters::format(state, format, args)
-        },
-    );
+    environment.add_filter("center", |state: &mut State<'_, '_>, value: &Value, width: Option<Value>| -> Made {
+        let text = Value::from(str_of(value)?);
+        method(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
+    });
+    environment.add_filter("truncate", |state: &State<'_, '_>, value: &Value, args: Args| -> Made {
+        let [length, kill, end, leeway] =
+            bind("truncate", ["length", "killwords", "end", "leeway"], &args.into_values())?;
+        let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
+        let end = end.map_or(Ok("...".to_owned()), |end| str_of(&end))?;
+        let leeway = leeway.map_or(Ok(5), |leeway| integer("truncate", &leeway))?;
+        let text = str_of(value)?;
+        pay(state, text.len() * 4)?;
+        let chars: Vec<char> = text.chars().collect();
+        let room = length - end.chars().count() as i64;
+        if room < 0 || leeway < 0 {
+            return Err(wrong("truncate: the length is less than its end, or the leeway is negative"));
+        }
+        if chars.len() as i64 <= length + leeway {
+            return Ok(Value::from(text));
+        }
+        let kept: String = chars.iter().take(usize::try_from(room).unwrap_or(0)).collect();
+        let kept = match kill.is_some_and(|kill| kill.is_true()) {
+            true => kept,
+            false => kept.rsplit_once(' ').map_or(kept.clone(), |(before, _)| before.to_owned()),
+        };
+        Ok(Value::from(kept + &end))
+    });
+    environment.add_filter("format", |state: &mut State<'_, '_>, format: &Value, args: Args| -> Made {
+        let text = str_of(format)?;
+        check_format(&text)?;
+        if text.contains('*') {
+            return Err(wrong("a format whose width is an argument is not supported"));
+        }
+        pay(state, text.len())?;
+        filters::format(state, format, args)
+    });
 }
 
 /// A float's whole part, as `int()` has it.
 fn truncated(number: f64) -> Option<Value> {
-    // Larger ones have more digits than a whole number has here.
+    // A larger float has more digits than a whole number can have here.
     (number.abs() < 1e36).then(|| Value::from(number.trunc() as i128))
 }
 
@@ -810,7 +770,7 @@ fn attributes(state: &mut State<'_, '_>, value: Value, attribute: Value) -> Resu
     state.apply_filter("map", &[value, Value::from(name)]).and_then(|items| Ok(items.try_iter()?.collect()))
 }
 
-/// Jinja goes through no number and no none.
+/// Refuses values that Jinja cannot iterate over, such as numbers and none.
 fn iterable(filter: &str, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Plain => {

@@ -1,6 +1,6 @@
-//! What Python does with values that a template sees: how it writes them, and the methods of its texts, lists and dicts.
+//! What Python does with the values of a template: how it writes them, and the methods of texts, lists and dicts.
 //!
-//! minijinja has most of it; what stands here is where its answer would differ from Jinja's, or where it has none.
+//! minijinja has most of this. This file has what minijinja does in another way than Jinja, and what it lacks.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -10,10 +10,10 @@ use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, Tuple, Value, Val
 use minijinja::{Error, ErrorKind, State};
 use regex::Regex;
 
-/// Values within values that are written or read; Python itself stops at about a thousand.
+/// Deepest nesting of values that are written or read. Python itself stops at about a thousand.
 pub(super) const MAX_DEPTH: usize = 200;
 
-/// Most values in a list or dict, those within others counted as often as they are written.
+/// Most values in a list or dict. Values within others count as often as they would be written.
 const MAX_VALUES: usize = 1 << 18;
 
 /// Most bytes of one text that a template may make.
@@ -44,7 +44,7 @@ pub(super) fn wrong(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
-/// Pays for `bytes` that a method makes or reads: a unit of fuel for 64.
+/// Pays for bytes that a method makes or reads: one unit of fuel for 64 bytes.
 pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     if bytes > MAX_TEXT {
         return Err(wrong(format!("a text of {bytes} bytes; at most {MAX_TEXT}")));
@@ -52,7 +52,7 @@ pub(super) fn pay(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(1 + bytes as u64 / 64)
 }
 
-/// What a generator, a dict's view or a range is.
+/// Which view of a dict it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ViewKind {
     Items,
@@ -60,7 +60,7 @@ pub(super) enum ViewKind {
     Values,
 }
 
-/// `dict.items()`, `.keys()` and `.values()`: they have a length, but no item has a number.
+/// `dict.items()`, `.keys()` and `.values()`: they have a length, but their items cannot be had by number.
 #[derive(Debug)]
 pub(super) struct View {
     kind: ViewKind,
@@ -94,7 +94,7 @@ impl Object for View {
     }
 }
 
-/// What `map`, `select` and others make: it can be gone through once, has no length, and counts as true.
+/// The result of `map`, `select` and others: it can be iterated over once, has no length, and counts as true.
 #[derive(Debug)]
 pub(super) struct Generator(Arc<Mutex<VecDeque<Value>>>);
 
@@ -144,8 +144,8 @@ pub(super) fn generator(state: &State<'_, '_>, items: impl IntoIterator<Item = V
     Ok(Value::from_object(Generator(Arc::new(Mutex::new(items)))))
 }
 
-/// Checks that a list, tuple or dict holds no more than can be gone through: one that holds another twice, which holds
-/// another twice, and so on, takes little memory and would be written without end.
+/// Checks that a list, tuple or dict holds few enough values to go through. A list that holds another one twice, which holds
+/// another one twice, and so on, takes little memory, but writing it would not end.
 pub(super) fn small(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let mut left = MAX_VALUES;
     if is_namespace(value) {
@@ -219,17 +219,17 @@ pub(super) fn range(first: i64, second: Option<i64>, step: Option<i64>) -> Resul
     Ok(Value::from_object(Range { start, stop, step, len: usize::try_from(len).unwrap_or(0) }))
 }
 
-/// Whether it is a namespace, which looks like a map.
+/// Whether this is a namespace, which otherwise looks like a map.
 pub(super) fn is_namespace(value: &Value) -> bool {
     value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"))
 }
 
-/// Whether it is a value without a length: a generator.
+/// Whether this is a generator, which has no length.
 pub(super) fn is_generator(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some()
 }
 
-/// Whether `json.dumps` refuses it.
+/// Whether `json.dumps` refuses this value.
 fn is_no_json(value: &Value) -> bool {
     is_generator(value)
         || is_namespace(value)
@@ -315,7 +315,7 @@ fn write_items(out: &mut Limited, items: &[Value], open: &str, close: &str, dept
     out.add(close)
 }
 
-/// The number, if it is one of floating point.
+/// The number, if it is a float.
 pub(super) fn float(value: &Value) -> Option<f64> {
     if value.kind() != ValueKind::Number || value.is_integer() {
         return None;
@@ -323,7 +323,7 @@ pub(super) fn float(value: &Value) -> Option<f64> {
     f64::try_from(value.clone()).ok()
 }
 
-/// `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16.
+/// `repr` of a float: the shortest digits that give it back, with an exponent below 1e-4 and from 1e16 on.
 pub(super) fn float_repr(number: f64) -> String {
     if !number.is_finite() {
         return if number.is_nan() {
@@ -373,7 +373,7 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// How `json.dumps` is asked to write.
+/// The options of `json.dumps`.
 struct Json {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -381,7 +381,7 @@ struct Json {
     sort_keys: bool,
 }
 
-/// transformers' own `tojson`: `json.dumps`, and no escapes for HTML.
+/// transformers' own `tojson`: `json.dumps`, without escapes for HTML.
 pub(super) fn tojson(state: &State<'_, '_>, value: &Value, args: &[Value]) -> Result<Value, Error> {
     let [ensure_ascii, indent, separators, sort_keys] =
         bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"], args)?;
@@ -500,7 +500,7 @@ impl Json {
     }
 }
 
-/// A number as JSON has it in Python.
+/// A number as Python's `json` writes it.
 fn number(value: &Value) -> String {
     match float(value) {
         Some(number) if number.is_nan() => "NaN".into(),
@@ -510,7 +510,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// The arguments of a function of Python: by place or by name.
+/// The arguments of a function of Python, given by place or by name.
 pub(super) fn bind<const N: usize>(
     function: &str,
     names: [&str; N],
@@ -556,12 +556,12 @@ fn text<'a>(what: &str, value: &'a Value) -> Result<&'a str, Error> {
     value.as_str().ok_or_else(|| wrong(format!("{what} is a {}; expected a text", value.kind())))
 }
 
-/// What Python's `str.isspace` calls a space.
+/// Whether Python's `str.isspace` calls this a space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Methods of texts, lists and dicts. What changes a list or a dict is refused, as by Jinja's sandbox.
+/// Methods of texts, lists and dicts. Methods that change a list or a dict are refused, as in Jinja's sandbox.
 pub(super) fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::String => text_method(state, value.as_str().unwrap_or_default(), name, args),
@@ -640,7 +640,7 @@ fn dict_method(state: &State<'_, '_>, value: &Value, name: &str, args: &[Value])
     }
 }
 
-/// `start` and `stop` of a method, counted from the end where they are negative, within `len`.
+/// `start` and `stop` of a method within `len`. Negative ones count from the end.
 fn bounds(len: usize, start: Option<&Value>, stop: Option<&Value>) -> Result<(usize, usize), Error> {
     let place = |value: Option<&Value>, default: usize| match value.filter(|value| !value.is_none()) {
         None => Ok::<usize, Error>(default),
@@ -653,7 +653,7 @@ fn bounds(len: usize, start: Option<&Value>, stop: Option<&Value>) -> Result<(us
     Ok((place(start, 0)?, place(stop, len)?))
 }
 
-/// A text's characters from `start` to `stop`, and where they begin; nothing where `start` lies behind the end.
+/// A text's characters from `start` to `stop`, and where they begin; `None` where `start` lies behind the end.
 fn part<'a>(text: &'a str, start: Option<&Value>, stop: Option<&Value>) -> Result<Option<(&'a str, usize)>, Error> {
     let len = text.chars().count();
     if let Some(start) = start.filter(|start| !start.is_none())
@@ -886,7 +886,7 @@ fn text_method(state: &State<'_, '_>, s: &str, name: &str, args: &[Value]) -> Re
     }
 }
 
-/// Widths that stand in a format string are bounded; those that come from an argument are not supported.
+/// Refuses format strings with too large a width, or with a width that is an argument.
 pub(super) fn check_format(format: &str) -> Result<(), Error> {
     let mut digits: i64 = 0;
     let mut open = 0;

@@ -3,27 +3,27 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    CompletionRow, Content, DataError, Origin, PreferenceRow, Problem, PromptRow, Row, Skipped, common_prefix,
-};
+use super::read::{DataError, Skipped};
+use super::row::{CompletionRow, Content, Origin, PreferenceRow, PromptRow, RowKind, RowProblem, common_prefix};
 use crate::lm::chat::{ChatError, ChatTemplate, Extras};
 use crate::lm::tokenizer::Tokenizer;
+use crate::range::OutOfRange;
 
 /// Where a completion begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Boundary {
-    /// TRL 1.16: prompt and prompt + completion are tokenised; the completion begins where they differ.
+    /// TRL 1.16: the prompt alone and prompt + completion are tokenised. The completion begins where the two differ.
     Together,
-    /// The DPO reference: prompt and completion are tokenised each on its own, without special tokens (no BOS), and
-    /// joined. Neither may hold EOS.
+    /// The DPO reference: prompt and completion are tokenised separately, without special tokens (no BOS), and joined.
+    /// Neither may hold EOS.
     Separate,
     /// MODPO's repository: a completion begins where chosen and rejected differ, so that a beginning they share is not
     /// scored. A single completion begins as in `Together`.
     CommonPrefix,
 }
 
-/// How a completion ends. Chats end as their template says, whatever stands here.
+/// How a completion ends. It does not apply to chats, which end as their template says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Eos {
@@ -31,20 +31,20 @@ pub enum Eos {
     AppendText,
     /// The DPO reference: EOS is appended as a token, unless it is there.
     AppendId,
-    /// As the text says.
+    /// No EOS is added.
     None,
 }
 
-/// What is done with rows of too many tokens.
+/// What is done with rows that have too many tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Truncation {
-    /// TRL: keeps the first `max_length` tokens; a row whose prompt alone fills them is dropped.
+    /// TRL: keeps the first `max_length` tokens. A row whose prompt alone fills them is dropped.
     KeepStart,
     /// TRL, deprecated there: keeps the last `max_length` tokens.
     KeepEnd,
-    /// The DPO reference, as for HH: keeps the last `max_prompt_length` tokens of the prompt; if that is not enough, the
-    /// first `max_length` − `max_prompt_length` of the completions. EOS may be lost.
+    /// The DPO reference's for HH: keeps the last `max_prompt_length` tokens of the prompt and, if that is not enough, the
+    /// first `max_length` − `max_prompt_length` tokens of the completions. EOS may be lost.
     Reference,
     /// MODPO's repository: rows longer than `max_length` are dropped.
     Filter,
@@ -52,7 +52,7 @@ pub enum Truncation {
     Error,
 }
 
-/// How rows become token ids: the choices in which systems differ silently.
+/// How rows become token ids. Systems differ in these choices without saying so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Conventions {
@@ -64,24 +64,24 @@ pub struct Conventions {
     pub truncation: Truncation,
     /// Most tokens of prompt and completion together.
     pub max_length: usize,
-    /// Most tokens of a prompt, where `truncation` is `reference` and the row is too long, and of a prompt without a
-    /// completion.
+    /// Most tokens of a prompt without a completion and, where `truncation` is `reference`, of the prompt of a row that is
+    /// too long.
     pub max_prompt_length: usize,
 }
 
 /// Prompt and completion as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoded {
-    /// Of both, one after the other.
+    /// The ids of both, one after the other.
     pub ids: Vec<u32>,
-    /// How many of them are the prompt's. With 0 the first token has nothing before it and no probability.
+    /// How many of them are the prompt's. With 0, nothing predicts the first token, so it has no probability.
     pub prompt_len: usize,
 }
 
-/// A comparison as token ids. The first ids of both sides are those of the prompt.
+/// A comparison as token ids. Both sides begin with the ids of the prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncodedPair {
-    /// Number of its row among those that were encoded.
+    /// Number of its row among the rows that were encoded.
     pub row: usize,
     /// The preferred one.
     pub chosen: Encoded,
@@ -96,7 +96,7 @@ pub struct EncodedPair {
 /// A demonstration as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedCompletion {
-    /// Number of its row among those that were encoded.
+    /// Number of its row among the rows that were encoded.
     pub row: usize,
     /// Prompt and completion.
     pub encoded: Encoded,
@@ -107,7 +107,7 @@ pub struct EncodedCompletion {
 /// A prompt as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedPrompt {
-    /// Number of its row among those that were encoded.
+    /// Number of its row among the rows that were encoded.
     pub row: usize,
     /// Ids.
     pub ids: Vec<u32>,
@@ -118,12 +118,12 @@ pub struct EncodedPrompt {
 pub struct EncodeReport {
     /// Rows there were.
     pub rows: usize,
-    /// Rows whose prompt alone has other tokens than within prompt + completion: the model is then trained on a prompt
-    /// that it does not meet when it is asked.
+    /// Rows whose prompt has other tokens alone than within prompt + completion. The model is then trained on a prompt that
+    /// it does not meet when it is asked.
     pub prompt_not_prefix: usize,
     /// Rows that were shortened.
     pub cut: usize,
-    /// Rows left out as too long.
+    /// Rows that were left out because they are too long.
     pub dropped: Skipped,
 }
 
@@ -138,7 +138,7 @@ pub struct Packed {
     pub dropped_tokens: usize,
 }
 
-/// Texts that are tokenised at once while packing: enough for all threads, little memory.
+/// Texts that are tokenised together while packing: enough for all threads, and little memory.
 const PACK_BATCH: usize = 1024;
 
 impl Default for Conventions {
@@ -158,20 +158,17 @@ impl Conventions {
     /// Checks the lengths.
     ///
     /// # Errors
-    /// Naming the first one that cannot be.
-    pub fn validate(&self) -> Result<(), DataError> {
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
         let Self { max_length, max_prompt_length, truncation, .. } = *self;
-        let check = |field, found: usize, fine: bool, expected| match fine {
-            true => Ok(()),
-            false => Err(DataError::Value { field, found: found.to_string(), expected }),
-        };
+        let check = |field, found: usize, fine, expected| OutOfRange::check(field, found as f64, fine, expected);
         check("max_length", max_length, max_length >= 2, "at least 2, for a token and what comes before it")?;
         check("max_prompt_length", max_prompt_length, max_prompt_length >= 1, "at least 1")?;
         let fine = truncation != Truncation::Reference || max_prompt_length < max_length;
         check("max_prompt_length", max_prompt_length, fine, "below max_length, where truncation is reference")
     }
 
-    /// The same for a model that sees this many tokens.
+    /// The conventions for a model with a context of so many tokens.
     #[must_use]
     pub fn within(&self, context: usize) -> Self {
         let mut conventions = self.clone();
@@ -183,10 +180,10 @@ impl Conventions {
     }
 }
 
-/// Encodes comparisons, with as many threads as there are; the order stays.
+/// Encodes comparisons, in their order, with all threads.
 ///
 /// # Errors
-/// When a chat meets no template, a row cannot be encoded, is too long under [`Truncation::Error`], or none is left.
+/// A chat without a template, a row that cannot be encoded or is too long under [`Truncation::Error`], and no row left.
 pub fn encode_pairs(
     rows: &[PreferenceRow],
     tokenizer: &Tokenizer,
@@ -221,8 +218,9 @@ pub fn encode_completions(
     })
 }
 
-/// Encodes prompts as [`encode_completions`] encodes those before a completion. One of more than `max_prompt_length`
-/// tokens loses its beginning (`keep-end`, `reference`), is dropped (`keep-start`, `filter`) or stops the run (`error`).
+/// Encodes prompts as [`encode_completions`] encodes a prompt before its completion. A prompt of more than
+/// `max_prompt_length` tokens loses its beginning (`keep-end`, `reference`), is dropped (`keep-start`, `filter`) or stops
+/// the run (`error`).
 ///
 /// # Errors
 /// As [`encode_pairs`].
@@ -256,20 +254,17 @@ pub fn encode_prompts(
     })
 }
 
-/// Packs texts into blocks of `context` tokens, one after another with EOS after each, as in GPT-2's pre-training and
-/// TRL's `packing_strategy="wrapped"`; the tokens at the end that fill no block are left out. Each text begins with BOS
-/// where the tokenizer adds it. Nothing parts the texts within a block but EOS: a token sees those before, as there.
+/// Packs texts into blocks of `context` tokens, one text after another with EOS after each, as in GPT-2's pre-training and
+/// TRL's `packing_strategy="wrapped"`. The tokens at the end that fill no block are left out. Each text begins with BOS
+/// where the tokenizer adds it. Only EOS separates the texts of a block: a token sees the texts before its own, too.
 ///
 /// # Errors
-/// A text that cannot be encoded; a tokenizer without EOS; too little text for one block.
+/// A text that cannot be encoded, a tokenizer without EOS, or too little text for one block.
 pub fn pack(texts: &[String], tokenizer: &Tokenizer, context: usize) -> Result<Packed, DataError> {
-    let value = |field, found: String, expected| DataError::Value { field, found, expected };
-    if context < 2 {
-        return Err(value("context", context.to_string(), "at least 2 tokens"));
-    }
+    OutOfRange::check("context", context as f64, context >= 2, "at least 2 tokens")?;
     let Some(eos) = &tokenizer.special().eos else {
-        let expected = "a tokenizer with an EOS token, which separates texts (eos_token in tokenizer_config.json)";
-        return Err(value("tokenizer", "has no EOS token".into(), expected));
+        let problem = "the tokenizer has no EOS token, which must separate them (eos_token in tokenizer_config.json)";
+        return Err(DataError::Packing(problem.to_owned()));
     };
     let mut ids = Vec::new();
     for batch in texts.chunks(PACK_BATCH) {
@@ -285,8 +280,8 @@ pub fn pack(texts: &[String], tokenizer: &Tokenizer, context: usize) -> Result<P
     let dropped_tokens = ids.len() % context;
     ids.truncate(ids.len() - dropped_tokens);
     if ids.is_empty() {
-        let found = format!("{dropped_tokens} tokens in {} documents", texts.len());
-        return Err(value("text", found, "at least one block of `context` tokens"));
+        let found = format!("there are {dropped_tokens} tokens in {} documents", texts.len());
+        return Err(DataError::Packing(format!("{found}: must fill a block of {context}")));
     }
     Ok(Packed { ids, context, dropped_tokens })
 }
@@ -299,6 +294,12 @@ impl Packed {
 }
 
 impl Encoded {
+    /// A prompt with a completion.
+    #[must_use]
+    pub fn new(prompt: &[u32], completion: &[u32]) -> Self {
+        Self { ids: [prompt, completion].concat(), prompt_len: prompt.len() }
+    }
+
     /// The prompt's ids.
     #[must_use]
     pub fn prompt(&self) -> &[u32] {
@@ -327,7 +328,7 @@ impl<T> Outcome<T> {
     }
 }
 
-fn encode_rows<R: Row + Sync, T: Send>(
+fn encode_rows<R: RowKind + Sync, T: Send>(
     rows: &[R],
     conventions: &Conventions,
     encode: impl Fn(usize, &R) -> Result<Outcome<T>, DataError> + Sync,
@@ -364,7 +365,7 @@ fn render(
     origin: &Origin,
     template: Option<&ChatTemplate>,
 ) -> Result<(String, bool), DataError> {
-    let chat_error = |source| DataError::Chat { origin: origin.clone(), source };
+    let chat_error = |source| DataError::Chat { origin: origin.clone(), source: Box::new(source) };
     match prompt {
         Content::Text(prompt) => {
             let mut text = prompt.clone();
@@ -420,7 +421,7 @@ fn encode(
     let mut not_prefix = false;
     let mut sides: Vec<Encoded> = Vec::with_capacity(full_texts.len());
     if conventions.boundary == Boundary::Separate {
-        // A template may render a prompt otherwise when an answer follows.
+        // A template may render a prompt in another way when an answer follows.
         let shared = |text: &String| common_prefix(prompt_text.as_bytes(), text.as_bytes());
         let mut at = full_texts.iter().map(shared).min().unwrap_or(0);
         while !prompt_text.is_char_boundary(at) {
@@ -435,9 +436,9 @@ fn encode(
                 && prompt_ids.iter().chain(&ids[..ids.len().saturating_sub(1)]).any(|&id| id == eos.id)
             {
                 let reason = format!("holds the EOS token {:?}; expected texts without it", eos.text);
-                return Err(DataError::Row { origin: origin.clone(), problem: Problem::Fields(reason) });
+                return Err(DataError::Row { origin: origin.clone(), problem: RowProblem::Fields(reason) });
             }
-            sides.push(Encoded { ids: [&prompt_ids[..], &ids].concat(), prompt_len: prompt_ids.len() });
+            sides.push(Encoded::new(&prompt_ids, &ids));
         }
     } else {
         let prompt_ids = tokenizer.encode(&prompt_text, special)?;
@@ -452,7 +453,7 @@ fn encode(
             (Boundary::CommonPrefix, [a, b]) => common_prefix(&a.ids, &b.ids),
             _ => shortest,
         };
-        // Each side keeps a token to be scored. If one is the beginning of the other, that token is in both.
+        // Each side keeps a token to be scored. If one side is the beginning of the other, this token is in both.
         let least = sides.iter().map(|side| side.ids.len()).min().unwrap_or(0);
         let prompt_len = shared.min(least.saturating_sub(1));
         sides.iter_mut().for_each(|side| side.prompt_len = prompt_len);
@@ -512,8 +513,9 @@ mod tests {
     use super::{
         Boundary, Conventions, Encoded, Eos, Truncation, encode_completions, encode_pairs, encode_prompts, pack,
     };
+    use crate::fixtures::own;
     use crate::lm::chat::{ChatTemplate, HH};
-    use crate::lm::data::tests::{rows_of, shared};
+    use crate::lm::data::tests::rows_of;
     use crate::lm::data::{CompletionRow, PreferenceRow, PromptRow, ReadConfig, read_all};
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
@@ -537,8 +539,8 @@ mod tests {
     /// Values of TRL 1.16.0: `DPOTrainer._prepare_dataset` and its collator.
     #[test]
     fn pairs_have_the_ids_that_trl_gives_them() {
-        let (Some(model), Some(path)) = (shared("hf/llama"), shared("prefs/pairs.jsonl")) else { return };
-        let tokenizer = Tokenizer::load(&model).unwrap();
+        let path = own("prefs/pairs.jsonl");
+        let tokenizer = Tokenizer::load(&own("hf/llama")).unwrap();
         let (rows, _) = read_all::<PreferenceRow>(std::slice::from_ref(&path), &ReadConfig::default()).unwrap();
         let trl = Conventions::default();
         let (pairs, report) = encode_pairs(&rows, &tokenizer, None, &trl).unwrap();
@@ -658,7 +660,7 @@ mod tests {
         let wrong =
             Conventions { max_prompt_length: 9, max_length: 9, truncation: Reference, ..Conventions::default() };
         let error = encode_pairs(&rows, &bytes(), None, &wrong).unwrap_err().to_string();
-        assert_eq!(error, "max_prompt_length = 9: below max_length, where truncation is reference");
+        assert_eq!(error, "max_prompt_length = 9: must be below max_length, where truncation is reference");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A reward that another program gives, asked in JSON lines.
+//! A reward that another program gives. It reads texts and writes scores as JSON lines.
 
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -9,54 +9,57 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gold, GoldError, Scored};
+use super::reward::{Gold, GoldError, Scored};
 
-/// A program that is running and scores. It is ended when this is dropped.
-pub(super) struct Command {
+/// A running program that scores texts. It is ended when this is dropped.
+pub(super) struct ScoringCommand {
     /// As it was given, for messages.
     name: String,
-    /// How long it may say nothing.
+    /// How long it may write nothing.
     patience: Duration,
-    session: Mutex<Session>,
+    session: Mutex<RunningCommand>,
 }
 
-/// How long a command may say nothing while it owes an answer: a model on a slow machine may need many seconds for one
-/// text, but nobody wants to find out the next morning that it hung.
+/// How long a command may write nothing while it owes an answer. A model on a slow machine may need many seconds for one
+/// text, but nobody wants to find out the next morning that the command hung.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time for a command that closed its output to end, and for the last of its errors to arrive.
 const GRACE: Duration = Duration::from_secs(1);
-/// Bytes of its errors that are kept, the last ones.
+/// How many of the last bytes of its standard error are kept.
 const STDERR_TAIL: usize = 4096;
 /// Most bytes of a line of its output. An answer has about 20.
 const LINE: usize = 1 << 20;
-/// Lines of its output that are kept until they are asked for; with more, it waits.
+/// Most lines of its output that are kept until they are asked for. When there are more, the command has to wait.
 const WAITING: usize = 1024;
 
-struct Session {
+/// The process and the threads that write to it and read from it.
+struct RunningCommand {
     child: Child,
-    /// Batches to its input. A thread of their own writes them, since the command may fill its output first and wait
-    /// until that is read.
+    /// Batches to its input. Another thread writes them, because the command may fill its output first and wait until that
+    /// is read.
     batches: Sender<Vec<u8>>,
     /// Lines of its output.
     lines: Receiver<io::Result<String>>,
     stderr: Arc<Mutex<Vec<u8>>>,
     stderr_reader: JoinHandle<()>,
-    /// Why it cannot be asked any more: after a failure nobody knows which line answers which.
+    /// Why it cannot be asked any more. After a failure nobody knows which line answers which text.
     failed: Option<String>,
 }
 
+/// A line that the command reads.
 #[derive(Serialize)]
-struct Question<'a> {
+struct ScoreRequest<'a> {
     prompt: &'a str,
     completion: &'a str,
 }
 
+/// A line that it writes.
 #[derive(Deserialize)]
-struct Answer {
+struct ScoreReply {
     score: f64,
 }
 
-impl Command {
+impl ScoringCommand {
     /// Starts a program; its name and arguments are separated by white space.
     pub(super) fn start(command: &str) -> Result<Self, GoldError> {
         let mut words = command.split_whitespace();
@@ -79,12 +82,12 @@ impl Command {
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let (tail, pipe) = (Arc::clone(&stderr), child.stderr.take().expect(piped));
         let stderr_reader = std::thread::spawn(move || keep_tail(pipe, &tail));
-        let session = Session { child, batches, lines, stderr, stderr_reader, failed: None };
+        let session = RunningCommand { child, batches, lines, stderr, stderr_reader, failed: None };
         Ok(Self { name: command.to_owned(), patience: PATIENCE, session: Mutex::new(session) })
     }
 }
 
-impl Gold for Command {
+impl Gold for ScoringCommand {
     fn scores(&self, rows: &[Scored<'_>]) -> Result<Vec<f64>, GoldError> {
         let mut session = lock(&self.session);
         session.ask(rows, self.patience).map_err(|reason| {
@@ -96,8 +99,8 @@ impl Gold for Command {
     }
 }
 
-impl Session {
-    /// One score for each row, or what is wrong.
+impl RunningCommand {
+    /// One score for each row, or what went wrong.
     fn ask(&mut self, rows: &[Scored<'_>], patience: Duration) -> Result<Vec<f64>, String> {
         if let Some(reason) = &self.failed {
             return Err(format!("failed before: {reason}"));
@@ -114,11 +117,11 @@ impl Session {
         }
         let mut batch = Vec::new();
         for row in rows {
-            let question = Question { prompt: row.prompt, completion: row.completion };
+            let question = ScoreRequest { prompt: row.prompt, completion: row.completion };
             serde_json::to_writer(&mut batch, &question).expect("two strings always serialise");
             batch.push(b'\n');
         }
-        // A closed channel means that the command no longer reads; what it wrote says more.
+        // A closed channel means that the command no longer reads. What it wrote says more about the reason.
         self.batches.send(batch).ok();
         (1..=rows.len()).map(|number| self.answer(number, rows.len(), patience)).collect()
     }
@@ -138,12 +141,12 @@ impl Session {
             }
         };
         let wrong = |what: String| format!("answer {number} of {of} is '{}': {what}", shown(&line));
-        let answer: Answer =
+        let answer: ScoreReply =
             serde_json::from_str(&line).map_err(|_| wrong("must be {\"score\": number}".to_owned()))?;
         if answer.score.is_finite() { Ok(answer.score) } else { Err(wrong("the score must be finite".to_owned())) }
     }
 
-    /// How a command that closed its output ended; waits a little for that and for its errors.
+    /// How a command that closed its output ended. Waits a little for the end and for the last of its errors.
     fn end(&mut self) -> String {
         let until = Instant::now() + GRACE;
         loop {
@@ -156,7 +159,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
@@ -210,7 +213,7 @@ fn keep_tail(mut pipe: impl Read, tail: &Mutex<Vec<u8>>) {
     }
 }
 
-/// What a thread that panicked left is still whole: nothing here panics between two changes.
+/// Locks, also after a panic of another thread: nothing here panics between two changes that belong together.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -221,19 +224,19 @@ fn shown(line: &str) -> String {
     line.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    use super::{Command, Gold as _, Scored};
+    use super::{Gold as _, Scored, ScoringCommand};
 
     /// A command that runs a shell script.
-    fn shell(folder: &Path, script: &str) -> Command {
+    fn shell(folder: &Path, script: &str) -> ScoringCommand {
         let path = folder.join("score.sh");
         std::fs::write(&path, script).unwrap();
-        Command::start(&format!("sh {}", path.display())).unwrap()
+        ScoringCommand::start(&format!("sh {}", path.display())).unwrap()
     }
 
     /// Answers each line with its length, at once: the shell's own `printf` does not wait for more.
@@ -282,7 +285,7 @@ mod tests {
         command.scores(&rows[..1]).unwrap();
         std::thread::sleep(Duration::from_millis(300));
         assert!(command.scores(&rows).unwrap_err().to_string().contains("without being asked"));
-        let missing = Command::start("/nowhere/program --fast").err().unwrap().to_string();
+        let missing = ScoringCommand::start("/nowhere/program --fast").err().unwrap().to_string();
         assert!(missing.contains("'/nowhere/program --fast': cannot be started"), "{missing}");
     }
 }

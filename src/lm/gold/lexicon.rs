@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::GoldError;
+use super::reward::GoldError;
+use crate::disk::DiskError;
 
 /// Valences of words.
 pub(super) struct Lexicon(HashMap<String, f64>);
 
 impl Lexicon {
-    /// Reads `word TAB valence`, a line each; further columns are ignored, and of a word that stands twice the last
-    /// valence counts, as in VADER (its own file has such words).
+    /// Reads lines `word TAB valence`. Further columns are ignored. If a word has several lines, the last one counts, as in
+    /// VADER, whose own file has such words.
     pub(super) fn read(path: &Path) -> Result<Self, GoldError> {
-        let text = std::fs::read_to_string(path).map_err(|source| GoldError::Io { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(DiskError::io(path, "read"))?;
         let mut valences = HashMap::new();
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |reason| GoldError::Line { path: path.to_owned(), line: i + 1, reason };
@@ -26,14 +27,14 @@ impl Lexicon {
             valences.insert(word.to_lowercase(), number);
         }
         if valences.is_empty() {
-            let reason = "there is no word in this file".to_owned();
+            let reason = "the file has no word".to_owned();
             return Err(GoldError::Line { path: path.to_owned(), line: 1, reason });
         }
         Ok(Self(valences))
     }
 
-    /// Sum of the valences of a text's words: stretches between white space, in small letters, as they stand (":-)")
-    /// or, where the lexicon lacks that, without the punctuation round them.
+    /// Sum of the valences of a text's words. A word is a stretch between white space, in small letters. It is looked up
+    /// with its punctuation first (":-)"), and without the punctuation around it where the lexicon lacks that.
     pub(super) fn sum(&self, text: &str) -> f64 {
         let valence = |word: &str| {
             let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());
@@ -50,8 +51,6 @@ pub(super) fn compound(sum: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::{Lexicon, compound};
 
     #[test]
@@ -75,11 +74,7 @@ mod tests {
     /// Valences looked up by hand in VADER's file: good 1.9, food 0, great 3.1, horrible −2.5, love 3.2, :) 2.0.
     #[test]
     fn vader_sums_by_hand() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/vader/vader_lexicon.txt");
-        if !path.exists() {
-            return println!("skipped: {} is not there", path.display());
-        }
-        let lexicon = Lexicon::read(&path).unwrap();
+        let lexicon = Lexicon::read(&crate::fixtures::own("vader/vader_lexicon.txt")).unwrap();
         for (text, expected) in [
             ("The food was good, the view GREAT.", 1.9 + 3.1),
             ("A horrible trip; but I love trains :)", -2.5 + 3.2 + 2.0),

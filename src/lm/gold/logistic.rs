@@ -9,23 +9,25 @@ use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::GoldError;
+use super::reward::GoldError;
+use crate::disk::DiskError;
 use crate::disk::archive::write_atomically;
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
+use crate::range::OutOfRange;
 
 /// How a classifier is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Pairs of neighbouring words are features too, not words alone.
+pub struct LogisticConfig {
+    /// Pairs of neighbouring words are features, too, not only single words.
     pub bigrams: bool,
     /// A feature that a text has n times counts 1 + ln n there, not n.
     pub sublinear: bool,
-    /// Texts that must have a feature for it to be used.
+    /// How many texts must have a feature for it to be used.
     pub min_documents: usize,
-    /// Features at most: those that are most frequent over all texts, among equals the first by the alphabet.
+    /// Most features. The most frequent ones are used; among equally frequent ones, the first by the alphabet.
     pub max_features: usize,
-    /// λ in the loss Σ −ln σ(±z) + λ/2·‖w‖² over all texts; the bias is free. It is 1/C of scikit-learn.
+    /// λ in the loss Σ −ln σ(±z) + λ/2·‖w‖² over all texts; the bias is not penalised. It is scikit-learn's 1/C.
     pub l2: f64,
 }
 
@@ -36,18 +38,18 @@ pub struct TrainConfig {
 /// `TfidfVectorizer` computes). Words are stretches of letters and apostrophes in small letters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
-    /// Says what this file is.
+pub struct LogisticModel {
+    /// Identifies the file as a classifier of this kind.
     pub format: String,
     /// How it was trained.
-    pub config: TrainConfig,
+    pub config: LogisticConfig,
     /// Texts it was trained on.
     pub texts: usize,
-    /// Share of these that it classifies right.
+    /// Share of these texts that it classifies right.
     pub training_accuracy: f64,
     /// Steps that the training took.
     pub iterations: usize,
-    /// Greatest component of the gradient at the end, in the loss of [`TrainConfig::l2`].
+    /// Greatest component of the gradient at the end, in the loss of [`LogisticConfig::l2`].
     pub gradient: f64,
     /// Log-odds of a text without features.
     pub bias: f64,
@@ -62,7 +64,7 @@ pub struct Model {
 /// A classifier ready for use.
 #[derive(Debug, Clone)]
 pub struct Logistic {
-    model: Model,
+    model: LogisticModel,
     index: HashMap<String, usize>,
 }
 
@@ -76,40 +78,37 @@ const MAX_ITERATIONS: usize = 1000;
 /// Pairs of steps and gradients that L-BFGS remembers; 10 is usual.
 const MEMORY: usize = 10;
 
-impl Default for TrainConfig {
-    /// Usual choices, not tuned. An ignored test demands more than 90 % of IMDB's test reviews of them.
+impl Default for LogisticConfig {
+    /// Usual choices, not tuned. An ignored test demands that they classify more than 90 % of IMDB's test reviews right.
     fn default() -> Self {
         Self { bigrams: true, sublinear: true, min_documents: 2, max_features: 300_000, l2: 0.1 }
     }
 }
 
-impl TrainConfig {
+impl LogisticConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// Naming the first one out of range.
-    pub fn validate(&self) -> Result<(), GoldError> {
-        let check = |fine, field, found: String, expected| match fine {
-            true => Ok(()),
-            false => Err(GoldError::Config { field, found, expected }),
-        };
-        check(self.min_documents > 0, "min_documents", self.min_documents.to_string(), "at least 1")?;
-        check(self.max_features > 0, "max_features", self.max_features.to_string(), "at least 1")?;
-        check(self.l2 > 0.0 && self.l2.is_finite(), "l2", self.l2.to_string(), "positive and finite")
+    /// [`OutOfRange`] with the first one.
+    pub fn validate(&self) -> Result<(), OutOfRange> {
+        let check = OutOfRange::check;
+        check("min_documents", self.min_documents as f64, self.min_documents > 0, "at least 1")?;
+        check("max_features", self.max_features as f64, self.max_features > 0, "at least 1")?;
+        check("l2", self.l2, self.l2 > 0.0, "positive and finite")
     }
 }
 
 /// Trains on texts and whether each is positive, to convergence.
 ///
-/// With L-BFGS (Liu & Nocedal 1989) over all texts: the loss is smooth and strongly convex, so there is one optimum,
-/// nothing is drawn at random, and the same texts give the same weights, to the bit, with any number of threads.
+/// L-BFGS (Liu & Nocedal 1989) runs over all texts. The loss is smooth and strongly convex, so there is one optimum.
+/// Nothing is drawn at random: the same texts give the same weights, to the bit, with any number of threads.
 ///
 /// # Errors
 /// The first error among the rows, settings out of range, or texts that cannot be told apart: of one class only, or
 /// without features.
 pub fn train<E: Into<GoldError>>(
     rows: impl Iterator<Item = Result<(String, bool), E>>,
-    config: &TrainConfig,
+    config: &LogisticConfig,
 ) -> Result<Logistic, GoldError> {
     config.validate()?;
     let mut corpus = Corpus::default();
@@ -131,7 +130,7 @@ pub fn train<E: Into<GoldError>>(
     }
     let texts = positive.len();
     let idf = |documents: usize| ((1.0 + texts as f64) / (1.0 + documents as f64)).ln() + 1.0;
-    let mut model = Model {
+    let mut model = LogisticModel {
         format: FORMAT.to_owned(),
         config: config.clone(),
         texts,
@@ -143,7 +142,7 @@ pub fn train<E: Into<GoldError>>(
         weights: vec![0.0; features.len()],
         vocabulary: features.iter().map(|feature| feature.text.clone()).collect(),
     };
-    let problem = Problem { rows: corpus.rows(&features, &model), positive, l2: config.l2 };
+    let problem = Regression { rows: corpus.rows(&features, &model), positive, l2: config.l2 };
     let optimum = minimise(|x| problem.loss(x), vec![0.0; features.len() + 1], TOLERANCE * texts as f64);
     (model.iterations, model.gradient) = (optimum.iterations, optimum.gradient);
     model.weights.copy_from_slice(&optimum.x[1..]);
@@ -153,15 +152,14 @@ pub fn train<E: Into<GoldError>>(
     Ok(Logistic::new(model))
 }
 
-/// Labelled texts of a JSON Lines file, `.gz` or not: objects with a `text` and a `label` of 0, 1, "neg" or "pos".
-/// Where a row has no label, the file's name says it for all: `….pos.jsonl`, `….neg.jsonl`. Other fields are ignored.
+/// Labelled texts of a JSON Lines file, `.gz` or not: objects with a `text` and a `label` of 0, 1, "neg" or "pos". The
+/// name of the file can give the label of the rows that have none: `….pos.jsonl`, `….neg.jsonl`. Other fields are ignored.
 ///
-/// `skip` are numbers of lines, from 1 as in errors, that are left out unread: what a published file has in it by
-/// mistake.
+/// `skip` are the numbers of lines that are left out unread, from 1 as in errors: published files hold lines by mistake.
 ///
 /// # Errors
-/// When the file cannot be opened; each row that is none is an error of its own, and so is, at the end, each line to be
-/// left out that the file does not have.
+/// When the file cannot be opened. Each row that cannot be used is an error of its own. At the end, each line to be left
+/// out that the file does not have is an error.
 pub fn read_labelled(
     path: &Path,
     skip: &[usize],
@@ -184,7 +182,7 @@ pub fn read_labelled(
             let reason = "is to be left out, but the file does not have it".to_owned();
             return Some(Err(GoldError::Line { path: path.clone(), line: missing, reason }));
         };
-        let row = line.map_err(|source| GoldError::Io { path: path.clone(), source }).and_then(|line| {
+        let row = line.map_err(|error| DiskError::io(&path, "read")(error).into()).and_then(|line| {
             let wrong = |reason| GoldError::Line { path: path.clone(), line: number, reason };
             parse_row(&line, by_name).map_err(wrong)
         });
@@ -194,7 +192,7 @@ pub fn read_labelled(
 
 impl Logistic {
     /// Makes a model ready for use.
-    fn new(model: Model) -> Self {
+    fn new(model: LogisticModel) -> Self {
         let index = model.vocabulary.iter().enumerate().map(|(i, feature)| (feature.clone(), i)).collect();
         Self { model, index }
     }
@@ -204,10 +202,9 @@ impl Logistic {
     /// # Errors
     /// When there is no such file, or it is not a model.
     pub fn read(path: &Path) -> Result<Self, GoldError> {
-        let io = |source| GoldError::Io { path: path.to_owned(), source };
         let wrong = |reason| GoldError::Model { path: path.to_owned(), reason };
-        let bytes = std::fs::read(path).map_err(io)?;
-        let model: Model = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let bytes = std::fs::read(path).map_err(DiskError::io(path, "read"))?;
+        let model: LogisticModel = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         if model.format != FORMAT {
             return Err(wrong(format!("its format is '{}', expected '{FORMAT}'", model.format)));
         }
@@ -224,12 +221,12 @@ impl Logistic {
     /// When it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), GoldError> {
         let json = serde_json::to_vec(&self.model).expect("numbers and strings always serialise");
-        write_atomically(path, &json).map_err(|source| GoldError::Io { path: path.to_owned(), source })
+        Ok(write_atomically(path, &json).map_err(DiskError::io(path, "write"))?)
     }
 
-    /// What is saved.
+    /// The model as it is saved.
     #[must_use]
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &LogisticModel {
         &self.model
     }
 
@@ -246,7 +243,7 @@ impl Logistic {
         sigmoid(self.log_odds(text))
     }
 
-    fn row(&self, text: &str) -> Row {
+    fn row(&self, text: &str) -> TextFeatures {
         let lower = text.to_lowercase();
         let words: Vec<&str> = words(&lower).collect();
         let mut found: Vec<u32> = words.iter().filter_map(|word| self.index.get(*word)).map(|&i| i as u32).collect();
@@ -254,11 +251,11 @@ impl Logistic {
             let pairs = words.windows(2).filter_map(|pair| self.index.get(&pair.join(" ")));
             found.extend(pairs.map(|&i| i as u32));
         }
-        Row::new(found, &self.model)
+        TextFeatures::new(found, &self.model)
     }
 }
 
-/// Words of a text in small letters.
+/// Words of a text that is in small letters already.
 fn words(lower: &str) -> impl Iterator<Item = &str> {
     let stretches = lower.split(|c: char| !c.is_alphabetic() && c != '\'');
     stretches.map(|word| word.trim_matches('\'')).filter(|word| !word.is_empty())
@@ -295,7 +292,8 @@ impl Corpus {
         self.texts.push(numbers);
     }
 
-    /// Words (the number of the only one, plus 1) and pairs (that of the second plus 1 in the upper half) of a text.
+    /// Keys of a text's words and pairs. The lower half of a key is the number of the first word, plus 1; the upper half is
+    /// the number of the second word, plus 1, or 0 for a single word.
     fn keys(text: &[u32], bigrams: bool) -> impl Iterator<Item = u64> {
         let single = text.iter().map(|&word| u64::from(word) + 1);
         let pairs = if bigrams { text } else { &[] };
@@ -311,8 +309,8 @@ impl Corpus {
     }
 
     /// The features that are used, sorted.
-    fn features(&self, config: &TrainConfig) -> Vec<Feature> {
-        // Times in all, texts, and the last text that had it.
+    fn features(&self, config: &LogisticConfig) -> Vec<Feature> {
+        // For each key: how often it occurs, in how many texts, and the last text that had it.
         let mut counts: HashMap<u64, (usize, usize, usize)> = HashMap::new();
         for (i, text) in self.texts.iter().enumerate() {
             for key in Self::keys(text, config.bigrams) {
@@ -332,20 +330,20 @@ impl Corpus {
         features
     }
 
-    fn rows(&self, features: &[Feature], model: &Model) -> Vec<Row> {
+    fn rows(&self, features: &[Feature], model: &LogisticModel) -> Vec<TextFeatures> {
         let index: HashMap<u64, u32> = features.iter().enumerate().map(|(i, f)| (f.key, i as u32)).collect();
         let found = |text: &[u32]| -> Vec<u32> {
             Self::keys(text, model.config.bigrams).filter_map(|key| index.get(&key).copied()).collect()
         };
-        self.texts.iter().map(|text| Row::new(found(text), model)).collect()
+        self.texts.iter().map(|text| TextFeatures::new(found(text), model)).collect()
     }
 }
 
 /// A text's features: index and value, by index, of Euclidean length 1 (or none at all).
-struct Row(Vec<(u32, f64)>);
+struct TextFeatures(Vec<(u32, f64)>);
 
-impl Row {
-    fn new(mut found: Vec<u32>, model: &Model) -> Self {
+impl TextFeatures {
+    fn new(mut found: Vec<u32>, model: &LogisticModel) -> Self {
         found.sort_unstable();
         let values = found.chunk_by(|a, b| a == b).map(|same| {
             let times = same.len() as f64;
@@ -364,13 +362,13 @@ impl Row {
     }
 }
 
-struct Problem {
-    rows: Vec<Row>,
+struct Regression {
+    rows: Vec<TextFeatures>,
     positive: Vec<bool>,
     l2: f64,
 }
 
-impl Problem {
+impl Regression {
     /// Σ −ln σ(±z) + λ/2·‖w‖² and its gradient, for bias and weights.
     fn loss(&self, x: &[f64]) -> (f64, Vec<f64>) {
         let mut gradient: Vec<f64> = x.iter().map(|w| self.l2 * w).collect();
@@ -406,7 +404,7 @@ fn minimise(function: impl Fn(&[f64]) -> (f64, Vec<f64>), mut x: Vec<f64>, toler
             if history.is_empty() {
                 break;
             }
-            // The memory no longer fits where this is; go on from steepest descent.
+            // The history no longer describes the function here: begin again with steepest descent.
             history.clear();
             continue;
         };
@@ -427,9 +425,9 @@ fn minimise(function: impl Fn(&[f64]) -> (f64, Vec<f64>), mut x: Vec<f64>, toler
 
 struct Pair {
     step: Vec<f64>,
-    /// Of the gradient.
+    /// Change of the gradient.
     change: Vec<f64>,
-    /// Their product.
+    /// Product of the two.
     curvature: f64,
 }
 
@@ -461,7 +459,7 @@ fn direction(gradient: &[f64], history: &[Pair]) -> Vec<f64> {
 }
 
 /// A step along a direction that lessens value and slope enough (the weak Wolfe conditions, with the usual constants),
-/// found by doubling and halving; `None` where rounding leaves none. Gives the point, its value and its gradient.
+/// found by doubling and halving. Returns the point, its value and its gradient; `None` where rounding leaves no such step.
 fn line_search(
     function: &impl Fn(&[f64]) -> (f64, Vec<f64>),
     x: &[f64],
@@ -501,7 +499,7 @@ fn greatest(values: &[f64]) -> f64 {
 }
 
 fn open_lines(path: &Path) -> Result<Box<dyn BufRead>, GoldError> {
-    let file = File::open(path).map_err(|source| GoldError::Io { path: path.to_owned(), source })?;
+    let file = File::open(path).map_err(DiskError::io(path, "read"))?;
     let gz = path.extension().is_some_and(|extension| extension == "gz");
     Ok(if gz { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(BufReader::new(file)) })
 }
@@ -525,9 +523,10 @@ fn parse_row(line: &str, by_name: Option<bool>) -> Result<(String, bool), String
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::path::Path;
 
-    use super::{Corpus, GoldError, Logistic, Model, Problem, Row, TrainConfig, read_labelled, train};
+    use super::{
+        Corpus, GoldError, Logistic, LogisticConfig, LogisticModel, Regression, TextFeatures, read_labelled, train,
+    };
 
     const TEXTS: [(&str, bool); 8] = [
         ("The soup was good, really good.", true),
@@ -540,7 +539,7 @@ mod tests {
         ("We like the service", true),
     ];
 
-    fn small(config: &TrainConfig) -> Logistic {
+    fn small(config: &LogisticConfig) -> Logistic {
         let rows = TEXTS.iter().map(|(text, label)| Ok::<_, GoldError>(((*text).to_owned(), *label)));
         train(rows, config).unwrap()
     }
@@ -576,7 +575,7 @@ mod tests {
             ),
         ];
         for (bigrams, sublinear, min_documents, l2, features, expected) in cases {
-            let config = TrainConfig { bigrams, sublinear, min_documents, max_features: 1000, l2 };
+            let config = LogisticConfig { bigrams, sublinear, min_documents, max_features: 1000, l2 };
             let logistic = small(&config);
             assert_eq!(logistic.model().vocabulary.len(), features);
             let texts = ["A good soup", "Bad people don't like soup", "unknown", "good good lovely view was good"];
@@ -589,9 +588,9 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_loss() {
-        let model = small(&TrainConfig { min_documents: 1, ..TrainConfig::default() });
-        let rows: Vec<Row> = TEXTS.iter().map(|(text, _)| model.row(text)).collect();
-        let problem = Problem { rows, positive: TEXTS.iter().map(|(_, label)| *label).collect(), l2: 0.3 };
+        let model = small(&LogisticConfig { min_documents: 1, ..LogisticConfig::default() });
+        let rows: Vec<TextFeatures> = TEXTS.iter().map(|(text, _)| model.row(text)).collect();
+        let problem = Regression { rows, positive: TEXTS.iter().map(|(_, label)| *label).collect(), l2: 0.3 };
         let x: Vec<f64> = (0..=model.model().weights.len()).map(|i| (i as f64).sin()).collect();
         let (_, gradient) = problem.loss(&x);
         for i in 0..x.len() {
@@ -609,7 +608,7 @@ mod tests {
         let mut corpus = Corpus::default();
         ["b b a", "a c, b", "c d"].iter().for_each(|text| corpus.add(text));
         let config =
-            |min_documents, max_features| TrainConfig { min_documents, max_features, ..TrainConfig::default() };
+            |min_documents, max_features| LogisticConfig { min_documents, max_features, ..LogisticConfig::default() };
         let names = |config| corpus.features(&config).into_iter().map(|f| f.text).collect::<Vec<_>>();
         assert_eq!(names(config(1, 3)), ["a", "b", "c"]);
         assert_eq!(names(config(1, 5)), ["a", "a c", "b", "b a", "c"]);
@@ -620,11 +619,11 @@ mod tests {
     fn a_saved_model_is_the_same_and_a_damaged_one_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.json");
-        let logistic = small(&TrainConfig::default());
+        let logistic = small(&LogisticConfig::default());
         logistic.save(&path).unwrap();
         assert_eq!(Logistic::read(&path).unwrap().model(), logistic.model());
-        assert_eq!(small(&TrainConfig::default()).model(), logistic.model(), "training is deterministic");
-        for damage in [|m: &mut Model| m.format = "x".into(), |m: &mut Model| m.idf.clear()] {
+        assert_eq!(small(&LogisticConfig::default()).model(), logistic.model(), "training is deterministic");
+        for damage in [|m: &mut LogisticModel| m.format = "x".into(), |m: &mut LogisticModel| m.idf.clear()] {
             let mut model = logistic.model().clone();
             damage(&mut model);
             std::fs::write(&path, serde_json::to_vec(&model).unwrap()).unwrap();
@@ -664,32 +663,29 @@ mod tests {
 
     #[test]
     fn what_cannot_be_learned_from_is_refused() {
-        let config = TrainConfig::default();
-        let refused = |rows: &[(&str, bool)], config: &TrainConfig| {
+        let config = LogisticConfig::default();
+        let refused = |rows: &[(&str, bool)], config: &LogisticConfig| {
             let rows = rows.iter().map(|(text, label)| Ok::<_, GoldError>(((*text).to_owned(), *label)));
             train(rows, config).unwrap_err().to_string()
         };
         assert!(refused(&[], &config).contains("0 of 0 texts are positive"));
         assert!(refused(&[("a", true)], &config).contains("1 of 1 texts are positive"));
         assert!(refused(&[("a", true), ("b", false)], &config).contains("min_documents = 2"));
-        assert!(refused(&TEXTS, &TrainConfig { l2: 0.0, ..config }).starts_with("l2 = 0: "));
+        assert!(refused(&TEXTS, &LogisticConfig { l2: 0.0, ..config }).starts_with("l2 = 0: "));
     }
 
     #[test]
-    #[ignore = "minutes, and needs IMDB; prints accuracies"]
+    #[ignore = "takes minutes, and needs ../shared/data/imdb and sst2; prints accuracies"]
     fn imdb_is_learned_to_90_percent() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-        if !data.join("imdb").exists() {
-            return println!("skipped: {} is not there", data.join("imdb").display());
-        }
+        use crate::fixtures::shared;
         // The first line of each file of positive ones is no review.
         let rows = |split: &str| {
             let file = |label: &str, skip: &[usize]| {
-                read_labelled(&data.join(format!("imdb/{split}.{label}.jsonl.gz")), skip).unwrap()
+                read_labelled(&shared(&format!("imdb/{split}.{label}.jsonl.gz")), skip).unwrap()
             };
             file("pos", &[1]).chain(file("neg", &[])).collect::<Vec<_>>()
         };
-        let sst2: Vec<Result<(String, bool), GoldError>> = std::fs::read_to_string(data.join("sst2/dev.tsv"))
+        let sst2: Vec<Result<(String, bool), GoldError>> = std::fs::read_to_string(shared("sst2/dev.tsv"))
             .unwrap()
             .lines()
             .map(|line| line.split_once('\t').map(|(text, label)| Ok((text.to_owned(), label == "1"))).unwrap())
@@ -700,9 +696,9 @@ mod tests {
             right.count() as f64 / rows.len() as f64
         };
         let start = std::time::Instant::now();
-        let logistic = train(rows("train").into_iter(), &TrainConfig::default()).unwrap();
+        let logistic = train(rows("train").into_iter(), &LogisticConfig::default()).unwrap();
         let seconds = start.elapsed().as_secs_f64();
-        let Model { texts, training_accuracy, iterations, gradient, vocabulary, .. } = logistic.model();
+        let LogisticModel { texts, training_accuracy, iterations, gradient, vocabulary, .. } = logistic.model();
         println!(
             "{texts} texts, {} features, {iterations} steps, gradient {gradient:.2e}: {seconds:.1} s",
             vocabulary.len()

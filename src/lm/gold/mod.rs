@@ -1,99 +1,18 @@
-//! Gold rewards: scores that are known, not learned from comparisons, against which what was learned is judged.
+//! Gold rewards: scores that are known, not learned from comparisons. What was learned is judged by them.
 
 mod command;
 mod lexicon;
 pub mod logistic;
-
-use std::io;
-use std::path::PathBuf;
+mod reward;
 
 use rayon::prelude::*;
 use regex::Regex;
 
-use self::command::Command;
+use self::command::ScoringCommand;
 use self::lexicon::Lexicon;
 use self::logistic::Logistic;
+pub use self::reward::{Gold, GoldError, Scored};
 use super::reviews::{self, Attributes};
-
-/// What is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scored<'a> {
-    /// The prompt.
-    pub prompt: &'a str,
-    /// The completion, with the white space that it begins with; prompt and completion together are the text.
-    pub completion: &'a str,
-}
-
-/// A reward that is known, not learned from comparisons.
-pub trait Gold: Send + Sync {
-    /// One finite score for each row, in order; higher is better.
-    ///
-    /// # Errors
-    /// When an external command fails; the built-in rewards cannot.
-    fn scores(&self, rows: &[Scored<'_>]) -> Result<Vec<f64>, GoldError>;
-}
-
-/// A gold reward that cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum GoldError {
-    /// Not the name of a gold reward.
-    #[error("gold reward '{spec}': {reason}; possible are {POSSIBLE}")]
-    Spec {
-        /// What was given.
-        spec: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// File.
-        path: PathBuf,
-        /// Reason.
-        source: io::Error,
-    },
-    /// A line of a file is not what it should be.
-    #[error("{}: line {line}: {reason}", path.display())]
-    Line {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong with it, and what would be right.
-        reason: String,
-    },
-    /// A file is not a saved model.
-    #[error("{}: not a model that `lm gold train` saved: {reason}", path.display())]
-    Model {
-        /// File.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A training setting out of its range.
-    #[error("{field} = {found}: must be {expected}")]
-    Config {
-        /// Setting.
-        field: &'static str,
-        /// What was found.
-        found: String,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// Texts that no classifier can be trained on.
-    #[error("cannot train a classifier: {0}")]
-    Data(String),
-    /// The external command did not do its part.
-    #[error("gold reward command '{command}': {reason}{}", said(stderr))]
-    Command {
-        /// The command.
-        command: String,
-        /// What it did, and what would be right.
-        reason: String,
-        /// The end of what it wrote to its standard error.
-        stderr: String,
-    },
-}
 
 /// Opens the gold reward that a text names:
 ///
@@ -110,8 +29,8 @@ pub enum GoldError {
 ///   `{"prompt": …, "completion": …}` on its standard input with a line `{"score": number}` on its standard output.
 ///
 /// # Errors
-/// [`GoldError::Spec`] for anything else, with the list of what is possible; the other ones for a file that is not as
-/// it should be, or a program that cannot be started.
+/// [`GoldError::Spec`] for anything else, with the list of what is possible. Other errors are about a file that cannot be
+/// used, or a program that cannot be started.
 pub fn open(spec: &str) -> Result<Box<dyn Gold>, GoldError> {
     let wrong = |reason: &str| GoldError::Spec { spec: spec.to_owned(), reason: reason.to_owned() };
     let (name, rest) = spec.split_once(':').map_or((spec, None), |(name, rest)| (name, Some(rest)));
@@ -156,15 +75,10 @@ pub fn open(spec: &str) -> Result<Box<dyn Gold>, GoldError> {
             let pattern = Regex::new(argument("a pattern")?).map_err(|error| wrong(&error.to_string()))?;
             Box::new(Completion(move |text: &str| pattern.find_iter(text).count() as f64))
         }
-        "command" => Box::new(Command::start(argument("a program")?)?),
-        _ => return Err(wrong("there is none of this name")),
+        "command" => Box::new(ScoringCommand::start(argument("a program")?)?),
+        _ => return Err(wrong("there is no gold reward of this name")),
     })
 }
-
-/// What [`open`] takes, for messages.
-const POSSIBLE: &str = "reviews:sentiment|politeness|specificity|length, lexicon:FILE, lexicon-compound:FILE, \
-                        logistic:FILE, logistic-odds:FILE, length, length:WORDS, regex:PATTERN, \
-                        command:PROGRAM ARGUMENT…";
 
 /// A function of the completion.
 struct Completion<F>(F);
@@ -182,10 +96,6 @@ impl<F: Fn(&str) -> f64 + Send + Sync> Gold for Whole<F> {
     fn scores(&self, rows: &[Scored<'_>]) -> Result<Vec<f64>, GoldError> {
         Ok(rows.par_iter().map(|row| self.0(&[row.prompt, row.completion].concat())).collect())
     }
-}
-
-fn said(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!("; its standard error ends with:\n{stderr}") }
 }
 
 #[cfg(test)]
@@ -214,15 +124,7 @@ mod tests {
     #[test]
     fn what_is_not_a_reward_is_answered_with_the_list() {
         for spec in [
-            "",
-            "sentiment",
-            "reviews",
-            "reviews:",
-            "reviews:joy",
-            "lexicon:",
-            "length:x",
-            "length:-3",
-            "regex:(",
+            "", "sentiment", "reviews", "reviews:", "reviews:joy", "lexicon:", "length:x", "length:-3", "regex:(",
             "command: ",
         ] {
             let error = open(spec).err().unwrap_or_else(|| panic!("'{spec}' was taken"));

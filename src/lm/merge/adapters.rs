@@ -1,8 +1,8 @@
 //! Merging PEFT's adapters of one base.
 //!
-//! An adapter's update is ΔW = s·B·A. Its soup is Σ λ_i s_i B_i A_i, which is a low-rank product again:
-//! `B = [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B one by one is something else: it has the products of one
-//! model's A with another's B.
+//! An adapter's update is ΔW = s·B·A. The soup of updates is Σ λ_i s_i B_i A_i, which is a low-rank product again:
+//! `B = [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B separately gives another result, with products of one model's B
+//! and another model's A.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
@@ -15,22 +15,23 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value, json};
 
 use super::{Checkpoint, MergeFolderError, MergeReport, NewFolder, copy_tokenizer, write_header, write_values};
-use crate::lm::folder::{
-    ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS, FolderError, content, io, read_whole, write_json,
-};
-use crate::lm::lora::{LoraConfig, Start};
-use crate::lm::peft::{AdapterFile, taken_out};
+use crate::disk::DiskError;
+use crate::lm::fields::{FolderError, content, write_json};
+use crate::lm::folder::peft::{ADAPTER_CONFIG, ADAPTER_PREFIX, ADAPTER_WEIGHTS, AdapterFile, taken_out};
+use crate::lm::folder::weights::Weights;
+use crate::lm::folder::whole::read_whole;
+use crate::lm::lora::LoraStart;
 use crate::nn::to_host;
 use crate::soup::{MergeConfig, Method, merge};
 
 /// How adapters are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterMerge {
-    /// Exactly, as a product of the sum of the ranks. Linear methods only.
+    /// Exactly: the rank of the result is the sum of the ranks. Linear methods only.
     Concatenated,
     /// The best approximation of this rank to the merged update (Eckart & Young 1936).
     Rank(usize),
-    /// A and B averaged one by one, an approximation: what is widely done. Linear only.
+    /// A and B are averaged separately: an approximation that is widely used. Linear methods only.
     Averaged,
 }
 
@@ -44,7 +45,7 @@ pub fn merge_adapters(
     models: &[PathBuf],
     out: &Path,
 ) -> Result<MergeReport, MergeFolderError> {
-    // An adapter's update is a task vector: its base is nought.
+    // An adapter's update is a task vector whose base is zero.
     config.validate(models.len(), true)?;
     let adapters = models.iter().map(|folder| Adapter::open(folder)).collect::<Result<Vec<_>, _>>()?;
     let first = &adapters[0];
@@ -79,7 +80,7 @@ pub fn merge_adapters(
             config.method.name()
         )));
     }
-    // What each update counts, where the method is linear.
+    // The factor of each update, where the method is linear.
     let sum: f64 = config.weights.iter().sum();
     let normalizes = config.normalize.unwrap_or(config.method == Method::Linear);
     let scale = if config.method == Method::TaskArithmetic { config.lambda } else { 1.0 };
@@ -132,7 +133,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// An adapter's files.
 struct Adapter {
     config: Map<String, Value>,
-    /// Where its base is, or what it is called where it is not on this machine.
+    /// The folder of its base, or the name of the base where it is not on this machine.
     base: String,
     /// Updates by the names of their modules.
     modules: BTreeMap<String, Product>,
@@ -163,22 +164,23 @@ impl Product {
 impl Adapter {
     fn open(folder: &Path) -> Result<Self, FolderError> {
         let file = AdapterFile::read(folder)?;
-        let wrong = |problem: &str| content(&file.file, problem);
         if file.dora {
-            return Err(wrong("use_dora = true is not supported: its updates are no products of A and B"));
+            let problem = "use_dora = true is not supported: its updates are no products of A and B";
+            return Err(content(&file.file, problem));
         }
-        // A path may be spelled in several ways, and the same relative path may lead to several places.
+        // One path may be spelled in several ways, and one relative path may lead to several places.
         let base = match file.base() {
             Ok(path) => path.canonicalize().unwrap_or(path).display().to_string(),
-            // Its weights are needed only to see what was taken out of them.
-            Err(error) if file.start != Start::Whole => return Err(error),
+            // The weights of the base are needed only to compute what was taken out of them.
+            Err(error) if file.start != LoraStart::Whole => return Err(error),
             Err(error) => match file.object.get("base_model_name_or_path").and_then(Value::as_str) {
                 Some(named) if !Path::new(named).exists() && !folder.join(named).exists() => named.to_owned(),
                 _ => return Err(error),
             },
         };
-        let mut weights = Checkpoint::of_files(folder, BTreeSet::from([ADAPTER_WEIGHTS.to_owned()]))?;
+        let weights = Weights::of_files(folder, [ADAPTER_WEIGHTS.to_owned()])?;
         let names: Vec<String> = weights.index.keys().cloned().collect();
+        let mut weights = Checkpoint { weights, bytes_read: 0 };
         let path = folder.join(ADAPTER_WEIGHTS);
         let mut modules = BTreeMap::new();
         for name in &names {
@@ -195,12 +197,7 @@ impl Adapter {
                     let found = format!("A has {} rows and B {} columns", a.nrows(), b.ncols());
                     return Err(content(&path, &format!("{module}: {found}, but its rank is {rank}")));
                 }
-                if file.covers(plain) == Some(false) {
-                    let problem = format!(
-                        "there are tensors for {plain}, which target_modules, exclude_modules and layers_to_transform leave out: PEFT would not read them"
-                    );
-                    return Err(wrong(&problem));
-                }
+                file.check_covers(plain)?;
                 modules.insert(module.to_owned(), Product { b: b * file.config.scale(rank, alpha), a });
             } else if !name.ends_with(".lora_B.weight") {
                 let problem = format!(
@@ -212,19 +209,18 @@ impl Adapter {
         if modules.is_empty() {
             return Err(content(&path, "has no low-rank update"));
         }
-        if file.start != Start::Whole {
+        if file.start != LoraStart::Whole {
             without_start(&file, &mut modules)?;
         }
         Ok(Self { config: file.object, base, modules, bytes: weights.bytes_read })
     }
 }
 
-/// Makes of updates that count from a changed base such as count from the whole one: W − CD + BA is W + [B, −C]·[A; D].
+/// Changes updates of a base that something was taken out of into updates of the whole base: W − CD + BA is
+/// W + [B, −C]·[A; D].
 fn without_start(file: &AdapterFile, modules: &mut BTreeMap<String, Product>) -> Result<(), FolderError> {
     let base = read_whole(&file.base()?, &Device::flex())?.decoder;
-    let everything = LoraConfig { targets: vec!["all-linear".to_owned()], ..file.config.clone() };
-    let all = everything.modules(&base.layout).map_err(|problem| content(&file.file, &problem))?;
-    for module in all {
+    for module in file.modules(&base.layout)? {
         let Some(product) = modules.get_mut(&format!("{ADAPTER_PREFIX}{}", module.name)) else { continue };
         let values = to_host(base.parameters[module.weight].clone());
         let part = &values[module.rows.start * module.inputs..module.rows.end * module.inputs];
@@ -239,10 +235,8 @@ fn without_start(file: &AdapterFile, modules: &mut BTreeMap<String, Product>) ->
             );
             return Err(content(&file.file, &problem));
         }
-        let (rank, alpha) = file.size(&module.name);
-        let Some((left, right)) = taken_out(file.start, &weight, rank, file.config.scale(rank, alpha)) else {
-            continue;
-        };
+        let scale = file.config.scale(module.rank, module.alpha);
+        let Some((left, right)) = taken_out(file.start, &weight, module.rank, scale) else { continue };
         *product = difference(product, &Product { b: left, a: right });
     }
     Ok(())
@@ -250,8 +244,8 @@ fn without_start(file: &AdapterFile, modules: &mut BTreeMap<String, Product>) ->
 
 impl Checkpoint {
     fn matrix(&mut self, name: &str) -> Result<DMatrix<f64>, FolderError> {
-        let shape = self.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let path = self.files[0].path.clone();
+        let shape = self.weights.info(name).map(|info| info.shape.clone()).unwrap_or_default();
+        let path = self.weights.files[0].path.clone();
         let &[rows, columns] = shape.as_slice() else {
             return Err(content(&path, &format!("tensor '{name}' has the shape {shape:?}: must have two sizes")));
         };
@@ -277,7 +271,7 @@ fn concatenated(parts: &[Option<&Product>], shares: &[f64]) -> Product {
     Product { b, a }
 }
 
-/// (Σ λ_i B_i)(Σ λ_i A_i) / Σ λ_i: the scale is in B, as it is when PEFT's files are averaged name by name.
+/// (Σ λ_i B_i)(Σ λ_i A_i) / Σ λ_i. The scale is in B, as it is when PEFT's files are averaged tensor by tensor.
 fn averaged(parts: &[Option<&Product>], shares: &[f64]) -> Product {
     let present: Vec<(&Product, f64)> =
         parts.iter().zip(shares).filter_map(|(part, share)| Some(((*part)?, *share))).collect();
@@ -290,7 +284,7 @@ fn averaged(parts: &[Option<&Product>], shares: &[f64]) -> Product {
     Product { b, a }
 }
 
-/// A method that is not linear, on the updates themselves.
+/// A method that is not linear, applied to the updates themselves.
 fn merged_update(config: &MergeConfig, name: &str, parts: &[Option<&Product>]) -> Product {
     let (out, inputs) = parts.iter().flatten().next().expect("the name is some adapter's").shape();
     let update = |part: &Option<&Product>| -> Vec<f32> {
@@ -304,7 +298,7 @@ fn merged_update(config: &MergeConfig, name: &str, parts: &[Option<&Product>]) -
     let slices: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
     let merged = merge(config, name, Some(&vec![0.0; out * inputs]), &slices);
     let whole = DMatrix::from_row_iterator(out, inputs, merged.into_iter().map(f64::from));
-    // As a product of the smaller rank.
+    // As a product of the smaller of the two possible ranks.
     match out <= inputs {
         true => Product { b: DMatrix::identity(out, out), a: whole },
         false => Product { b: whole, a: DMatrix::identity(inputs, inputs) },
@@ -318,7 +312,7 @@ fn truncated(product: &Product, rank: usize) -> Product {
     let core = left.r() * right.r().transpose();
     let svd = core.svd(true, true);
     let (u, vt) = (svd.u.expect("it was asked for"), svd.v_t.expect("it was asked for"));
-    // The largest, in order: nalgebra sorts them. No more can be asked for than the matrix has.
+    // nalgebra sorts singular values, the largest first. The matrix may have fewer of them than were asked for.
     let (out, inputs) = product.shape();
     let rank = rank.min(out).min(inputs);
     let kept = rank.min(svd.singular_values.len());
@@ -346,7 +340,7 @@ fn write_adapter(
     let mut tensors: Vec<(String, TensorInfo)> = Vec::new();
     let mut values: Vec<f32> = Vec::new();
     for (name, Product { b, a }) in products {
-        // Modules that fewer adapters have are filled up with noughts, since PEFT has one rank.
+        // Products of a lower rank are filled up with zeros, because PEFT has one rank for all modules.
         let own = a.nrows();
         let (mut wide, mut tall) = (DMatrix::zeros(b.nrows(), rank), DMatrix::zeros(rank, a.ncols()));
         wide.columns_mut(0, own).copy_from(b);
@@ -374,8 +368,8 @@ fn write_adapter(
         writer.into_inner()?.sync_all()?;
         Ok(bytes)
     });
-    let bytes_written = written.map_err(|error| io(&path, error))?;
-    // What the first one says of its base and its task; what an update is, these are said to be anew.
+    let bytes_written = written.map_err(DiskError::io(&path, "write"))?;
+    // The first adapter's configuration stays, but for the fields that describe the updates.
     let mut config = first.config.clone();
     let anew = [
         ("base_model_name_or_path", json!(first.base)),
@@ -410,7 +404,7 @@ fn write_adapter(
     })
 }
 
-/// The ends of the modules' names; where these are not all in the same layers, whole names.
+/// The ends of the modules' names, or whole names where not all ends are in the same layers.
 fn target_names(products: &[(&String, Product)]) -> BTreeSet<String> {
     let plain = |name: &&String| name.strip_prefix(ADAPTER_PREFIX).unwrap_or(name).to_owned();
     let names: BTreeSet<String> = products.iter().map(|(name, _)| plain(name)).collect();
@@ -420,7 +414,7 @@ fn target_names(products: &[(&String, Product)]) -> BTreeSet<String> {
         layers.entry(end).or_default().extend(name.split('.').find_map(|part| part.parse::<u64>().ok()));
     }
     let all: BTreeSet<u64> = layers.values().flatten().copied().collect();
-    // From the first layer on; how many there are, only the base knows. PEFT's updates without tensors are nought.
+    // All layers from the first one on. Only the base knows how many there are; PEFT's updates without tensors are zero.
     let whole = all.iter().zip(0..).all(|(layer, i)| *layer == i) && layers.values().all(|own| *own == all);
     match whole {
         true => layers.into_keys().map(str::to_owned).collect(),
@@ -530,7 +524,7 @@ mod tests {
     /// Half of each of two models' weights, as PEFT's merge_and_unload has them: `tests/data/models/make.py`.
     #[test]
     fn what_is_merged_is_the_function_of_each_adapter() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+        let data = crate::fixtures::own("models");
         let text = std::fs::read_to_string(data.join("expected.json")).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
         let folder = tempfile::tempdir().unwrap();

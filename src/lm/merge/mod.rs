@@ -1,12 +1,12 @@
 //! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's [`adapters`].
 //!
-//! Whole models are never held: of each tensor the models' values are read from their files, merged, and written, so that
-//! memory is that of the largest tensor, once for every model and a few times more. A tensor is written while the next is
-//! read and merged, so that it takes about as long as the disk does.
+//! Whole models are never in memory: one tensor at a time is read from all files, merged, and written. So the memory is that
+//! of the largest tensor, once for every model and a few times more. A tensor is written while the next one is read and
+//! merged, so merging takes about as long as the disk needs.
 
 pub mod adapters;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -21,14 +21,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::config::{Family, HARMLESS, ModelConfig, Output};
-use super::folder::{FolderError, HEAD, Shards, content, io, open_regular, read_json, write_json};
+use super::fields::{FolderError, content, read_json, write_json};
+use super::folder::weights::{HEAD, TensorFile, Weights, finite, wrong_type};
 use super::model::Decoder;
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::disk::DiskError;
 use crate::disk::files::{folder_of, sync_folder};
 use crate::nn::{constant, to_host};
 use crate::soup::{MergeConfig, MergeError, merge};
 
-/// What merging did.
+/// Figures of a merge.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MergeReport {
     /// Tensors that were written.
@@ -39,25 +41,25 @@ pub struct MergeReport {
     pub bytes_read: u64,
     /// Bytes that were written.
     pub bytes_written: u64,
-    /// Cosine of the models' weights with the first one's (of task vectors' methods with the base's), least of all.
+    /// The least cosine of a model's weights with those of the first model or, in methods with task vectors, of the base.
     pub least_cosine: Option<f64>,
-    /// Of adapters: ‖merged − exact‖ / ‖exact‖ over all modules, Frobenius norms.
+    /// For adapters: ‖merged − exact‖ / ‖exact‖ over all modules, Frobenius norms.
     pub relative_error: Option<f64>,
 }
 
 /// What stops merging.
 #[derive(Debug, thiserror::Error)]
 pub enum MergeFolderError {
-    /// The method's numbers.
+    /// The numbers of the method cannot be used.
     #[error(transparent)]
     Numbers(#[from] MergeError),
-    /// A folder.
+    /// A folder cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A tokenizer.
+    /// A tokenizer cannot be read.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Models that do not go together.
+    /// The models do not fit together.
     #[error("{0}")]
     Apart(String),
     /// It was asked to stop; nothing of the new model is left.
@@ -65,16 +67,16 @@ pub enum MergeFolderError {
     Interrupted,
 }
 
-/// Models whose weights have a cosine below this were not fine-tuned from one initialisation: independent ones have
-/// about 0, fine-tuned ones above 0.9.
+/// Models whose weights have a cosine below this were not fine-tuned from one initialisation: independent models have about
+/// 0, fine-tuned ones above 0.9.
 pub const LEAST_COSINE: f64 = 0.5;
 
-/// Values of each matrix that the cosine is taken over: enough to tell 0 from 0.5 many times over.
+/// How many values of each matrix the cosine is computed from: more than enough to tell 0 from 0.5.
 const SAMPLED: usize = 1 << 16;
 
-/// Merges whole models into a new folder, `show` is told of every tensor: how many are done, of how many.
+/// Merges whole models into a new folder. `show` is called after every tensor: how many are done, of how many.
 ///
-/// The first model gives the folder's other files, the precision and the division into files.
+/// The first model gives the other files of the folder, the precision, and the division into files.
 ///
 /// # Errors
 /// [`MergeFolderError`]; a folder that was begun is removed.
@@ -88,13 +90,13 @@ pub fn merge_models(
     show: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<MergeReport, MergeFolderError> {
     config.validate(models.len(), base.is_some())?;
-    // What is read, with the origin of task vectors last.
+    // All folders that are read; the base of task vectors is the last one.
     let folders: Vec<&Path> = models.iter().map(PathBuf::as_path).chain(base).collect();
     let mut read = folders.iter().map(|folder| Checkpoint::open(folder)).collect::<Result<Vec<_>, _>>()?;
-    let tied = same_settings(&folders, &mut read)?;
+    let tied = same_settings(&folders, &read)?;
     same_shapes(&read)?;
     same_tokenizers(&folders)?;
-    // To the base if it takes part, else to the first.
+    // Distances are measured from the base if the method has one, or else from the first model.
     let origin = if config.method.needs_base() { read.len() - 1 } else { 0 };
     let least_cosine = least_cosine(&mut read, origin)?;
     if let Some((cosine, other)) = least_cosine
@@ -119,11 +121,11 @@ pub fn merge_models(
         least_cosine: least_cosine.map(|(cosine, _)| cosine),
         relative_error: None,
     };
-    let total = read[0].index.len();
+    let total = read[0].weights.index.len();
     let shards: Vec<(String, Metadata)> =
-        read[0].files.iter().map(|file| (file.name.clone(), file.metadata.clone())).collect();
+        read[0].weights.files.iter().map(|file| (file.name.clone(), file.metadata.clone())).collect();
     let written = thread::scope(|scope| {
-        // One tensor is written while the next is made; no third is held.
+        // One tensor is written while the next one is made. There is never a third one in memory.
         let (sender, receiver) = sync_channel(0);
         let writer = scope.spawn(|| write_files(out, &shards, receiver));
         let mut values = vec![Vec::new(); read.len()];
@@ -136,15 +138,15 @@ pub fn merge_models(
             found.into_iter().collect::<Result<(), _>>()?;
             let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let (models, base) = slices.split_at(models.len());
-            // What is drawn goes by a tensor's name: a head that is the embedding must stay it.
+            // Random draws depend on a tensor's name. A head that is the embedding must get the same draws, to stay the same.
             let drawn = match tied == Some(true) && tensor == HEAD {
-                true => read[0].embedding().unwrap_or(&tensor),
+                true => read[0].weights.embedding().unwrap_or(&tensor),
                 false => &tensor,
             };
             let merged = merge(config, drawn, base.first().copied(), models);
             report.parameters += merged.len();
             if sender.send(merged).is_err() {
-                // The writer has stopped, and says why below.
+                // The writer has stopped. Its error is returned below.
                 break;
             }
             report.tensors += 1;
@@ -178,70 +180,15 @@ pub fn mixed(models: &[&Decoder], weights: &[f64]) -> Decoder {
 
 // ------------------------------------------------------------------------------------------------------- whole models
 
-/// The files of a model, opened: tensors are read one at a time.
+/// A model's files, from which one tensor is read at a time.
 struct Checkpoint {
-    files: Vec<Shard>,
-    /// Which file a tensor is in.
-    index: BTreeMap<String, usize>,
+    weights: Weights,
     bytes_read: u64,
-}
-
-/// One safetensors file.
-struct Shard {
-    name: String,
-    path: PathBuf,
-    file: File,
-    metadata: Metadata,
-    /// Where the values begin.
-    start: u64,
 }
 
 impl Checkpoint {
     fn open(folder: &Path) -> Result<Self, FolderError> {
-        let Shards { names, index } = Shards::of(folder)?;
-        let opened = Self::of_files(folder, names)?;
-        if let Some((file, index)) = index {
-            let missing = index.iter().find(|(tensor, name)| {
-                opened.index.get(*tensor).is_none_or(|&found| opened.files[found].name != **name)
-            });
-            if let Some((tensor, name)) = missing {
-                let problem = format!("weight_map says that '{tensor}' is in {name}, but it is not");
-                return Err(content(&file, &problem));
-            }
-        }
-        Ok(opened)
-    }
-
-    fn of_files(folder: &Path, names: BTreeSet<String>) -> Result<Self, FolderError> {
-        let files = names.into_iter().map(|name| Shard::open(folder, name)).collect::<Result<Vec<_>, _>>()?;
-        let mut index = BTreeMap::new();
-        for (i, file) in files.iter().enumerate() {
-            for name in file.metadata.offset_keys() {
-                if let Some(other) = index.insert(name.clone(), i) {
-                    let other = files[other].path.display();
-                    return Err(content(&file.path, &format!("tensor '{name}' is in {other}, too: which one counts?")));
-                }
-            }
-        }
-        Ok(Self { index, files, bytes_read: 0 })
-    }
-
-    /// The name of the embedding, in one of the families that are known.
-    fn embedding(&self) -> Option<&String> {
-        let names = ["model.embed_tokens.weight", "embed_tokens.weight", "transformer.wte.weight", "wte.weight"];
-        names.iter().find_map(|name| self.index.get_key_value(*name)).map(|(name, _)| name)
-    }
-
-    /// Whether there is an output layer beside the embedding, with other values.
-    fn has_own_head(&mut self) -> Result<bool, FolderError> {
-        let Some(embedding) = self.embedding().filter(|_| self.index.contains_key(HEAD)).cloned() else {
-            return Ok(false);
-        };
-        Ok(self.read(HEAD)? != self.read(&embedding)?)
-    }
-
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.files[*self.index.get(name)?].metadata.info(name)
+        Ok(Self { weights: Weights::open(folder)?, bytes_read: 0 })
     }
 
     fn read(&mut self, name: &str) -> Result<Vec<f32>, FolderError> {
@@ -250,35 +197,29 @@ impl Checkpoint {
         Ok(values)
     }
 
-    /// The first values of a tensor, as many as are wanted, in the place of what was read before: memory that is asked for
-    /// anew has to be cleared by the system.
+    /// Reads the first values of a tensor, at most `most`, in the place of what was read before: the system would have to
+    /// clear new memory.
     fn read_into(&mut self, values: &mut Vec<f32>, name: &str, most: usize) -> Result<(), FolderError> {
-        let shard = &mut self.files[*self.index.get(name).expect("names are those of the index")];
-        let info = shard.metadata.info(name).expect("the index was made from the metadata");
-        let width = width(info.dtype).ok_or_else(|| {
-            let problem = format!("tensor '{name}' is of type {}: must be F32, F16, BF16 or F64", info.dtype);
-            content(&shard.path, &problem)
-        })?;
-        let count = ((info.data_offsets.1 - info.data_offsets.0) / width).min(most);
-        let dtype = info.dtype;
-        let at = shard.start + info.data_offsets.0 as u64;
-        shard.file.seek(SeekFrom::Start(at)).map_err(|error| io(&shard.path, error))?;
+        let TensorFile { path, metadata, start, file, .. } =
+            &mut self.weights.files[*self.weights.index.get(name).expect("names are those of the index")];
+        let &TensorInfo { dtype, data_offsets: (first, end), .. } =
+            metadata.info(name).expect("the index was made from the metadata");
+        let width = width(dtype).ok_or_else(|| wrong_type(path, name, dtype))?;
+        let count = ((end - first) / width).min(most);
+        let read = || DiskError::io(path, "read");
+        file.seek(SeekFrom::Start((*start + first) as u64)).map_err(read())?;
         values.clear();
         values.reserve_exact(count);
         let mut bytes = vec![0; BUFFER.min(count * width)];
         while values.len() < count {
             let wanted = ((count - values.len()) * width).min(BUFFER);
             let part = &mut bytes[..wanted];
-            shard.file.read_exact(part).map_err(|error| io(&shard.path, error))?;
+            file.read_exact(part).map_err(read())?;
             let before = values.len();
             append(values, dtype, part);
-            // All of a part at once, which vectors can do; looking for the first one goes value by value.
-            let finite = values[before..].iter().fold(true, |finite, value| finite & value.is_finite());
-            if !finite {
-                let at = values.iter().position(|value| !value.is_finite()).unwrap_or(before);
-                let problem =
-                    format!("tensor '{name}' has the value {} at index {at}: weights must be finite", values[at]);
-                return Err(content(&shard.path, &problem));
+            // The check of a whole part is fast; only the search for the value that is not finite goes value by value.
+            if !values[before..].iter().fold(true, |finite, value| finite & value.is_finite()) {
+                finite(path, name, values)?;
             }
         }
         self.bytes_read += (count * width) as u64;
@@ -288,49 +229,6 @@ impl Checkpoint {
 
 /// Bytes that are read at once; a multiple of every type's width.
 const BUFFER: usize = 1 << 20;
-
-/// Longest header of a safetensors file, as the format's own reader has it, bytes.
-const LONGEST_HEADER: u64 = 100_000_000;
-
-impl Shard {
-    fn open(folder: &Path, name: String) -> Result<Self, FolderError> {
-        let path = folder.join(&name);
-        let mut file = open_regular(&path)?;
-        let length = file.metadata().map_err(|error| io(&path, error))?.len();
-        let broken = |reason: &dyn std::fmt::Display| {
-            content(&path, &format!("not a whole safetensors file ({reason}): was it copied to its end?"))
-        };
-        let mut eight = [0; 8];
-        file.read_exact(&mut eight).map_err(|error| broken(&error))?;
-        let header = u64::from_le_bytes(eight);
-        if header > LONGEST_HEADER.min(length) {
-            return Err(broken(&"its header is longer than the file"));
-        }
-        let mut text = vec![0; usize::try_from(header).expect("it is at most 10⁸")];
-        file.read_exact(&mut text).map_err(|error| broken(&error))?;
-        let metadata: Metadata = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
-        let start = 8 + header;
-        if start + metadata.data_len() as u64 != length {
-            return Err(broken(&format!(
-                "it should have {} bytes and has {length}",
-                start + metadata.data_len() as u64
-            )));
-        }
-        // The format's own reader checks this, but wants the whole file for it.
-        let mut end = 0;
-        for tensor in metadata.offset_keys() {
-            let Some(TensorInfo { dtype, shape, data_offsets }) = metadata.info(&tensor) else { continue };
-            let count = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
-            let bits = count.and_then(|count| count.checked_mul(dtype.bitsize()));
-            let bytes = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8);
-            if data_offsets.0 != end || bytes.and_then(|bytes| end.checked_add(bytes)) != Some(data_offsets.1) {
-                return Err(broken(&format!("the place of tensor '{tensor}' does not go with its shape")));
-            }
-            end = data_offsets.1;
-        }
-        Ok(Self { name, path, file, metadata, start })
-    }
-}
 
 fn width(dtype: Dtype) -> Option<usize> {
     match dtype {
@@ -350,37 +248,37 @@ fn append(values: &mut Vec<f32>, dtype: Dtype, bytes: &[u8]) {
     }
 }
 
-/// Writes the files of a new model; tensors come in the files' order. Returns how many bytes it wrote, which are fewer than all
-/// when no more tensors came.
+/// Writes the files of a new model. Tensors come in the order of the files. Returns how many bytes were written; they are
+/// fewer than the files should have if the tensors end early.
 fn write_files(out: &Path, shards: &[(String, Metadata)], tensors: Receiver<Vec<f32>>) -> Result<u64, FolderError> {
     let mut tensors = tensors.into_iter();
     let mut written = 0;
     for (name, metadata) in shards {
         let path = out.join(name);
-        let wrong = |error| io(&path, error);
-        let mut file = File::create(&path).map_err(wrong)?;
-        written += write_header(&mut file, metadata).map_err(wrong)?;
+        let wrong = || DiskError::io(&path, "write");
+        let mut file = File::create(&path).map_err(wrong())?;
+        written += write_header(&mut file, metadata).map_err(wrong())?;
         let mut unsynced = 0;
         for tensor in metadata.offset_keys() {
             let Some(values) = tensors.next() else { return Ok(written) };
             let dtype = metadata.info(&tensor).map_or(Dtype::F32, |info| info.dtype);
             for part in values.chunks(SYNCED / 8) {
-                let bytes = write_values(&mut file, dtype, part).map_err(wrong)?;
+                let bytes = write_values(&mut file, dtype, part).map_err(wrong())?;
                 written += bytes;
                 unsynced += bytes;
                 if unsynced >= SYNCED as u64 {
-                    file.sync_data().map_err(wrong)?;
+                    file.sync_data().map_err(wrong())?;
                     unsynced = 0;
                 }
             }
         }
-        file.sync_all().map_err(wrong)?;
+        file.sync_all().map_err(wrong())?;
     }
-    sync_folder(out).map_err(|error| io(out, error))?;
+    sync_folder(out).map_err(DiskError::io(out, "write"))?;
     Ok(written)
 }
 
-/// Bytes after which the disk is made to write: left alone, the system keeps everything in memory until the end, and the disk
+/// Bytes after which the disk is made to write. Otherwise the system keeps everything in memory until the end, and the disk
 /// has nothing to do until then.
 const SYNCED: usize = 64 << 20;
 
@@ -414,9 +312,9 @@ fn write_values(writer: &mut impl std::io::Write, dtype: Dtype, values: &[f32]) 
 
 fn same_shapes(read: &[Checkpoint]) -> Result<(), MergeFolderError> {
     let apart = |problem: String| Err(MergeFolderError::Apart(problem));
-    let first = &read[0];
-    let place = |one: &Checkpoint| one.files[0].path.display().to_string();
-    for other in &read[1..] {
+    let first = &read[0].weights;
+    let place = |one: &Weights| one.files[0].path.display().to_string();
+    for Checkpoint { weights: other, .. } in &read[1..] {
         for name in first.index.keys() {
             let (Some(own), found) = (first.info(name), other.info(name)) else { continue };
             let Some(found) = found else {
@@ -439,14 +337,14 @@ fn same_shapes(read: &[Checkpoint]) -> Result<(), MergeFolderError> {
     Ok(())
 }
 
-/// Refuses models that the same tensors would make different functions of, by what their configurations mean. Returns
-/// whether the output layer is the embedding, where that is known.
-fn same_settings(folders: &[&Path], read: &mut [Checkpoint]) -> Result<Option<bool>, MergeFolderError> {
+/// Refuses models whose configurations mean different functions of the same tensors. Returns whether the output layer is the
+/// embedding, where that is known.
+fn same_settings(folders: &[&Path], read: &[Checkpoint]) -> Result<Option<bool>, MergeFolderError> {
     let files: Vec<PathBuf> = folders.iter().map(|folder| folder.join("config.json")).collect();
     let objects = files.iter().map(|file| read_json(file)).collect::<Result<Vec<_>, _>>()?;
     let apart = |field: &str, i: usize, found: &str, own: &str| {
         Err(MergeFolderError::Apart(format!(
-            "{}: {field} = {found}, but in {} {own}: these are other models",
+            "{}: {field} = {found}, but in {} {own}: these are different models",
             files[i].display(),
             files[0].display()
         )))
@@ -454,7 +352,7 @@ fn same_settings(folders: &[&Path], read: &mut [Checkpoint]) -> Result<Option<bo
     let family =
         |object: &serde_json::Map<String, Value>| object.get("model_type").and_then(Value::as_str).and_then(Family::of);
     if objects.iter().all(|object| family(object).is_none()) {
-        // Families that are only merged here: whatever may change the function has to be the same to the letter.
+        // Models of these families can only be merged here. All fields that may change the function must be equal.
         let harmless = |name: &str| HARMLESS.iter().any(|(_, names)| names.contains(&name));
         for (i, object) in objects.iter().enumerate().skip(1) {
             let names: BTreeSet<&String> = objects[0].keys().chain(object.keys()).collect();
@@ -469,9 +367,9 @@ fn same_settings(folders: &[&Path], read: &mut [Checkpoint]) -> Result<Option<bo
     }
     let mut all = Vec::new();
     for ((file, object), one) in files.iter().zip(objects).zip(read) {
-        let mut config = ModelConfig::parse(file, object.into()).map_err(FolderError::from)?;
+        let mut config = ModelConfig::parse(file, object.into())?;
         if config.output == Output::Tokens && config.tied {
-            config.tied = !one.has_own_head()?;
+            config.tied = !one.weights.has_own_head()?;
         }
         all.push(config);
     }
@@ -487,19 +385,20 @@ fn same_settings(folders: &[&Path], read: &mut [Checkpoint]) -> Result<Option<bo
     Ok(Some(all[0].output == Output::Tokens && all[0].tied))
 }
 
-/// Which tokens begin, end and fill up texts is no matter of the weights.
+/// Whether a field does not matter for weights: which tokens begin, end and fill up texts.
 fn is_token(name: &str) -> bool {
     ["bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"].contains(&name)
 }
 
-/// Makes the configuration that was copied say what is in the files that are written.
+/// Makes the copied configuration say what is in the files that are written.
 fn true_config(out: &Path, first: &Checkpoint, tied: Option<bool>) -> Result<(), FolderError> {
     let file = out.join("config.json");
     let mut object = read_json(&file)?;
     let types: BTreeSet<String> = first
+        .weights
         .files
         .iter()
-        .flat_map(|shard| shard.metadata.tensors().into_values().map(|info| torch_type(info.dtype)))
+        .flat_map(|file| file.metadata.tensors().into_values().map(|info| torch_type(info.dtype)))
         .collect();
     let mut changed = false;
     if let [only] = types.iter().collect::<Vec<_>>().as_slice() {
@@ -517,7 +416,7 @@ fn true_config(out: &Path, first: &Checkpoint, tied: Option<bool>) -> Result<(),
     if changed { write_json(&file, &object.into()) } else { Ok(()) }
 }
 
-/// What PyTorch calls a type.
+/// PyTorch's name of a type.
 fn torch_type(dtype: Dtype) -> String {
     match dtype {
         Dtype::F64 => "float64".to_owned(),
@@ -544,16 +443,13 @@ fn same_tokenizers(folders: &[&Path]) -> Result<(), MergeFolderError> {
     Ok(())
 }
 
-/// The least cosine of a model's weights with those of `origin`, over the first values of every matrix, and which model
-/// has it.
+/// The least cosine of a model's weights with those of the model number `origin`, over the first values of every matrix, and
+/// the number of the model that has it.
 fn least_cosine(read: &mut [Checkpoint], origin: usize) -> Result<Option<(f64, usize)>, FolderError> {
-    // Vectors are left out: normalisations begin as ones everywhere.
-    let matrices: Vec<String> = read[0]
-        .index
-        .keys()
-        .filter(|name| read[0].info(name).is_some_and(|info| info.shape.len() > 1))
-        .cloned()
-        .collect();
+    // Vectors are left out, because normalisations begin with ones in all models.
+    let first = &read[0].weights;
+    let matrices: Vec<String> =
+        first.index.keys().filter(|name| first.info(name).is_some_and(|info| info.shape.len() > 1)).cloned().collect();
     let mut sums = vec![[0.0; 3]; read.len()];
     let mut values = vec![Vec::new(); read.len()];
     for name in &matrices {
@@ -574,7 +470,7 @@ fn least_cosine(read: &mut [Checkpoint], origin: usize) -> Result<Option<(f64, u
     Ok(cosines.filter(|(cosine, _)| cosine.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0)))
 }
 
-/// A folder that is removed again unless it is kept.
+/// A new folder, which is removed again unless it is kept.
 struct NewFolder<'a>(Option<&'a Path>);
 
 impl<'a> NewFolder<'a> {
@@ -583,12 +479,12 @@ impl<'a> NewFolder<'a> {
         if path.exists() {
             return Err(taken());
         }
-        fs::create_dir_all(folder_of(path)).map_err(|error| io(path, error))?;
-        // Of two processes that look at the same time, one makes it.
+        fs::create_dir_all(folder_of(path)).map_err(DiskError::io(path, "make the folder"))?;
+        // If two processes get here at the same time, only one of them makes the folder.
         match fs::create_dir(path) {
             Ok(()) => Ok(Self(Some(path))),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
-            Err(error) => Err(io(path, error)),
+            Err(error) => Err(DiskError::io(path, "make the folder")(error).into()),
         }
     }
 
@@ -605,7 +501,7 @@ impl Drop for NewFolder<'_> {
     }
 }
 
-/// Everything but weights, of which the new ones are written.
+/// Copies all files but weights.
 fn copy_files(from: &Path, to: &Path) -> Result<(), FolderError> {
     let skipped = |name: &str| {
         let binary = [".safetensors", ".bin", ".pt", ".pth", ".gguf"].iter().any(|end| name.ends_with(end));
@@ -620,12 +516,11 @@ fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), FolderError> {
 }
 
 fn copy_if(from: &Path, to: &Path, wanted: &dyn Fn(&str) -> bool) -> Result<(), FolderError> {
-    let entries = fs::read_dir(from).map_err(|error| io(from, error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| io(from, error))?;
+    for entry in fs::read_dir(from).map_err(DiskError::io(from, "read"))? {
+        let entry = entry.map_err(DiskError::io(from, "read"))?;
         let name = entry.file_name();
         if entry.path().is_file() && name.to_str().is_some_and(wanted) {
-            fs::copy(entry.path(), to.join(&name)).map_err(|error| io(&entry.path(), error))?;
+            fs::copy(entry.path(), to.join(&name)).map_err(DiskError::io(&entry.path(), "copy"))?;
         }
     }
     Ok(())
@@ -868,7 +763,7 @@ mod tests {
         ] {
             let error = merge(one, other).unwrap_err();
             assert!(error.contains(&format!("config.json: {field} = {found}")), "{one} and {other}: {error}");
-            assert!(error.contains(&format!("config.json {own}")) && error.ends_with("other models"), "{error}");
+            assert!(error.contains(&format!("config.json {own}")) && error.ends_with("different models"), "{error}");
         }
         // What is written says so.
         let out = merge("flag", "plain").unwrap();
@@ -925,8 +820,8 @@ mod tests {
             ("stranger", "were not fine-tuned from one initialisation: the cosine of their weights is"),
             ("wide", "has the shape [60, 16], but in"),
             ("deep", "tensor 'model.layers.2.input_layernorm.weight' is missing, which"),
-            ("turned", "these are other models"),
-            ("short", "not a whole safetensors file (it should have"),
+            ("turned", "these are different models"),
+            ("short", "not a whole safetensors file ("),
             ("broken", "has the value inf at index"),
             ("none", "no model.safetensors and no model.safetensors.index.json here"),
         ] {

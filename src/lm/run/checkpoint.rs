@@ -8,11 +8,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::course::Course;
-use super::{LmError, Shown};
+use super::outcome::Shown;
 use crate::disk::archive::{Archive, write_atomically};
 use crate::disk::changes::{self, CONFIGURATION};
 use crate::disk::tensorboard::EventFile;
 use crate::disk::{Clock, DiskError, lines};
+use crate::lm::error::LmError;
 use crate::lm::optim::Optimizer;
 use crate::lm::train::Trainee;
 use crate::nn::{constant, to_host};

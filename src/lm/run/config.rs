@@ -6,17 +6,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::LmError;
-use super::course::{AtStep, changed};
 use crate::device::DeviceChoice;
-use crate::disk::layers::merge;
-use crate::disk::{DiskError, changes};
+use crate::disk::{DiskError, layers};
 use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
+use crate::lm::error::LmError;
 use crate::lm::lora::LoraConfig;
-use crate::lm::loss::{KtoConfig, LossConfig};
+use crate::lm::loss::{KtoConfig, LOSSES, LossConfig};
 use crate::lm::model::Precision;
-use crate::lm::modpo::{Form, ModpoLoss};
+use crate::lm::modpo::{ModpoForm, ModpoLoss};
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reward::RewardLoss;
@@ -179,7 +177,7 @@ pub struct ModpoRunConfig {
     /// β: strength of the pull to the reference policy, which is the model to begin with.
     pub beta: f64,
     /// How the loss is scaled.
-    pub form: Form,
+    pub form: ModpoForm,
     /// The objective whose preferences are learned from; empty for the one of the largest weight among those that have
     /// preferences, which keeps 1/w_k small.
     pub carrier: String,
@@ -304,7 +302,7 @@ impl LmConfig {
     /// # Errors
     /// [`LmError::Config`], naming a value that is unknown or of the wrong kind.
     pub fn resolve(stage: StageKind, layers: &[Table]) -> Result<Self, LmError> {
-        let resolved = Self::new(stage).laid_over(layers)?;
+        let resolved = layers::resolve(&Self::new(stage), layers)?;
         if resolved.stage != stage {
             let problem = format!("the configuration is for the stage {:?}, not {stage:?}", resolved.stage);
             return Err(LmError::Config(problem.to_lowercase()));
@@ -318,23 +316,9 @@ impl LmConfig {
     /// # Errors
     /// As [`LmConfig::resolve`].
     pub fn with(&self, layers: &[Table]) -> Result<Self, LmError> {
-        let changed = self.laid_over(layers)?;
+        let changed = layers::resolve(self, layers)?;
         changed.validate()?;
         Ok(changed)
-    }
-
-    fn laid_over(&self, layers: &[Table]) -> Result<Self, LmError> {
-        let mut table = self.to_table();
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
-    }
-
-    /// The configuration that a table holds, unchecked.
-    pub(super) fn from_table(table: Table) -> Result<Self, LmError> {
-        serde_path_to_error::deserialize(table)
-            .map_err(|error| LmError::Config(format!("{}: {}", error.path(), error.inner().message())))
     }
 
     /// As a table.
@@ -374,9 +358,9 @@ impl LmConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
-        writable(self)?;
+        layers::layer(self)?;
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
-        self.conventions.validate()?;
+        self.conventions.validate().map_err(|error| LmError::Config(format!("conventions.{error}")))?;
         if self.data.is_empty() && self.stage != StageKind::Modpo {
             return wrong("data: no file is given (--data FILE …, or --corpus reviews)".to_owned());
         }
@@ -399,11 +383,13 @@ impl LmConfig {
         }
         if let Some(DpoConfig { loss, reference, .. }) = &self.dpo {
             loss.validate().map_err(|error| LmError::Config(format!("dpo.loss.{error}")))?;
-            let needed = loss.kind.has_reference() && !loss.reference_free;
+            let needed = loss.kind.reference && !loss.reference_free;
             if needed && *reference == ReferenceKind::None {
+                let others = LOSSES.iter().filter(|loss| !loss.reference).map(|loss| loss.name);
                 return wrong(format!(
-                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use simpo or orpo",
-                    loss.kind
+                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use {}",
+                    loss.kind.name,
+                    others.collect::<Vec<_>>().join(" or ")
                 ));
             }
         }
@@ -442,35 +428,6 @@ impl LmConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// Checks that a configuration can be written: TOML holds no path that is not UTF-8, and no number from 2⁶³ on.
-///
-/// # Errors
-/// [`LmError::Config`], naming the value.
-pub(in crate::lm) fn writable(config: &impl Serialize) -> Result<(), LmError> {
-    let mut track = serde_path_to_error::Track::new();
-    let mut text = toml::ser::Buffer::new();
-    let written = config.serialize(serde_path_to_error::Serializer::new(toml::Serializer::new(&mut text), &mut track));
-    written.map_err(|error| LmError::Config(format!("{}: {error}", track.path())))?;
-    // The text has room for more than a table has.
-    let Some(found) = serde_json::to_value(config).ok().and_then(|value| too_large(&value, "")) else { return Ok(()) };
-    Err(LmError::Config(format!("{found}: must be below 2^63, as every number of a configuration")))
-}
-
-/// The first whole number from 2⁶³ on, with its name.
-fn too_large(value: &serde_json::Value, path: &str) -> Option<String> {
-    let dot = if path.is_empty() { "" } else { "." };
-    match value {
-        serde_json::Value::Number(number) if number.is_u64() && !number.is_i64() => Some(format!("{path} = {number}")),
-        serde_json::Value::Array(all) => {
-            all.iter().enumerate().find_map(|(i, value)| too_large(value, &format!("{path}[{i}]")))
-        }
-        serde_json::Value::Object(all) => {
-            all.iter().find_map(|(name, value)| too_large(value, &format!("{path}{dot}{name}")))
-        }
-        _ => None,
     }
 }
 
@@ -608,18 +565,6 @@ impl Default for DpoConfig {
     fn default() -> Self {
         Self { loss: LossConfig::default(), reference: ReferenceKind::Precomputed, reference_model: PathBuf::new() }
     }
-}
-
-/// The configuration of a run folder as it is now: as the run began, with all changes since.
-///
-/// # Errors
-/// When it is missing, torn, or that of another kind of run.
-pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
-    let mut config = first_config(path)?;
-    for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
-        config = changed(path, &config, change, i)?;
-    }
-    Ok(config)
 }
 
 /// The configuration as the run began.

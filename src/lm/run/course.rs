@@ -6,11 +6,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::LmError;
 use super::config::{LmConfig, StageKind, first_config};
+use super::outcome::SUMMARY;
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
+use crate::disk::calendar;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
+use crate::disk::layers;
+use crate::lm::error::LmError;
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,7 +80,8 @@ const HARMLESS: [&str; 2] = ["eval_samples", "eval_tokens"];
 /// When a field may not change, or its value cannot be.
 pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmConfig)>, LmError> {
     let new = config.with(set)?;
-    let fields = changes::planned(&config.to_table(), &new.to_table(), MAY, MAY_NOT).map_err(LmError::Config)?;
+    let fields = changes::planned(&config.to_table(), &new.to_table(), MAY, MAY_NOT)
+        .map_err(|e| LmError::Config(e.to_string()))?;
     let ignored = fields.keys().find(|name| NOT_OF_PPO.iter().any(|other| name.starts_with(other)));
     match ignored.filter(|_| config.stage == StageKind::Ppo) {
         Some(name) => Err(LmError::Config(format!(
@@ -88,6 +92,18 @@ pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmCon
     }
 }
 
+/// The configuration of a run folder as it is now: as the run began, with all changes since.
+///
+/// # Errors
+/// When it is missing, torn, or that of another kind of run.
+pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
+    let mut config = first_config(path)?;
+    for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
+        config = changed(path, &config, change, i)?;
+    }
+    Ok(config)
+}
+
 /// A configuration after the change in line `index` + 1 of a run's folder.
 pub(super) fn changed(
     run: &Path,
@@ -95,11 +111,12 @@ pub(super) fn changed(
     change: &Change<AtStep>,
     index: usize,
 ) -> Result<LmConfig, LmError> {
-    let wrong = |reason: String| DiskError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
+    let wrong = |reason: String| DiskError::Line { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
-    changes::apply(&mut table, &change.fields).map_err(wrong)?;
-    let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
-    Ok(config.map_err(|error| wrong(error.to_string()))?)
+    changes::apply(&mut table, &change.fields).map_err(|error| wrong(error.to_string()))?;
+    let config: LmConfig = layers::from_table(table).map_err(|error| wrong(error.to_string()))?;
+    config.validate().map_err(|error| wrong(error.to_string()))?;
+    Ok(config)
 }
 
 /// A run's configuration, and the changes that are still to come.
@@ -163,7 +180,7 @@ impl<'a> Course<'a> {
             ));
         }
         // What is said of the run so far stays to be read.
-        let summary = self.run.join(super::SUMMARY);
+        let summary = self.run.join(SUMMARY);
         if summary.exists() {
             let kept = self.run.join(format!("summary-{:08}.json", at.step));
             fs::rename(&summary, kept).map_err(|source| DiskError::Io {
@@ -172,7 +189,7 @@ impl<'a> Course<'a> {
                 source,
             })?;
         }
-        let change = Change { at, fields, time: changes::now() };
+        let change = Change { at, fields, time: calendar::now() };
         changes::append(self.run, change.clone())?;
         self.recorded.push(change);
         Ok(())
@@ -183,10 +200,15 @@ impl<'a> Course<'a> {
         &self.recorded[..self.done]
     }
 
+    /// Whether a change is due after `step` steps.
+    pub(super) fn changes_after(&self, step: usize) -> bool {
+        self.recorded.get(self.done).is_some_and(|change| change.at.step == step)
+    }
+
     /// Lets the changes that are due after `step` steps take effect.
     pub(super) fn take_effect(&mut self, step: usize) -> Result<(), LmError> {
-        while let Some(change) = self.recorded.get(self.done).filter(|change| change.at.step == step) {
-            self.config = changed(self.run, &self.config, change, self.done)?;
+        while self.changes_after(step) {
+            self.config = changed(self.run, &self.config, &self.recorded[self.done], self.done)?;
             self.done += 1;
         }
         Ok(())

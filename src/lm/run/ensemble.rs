@@ -7,7 +7,8 @@
 //!   summary.json     what --json printed: of the mean over members, and of each
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
@@ -15,18 +16,37 @@ use serde_json::{Map, json};
 use sha2::{Digest as _, Sha256};
 
 use super::config::{LmConfig, RewardRunConfig, StageKind, first_config};
+use super::course::read_config;
 use super::execute::evaluated;
+use super::one;
+use super::outcome::{LmOutcome, LmSummary, Shown, member_folder};
 use super::prepare::{Work, prepare};
-use super::{LmError, LmOutcome, LmSummary, Shown, hex};
 use crate::disk::{Folder, changes};
 use crate::lm::ensemble::{RewardModels, read};
+use crate::lm::error::LmError;
+use crate::lm::open::hex;
 use crate::lm::reward::pair_scores;
 use crate::preference::query::disagreement;
 
-/// Folder of a member's run.
-#[must_use]
-pub fn member_folder(run: &Path, member: usize) -> PathBuf {
-    run.join(format!("member-{member}"))
+/// Trains an ensemble in a new folder.
+///
+/// # Errors
+/// [`LmError`].
+pub(super) fn begin(
+    config: &LmConfig,
+    path: &Path,
+    device: &Device,
+    stop: &AtomicBool,
+    show: &(dyn Fn(Shown<'_>) + Sync),
+) -> Result<LmOutcome, LmError> {
+    let config = one::checked(config)?;
+    let _folder = Folder::create_with(path, &config.to_toml())?;
+    let outcome = train(&config, path, device, stop, show);
+    if outcome.is_err() && !member_folder(path, 0).exists() {
+        // The first member could not begin, so nor could the ensemble.
+        let _ = fs::remove_dir_all(path);
+    }
+    outcome
 }
 
 /// Trains the members that are not finished, one after another, and measures the ensemble.
@@ -64,8 +84,11 @@ pub(super) fn train(
             other => show(other),
         };
         let outcome = match folder.join("config.toml").is_file() {
-            true => super::resume(&folder, &[], device, stop, &of_member)?,
-            false => super::train(&of_one(config, member), &folder, device, stop, &of_member)?,
+            true => {
+                let config = read_config(&folder)?;
+                one::resume(&Folder::open_to_write(&folder)?, &config, None, device, stop, &of_member)?
+            }
+            false => one::train(&of_one(config, member), &folder, device, stop, &of_member)?,
         };
         match outcome {
             LmOutcome::Finished(summary) => summaries.push(*summary),

@@ -7,13 +7,15 @@ use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{ModpoRunConfig, ObjectiveConfig};
-use super::{LmError, Shown, hex, tokenizer_of};
+use super::outcome::Shown;
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
 use crate::lm::config::Output;
 use crate::lm::data::{Encoded, EncodedPair};
+use crate::lm::error::LmError;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale, margins};
+use crate::lm::open::{hex, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::{ensemble, folder, gold};
@@ -171,14 +173,8 @@ fn rewards(
     )));
     let sampling = SampleConfig { max_new_tokens: judging.tokens, seed: judging.seed, ..SampleConfig::default() };
     let written = generate(reference, &prompts, &sampling, judging.eos, 5 << 32, &|_, _| true);
-    let samples: Vec<Encoded> = prompts
-        .iter()
-        .zip(written)
-        .map(|(prompt, completion)| Encoded {
-            ids: [prompt.as_slice(), &completion.ids].concat(),
-            prompt_len: prompt.len(),
-        })
-        .collect();
+    let samples: Vec<Encoded> =
+        prompts.iter().zip(written).map(|(prompt, completion)| Encoded::new(prompt, &completion.ids)).collect();
     let [train, eval] = &sides;
     let found = [train, eval, &samples].map(|completions| reward.of(completions, tokenizer, *part_tokens));
     let [train, eval, samples] = found;

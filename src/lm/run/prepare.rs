@@ -11,17 +11,19 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{DpoConfig, LmConfig, PpoRunConfig, ReferenceKind, StageKind};
 use super::margins::{self, Judging};
-use super::{LmError, Shown, eos_of, hex, tokenizer_of};
+use super::outcome::Shown;
 use crate::disk::archive::Archive;
 use crate::disk::{DiskError, Folder};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::{ModelConfig, Output, SmallLlama};
 use crate::lm::data::{self, CompletionRow, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow};
 use crate::lm::dpo::{self, Dpo, Reference};
+use crate::lm::error::LmError;
 use crate::lm::kto::Kto;
 use crate::lm::lora::Adapters;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{Modpo, ModpoLoss};
+use crate::lm::open::{eos_of, hex, tokenizer_of};
 use crate::lm::reward::RewardModel;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
@@ -45,8 +47,8 @@ pub(super) struct Prepared {
 /// The stage's examples, for training and for evaluation.
 #[expect(clippy::large_enum_variant, reason = "there is one in a run")]
 pub(super) enum Work {
+    /// Texts, or completions.
     Texts(Sft, Option<Sft>),
-    Completions(Sft, Option<Sft>),
     Comparisons(RewardModel, Option<RewardModel>),
     Policy(Dpo, Option<Dpo>),
     Several(Modpo, Option<Modpo>),
@@ -154,7 +156,7 @@ pub(super) fn prepare(
             let normalization = config.sft.unwrap_or_default().normalization;
             let prompts = prompts(eval.as_deref().unwrap_or(&examples).iter().map(Encoded::prompt));
             let stage = |examples| Sft { examples, normalization };
-            (Work::Completions(stage(examples), eval.map(stage)), prompts)
+            (Work::Texts(stage(examples), eval.map(stage)), prompts)
         }
         StageKind::Reward | StageKind::Dpo => {
             let (rows, eval) = rows::<PreferenceRow>(config, show)?;
@@ -380,7 +382,7 @@ fn parts(texts: &[String], tokenizer: &Tokenizer, eos: u32, context: usize) -> R
 }
 
 /// Rows for training and for evaluation.
-fn rows<T: data::Row>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(Vec<T>, Vec<T>), LmError> {
+fn rows<T: data::RowKind>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(Vec<T>, Vec<T>), LmError> {
     let read = |paths: &[PathBuf]| {
         let (rows, skipped) = data::read_all::<T>(paths, &config.read)?;
         note_skipped(&skipped, show);

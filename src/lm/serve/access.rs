@@ -1,5 +1,6 @@
 //! Who may ask. A browser sends what any web page tells it to, also to this machine, and a page may call this machine by
-//! a name of its own (DNS rebinding): so names and pages are let in by name, and whoever has a key needs no more than that.
+//! a name of the page's choice (DNS rebinding). So only names and pages that are known are let in; a server may ask for a
+//! key as well.
 
 use std::net::IpAddr;
 
@@ -9,7 +10,7 @@ use hyper::http::uri::Authority;
 use hyper::{Method, Version};
 use sha2::{Digest as _, Sha256};
 
-use super::ServeError;
+use super::error::ServeError;
 use super::request::{Refusal, shortened};
 
 /// Who may ask.
@@ -25,19 +26,19 @@ pub struct Access {
 /// A key that clients must have: its SHA-256 only.
 struct Key([u8; 32]);
 
-/// Stands for any name and any page.
+/// Means any name, or any page.
 const ANY: &str = "*";
 
-/// Characters of a header that are shown.
+/// Most characters of a header that are shown.
 const MOST_SHOWN: usize = 80;
 
 impl Access {
-    /// `hosts`: names by which clients may call this machine, beside its numbers and `localhost`; `origins`: web pages
-    /// that may ask, such as `https://example.com`; `*` is any. `key`: what clients must send as
+    /// `hosts` are names by which clients may call this machine, beside its numbers and `localhost`. `origins` are web pages
+    /// that may ask, such as `https://example.com`. `*` means any. `key` is what clients must send as
     /// `Authorization: Bearer …`.
     ///
     /// # Errors
-    /// [`ServeError::Config`]: something that can be none of these. A key is not repeated in it.
+    /// [`ServeError::Config`] for what is no name, no page or no key. The error does not repeat a key.
     pub fn new(hosts: &[String], origins: &[String], key: Option<&str>) -> Result<Self, ServeError> {
         let wrong = |what: &str, found: &str, expected: &str| {
             ServeError::Config(format!("{what} {found:?}: must be {expected}"))
@@ -87,7 +88,7 @@ impl Access {
                     return Err(foreign("Host", host, "--allow-host"));
                 }
             }
-            // Before HTTP/1.1 there was none; no browser is as old.
+            // Before HTTP/1.1 there was no such header; no browser is that old.
             (None, _) if head.version < Version::HTTP_11 => {}
             (found, _) => {
                 let found = if found.is_some() { "several Host headers" } else { "no Host header" };
@@ -108,14 +109,14 @@ impl Access {
         let host = host.to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
         let number = host.trim_start_matches('[').trim_end_matches(']');
-        // A page has a name, and a number is nobody else's: only names can be made to mean this machine.
+        // Only a name can be made to point to this machine: a page cannot have one of this machine's numbers.
         host == "localhost"
             || host.ends_with(".localhost")
             || number.parse::<IpAddr>().is_ok()
             || self.hosts.iter().any(|own| own == host || own == ANY)
     }
 
-    /// Refuses a request of another web page than those that may ask; returns the one that does.
+    /// Refuses a request of a web page that may not ask. Returns the page that asks, if one does.
     pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
         let mut origins = headers.get_all(ORIGIN).iter();
         let (origin, others) = (origins.next(), origins.next());
@@ -138,22 +139,22 @@ impl Access {
             _ => b"",
         };
         let sent: [u8; 32] = Sha256::digest(sent).into();
-        // As long for every key; and of digests, nothing is learned from the time anyway.
+        // It takes the same time for every key. The time of comparing digests would tell nothing about a key anyway.
         let difference = own.iter().zip(&sent).fold(0, |difference, (a, b)| difference | (a ^ b));
         if std::hint::black_box(difference) == 0 {
             return Ok(());
         }
-        let message = "the key is missing or another: must be sent as \"Authorization: Bearer KEY\"".to_owned();
-        Err(Refusal { status: 401, message, param: None, code: Some("invalid_api_key") })
+        let message = "the key is missing or wrong: must be sent as \"Authorization: Bearer KEY\"";
+        Err(Refusal::new(401, "invalid_api_key", message))
     }
 }
 
-/// Refuses a body that is not said to be JSON as it is: what a web page may send unasked is called otherwise.
+/// Refuses a body that the headers do not call plain JSON. What a web page may send without asking first has other types.
 pub(super) fn check_content(headers: &HeaderMap) -> Result<(), Refusal> {
     let refused = |name: &HeaderName, expected: &str| {
         let found = headers.get(name).map_or("missing".to_owned(), shown);
         let message = format!("{name} is {found}: must be {expected}");
-        Err(Refusal { status: 415, message, param: None, code: Some("unsupported_media_type") })
+        Err(Refusal::new(415, "unsupported_media_type", message))
     };
     let all = headers.get_all(CONTENT_TYPE).iter().count();
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -176,14 +177,13 @@ pub(super) fn check_content(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether a browser asks if it may ask.
+/// Whether a browser asks if a web page may send a request.
 pub(super) fn is_preflight(head: &Parts) -> bool {
     head.method == Method::OPTIONS && head.headers.contains_key("access-control-request-method")
 }
 
 fn foreign(name: &str, found: &HeaderValue, option: &str) -> Refusal {
-    let message = format!("{name} {} is not let in: {option} does so", shown(found));
-    Refusal { status: 403, message, param: None, code: Some("forbidden") }
+    Refusal::new(403, "forbidden", format!("{name} {} is not let in: {option} lets it in", shown(found)))
 }
 
 fn shown(value: &HeaderValue) -> String {

@@ -1,4 +1,4 @@
-//! Connections: how many there are, how long they may be silent, and how they end. Whatever one of them does, the others
+//! Connections: how many there are, how long they may be silent, and how they end. Whatever one client does, the others
 //! are answered.
 
 use std::collections::BTreeMap;
@@ -6,11 +6,12 @@ use std::convert::Infallible;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum_core::response::Response;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
@@ -22,17 +23,35 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::error::ServeError;
 use super::request::Refusal;
 use super::write::lock;
-use super::{Exchange, ServeError, answer};
 
-/// What is listened at.
+/// How much a server accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most connections at the same time. When another client comes, the connection that was silent for longest is closed.
+    pub connections: usize,
+    /// Most requests that are worked on or wait for that.
+    pub requests: usize,
+    /// Largest body of a request, bytes. To read it takes up to 40 times as much memory, for one request at a time.
+    pub body: usize,
+    /// How long a request may take, from its head to the last token.
+    pub request: Duration,
+    /// How long a client may take to send a head, and then a body; and how long it may send nothing, or take nothing of
+    /// what it is sent.
+    pub patience: Duration,
+    /// How often a client that waits is written to.
+    pub ping: Duration,
+}
+
+/// An address that is listened at.
 pub(super) struct Port {
     listener: TcpListener,
     pub(super) address: SocketAddr,
 }
 
-/// Everyone who is connected, in the order of coming.
+/// All connections, in the order in which they came.
 #[derive(Default)]
 struct Visits {
     all: Mutex<BTreeMap<u64, Arc<Visit>>>,
@@ -41,47 +60,60 @@ struct Visits {
 /// One connection.
 pub(super) struct Visit {
     state: Mutex<State>,
-    /// Told when it has to go at once.
+    /// Told when the connection has to end at once.
     leave: Notify,
 }
 
 struct State {
-    /// Since when it was waited for the client; `None` while its request is worked on.
+    /// Since when the server waits for the client; `None` while a request of it is worked on.
     idle: Option<Instant>,
-    /// When its request must be over.
+    /// When its request must have ended.
     until: Option<Instant>,
 }
 
 /// A request of a connection, from its head to the end of its answer.
 pub(super) struct Stay(Arc<Visit>);
 
-/// How often it is looked whether to end.
+/// How often the server looks whether it has to stop.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether a connection is over its time.
+/// How often a connection is checked for being over its time.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two tries to accept connections.
+/// Pause between two tries to accept connections.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// After so long without being able to accept at all the server ends.
+/// The server ends when it could accept no connection for so long.
 const GIVE_UP: Duration = Duration::from_secs(300);
 
-/// What requests are given to end in when the server does.
+/// How long requests may still take when the server ends.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Most bytes of a request's head, and most lines of it.
 pub(super) const MOST_HEAD: usize = 32 << 10;
 pub(super) const MOST_LINES: usize = 100;
 
-/// What is read ahead of a client. hyper's own would be ten times as much.
+/// Bytes that are read ahead from a client. hyper's own buffer would be ten times as large.
 const BUFFER: usize = 64 << 10;
 
-/// Clients that are told at the same time that there is no room; further ones are told nothing.
+/// Most clients that are told at the same time that there is no room. Further ones are told nothing.
 const MOST_TURNED_AWAY: usize = 64;
 
-/// What such a client is given to take its answer in.
+/// How long such a client may take to read its answer.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            requests: 256,
+            body: 4 << 20,
+            request: Duration::from_secs(600),
+            patience: Duration::from_secs(30),
+            ping: Duration::from_secs(1),
+        }
+    }
+}
 
 impl Port {
     /// Listens; port 0 is any free one.
@@ -92,8 +124,13 @@ impl Port {
         Ok(Self { address: listener.local_addr()?, listener })
     }
 
-    /// Takes connections until the server is to stop, and waits a little for what they are in the middle of.
-    pub(super) async fn receive(&self, exchange: &Arc<Exchange>) -> Result<(), ServeError> {
+    /// Takes connections, whose requests are answered by `answer`, until `stop` is set. Then requests get a little time to
+    /// end.
+    pub(super) async fn receive<A, R>(&self, limits: &Limits, stop: &AtomicBool, answer: A) -> Result<(), ServeError>
+    where
+        A: Fn(Request<Incoming>, Arc<Visit>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Response> + Send + 'static,
+    {
         let listener = self.listener.try_clone().and_then(tokio::net::TcpListener::from_std);
         let listener = listener.map_err(ServeError::Accept)?;
         let visits = Arc::new(Visits::default());
@@ -102,24 +139,25 @@ impl Port {
         // Since when no connection could be accepted, and whether the user knows.
         let (mut failing, mut warned) = (None::<Instant>, false);
         let mut number = 0;
-        while !exchange.stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) {
             let Ok(accepted) = timeout(GLANCE, listener.accept()).await else { continue };
             match accepted {
                 Ok((stream, _)) => {
                     (failing, warned) = (None, false);
-                    if visits.count() >= exchange.limits.connections && !visits.make_room() {
+                    if visits.count() >= limits.connections && !visits.make_room() {
                         turn_away(stream, &turned_away);
                         continue;
                     }
                     number += 1;
                     let visit = visits.enter(number);
-                    let (visits, exchange, ending) = (Arc::clone(&visits), Arc::clone(exchange), ending.subscribe());
+                    let (visits, answer, ending) = (Arc::clone(&visits), answer.clone(), ending.subscribe());
+                    let patience = limits.patience;
                     tokio::spawn(async move {
-                        host(stream, &visit, exchange, ending).await;
+                        host(stream, &visit, patience, answer, ending).await;
                         lock(&visits.all).remove(&number);
                     });
                 }
-                // One that was gone before it was accepted: nothing is wrong.
+                // The client was gone before it was accepted: nothing is wrong.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -128,13 +166,13 @@ impl Port {
                 Err(error) => {
                     if !std::mem::replace(&mut warned, true) {
                         let told = "it is tried again; requests in progress go on";
-                        // A stderr that is closed ends nothing.
+                        // A closed stderr does not end the server.
                         writeln!(io::stderr(), "warning: no connection can be accepted for now ({error}): {told}").ok();
                     }
                     if failing.get_or_insert_with(Instant::now).elapsed() > GIVE_UP {
                         return Err(ServeError::Accept(error));
                     }
-                    // Mostly there are too many of them for the system.
+                    // The usual reason is that the system has too many connections.
                     visits.make_room();
                     sleep(RETRY).await;
                 }
@@ -145,7 +183,7 @@ impl Port {
         let begun = Instant::now();
         while visits.count() > 0 && begun.elapsed() < GRACE {
             sleep(GLANCE).await;
-            // Whoever has asked for nothing yet is not waited for.
+            // Clients that have asked for nothing are not waited for.
             while visits.make_room() {}
         }
         Ok(())
@@ -164,7 +202,8 @@ impl Visits {
         lock(&self.all).len()
     }
 
-    /// Ends the connection that has been waited for longest; says no where all of them are worked for.
+    /// Ends the connection whose client was silent for longest. Returns false where all connections have requests that are
+    /// worked on.
     fn make_room(&self) -> bool {
         let mut all = lock(&self.all);
         let idle = all.iter().filter_map(|(number, visit)| Some((lock(&visit.state).idle?, *number)));
@@ -183,7 +222,7 @@ impl Visit {
 }
 
 impl Stay {
-    /// A request has begun, which must be over at a time.
+    /// A request has begun, and must have ended at this time.
     pub(super) fn begin(visit: &Arc<Visit>, until: Instant) -> Self {
         let mut state = lock(&visit.state);
         state.until = Some(until);
@@ -191,7 +230,7 @@ impl Stay {
         Self(Arc::clone(visit))
     }
 
-    /// All of it is there: from now on the client waits for us.
+    /// The whole request is there. From now on the client waits for the server.
     pub(super) fn works(&self) {
         lock(&self.0.state).idle = None;
     }
@@ -204,18 +243,26 @@ impl Drop for Stay {
 }
 
 /// Serves one connection to its end.
-async fn host(stream: TcpStream, visit: &Arc<Visit>, exchange: Arc<Exchange>, mut ending: watch::Receiver<()>) {
+async fn host<A, R>(
+    stream: TcpStream,
+    visit: &Arc<Visit>,
+    patience: Duration,
+    answer: A,
+    mut ending: watch::Receiver<()>,
+) where
+    A: Fn(Request<Incoming>, Arc<Visit>) -> R,
+    R: Future<Output = Response>,
+{
     stream.set_nodelay(true).ok();
-    let patience = exchange.limits.patience;
     let guest = Arc::clone(visit);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (exchange, visit) = (Arc::clone(&exchange), Arc::clone(&guest));
-        async move { Ok::<_, Infallible>(answer(request, &exchange, &visit).await) }
+        let response = answer(request, Arc::clone(&guest));
+        async move { Ok::<_, Infallible>(response.await) }
     });
     let stream = Patient { stream: TokioIo::new(stream), patience, stalled: None };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // Also of one that is kept and silent.
+        // It also ends a connection that is kept alive and silent.
         .header_read_timeout(patience)
         .max_headers(MOST_LINES)
         .max_header_size(MOST_HEAD)
@@ -226,7 +273,7 @@ async fn host(stream: TcpStream, visit: &Arc<Visit>, exchange: Arc<Exchange>, mu
     loop {
         tokio::select! {
             biased;
-            // How it ended concerns nobody: the client is gone.
+            // The client is gone, so it does not matter how the connection ended.
             _ = connection.as_mut() => return,
             () = visit.leave.notified() => return,
             _ = ending.changed(), if !is_ending => {
@@ -251,8 +298,7 @@ fn turn_away(mut stream: TcpStream, count: &Arc<AtomicUsize>) {
     let count = Arc::clone(count);
     tokio::spawn(async move {
         let message = "too many connections: try again later, or raise --max-connections".to_owned();
-        let refusal = Refusal { status: 503, message, param: None, code: Some("too_many_connections") };
-        let body = refusal.body().to_string();
+        let body = Refusal::new(503, "too_many_connections", message).body().to_string();
         let (status, length) = (StatusCode::SERVICE_UNAVAILABLE, body.len());
         let answer = format!(
             "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nRetry-After: 1\r\n\
@@ -261,7 +307,7 @@ fn turn_away(mut stream: TcpStream, count: &Arc<AtomicUsize>) {
         let farewell = async {
             stream.write_all(answer.as_bytes()).await?;
             stream.shutdown().await?;
-            // What is left unread would take the answer back.
+            // If anything were left unread, closing the connection would discard the answer.
             while stream.read(&mut [0; 1024]).await? > 0 {}
             Ok::<_, io::Error>(())
         };
@@ -270,7 +316,7 @@ fn turn_away(mut stream: TcpStream, count: &Arc<AtomicUsize>) {
     });
 }
 
-/// A connection that fails when the client takes nothing of what it is sent for too long.
+/// A connection that fails when the client takes nothing of what it is sent for longer than its patience.
 struct Patient {
     stream: TokioIo<TcpStream>,
     patience: Duration,

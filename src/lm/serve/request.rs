@@ -4,27 +4,28 @@ use serde_json::{Map, Value};
 
 use crate::lm::chat::Message;
 use crate::lm::sample::SampleConfig;
+use crate::table::nearest;
 
 /// A request that was understood.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wanted {
-    /// Which of the two forms.
+    /// Whether it is a chat, or else a completion.
     pub(super) chat: bool,
-    /// What is to be gone on with.
+    /// The texts that are completed.
     pub(super) prompts: Vec<Input>,
-    /// Most tokens of a completion; 0 with `echo` only. `None`: what the form does by itself.
+    /// Most tokens of a completion; 0 is possible only with `echo`. `None` is as many as the context has room for.
     pub(super) max_tokens: Option<usize>,
-    /// How tokens are drawn; its most tokens are set when the prompt's are counted.
+    /// How tokens are drawn. The most tokens are set later, when the tokens of the prompts are counted.
     pub(super) draw: SampleConfig,
     /// Whether the client chose the seed.
     pub(super) seeded: bool,
     /// Completions of each prompt.
     pub(super) count: usize,
-    /// A completion ends before any of these.
+    /// Texts that end a completion; it does not include them.
     pub(super) stop: Vec<String>,
     /// Repeat the prompt before the completion.
     pub(super) echo: bool,
-    /// Tell log-probabilities, and so many of the likeliest tokens at each place.
+    /// Tell log-probabilities, and at each place so many of the likeliest tokens with theirs.
     pub(super) log_probs: Option<usize>,
     /// Send tokens as they come.
     pub(super) stream: bool,
@@ -46,17 +47,17 @@ pub(super) enum Input {
 /// Why a request is not answered, in the shape of OpenAI's errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
-    /// HTTP's.
+    /// HTTP's status.
     pub(super) status: u16,
     /// What is wrong, what was found, and what would be right.
     pub(super) message: String,
-    /// The field.
+    /// The field that is wrong.
     pub(super) param: Option<String>,
     /// A word for programs.
     pub(super) code: Option<&'static str>,
 }
 
-/// Tokens of a completion where nothing is said; OpenAI's default.
+/// Most tokens of a completion where the request says nothing; OpenAI's default.
 const MAX_TOKENS: usize = 16;
 
 /// Most prompts of a request, as OpenAI has it, completions of each, and stop texts.
@@ -64,10 +65,10 @@ const MOST_PROMPTS: usize = 2048;
 const MOST_COMPLETIONS: u64 = 128;
 const MOST_STOPS: usize = 64;
 
-/// Most completions of a request, all prompts together: each holds memory until the last is written.
+/// Most completions of a request, all prompts together. Each of them holds memory until the last one is written.
 const MOST_SEQUENCES: usize = 2048;
 
-/// Most characters of a field's name that are looked at, and shown. No field has as many.
+/// Most characters of a field's name that are compared and shown. No known field has as many.
 const MOST_NAME: usize = 64;
 
 /// Most likeliest tokens that are told at a place; OpenAI's limit for chats.
@@ -75,57 +76,21 @@ const MOST_TOP: u64 = 20;
 
 /// Fields that are understood, in either form.
 const KNOWN: &[&str] = &[
-    "model",
-    "prompt",
-    "messages",
-    "max_tokens",
-    "max_completion_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "n",
-    "stop",
-    "seed",
-    "stream",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "echo",
+    "model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p",
+    "n", "stop", "seed", "stream", "stream_options", "logprobs", "top_logprobs", "echo",
 ];
 
-/// Fields that change nothing about what is written.
+/// Fields that do not change what is written.
 const HARMLESS: &[&str] = &[
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "parallel_tool_calls",
-    "cache_prompt",
+    "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "parallel_tool_calls", "cache_prompt",
 ];
 
-/// Fields with an effect that this server does not have; refused unless they say that it is not wanted.
+/// Fields with an effect that this server does not have. They are refused unless their value asks for nothing.
 const UNSUPPORTED: &[&str] = &[
-    "tools",
-    "tool_choice",
-    "functions",
-    "function_call",
-    "response_format",
-    "suffix",
-    "best_of",
-    "logit_bias",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "modalities",
-    "audio",
-    "prediction",
-    "reasoning_effort",
-    "web_search_options",
-    "verbosity",
+    "tools", "tool_choice", "functions", "function_call", "response_format", "suffix", "best_of", "logit_bias",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "modalities", "audio", "prediction",
+    "reasoning_effort", "web_search_options", "verbosity",
 ];
 
 impl Wanted {
@@ -212,6 +177,11 @@ impl Wanted {
 }
 
 impl Refusal {
+    /// A request that is refused with this status of HTTP, and this word for programs.
+    pub(super) fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code: Some(code) }
+    }
+
     /// Something is wrong with a field, or with the whole.
     pub(super) fn bad(param: Option<&str>, message: String) -> Self {
         Self { status: 400, message, param: param.map(str::to_owned), code: None }
@@ -229,7 +199,7 @@ impl Refusal {
     }
 }
 
-/// The fields that were not read yet.
+/// The fields that are not read yet.
 struct Fields {
     left: Map<String, Value>,
 }
@@ -270,7 +240,7 @@ impl Fields {
         }
     }
 
-    /// Negative seeds are as good as others.
+    /// Negative seeds are allowed.
     fn seed(&mut self) -> Result<Option<u64>, Refusal> {
         let Some(value) = self.take("seed") else { return Ok(None) };
         match value.as_u64().or(value.as_i64().map(i64::cast_unsigned)) {
@@ -303,7 +273,7 @@ impl Fields {
         }
     }
 
-    /// Whatever is left must be without an effect.
+    /// Refuses the fields that are left, unless they have no effect.
     fn finish(self, chat: bool) -> Result<(), Refusal> {
         for (name, value) in self.left {
             let name = name.as_str();
@@ -321,14 +291,8 @@ impl Fields {
                 return Err(Refusal::bad(Some(name), format!("{name}: is not a field of {form}")));
             }
             let shown = shortened(name, MOST_NAME);
-            // A longer one is near to no field, and to find that out would take long.
-            let near = match shown == name {
-                true => {
-                    let near = KNOWN.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
-                    near.min_by_key(|known| strsim::damerau_levenshtein(known, name))
-                }
-                false => None,
-            };
+            // A longer name is not near to any field, and comparing it would take long.
+            let near = if shown == name { nearest(name, KNOWN) } else { None };
             let hint = near.map_or_else(String::new, |known| format!("; did you mean {known:?}?"));
             return Err(Refusal::bad(Some(&shown), format!("{shown}: there is no such field{hint}")));
         }
@@ -394,7 +358,7 @@ fn messages(value: Option<&Value>) -> Result<Vec<Message>, Refusal> {
         let turn = value.as_object().ok_or_else(|| wrong(&format!("messages[{i}]"), value, "an object"))?;
         let null = Value::Null;
         let role = match turn.get("role") {
-            // Newer clients' word for it.
+            // Newer clients call it so.
             Some(Value::String(role)) if role == "developer" => "system",
             Some(Value::String(role)) => role.as_str(),
             other => return Err(wrong(&at("role"), other.unwrap_or(&null), "system, user or assistant")),
@@ -422,7 +386,7 @@ fn wrong(name: &str, found: &Value, expected: &str) -> Refusal {
     Refusal::bad(Some(name), format!("{name} = {}: must be {expected}", shown(found)))
 }
 
-/// A value as messages have it, which is not all of a long one.
+/// A value as messages show it: the beginning of a long one.
 fn shown(value: &Value) -> String {
     const MOST: usize = 80;
     shortened(&value.to_string(), MOST)

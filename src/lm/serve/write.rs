@@ -7,15 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::Rng as _;
 
-use super::ServeError;
+use super::error::ServeError;
 use super::request::{Input, Refusal, Wanted};
 use crate::device::{self, DeviceChoice};
 use crate::lm::batch::Batch;
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
+use crate::lm::error::LmError;
 use crate::lm::folder;
 use crate::lm::model::Decoder;
-use crate::lm::run::{LmError, eos_of, tokenizer_of, weights_sha256};
+use crate::lm::open::{eos_of, tokenizer_of, weights_sha256};
 use crate::lm::sample::{Finish, Pen, SampleConfig};
 use crate::lm::tokenizer::{Stream, Tokenizer};
 use crate::nn::fused::decoder::{linear, rows};
@@ -26,7 +27,7 @@ use crate::random::stream;
 pub struct Served {
     /// What clients call it.
     pub name: String,
-    /// SHA-256 of its weights; of an adapter's, where it has one.
+    /// SHA-256 of its weights or, where it has an adapter, of the adapter's.
     pub fingerprint: String,
     /// What the user should know.
     pub remarks: Vec<String>,
@@ -34,20 +35,20 @@ pub struct Served {
     tokenizer: Tokenizer,
     template: ChatTemplate,
     eos: Vec<u32>,
-    /// What is computed with, made when it is asked for first.
+    /// The weights in the form that computing needs. They are made for the first request.
     pen: OnceLock<Pen>,
-    /// Requests whose texts may be read as tokens at the same time, where that may take long: so a template or a text
-    /// that does holds up others of its kind only.
+    /// Places for requests whose texts may take long to be read as tokens, so that a slow template or a long text holds up
+    /// only other requests of this kind.
     pub(super) reading: Gate,
-    /// Threads that may write for requests that may take long, and other requests that may be written for at the same
-    /// time: so these never wait for those.
+    /// Places for threads that write for requests that may take long (`long`), and for other requests (`short`), so that
+    /// short requests never wait for long ones.
     pub(super) long: Gate,
     short: Gate,
-    /// Threads that a request may use.
+    /// Most threads that a request may use.
     threads: usize,
-    /// Held while a body is read as JSON, which takes up to 40 times its bytes: one at a time.
+    /// Held while a body is read as JSON. That takes up to 40 times its bytes, so one body is read at a time.
     pub(super) parsing: Mutex<()>,
-    /// Of requests that choose no seed.
+    /// Requests that choose no seed draw from streams of this one, each from its own.
     seed: u64,
     unseeded: AtomicU64,
 }
@@ -55,22 +56,22 @@ pub struct Served {
 /// A completion.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Choice {
-    /// Its text, after the prompt's where it is repeated.
+    /// Its text, after the text of the prompt where the prompt is repeated.
     pub(super) text: String,
-    /// Its tokens, likewise; without the one that ends a text.
+    /// Its tokens, likewise, without a token that ends a text.
     pub(super) tokens: Vec<Told>,
     /// Why it ends.
     pub(super) finish: Finish,
 }
 
-/// A token, and what is told of it.
+/// A token, and what is told about it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Told {
-    /// What it adds to the text: nothing where a character is not whole yet.
+    /// What it adds to the text: nothing while a character is not whole.
     pub(super) text: String,
-    /// What it is by itself.
+    /// The token by itself.
     pub(super) own: Own,
-    /// Of the model's own distribution, nats; the first token of a text has none.
+    /// Its log-probability by the model's own distribution, nats. The first token of a text has none.
     pub(super) log_prob: Option<f64>,
     /// The likeliest tokens in its place, the likeliest first.
     pub(super) top: Vec<(Own, f64)>,
@@ -80,7 +81,7 @@ pub(super) struct Told {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Own {
     pub(super) id: u32,
-    /// Its text; a part of a character as OpenAI writes it, such as `\xe2\x82`.
+    /// Its text. A part of a character is written as OpenAI writes it, such as `\xe2\x82`.
     pub(super) name: String,
     /// Its bytes; `None` for a special token, which stands for no text.
     pub(super) bytes: Option<Vec<u8>>,
@@ -89,43 +90,43 @@ pub(super) struct Own {
 /// What was written for a request.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    /// All completions of the first prompt, then those of the second, …
+    /// All completions of the first prompt, then all completions of the second, and so on.
     pub(super) choices: Vec<Choice>,
     /// Tokens read, each prompt once.
     pub(super) prompt_tokens: usize,
-    /// Tokens written, with those that end a text.
+    /// Tokens written, including tokens that end a text.
     pub(super) completion_tokens: usize,
 }
 
-/// Bytes of a text for each token of the context from which it is refused unread: hardly a token is longer than half of
-/// that.
+/// A text with more bytes than so many for each token of the context is refused unread. Hardly any token is longer than
+/// half of that.
 const MOST_TOKEN_BYTES: usize = 256;
 
-/// Most log-probabilities of a request, the likeliest tokens' included: with their texts they take some 300 bytes each.
+/// Most log-probabilities of a request, including the likeliest tokens. With its text, each takes some 300 bytes.
 const MOST_TOLD: usize = 1 << 20;
 
 /// Bytes of a text from which reading it as tokens may take long.
 const LONG_TEXT: usize = 64 << 10;
 
-/// Tokens of all completions together, with their prompts', from which writing them may take long.
+/// Tokens of all completions and their prompts together from which writing them may take long.
 const LONG_WORK: usize = 4096;
 
-/// Requests that do not take long and are written for at the same time; they share the processor.
+/// Most requests that do not take long and are written for at the same time. They share the processor.
 const MOST_SHORT: usize = 32;
 
 /// Rows whose logits are computed together, so that their memory stays small with a large vocabulary.
 const LOGIT_ROWS: usize = 64;
 
-/// Tokens before a place that decide what another one adds to the text there.
+/// How many tokens before a place decide what a token there adds to the text.
 const WINDOW: usize = 4;
 
 impl Served {
-    /// Reads a folder. `name` is what clients call the model, by default the folder's; `template` is a chat template by
-    /// name or file, by default the tokenizer's, or else "hh"; if it asks for the time, it is told `now`, in seconds since
-    /// 1970, by default that of each request.
+    /// Reads a folder. `name` is what clients call the model, by default the name of the folder. `template` is a chat template
+    /// by name or file, by default the tokenizer's, or else "hh". A template that asks for the time is told `now`, in seconds
+    /// since 1970, by default the time of each request.
     ///
     /// # Errors
-    /// [`ServeError`]: no model, one that scores, a missing tokenizer.
+    /// [`ServeError`]: no model, a model that scores, or no tokenizer.
     pub fn open(
         folder: &Path,
         name: Option<&str>,
@@ -147,7 +148,7 @@ impl Served {
         Ok(served)
     }
 
-    /// One that is in memory.
+    /// Serves a model that is in memory.
     ///
     /// # Errors
     /// [`ServeError`]: there is no such template.
@@ -191,9 +192,8 @@ impl Served {
         })
     }
 
-    /// Writes what is wanted. `piece` is told of text that is certain, by the number of its completion, from several
-    /// threads, and with an empty text of tokens that add none; where it says no, or `ends` says yes, nothing more is
-    /// written.
+    /// Writes what is wanted. `piece` is told the number of a completion and text that is certain, from several threads; the
+    /// text is empty for tokens that add none. When it returns false, or `ends` returns true, nothing more is written.
     pub(super) fn write(
         &self,
         wanted: &Wanted,
@@ -236,7 +236,7 @@ impl Served {
                 let ids: Vec<Vec<u32>> = repeated().map(|prompt| prompt.ids.clone()).collect();
                 let pen = self.pen.get_or_init(|| Pen::new(&self.decoder, false));
                 let write = || pen.write(&ids, &draw, &self.eos, 0, &goes_on);
-                // Threads of its own: those that all share would be another request's until it is at its end.
+                // Threads of its own: shared ones would belong to another request until that has ended.
                 let threads = rayon::ThreadPoolBuilder::new().num_threads(pass.taken);
                 threads.build().map_err(no_threads)?.install(write)
             }
@@ -279,7 +279,7 @@ impl Served {
         })
     }
 
-    /// Refuses what is longer than the context, whatever tokens it is read as; otherwise tells whether reading it may
+    /// Refuses prompts that are longer than the context, whatever tokens they are read as. Returns whether reading them may
     /// take long.
     fn fits(&self, wanted: &Wanted) -> Result<bool, Refusal> {
         let mut text = 0;
@@ -289,7 +289,7 @@ impl Served {
             let (found, most, unit) = match input {
                 Input::Ids(ids) => (ids.len(), context, "tokens"),
                 Input::Text(text) => (text.len(), bytes, "bytes"),
-                // A turn is a token at least.
+                // A turn is at least one token.
                 Input::Chat(messages) => {
                     let turn = |message: &Message| message.role.len() + message.content.len() + 1;
                     (messages.iter().map(turn).sum(), bytes, "bytes")
@@ -335,7 +335,7 @@ impl Served {
             }
         };
         if prompt.ids.is_empty() {
-            // A model that was trained on texts between EOS tokens begins one after it.
+            // A model that was trained on texts between EOS tokens begins a text after an EOS token.
             let special = self.tokenizer.special();
             let begin = special.bos.as_ref().or(special.eos.as_ref());
             let Some(begin) = begin else {
@@ -347,7 +347,7 @@ impl Served {
         Ok(prompt)
     }
 
-    /// How tokens are drawn; `None` where none are wanted.
+    /// How tokens are drawn; `None` where no tokens are wanted.
     fn draw(&self, wanted: &Wanted, prompts: &[Prompt]) -> Result<Option<SampleConfig>, Refusal> {
         let context = self.decoder.config.context;
         let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0);
@@ -380,14 +380,14 @@ impl Served {
         }
         match draw.validate() {
             Ok(()) => Ok(Some(draw)),
-            Err(message) => Err(Refusal::bad(message.clone().split(' ').next(), message)),
+            Err(error) => Err(Refusal::bad(Some(&error.field), error.to_string())),
         }
     }
 
-    /// What each token of a prompt adds to its text: what was added around it nothing.
+    /// What each token of a prompt adds to its text. Tokens that were put around the text add nothing.
     fn pieces(&self, prompt: &Prompt) -> Vec<String> {
         let mut pieces = vec![String::new(); prompt.added];
-        // Special tokens that the client wrote stay as they are.
+        // Special tokens that the client wrote stay.
         let mut stream = self.tokenizer.stream(false);
         let mut text = |id: &u32| stream.push(*id).unwrap_or_default();
         pieces.extend(prompt.ids[prompt.added..].iter().map(&mut text));
@@ -397,7 +397,7 @@ impl Served {
         pieces
     }
 
-    /// Fills in the log-probabilities of completions of one prompt, and with `echo` puts the prompt's tokens before
+    /// Fills in the log-probabilities of the completions of one prompt. With `echo`, the prompt's tokens are put before
     /// them.
     fn tell(&self, prompt: &Prompt, echo: bool, top: usize, completions: &[Vec<u32>], choices: &mut [Choice]) {
         let sequences: Vec<Vec<u32>> =
@@ -435,7 +435,7 @@ impl Served {
         }
     }
 
-    /// What a token would add after others.
+    /// What a token would add to the text after others.
     fn added(&self, before: &[u32], id: u32) -> String {
         let decode = |ids: &[u32]| self.tokenizer.decode(ids, true).unwrap_or_default();
         let alone = decode(before);
@@ -443,12 +443,12 @@ impl Served {
         both.strip_prefix(alone.trim_end_matches('\u{fffd}')).unwrap_or_default().to_owned()
     }
 
-    /// A token that adds `text`, not scored yet.
+    /// A token that adds `text`, without its log-probability.
     fn told(&self, id: u32, text: String) -> Told {
         Told { own: self.own(id, &text), text, log_prob: None, top: Vec::new() }
     }
 
-    /// A token that adds `text`, by itself.
+    /// The token by itself that adds `text` to the text.
     fn own(&self, id: u32, text: &str) -> Own {
         let spelled = self.tokenizer.token(id).unwrap_or_default();
         if text.is_empty() && self.tokenizer.is_special(&spelled) {
@@ -458,9 +458,9 @@ impl Served {
             return Own { id, name: text.to_owned(), bytes: Some(text.as_bytes().to_vec()) };
         };
         let name = match std::str::from_utf8(&bytes) {
-            // The last one of a text may be cut by a stop text.
+            // A stop text may have cut the last token.
             Ok(whole) if !text.is_empty() && whole.starts_with(text) => text.to_owned(),
-            // It may complete what is no character, which is not its own.
+            // The added text may include bytes of earlier tokens that form no character.
             Ok(whole) => whole.to_owned(),
             Err(_) => return Own { id, name: escaped(&bytes), bytes: Some(bytes) },
         };
@@ -468,35 +468,35 @@ impl Served {
     }
 }
 
-/// Bytes that are no text, as OpenAI writes them.
+/// Bytes that are not text, as OpenAI writes them.
 fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
 }
 
-/// Nobody waits for it any more, or the server ends.
+/// The client is gone, or the server ends.
 fn ended() -> Refusal {
     Refusal { status: 503, message: "the server is shutting down".to_owned(), param: None, code: None }
 }
 
 fn no_threads(_: rayon::ThreadPoolBuildError) -> Refusal {
-    let message = "there are no threads to be had: try again later".to_owned();
-    Refusal { status: 503, message, param: None, code: Some("overloaded") }
+    let message = "there are no threads: try again later";
+    Refusal::new(503, "overloaded", message)
 }
 
 /// A prompt as token ids.
 struct Prompt {
     ids: Vec<u32>,
-    /// How many of the first were put before the text; not counted where nothing is repeated.
+    /// How many of the first ids were put before the text. It is counted only where the prompt is repeated.
     added: usize,
 }
 
-/// A completion while it is written: text that is certain, as it comes.
+/// A completion while it is written.
 struct Track<'a> {
     stream: Option<Stream<'a>>,
     stops: &'a [String],
     /// Text so far, up to a stop text.
     text: String,
-    /// How much of it was handed out; what could begin a stop text is not.
+    /// Bytes of the text that were sent. An end that could begin a stop text is not sent.
     sent: usize,
     /// What each token added.
     pieces: Vec<String>,
@@ -535,7 +535,7 @@ impl<'a> Track<'a> {
 
     fn certain(&mut self, ended: bool) -> String {
         let unsent = &self.text[self.sent..];
-        // A stop text cannot begin before: what could have begun one was not sent.
+        // A stop text cannot begin in what was sent: whatever could have begun one was held back.
         if let Some(at) = self.stops.iter().filter_map(|stop| unsent.find(stop.as_str())).min() {
             self.text.truncate(self.sent + at);
             self.stopped = true;
@@ -547,7 +547,7 @@ impl<'a> Track<'a> {
         certain
     }
 
-    /// What the tokens of the text added: a last one that reaches into a stop text, up to there.
+    /// What each token of the text added. A last token that reaches into a stop text counts up to there.
     fn kept_pieces(&self) -> Vec<String> {
         let mut left = self.text.as_str();
         let mut kept = Vec::new();
@@ -563,7 +563,7 @@ impl<'a> Track<'a> {
     }
 }
 
-/// Bytes at the end of a text with which a stop text begins, but does not end.
+/// Bytes at the end of a text that are the beginning of a stop text, but not the whole.
 fn held_back(text: &str, stops: &[String]) -> usize {
     let of_stop = |stop: &String| {
         let ends = stop.char_indices().skip(1).map(|(end, _)| end).take_while(|&end| end <= text.len());
@@ -579,8 +579,8 @@ fn param_of(wanted: &Wanted) -> &'static str {
 }
 
 fn too_long(param: &str, problem: &str) -> Refusal {
-    let code = Some("context_length_exceeded");
-    Refusal { status: 400, message: format!("{param}: {problem}"), param: Some(param.to_owned()), code }
+    let refusal = Refusal::new(400, "context_length_exceeded", format!("{param}: {problem}"));
+    Refusal { param: Some(param.to_owned()), ..refusal }
 }
 
 /// ln Σ exp, in f64.
@@ -601,19 +601,19 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     ids
 }
 
-/// How often whoever waits for a place looks whether it is still wanted.
+/// How often a thread that waits for a place checks whether it has to end.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Has a number of places.
+/// A number of places, which threads take and give back.
 pub(super) struct Gate {
     free: Mutex<usize>,
     left: Condvar,
 }
 
-/// Permission to go on; given back when it is dropped.
+/// Places that a thread has taken. They are given back when this is dropped.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
-    /// Places that were had.
+    /// How many places.
     pub(super) taken: usize,
 }
 
@@ -622,8 +622,8 @@ impl Gate {
         Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
     }
 
-    /// Waits for a place, and takes up to so many of them, but leaves the half of what is free to others; `None` where
-    /// `ends` says yes before there is one.
+    /// Waits for a free place, and takes up to `most` of them, but only half of the free ones if there are several. `None`
+    /// when `ends` returns true before a place is free.
     pub(super) fn enter(&self, most: usize, ends: &dyn Fn() -> bool) -> Option<Pass<'_>> {
         let mut free = lock(&self.free);
         loop {
@@ -647,12 +647,12 @@ impl Drop for Pass<'_> {
     }
 }
 
-/// What one request's panic left behind is no other's concern.
+/// Locks, also after a panic of another request.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A folder's name: `model` says less than what it is in.
+/// A folder's name. A folder called `model` goes by the name of the folder that it is in.
 fn name_of(folder: &Path) -> String {
     let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let own = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -11,8 +11,8 @@
 //!   summary.json       where the session stands
 //! ```
 //!
-//! The ledger, the configuration and the model to begin with are the truth; everything else follows from them and is
-//! there to be quick, or to be read. Where it is torn or missing, it is made again.
+//! The ledger, the configuration and the model to begin with decide everything. The other files follow from them, and exist
+//! to save time, or to be read. A file that is torn or missing is made again.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
@@ -24,28 +24,29 @@ use burn::tensor::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Doing, Lesson, Material, Question, REVIEWS, Report, TeachConfig, ask, begin, due, update};
+use super::{Doing, Lesson, Material, REVIEWS, TeachConfig, TeachQuestion, TeachReport, ask, begin, due, update};
 use crate::disk::archive::{Archive, write_atomically};
 use crate::disk::changes::{CONFIGURATION, fits_configuration};
 use crate::disk::{Clock, DiskError, Folder, lines, shown};
+use crate::lm::error::LmError;
+use crate::lm::open::{asked_date, weights_sha256};
+use crate::lm::run::Shown;
 use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
-use crate::lm::run::{LmError, asked_date, weights_sha256};
-use crate::preference::Event;
-use crate::preference::Label;
 use crate::preference::ledger::{Ledger, MARK, Mark, answers};
+use crate::preference::{Event, Label};
 
 /// A session and its folder.
-pub struct Session {
+pub struct TeachSession {
     /// The folder.
     pub folder: Folder,
-    /// What stays the same.
+    /// What stays the same during the session.
     pub material: Material,
-    /// What changes.
+    /// What changes during the session.
     pub lesson: Lesson,
     /// One for the start, and one for each update.
-    pub reports: Vec<Report>,
+    pub reports: Vec<TeachReport>,
     clock: Clock,
-    /// Optimiser steps and updates of what was saved last.
+    /// Optimiser steps and updates at the last checkpoint.
     saved: Option<(usize, usize)>,
 }
 
@@ -62,15 +63,15 @@ pub struct TeachSummary {
     pub updates: usize,
     /// Optimiser steps taken.
     pub steps: usize,
-    /// Of the start.
-    pub start: Report,
-    /// Of the policy.
-    pub end: Report,
+    /// The report of the start.
+    pub start: TeachReport,
+    /// The report of the policy.
+    pub end: TeachReport,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
     /// CPU seconds of the process, likewise; `None` where the system does not tell.
     pub cpu_seconds: Option<f64>,
-    /// SHA-256 of what is trained.
+    /// SHA-256 of the parameters that are trained.
     pub weights_sha256: String,
     /// Folder of the policy.
     #[serde(serialize_with = "shown")]
@@ -101,7 +102,7 @@ pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
 /// When it is missing, torn, or that of another kind of run.
 pub fn read_config(path: &Path) -> Result<TeachConfig, LmError> {
     let file = path.join(CONFIG);
-    let text = fs::read_to_string(&file).map_err(|source| io(&file, "read the configuration", source))?;
+    let text = fs::read_to_string(&file).map_err(DiskError::io(&file, "read the configuration"))?;
     let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
     let config: TeachConfig = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
     config.validate().map_err(|error| wrong(&error.to_string()))?;
@@ -114,15 +115,15 @@ pub fn is_session(path: &Path) -> bool {
     path.join(LEDGER).is_file() && read_config(path).is_ok()
 }
 
-/// The questions that a session's folder holds; lines that cannot be read are left out, and told when it is opened.
+/// The questions in a session's folder. Lines that cannot be read are left out; opening the session tells of them.
 #[must_use]
-pub fn questions(path: &Path) -> Vec<Question> {
+pub fn questions(path: &Path) -> Vec<TeachQuestion> {
     all(&path.join(QUESTIONS), &|_| ())
 }
 
-/// The reports that a session's folder holds, likewise.
+/// The reports in a session's folder, likewise.
 #[must_use]
-pub fn reports(path: &Path) -> Vec<Report> {
+pub fn reports(path: &Path) -> Vec<TeachReport> {
     all(&path.join(METRICS), &|_| ())
 }
 
@@ -131,12 +132,12 @@ const LEDGER: &str = "labels.jsonl";
 const QUESTIONS: &str = "completions.jsonl";
 const METRICS: &str = "metrics.jsonl";
 
-/// Checkpoints that are kept: the newest, and the one before in case it is torn.
+/// How many checkpoints are kept: the newest, and the one before it in case the newest is torn.
 const KEPT: usize = 2;
 
-impl Session {
-    /// Reads a session from its claimed folder as it was at its newest checkpoint, or at its start, with its ledger and all events in it:
-    /// [`Session::catch_up`] is next. `warn` is told what was found damaged and is made again.
+impl TeachSession {
+    /// Reads a session from its claimed folder as it was at its newest checkpoint, or at its start, with its ledger and all
+    /// events in it. [`TeachSession::catch_up`] has to follow. `warn` is told which damaged files are made again.
     ///
     /// # Errors
     /// When the model, the prompts, the configuration or the ledger cannot be used.
@@ -151,15 +152,15 @@ impl Session {
         folder.assert_claimed();
         let path = &folder.path;
         let material = Material::read(&read_config(path)?, device)?;
-        let mut questions: Vec<Question> = all(&path.join(QUESTIONS), warn);
-        let mut reports: Vec<Report> = all(&path.join(METRICS), warn);
-        // What follows a line that is missing or bad is made again.
+        let mut questions: Vec<TeachQuestion> = all(&path.join(QUESTIONS), warn);
+        let mut reports: Vec<TeachReport> = all(&path.join(METRICS), warn);
+        // All lines after a missing or bad line are made again.
         questions.truncate(questions.iter().zip(0..).take_while(|(question, i)| question.query == *i).count());
         reports.truncate(reports.iter().enumerate().take_while(|(i, report)| report.updates == *i).count());
         let mut lesson = Lesson::new(&material);
         let mut clock = Clock::new();
-        let show = |shown: crate::lm::run::Shown<'_>| {
-            if let crate::lm::run::Shown::Note(note) = shown {
+        let show = |shown: Shown<'_>| {
+            if let Shown::Note(note) = shown {
                 warn(note.to_owned());
             }
         };
@@ -173,7 +174,7 @@ impl Session {
             }
         }
         if !folder.ledger().exists() {
-            // A kill came between the configuration and the ledger.
+            // The program was killed after it wrote the configuration, and before it wrote the ledger.
             Ledger::create(&folder.ledger())?;
         }
         let (ledger, events, torn) = Ledger::open(&folder.ledger())?;
@@ -206,11 +207,11 @@ impl Session {
         Ok((Self { folder: folder.clone(), material, lesson, reports, clock, saved }, ledger, events))
     }
 
-    /// Repeats what the ledger says. Returns what takes effect in the next update and is not enough for it yet; `None`
-    /// where it was stopped. New questions are asked after it.
+    /// Repeats what the ledger says, and asks new questions. Returns the events that take effect in the next update and are
+    /// not enough for it yet; `None` when it was stopped.
     ///
     /// # Errors
-    /// Those of [`ask`] and [`update`], and of the file system.
+    /// Errors of [`ask`] and [`update`], and of the file system.
     pub fn catch_up(
         &mut self,
         events: &[Event],
@@ -234,36 +235,30 @@ impl Session {
         }
     }
 
-    /// Asks new questions until enough are open, and writes them down; `None` where it was stopped.
+    /// Asks new questions until enough are open, and writes them down. Returns `None` when it was stopped.
     ///
     /// # Errors
-    /// Those of [`ask`], and of the file system.
-    pub fn ask(&mut self, stop: &AtomicBool) -> Result<Option<Vec<Arc<Question>>>, LmError> {
+    /// Errors of [`ask`], and of the file system.
+    pub fn ask(&mut self, stop: &AtomicBool) -> Result<Option<Vec<Arc<TeachQuestion>>>, LmError> {
         let asked = ask(&mut self.lesson, &self.material, stop)?;
         append(&self.folder.path.join(QUESTIONS), asked.iter().flatten().map(AsRef::as_ref))?;
         Ok(asked)
     }
 
-    /// Lets events take effect, and writes down what that did; false where it was stopped.
+    /// Lets events take effect, and writes down the report. Returns false when it was stopped.
     ///
     /// # Errors
-    /// Those of [`update`], and of the file system.
+    /// Errors of [`update`], and of the file system.
     pub fn update(
         &mut self,
         events: &[Event],
         stop: &AtomicBool,
         show: &dyn Fn(&Self, Doing),
     ) -> Result<bool, LmError> {
-        // What is shown beside is the session before the update.
+        // While it updates, the session from before the update is shown.
         let mut lesson = self.lesson.clone();
-        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing)).map_err(
-            |error| match error {
-                LmError::Diverged { source, .. } => {
-                    LmError::Diverged { source, checkpoint: checkpoints(&self.folder.path).pop() }
-                }
-                other => other,
-            },
-        )?;
+        let report = update(&mut lesson, &self.material, events, stop, &|doing| show(self, doing))
+            .map_err(|error| error.with_checkpoint(|| checkpoints(&self.folder.path).pop()))?;
         let Some(report) = report else { return Ok(false) };
         self.lesson = lesson;
         append(&self.folder.path.join(METRICS), [&report].into_iter())?;
@@ -275,10 +270,10 @@ impl Session {
         Ok(true)
     }
 
-    /// Writes a checkpoint, the model and a summary, unless they are as they should be already.
+    /// Writes a checkpoint, the model and a summary.
     ///
     /// # Errors
-    /// Those of the file system; what was saved before is kept.
+    /// Errors of the file system. What was saved before is kept.
     pub fn save(&mut self) -> Result<TeachSummary, LmError> {
         let model = self.folder.path.join("model");
         self.checkpoint()?;
@@ -303,14 +298,14 @@ impl Session {
         };
         let text = lines::pretty(&summary);
         let path = self.folder.path.join("summary.json");
-        write_atomically(&path, text.as_bytes()).map_err(|source| io(&path, "write the summary", source))?;
+        write_atomically(&path, text.as_bytes()).map_err(DiskError::io(&path, "write the summary"))?;
         Ok(summary)
     }
 
-    /// Writes a checkpoint, where something was learned since the last one.
+    /// Writes a checkpoint if something was learned since the last one.
     fn checkpoint(&mut self) -> Result<(), LmError> {
         let now = (self.lesson.trainee.step, self.lesson.updates);
-        // Before the first step there is nothing to keep: the start is quick to come by.
+        // Before the first step there is nothing to keep: the start is made quickly.
         if now.0 == 0 || self.saved == Some(now) {
             return Ok(());
         }
@@ -324,10 +319,10 @@ impl Session {
         archive.put(MARK, &mark);
         archive.put("wall_seconds", &self.clock.wall());
         archive.put("cpu_seconds", &self.clock.cpu());
-        // By update, because an update in which all was skipped takes no step.
+        // The name counts updates, because an update in which all was skipped takes no step.
         let name = format!("update-{:08}.safetensors", self.lesson.updates);
         let folder = self.folder.path.join("checkpoints");
-        fs::create_dir_all(&folder).map_err(|source| io(&folder, "make the folder", source))?;
+        fs::create_dir_all(&folder).map_err(DiskError::io(&folder, "make the folder"))?;
         let path = folder.join(name);
         archive.check_finite(&path, &[])?;
         archive.save(&path)?;
@@ -340,8 +335,8 @@ impl Session {
     }
 }
 
-/// What the lines of a file say; `warn` is told of those that cannot be read. Everything here follows from the ledger, so a
-/// file that cannot be read at all is as one that is missing.
+/// The values in the lines of a file. `warn` is told of lines that cannot be read. All of it follows from the ledger, so a
+/// file that cannot be read at all counts as missing.
 fn all<T: DeserializeOwned>(path: &Path, warn: &dyn Fn(String)) -> Vec<T> {
     let read = lines::read(path).unwrap_or_else(|error| {
         warn(format!("{}: {error}; made again", path.display()));
@@ -353,18 +348,14 @@ fn all<T: DeserializeOwned>(path: &Path, warn: &dyn Fn(String)) -> Vec<T> {
 }
 
 fn write_lines<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
-    write_atomically(path, text(values).as_bytes()).map_err(|source| io(path, "write", source))
+    Ok(write_atomically(path, text(values).as_bytes()).map_err(DiskError::io(path, "write"))?)
 }
 
 fn append<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
     let write = || OpenOptions::new().append(true).open(path)?.write_all(text(values).as_bytes());
-    write().map_err(|source| io(path, "append to", source))
+    Ok(write().map_err(DiskError::io(path, "append to"))?)
 }
 
 fn text<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
     values.map(lines::line).collect()
-}
-
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> LmError {
-    DiskError::Io { path: path.to_owned(), action, source }.into()
 }

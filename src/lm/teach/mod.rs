@@ -2,12 +2,12 @@
 //! choose which to ask → label → train by DPO → measure*, and from the start again with the policy as it now is.
 //!
 //! This is the loop of Christiano et al. 2017 (arXiv 1706.03741) with the policy as its own reward model (Rafailov et
-//! al. 2023, arXiv 2305.18290): DPO's implicit reward β·(log π − log π_ref) says what the answers have taught.
+//! al. 2023, arXiv 2305.18290): DPO's implicit reward β·(log π − log π_ref) tells what the answers have taught.
 //!
 //! **Logical time.** Updates are counted from 0. An answer, an undo and a change carry the number of the update in which
-//! they take effect; update u happens as soon as enough answers carry u (see [`due`]). What is asked before it depends
-//! on the configuration, the model to begin with, and the answers before u alone. So the ledger, and nothing else, says
-//! what became of the model: [`folder::Session::catch_up`] repeats it to the bit.
+//! they take effect. Update u happens as soon as enough answers carry u (see [`due`]). The questions before it depend only
+//! on the configuration, the model to begin with, and the answers before u. So the ledger alone decides what becomes of the
+//! model, and [`folder::TeachSession::catch_up`] repeats it to the bit.
 
 pub mod folder;
 
@@ -29,21 +29,24 @@ use super::data::{
 };
 use super::diagnose::{self, Sampled};
 use super::dpo::{self, Dpo, Reference};
+use super::error::LmError;
 use super::gold::{self, Gold, Scored};
 use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
+use super::open::{eos_of, tokenizer_of};
 use super::optim::{Optimizer, OptimizerConfig, Schedule};
 use super::reviews;
-use super::run::{LmError, eos_of, tokenizer_of, writable};
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{Metrics, TrainConfig, Trainee, step};
 use crate::device::DeviceChoice;
+use crate::disk::layers;
 use crate::preference::ledger::SegmentId;
 use crate::preference::likelihood::sigmoid;
-use crate::preference::query::{self, Sampler};
+use crate::preference::query::{self, Candidates, Reads, SAMPLERS, Sampler, UNIFORM};
 use crate::preference::{Event, Label, Why};
 use crate::random::stream;
+use crate::table::Line;
 
 /// How a model is taught.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,19 +62,19 @@ pub struct TeachConfig {
     /// records today.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_date: Option<String>,
-    /// File or folder with prompts: rows `{"prompt"}`, or a `.txt` file with one a line; `reviews` for beginnings of
+    /// File or folder with prompts: rows `{"prompt"}`, or a `.txt` file with one prompt a line. `reviews` means beginnings of
     /// texts of the embedded world.
     pub prompts: PathBuf,
     /// Gold reward that the policy is measured with; empty for none. The policy never sees it.
     pub gold: String,
     /// Most tokens of a completion.
     pub max_new_tokens: usize,
-    /// Temperature of the completions that are compared; measured is at 1.
+    /// Temperature of the completions that are compared. The policy is measured at temperature 1.
     pub temperature: f64,
-    /// Pairs that questions are chosen from, each time; `uniform` writes only those that it asks.
+    /// How many pairs are written each time to choose questions from. `uniform` writes only the pairs that it asks.
     pub candidates: usize,
-    /// How questions are chosen: `uniform`, or `entropy` of the answer that the implicit reward expects.
-    pub sampler: Sampler,
+    /// How questions are chosen: `uniform`, or by the `entropy` of the answer that the implicit reward expects.
+    pub sampler: &'static Line<Sampler>,
     /// Answers after which the policy learns.
     pub answers_per_update: usize,
     /// The loss.
@@ -110,32 +113,32 @@ pub struct Material {
     held_out: Vec<Vec<u32>>,
 }
 
-/// What changes: the policy, what was asked, and what was answered.
+/// What changes during a session: the policy, the questions and the answers.
 #[derive(Debug, Clone)]
 pub struct Lesson {
     /// The policy.
     pub trainee: Trainee,
     /// Updates made.
     pub updates: usize,
-    /// Prompts drawn: where the next ones come from.
+    /// Prompts that were drawn so far. The next ones have the numbers after these.
     pub drawn: u64,
     /// All questions, by their number.
-    pub questions: Vec<Arc<Question>>,
-    /// Answers that have taken effect, by query; "skip" after one was taken back.
+    pub questions: Vec<Arc<TeachQuestion>>,
+    /// Answers that have taken effect, by query. One that was taken back counts as "skip".
     pub labels: BTreeMap<u64, Label>,
 }
 
 /// Two completions to compare: a line of `completions.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Question {
+pub struct TeachQuestion {
     /// Its number, from 0.
     pub query: u64,
-    /// Updates made when it was asked: which policy wrote it.
+    /// Updates made when it was asked. They tell which policy wrote it.
     pub update: usize,
     /// Optimiser steps taken by then.
     pub step: usize,
-    /// What is completed.
+    /// The text that is completed.
     pub prompt: String,
     /// The two completions.
     pub completions: [String; 2],
@@ -145,16 +148,16 @@ pub struct Question {
     pub ids: [Vec<u32>; 2],
     /// log π_ref of the two, nats.
     pub reference: [f64; 2],
-    /// Probability that the first is preferred, by the implicit reward when it was asked; ½ before the first update.
+    /// Probability that the first one is preferred, by the implicit reward when it was asked; ½ before the first update.
     pub predicted: f64,
-    /// Why it was chosen; absent where that was at random.
+    /// Why it was chosen; absent where it was chosen at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
 }
 
-/// What an update did: a line of `metrics.jsonl`. The first one is of the start, before any.
+/// What an update did: a line of `metrics.jsonl`. The first line is about the start, before any update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct TeachReport {
     /// Updates made, this one included.
     pub updates: usize,
     /// Optimiser steps taken.
@@ -163,13 +166,13 @@ pub struct Report {
     pub answered: usize,
     /// Answers that are trained on: neither skipped nor taken back.
     pub used: usize,
-    /// New answers of this update with a better side, and how many of these the implicit reward expected before it was
-    /// trained on them. None before anything was learned.
+    /// How many new answers of this update prefer one side, and how many of these the implicit reward expected before it
+    /// was trained on them. Both are 0 before anything was learned.
     pub ahead: [usize; 2],
-    /// Mean loss of the update's last step; absent where nothing new was to be learned.
+    /// Mean loss of the update's last step; absent where there was nothing new to learn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,
-    /// Share of that step's answers whose better side has the higher implicit reward; they were trained on before.
+    /// Share of that step's answers whose preferred side has the higher implicit reward. They were trained on before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Measures of the policy's completions of held-out prompts.
@@ -187,24 +190,29 @@ pub enum Doing {
     Measuring,
 }
 
-/// The name of the embedded world among prompts.
+/// The name that stands for the embedded world where prompts are named.
 pub const REVIEWS: &str = "reviews";
 
-/// Words of the embedded world's texts that a prompt has.
+/// How many words of a text of the embedded world are a prompt.
 const WORDS: std::ops::RangeInclusive<usize> = 2..=8;
 
-/// Questions that are open at a time, in updates: a person answers the next ones while the policy learns.
+/// For how many updates questions are open at a time: a person answers the next ones while the policy learns.
 const AHEAD: usize = 2;
 
-/// Times that pairs are drawn anew where both completions are the same.
+/// How often pairs are drawn anew because both completions are the same.
 const ROUNDS: usize = 8;
 
-/// Streams that comparisons of the start with the present draw from: far from those of the questions, and from those of
-/// measuring.
+/// The first stream that comparisons of the start with the present policy draw from. It is far from the streams of the
+/// questions, and of measuring.
 const COMPARING: u64 = 1 << 50;
 
 /// Largest share of a file's prompts that is held out.
 const HELD_OUT_SHARE: f64 = 0.2;
+
+/// Samplers that a session can use, whose only judge is the policy itself: no ensemble that disagrees, and no positions.
+pub fn samplers() -> impl Iterator<Item = &'static Line<Sampler>> {
+    SAMPLERS.iter().copied().filter(|sampler| sampler.reads.iter().all(|what| *what == Reads::Predictions))
+}
 
 impl Default for TeachConfig {
     /// For a model of a million parameters: an update takes about two seconds on two cores.
@@ -219,7 +227,7 @@ impl Default for TeachConfig {
             max_new_tokens: 48,
             temperature: 1.0,
             candidates: 32,
-            sampler: Sampler::Uniform,
+            sampler: &UNIFORM,
             answers_per_update: 8,
             loss: LossConfig::default(),
             learning_rate: 5e-5,
@@ -233,7 +241,7 @@ impl Default for TeachConfig {
 }
 
 impl TeachConfig {
-    /// The defaults for a model and prompts. Only of the embedded world is it known what is good.
+    /// The defaults for a model and prompts. A gold reward is known only for the embedded world.
     #[must_use]
     pub fn new(model: &Path, prompts: &Path) -> Self {
         let known = prompts == Path::new(REVIEWS);
@@ -241,7 +249,7 @@ impl TeachConfig {
         Self { model: model.to_owned(), prompts: prompts.to_owned(), gold, ..Self::default() }
     }
 
-    /// The time that a chat template is told if it asks: the beginning of `template_date`.
+    /// The time that a chat template is told if it asks for it: the beginning of `template_date`.
     fn template_time(&self) -> Result<Option<i64>, LmError> {
         let date = self.template_date.as_deref().map(chat::date).transpose();
         date.map_err(|problem| LmError::Config(format!("template_date = {problem}")))
@@ -259,7 +267,7 @@ impl TeachConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
-        writable(self)?;
+        layers::layer(self)?;
         if self.model.as_os_str().is_empty() {
             return wrong("model: none is given; it must be the folder of a model that writes".to_owned());
         }
@@ -279,15 +287,16 @@ impl TeachConfig {
             let found = self.temperature;
             return wrong(format!("temperature = {found}: must be positive, or both completions are the same"));
         }
-        if !matches!(self.sampler, Sampler::Uniform | Sampler::Entropy) {
+        if !samplers().any(|sampler| sampler == self.sampler) {
             return wrong(format!(
-                "sampler = {}: needs an ensemble of reward models, and the policy is the only one here; use uniform or entropy",
-                self.sampler
+                "sampler = {}: needs an ensemble of reward models, and the policy is the only one here; use {}",
+                self.sampler.name,
+                samplers().map(|sampler| sampler.name).collect::<Vec<_>>().join(" or ")
             ));
         }
         self.template_time()?;
         self.loss.validate().map_err(|error| LmError::Config(format!("loss.{error}")))?;
-        self.train().validate().map_err(LmError::Config)
+        self.train().validate().map_err(|error| LmError::Config(error.to_string()))
     }
 
     /// The loop's own configuration of an update.
@@ -364,7 +373,7 @@ impl Material {
         match &self.prompts {
             Prompts::Reviews(room) => range.map(|i| review(&self.tokenizer, seed, "prompt", i, *room)).collect(),
             Prompts::Rows(rows) => {
-                // Each row once, then each once more in another order.
+                // Each row once, then each row once more in another order, and so on.
                 let mut order: (u64, Vec<usize>) = (u64::MAX, Vec::new());
                 let len = rows.len() as u64;
                 let mut row = |i: u64| {
@@ -389,7 +398,7 @@ fn review(tokenizer: &Tokenizer, seed: u64, name: &str, i: u64, room: usize) -> 
     Ok(ids)
 }
 
-/// Prompts of a file: those that are asked about, and those that are held out.
+/// Prompts of a file: those that questions are asked about, and those that are held out.
 fn rows(
     config: &TeachConfig,
     tokenizer: &Tokenizer,
@@ -427,7 +436,7 @@ fn rows(
     if rows.is_empty() {
         return Err(LmError::Config(format!("{name}: every prompt is empty; each must have a token at least")));
     }
-    // Drawn, because files are often sorted. The one prompt of a file is for both.
+    // They are drawn, because files are often sorted. A single prompt serves both purposes.
     let most = (rows.len() as f64 * HELD_OUT_SHARE).ceil() as usize;
     let count = config.held_out.min(most).min(rows.len() - 1);
     let order = data::order(config.seed, u64::MAX, rows.len());
@@ -440,7 +449,7 @@ fn rows(
 // -------------------------------------------------------------------------------------------------------------- the loop
 
 impl Lesson {
-    /// Before anything was asked.
+    /// A lesson before anything was asked.
     #[must_use]
     pub fn new(material: &Material) -> Self {
         Self {
@@ -453,24 +462,28 @@ impl Lesson {
     }
 
     /// Questions without an answer that has taken effect, the next one first.
-    pub fn pending(&self) -> impl Iterator<Item = &Arc<Question>> + '_ {
+    pub fn pending(&self) -> impl Iterator<Item = &Arc<TeachQuestion>> + '_ {
         self.questions.iter().filter(|question| !self.labels.contains_key(&question.query))
     }
 }
 
-/// Asks new questions until enough are open, and returns these; `None` where it was stopped, and nothing has changed.
+/// Asks new questions until enough are open, and returns the new ones; `None` when it was stopped, and nothing has changed.
 ///
 /// # Errors
-/// When the two completions are the same again and again.
-pub fn ask(lesson: &mut Lesson, material: &Material, stop: &AtomicBool) -> Result<Option<Vec<Arc<Question>>>, LmError> {
+/// When both completions are the same in every attempt.
+pub fn ask(
+    lesson: &mut Lesson,
+    material: &Material,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<Arc<TeachQuestion>>>, LmError> {
     let Material { config, start, tokenizer, eos, .. } = material;
     let policy = &lesson.trainee.model;
     let open = lesson.pending().count();
     let mut missing = (AHEAD * config.answers_per_update).saturating_sub(open);
     let mut drawn = lesson.drawn;
-    let mut asked: Vec<Arc<Question>> = Vec::new();
-    // Before anything was learned all expected answers are ½, up to rounding.
-    let sampler = if lesson.trainee.step == 0 { Sampler::Uniform } else { config.sampler };
+    let mut asked: Vec<Arc<TeachQuestion>> = Vec::new();
+    // Before anything was learned, all expected answers are ½, up to rounding.
+    let sampler = if lesson.trainee.step == 0 { &UNIFORM } else { config.sampler };
     let sampling = SampleConfig {
         max_new_tokens: config.max_new_tokens,
         temperature: config.temperature,
@@ -481,7 +494,7 @@ pub fn ask(lesson: &mut Lesson, material: &Material, stop: &AtomicBool) -> Resul
         if missing == 0 {
             break;
         }
-        let count = if sampler == Sampler::Uniform { missing } else { missing.max(config.candidates) };
+        let count = if sampler.reads.is_empty() { missing } else { missing.max(config.candidates) };
         let prompts = material.prompts(drawn..drawn + count as u64)?;
         let twice: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
         let goes_on = |_: usize, _: &[u32]| !stop.load(Ordering::Relaxed);
@@ -491,7 +504,7 @@ pub fn ask(lesson: &mut Lesson, material: &Material, stop: &AtomicBool) -> Resul
         }
         drawn += count as u64;
         let pair = |(row, (prompt, both)): (usize, (&Vec<u32>, &[Completion]))| {
-            let side = |i: usize| Encoded { ids: [prompt.as_slice(), &both[i].ids].concat(), prompt_len: prompt.len() };
+            let side = |i: usize| Encoded::new(prompt, &both[i].ids);
             let differ = both[0].ids != both[1].ids;
             differ.then(|| EncodedPair { row, chosen: side(0), rejected: side(1), margin: None, target: None })
         };
@@ -505,16 +518,17 @@ pub fn ask(lesson: &mut Lesson, material: &Material, stop: &AtomicBool) -> Resul
             0 => vec![0.5; pairs.len()],
             _ => expected(config, policy, &pairs, &reference),
         };
-        // An ensemble of reward models would give a row for each member here.
+        // There is one member: the policy. An ensemble of reward models would have several.
         let (beliefs, members) = (&predicted, 1);
         let mut rng = stream(config.seed, "choose", drawn);
         let entropy = query::entropy(beliefs, members);
-        for i in query::select(&sampler, missing, beliefs, members, &[], &[], &mut rng) {
+        let candidates = Candidates { probabilities: beliefs, members, positions: &[], labelled: &[] };
+        for i in sampler.select(missing, &candidates, &mut rng) {
             let EncodedPair { chosen, rejected, .. } = &pairs[i];
             let text = |ids: &[u32]| tokenizer.decode(ids, true);
             let ids = [chosen.completion().to_vec(), rejected.completion().to_vec()];
             let why = Why { disagreement: 0.0, entropy: entropy[i] };
-            asked.push(Arc::new(Question {
+            asked.push(Arc::new(TeachQuestion {
                 query: (lesson.questions.len() + asked.len()) as u64,
                 update: lesson.updates,
                 step: lesson.trainee.step,
@@ -524,7 +538,7 @@ pub fn ask(lesson: &mut Lesson, material: &Material, stop: &AtomicBool) -> Resul
                 ids,
                 reference: reference[i],
                 predicted: predicted[i],
-                why: (sampler != Sampler::Uniform).then_some(why),
+                why: (!sampler.reads.is_empty()).then_some(why),
             }));
             missing -= 1;
         }
@@ -558,18 +572,18 @@ fn expected(config: &TeachConfig, policy: &Decoder, pairs: &[EncodedPair], refer
     pairs.iter().zip(&own).zip(reference).map(of_pair).collect()
 }
 
-/// Whether these events, which carry the present update's number, are enough for it: as many answers as it takes, or as
-/// there are questions.
+/// Whether these events, which carry the number of the present update, are enough for it: as many answers as an update
+/// needs, or as there are open questions.
 #[must_use]
 pub fn due(lesson: &Lesson, material: &Material, events: &[Event]) -> bool {
     let answers = events.iter().filter(|event| matches!(event, Event::Answer(_))).count();
     answers > 0 && answers >= material.config.answers_per_update.min(lesson.pending().count())
 }
 
-/// Lets events take effect: trains on all answers so far, and measures. `None` where it was stopped, and nothing has
-/// changed.
+/// Lets events take effect: trains on all answers so far, and measures the policy. Returns `None` when it was stopped, and
+/// nothing has changed.
 ///
-/// Where the events change no answer that is trained on (all were skipped), nothing is learned.
+/// If the events change no answer that is trained on (all were skipped), nothing is learned.
 ///
 /// # Errors
 /// When an event does not belong to what was asked, training diverges, or the gold reward fails.
@@ -579,7 +593,7 @@ pub fn update(
     events: &[Event],
     stop: &AtomicBool,
     show: &dyn Fn(Doing),
-) -> Result<Option<Report>, LmError> {
+) -> Result<Option<TeachReport>, LmError> {
     let config = &material.config;
     let mut labels = lesson.labels.clone();
     let mut fresh = Vec::new();
@@ -593,7 +607,7 @@ pub fn update(
     let changed = answers != used(&lesson.labels);
     let question = |query: u64| &lesson.questions[query as usize];
 
-    // One step ahead: does the policy know the new answers before it has learned them?
+    // How many of the new answers did the policy expect before it learned from them?
     let decided: Vec<(u64, Label)> = fresh
         .iter()
         .filter_map(|query| Some((*query, *labels.get(query)?)))
@@ -634,7 +648,7 @@ pub fn update(
         }
     }
     show(Doing::Measuring);
-    let report = Report {
+    let report = TeachReport {
         updates: lesson.updates + 1,
         step: trainee.step,
         answered: labels.len(),
@@ -652,7 +666,7 @@ pub fn update(
 fn apply(
     labels: &mut BTreeMap<u64, Label>,
     fresh: &mut Vec<u64>,
-    questions: &[Arc<Question>],
+    questions: &[Arc<TeachQuestion>],
     event: &Event,
 ) -> Result<(), LmError> {
     let wrong = |query: u64, problem: &str| {
@@ -662,7 +676,7 @@ fn apply(
         Event::Answer(answer) => {
             let query = answer.query;
             let asked = usize::try_from(query).ok().and_then(|i| questions.get(i));
-            let Some(question) = asked else { return wrong(query, "is answered, but was not asked by then") };
+            let Some(question) = asked else { return wrong(query, "is answered, but was not asked before") };
             if question.sides() != [answer.first.clone(), answer.second.clone()] {
                 return wrong(query, "was answered for other completions than are written now");
             }
@@ -675,20 +689,20 @@ fn apply(
             let label = if let Event::Relabel { label, .. } = event { *label } else { Label::Skip };
             match labels.get_mut(query) {
                 Some(known) => *known = label,
-                None => return wrong(*query, "is changed, but has no answer by then"),
+                None => return wrong(*query, "is changed, but has no answer before"),
             }
         }
     }
     Ok(())
 }
 
-/// What the start does with the held-out prompts.
+/// The report of the start: how it completes the held-out prompts.
 ///
 /// # Errors
-/// Those of the gold reward, and of decoding.
-pub fn begin(material: &Material) -> Result<Report, LmError> {
+/// Errors of the gold reward, and of decoding.
+pub fn begin(material: &Material) -> Result<TeachReport, LmError> {
     let sampled = measure(material, &material.start)?;
-    Ok(Report { updates: 0, step: 0, answered: 0, used: 0, ahead: [0, 0], loss: None, accuracy: None, sampled })
+    Ok(TeachReport { updates: 0, step: 0, answered: 0, used: 0, ahead: [0, 0], loss: None, accuracy: None, sampled })
 }
 
 fn measure(material: &Material, policy: &Decoder) -> Result<Sampled, LmError> {
@@ -727,11 +741,11 @@ pub fn complete(
     Ok(texts)
 }
 
-/// What a rater says who knows the gold reward; without one, that both are equal.
+/// The answer of a rater who knows the gold reward. Without a gold reward, both completions are equal.
 ///
 /// # Errors
-/// Those of the gold reward.
-pub fn gold_label(material: &Material, question: &Question) -> Result<Label, LmError> {
+/// Errors of the gold reward.
+pub fn gold_label(material: &Material, question: &TeachQuestion) -> Result<Label, LmError> {
     let Some(gold) = &material.gold else { return Ok(Label::Equal) };
     let rows = question.completions.each_ref().map(|completion| Scored { prompt: &question.prompt, completion });
     let scores = gold.scores(&rows)?;
@@ -742,8 +756,8 @@ pub fn gold_label(material: &Material, question: &Question) -> Result<Label, LmE
     })
 }
 
-impl Question {
-    /// What is said of the two completions in the ledger: digests of the tokens of prompt and completion.
+impl TeachQuestion {
+    /// The names of the two completions in the ledger: digests of the tokens of prompt and completion.
     #[must_use]
     pub fn sides(&self) -> [SegmentId; 2] {
         self.ids.each_ref().map(|ids| {
@@ -754,17 +768,16 @@ impl Question {
         })
     }
 
-    /// As a comparison to learn from.
+    /// The question with its answer, as a comparison to learn from.
     fn pair(&self, label: Label) -> EncodedPair {
-        let prompt = &self.prompt_ids;
-        let side = |i: usize| Encoded { ids: [prompt.as_slice(), &self.ids[i]].concat(), prompt_len: prompt.len() };
+        let side = |i: usize| Encoded::new(&self.prompt_ids, &self.ids[i]);
         let (chosen, rejected) = if label == Label::Second { (1, 0) } else { (0, 1) };
         let target = (label == Label::Equal).then_some(0.5);
         let row = usize::try_from(self.query).unwrap_or(usize::MAX);
         EncodedPair { row, chosen: side(chosen), rejected: side(rejected), margin: None, target }
     }
 
-    /// log π_ref in that order.
+    /// log π_ref of the two completions in the order of [`TeachQuestion::pair`].
     fn reference_of(&self, label: Label) -> [f64; 2] {
         let [first, second] = self.reference;
         if label == Label::Second { [second, first] } else { [first, second] }

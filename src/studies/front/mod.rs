@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::lock::Claim;
@@ -23,86 +24,52 @@ use crate::disk::{Clock, DiskError};
 use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::diagnose::{self, Estimate};
 use crate::lm::dpo::{Dpo, Reference};
+use crate::lm::error::LmError;
 use crate::lm::folder::{self, with_scores};
 use crate::lm::gold::Gold;
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss, Scale};
-use crate::lm::optim::{Optimizer, Schedule};
-use crate::lm::ppo::{Ppo, PpoConfig, iterate};
-use crate::lm::run::{LmError, SIZES, Shown};
-use crate::lm::sample::{Completion, SampleConfig, generate, generate_mixed};
-use crate::lm::train::{MOST_LEARNING_RATE, Stage, TrainConfig, Trainee, step};
-use crate::lm::{reward, score};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss, Scale};
+use crate::lm::optim::Schedule;
+use crate::lm::ppo::{self, Ppo, PpoConfig};
+use crate::lm::run::Shown;
+use crate::lm::sample::{Completion, generate_mixed};
+use crate::lm::score;
+use crate::lm::train::{self, Stage, TrainConfig, Trainee};
 use crate::preference::pearson;
 use crate::soup::grid;
-use crate::studies::world::{
-    BeginConfig, Beginning, PAIR_PART_TOKENS, PART_TOKENS, RewardFit, begin, by_prompt, check_gold, comparisons, io,
-    optimizer, read_json, reward_model, same_config, write_json,
+use crate::studies::beginning::{
+    Beginning, PAIR_PART_TOKENS, PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, io,
+    judged, optimizer, read_json, reward_model, same_config, unless, write_json,
 };
 use table::{costs_of, draw, row};
 
 /// What is run.
+pub type FrontConfig = Study<FrontOwn>;
+
+/// What is a front's own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct FrontConfig {
-    /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
-    pub corpus: String,
+pub struct FrontOwn {
     /// Gold rewards, each of which an objective is to raise; `sentiment` is that of reviews and of IMDB.
     pub objectives: Vec<String>,
     /// Which methods.
     pub methods: Vec<Method>,
-    /// Each has a model, comparisons, and runs of its own.
-    pub seeds: Vec<u64>,
     /// Weights of methods that train a policy for each go in so many steps from one objective to the other.
     pub weight_steps: usize,
     /// Those of methods that mix what is trained.
     pub mix_steps: usize,
-    /// Size of the model, one of [`SIZES`].
-    pub size: String,
-    /// Tokens of the tokenizer.
-    pub vocabulary: usize,
-    /// Longest sequence in pre-training, tokens.
-    pub context: usize,
-    /// Texts of the embedded world.
-    pub texts: usize,
-    /// Passes over the texts in pre-training.
-    pub pretrain_epochs: f64,
-    /// Prompts that the comparisons are about.
-    pub prompts: usize,
-    /// Completions of each; every two of them are compared.
-    pub completions: usize,
-    /// Prompts that policies are measured on.
-    pub eval_prompts: usize,
-    /// Most tokens of a completion.
-    pub max_new_tokens: usize,
     /// β of everything that is trained on comparisons.
     pub beta: f64,
     /// MODPO's form.
-    pub form: Form,
-    /// Prompts a step, with all their comparisons.
-    pub batch_size: usize,
-    /// Steps of a policy's training on comparisons.
-    pub steps: usize,
-    /// Its learning rate.
-    pub learning_rate: f64,
-    /// Learning rate of reward models.
-    pub reward_learning_rate: f64,
-    /// Prompts a step of theirs.
-    pub reward_batch_size: usize,
-    /// Passes of theirs over the comparisons.
-    pub reward_epochs: f64,
-    /// Iterations of PPO.
-    pub ppo_iterations: usize,
-    /// PPO's own.
-    pub ppo: PpoConfig,
+    pub form: ModpoForm,
     /// Number of completions that best-of-n chooses from.
     pub best_of: usize,
 }
 
 /// Ways to weigh objectives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// DPO with the other objectives as margins; the ends are DPO.
@@ -207,136 +174,146 @@ pub struct Fronts {
     pub costs: BTreeMap<String, f64>,
 }
 
+/// A method: what it is called, what it needs of every single objective, and how it makes policies of it.
+struct Recipe {
+    name: &'static str,
+    /// The last of these are the method's policies at the ends.
+    singles: &'static [Single],
+    way: Way,
+}
+
+/// What is trained for a single objective.
+#[derive(Clone, Copy)]
+enum Single {
+    Reward,
+    Dpo,
+    Ppo,
+}
+
+/// How a method makes policies for weights.
+enum Way {
+    /// It trains one for each.
+    Trains(Training),
+    /// It mixes the weights of the single objectives' policies.
+    Soup,
+    /// It mixes what these say of the next token.
+    MixesLogits,
+    /// It chooses among completions by the reward models.
+    Chooses,
+}
+
+/// Trains a policy for weights between the ends and keeps it under this name; nothing where it was stopped.
+type Training = fn(&Shared<'_>, &str, &[f64], &Watch<'_>) -> Result<Option<Trained>, LmError>;
+
+/// Whether to stop, and whom to tell what goes on.
+struct Watch<'a> {
+    stop: &'a AtomicBool,
+    show: &'a (dyn Fn(Shown<'_>) + Sync),
+}
+
 impl Method {
-    /// All, in the order in which they are shown.
-    pub const ALL: [Self; 7] =
-        [Self::Modpo, Self::DpoSoup, Self::DpoWeighting, Self::Mod, Self::Morlhf, Self::PpoSoup, Self::BestOfN];
+    /// A new method is a variant, and an arm here.
+    fn recipe(self) -> Recipe {
+        let of = |name, singles, way| Recipe { name, singles, way };
+        match self {
+            Self::Modpo => {
+                of("MODPO", &[Single::Dpo], Way::Trains(|own, name, weights, watch| own.modpo(name, weights, watch)))
+            }
+            Self::DpoSoup => of("DPO soup", &[Single::Dpo], Way::Soup),
+            Self::DpoWeighting => of(
+                "DPO loss weighting",
+                &[Single::Dpo],
+                Way::Trains(|own, name, weights, watch| own.dpo_weighting(name, weights, watch)),
+            ),
+            Self::Mod => of("MOD", &[Single::Dpo], Way::MixesLogits),
+            Self::Morlhf => of(
+                "MORLHF",
+                &[Single::Reward, Single::Ppo],
+                Way::Trains(|own, name, weights, watch| own.ppo(name, weights, watch)),
+            ),
+            Self::PpoSoup => of("PPO soup", &[Single::Reward, Single::Ppo], Way::Soup),
+            Self::BestOfN => of("best of n", &[Single::Reward], Way::Chooses),
+        }
+    }
 
     /// As it is called in figures.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Modpo => "MODPO",
-            Self::DpoSoup => "DPO soup",
-            Self::DpoWeighting => "DPO loss weighting",
-            Self::Mod => "MOD",
-            Self::Morlhf => "MORLHF",
-            Self::PpoSoup => "PPO soup",
-            Self::BestOfN => "best of n",
-        }
+        self.recipe().name
     }
 
     /// Whether it trains nothing for a mix of objectives, beyond what single objectives need.
     fn mixes(self) -> bool {
-        matches!(self, Self::DpoSoup | Self::Mod | Self::PpoSoup | Self::BestOfN)
+        !matches!(self.recipe().way, Way::Trains(_))
     }
 }
 
-impl Default for FrontConfig {
-    /// Two objectives that compete for a completion's few words, with a million parameters.
+impl Single {
+    /// Name of what is trained for an objective, by its number from 0.
+    fn name(self, objective: usize) -> String {
+        let kind = match self {
+            Self::Reward => "reward",
+            Self::Dpo => "dpo",
+            Self::Ppo => "ppo",
+        };
+        format!("{kind}-{}", objective + 1)
+    }
+}
+
+impl Default for FrontOwn {
+    /// Two objectives that compete for a completion's few words.
     fn default() -> Self {
         Self {
-            corpus: "reviews".to_owned(),
             objectives: vec!["sentiment".to_owned(), "reviews:specificity".to_owned()],
-            methods: Method::ALL.to_vec(),
-            seeds: vec![0, 1, 2],
+            methods: Method::value_variants().to_vec(),
             weight_steps: 4,
             mix_steps: 10,
-            size: "1m".to_owned(),
-            vocabulary: 1024,
-            context: 128,
-            texts: 30_000,
-            pretrain_epochs: 1.0,
-            prompts: 2048,
-            completions: 4,
-            eval_prompts: 512,
-            max_new_tokens: 32,
             beta: 0.3,
-            form: Form::Bounded,
-            batch_size: 12,
-            steps: 220,
-            learning_rate: 2.5e-4,
-            reward_learning_rate: 1e-3,
-            reward_batch_size: 4,
-            reward_epochs: 2.0,
-            // Its front still grows fast at 24.
-            ppo_iterations: 60,
-            ppo: PpoConfig {
-                optimizer: optimizer(1e-4, Schedule::Constant),
-                value_learning_rate: 1e-3,
-                epochs: 2,
-                kl_coefficient: 0.05,
-                ..PpoConfig::default()
-            },
+            form: ModpoForm::Bounded,
             best_of: 16,
         }
     }
 }
 
-impl FrontConfig {
-    fn beginning(&self) -> BeginConfig<'_> {
-        BeginConfig {
-            corpus: &self.corpus,
-            size: &self.size,
-            vocabulary: self.vocabulary,
-            context: self.context,
-            texts: self.texts,
-            pretrain_epochs: self.pretrain_epochs,
-            prompts: self.prompts,
-            completions: self.completions,
-            eval_prompts: self.eval_prompts,
-            max_new_tokens: self.max_new_tokens,
-        }
+impl Default for FrontConfig {
+    fn default() -> Self {
+        let common = StudyConfig {
+            eval_prompts: 512,
+            batch_size: 12,
+            steps: 220,
+            learning_rate: 2.5e-4,
+            // Its front still grows fast at 24.
+            ppo_iterations: 60,
+            ..StudyConfig::reviews(PpoConfig { kl_coefficient: 0.05, ..PpoConfig::default() })
+        };
+        Self { own: FrontOwn::default(), common }
     }
+}
 
+impl FrontConfig {
     /// Checks the numbers.
     ///
     /// # Errors
     /// [`LmError::Config`], naming the first one out of range.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
-        if !SIZES.iter().any(|(name, ..)| *name == self.size) {
-            let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
-            return wrong(format!("size = \"{}\": must be {}", self.size, names.join(", ")));
-        }
-        if !(2..=MOST_OBJECTIVES).contains(&self.objectives.len()) {
-            let found = self.objectives.len();
+        let FrontOwn { objectives, methods, weight_steps, mix_steps, beta, best_of, .. } = &self.own;
+        if !(2..=MOST_OBJECTIVES).contains(&objectives.len()) {
+            let found = objectives.len();
             return wrong(format!("objectives: there are {found}: must be 2 to {MOST_OBJECTIVES} (--objectives A,B)"));
         }
         if let Some((i, twice)) =
-            self.objectives.iter().enumerate().find(|(i, objective)| self.objectives[..*i].contains(objective))
+            objectives.iter().enumerate().find(|(i, objective)| objectives[..*i].contains(objective))
         {
             return wrong(format!("objectives: number {} is '{twice}' again", i + 1));
         }
-        let positive = [
-            ("methods", self.methods.len()),
-            ("seeds", self.seeds.len()),
-            ("weight_steps", self.weight_steps),
-            ("mix_steps", self.mix_steps),
-            ("prompts", self.prompts),
-            ("eval_prompts", self.eval_prompts),
-            ("max_new_tokens", self.max_new_tokens),
-            ("batch_size", self.batch_size),
-            ("steps", self.steps),
-            ("reward_batch_size", self.reward_batch_size),
-            ("best_of", self.best_of),
+        let counts = [
+            ("methods", methods.len()),
+            ("weight_steps", *weight_steps),
+            ("mix_steps", *mix_steps),
+            ("best_of", *best_of),
         ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return wrong(format!("{name}: must be 1 or more"));
-        }
-        if self.completions < 2 {
-            return wrong(format!("completions = {}: must be 2 or more, to be compared", self.completions));
-        }
-        let rates = [
-            ("beta", self.beta),
-            ("learning_rate", self.learning_rate),
-            ("reward_learning_rate", self.reward_learning_rate),
-            ("reward_epochs", self.reward_epochs),
-        ];
-        if let Some((name, value)) = rates.iter().find(|(_, value)| !(1e-12..=MOST_LEARNING_RATE).contains(value)) {
-            return wrong(format!("{name} = {value}: must be positive and at most {MOST_LEARNING_RATE}"));
-        }
-        self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
+        self.common.validate(&counts, &[("beta", *beta)])
     }
 }
 
@@ -347,7 +324,7 @@ const MOST_OBJECTIVES: usize = 6;
 type Standardised = (Scale, Vec<f64>);
 
 /// What all methods of a seed share.
-struct World<'a> {
+struct Shared<'a> {
     config: &'a FrontConfig,
     folder: &'a Path,
     begun: Beginning,
@@ -376,22 +353,22 @@ pub fn fronts(
     show: &(dyn Fn(Shown<'_>) + Sync),
 ) -> Result<Option<Fronts>, LmError> {
     config.validate()?;
-    config.objectives.iter().try_for_each(|objective| check_gold(&config.corpus, objective))?;
+    config.own.objectives.iter().try_for_each(|objective| check_gold(&config.common.corpus, objective))?;
     let points_folder = folder.join("points");
     let _claim = Claim::make(folder).map_err(DiskError::from)?;
     fs::create_dir_all(&points_folder).map_err(|source| io(&points_folder, "make the folder", source))?;
     same_config(config, "front", folder)?;
     let (mut starts, mut points, mut costs) = (Vec::new(), Vec::new(), BTreeMap::new());
-    for &seed in &config.seeds {
+    for &seed in &config.common.seeds {
         let file = points_folder.join(format!("{seed}.json"));
         if !file.exists() {
-            let Some(world) = World::new(config, seed, folder, device, stop, show)? else { return Ok(None) };
+            let Some(shared) = Shared::new(config, seed, folder, device, stop, show)? else { return Ok(None) };
             let mut found = Vec::new();
-            for &method in &config.methods {
-                let Some(of_method) = world.method(method, stop, show)? else { return Ok(None) };
+            for &method in &config.own.methods {
+                let Some(of_method) = shared.method(method, &Watch { stop, show })? else { return Ok(None) };
                 found.extend(of_method);
             }
-            write_json(&file, &(&world.start, &found))?;
+            write_json(&file, &(&shared.start, &found))?;
         }
         let (start, found): (Start, Vec<Point>) = read_json(&file)?;
         starts.push(start);
@@ -400,14 +377,14 @@ pub fn fronts(
             costs.insert(format!("{seed}/{name}"), cpu);
         }
     }
-    let table = config.methods.iter().map(|&method| row(config, &points, &costs, method)).collect();
+    let table = config.own.methods.iter().map(|&method| row(config, &points, &costs, method)).collect();
     let fronts = Fronts { config: config.clone(), starts, points, table, costs };
     write_json(&folder.join("front.json"), &fronts)?;
     draw(&fronts, folder)?;
     Ok(Some(fronts))
 }
 
-impl<'a> World<'a> {
+impl<'a> Shared<'a> {
     fn new(
         config: &'a FrontConfig,
         seed: u64,
@@ -416,13 +393,13 @@ impl<'a> World<'a> {
         stop: &AtomicBool,
         show: &(dyn Fn(Shown<'_>) + Sync),
     ) -> Result<Option<Self>, LmError> {
-        let Some(begun) = begin(&config.beginning(), seed, folder, device, stop, show)? else { return Ok(None) };
+        let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
         let golds =
-            config.objectives.iter().map(|objective| begun.open_gold(objective)).collect::<Result<Vec<_>, _>>()?;
+            config.own.objectives.iter().map(|objective| begun.open_gold(objective)).collect::<Result<Vec<_>, _>>()?;
         let encoded: Vec<Encoded> = (0..begun.completions.len()).map(|i| begun.encoded(i)).collect();
         let reference = score::log_probs(&begun.start, &encoded, PART_TOKENS, &|_| ());
         let (mut scores, mut scales) = (Vec::new(), Vec::new());
-        for (gold, objective) in golds.iter().zip(&config.objectives) {
+        for (gold, objective) in golds.iter().zip(&config.own.objectives) {
             let own = diagnose::gold_scores(&**gold, &begun.tokenizer, &begun.repeated, &begun.completions)?;
             scales.push(Scale::of(&own).ok_or_else(|| {
                 LmError::Config(format!(
@@ -432,7 +409,7 @@ impl<'a> World<'a> {
             scores.push(own);
         }
         let correlations = scores.iter().map(|a| scores.iter().map(|b| pearson(a, b)).collect()).collect();
-        let mut world = Self {
+        let mut shared = Self {
             config,
             folder,
             start: Start { seed, scales, gold: Vec::new(), correlations },
@@ -443,137 +420,110 @@ impl<'a> World<'a> {
             scores,
             implicit: RefCell::default(),
         };
-        let completions = world.write(&world.begun.start);
-        world.start.gold = world.gold(&completions)?.iter().map(|gold| gold.mean).collect();
-        Ok(Some(world))
+        let completions = shared.begun.write(&shared.begun.start);
+        shared.start.gold = shared.gold(&completions)?.iter().map(|gold| gold.mean).collect();
+        Ok(Some(shared))
     }
 
     /// The points of a method; nothing where it was stopped.
-    fn method(
-        &self,
-        method: Method,
-        stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
-    ) -> Result<Option<Vec<Point>>, LmError> {
+    fn method(&self, method: Method, watch: &Watch<'_>) -> Result<Option<Vec<Point>>, LmError> {
         let Self { config, begun, .. } = self;
-        let objectives = config.objectives.len();
-        let weights = grid(objectives, if method.mixes() { config.mix_steps } else { config.weight_steps });
-        let single = |name: &str| -> Result<Option<Vec<Trained>>, LmError> {
-            let mut all = Vec::with_capacity(objectives);
-            for objective in 0..objectives {
-                let Some(one) = self.single(name, objective, stop, show)? else { return Ok(None) };
-                all.push(one);
-            }
-            Ok(Some(all))
-        };
+        let Recipe { name, singles, way } = method.recipe();
+        let objectives = config.own.objectives.len();
+        let weights = grid(objectives, if method.mixes() { config.own.mix_steps } else { config.own.weight_steps });
+        let last = singles[singles.len() - 1];
         let mut points = Vec::with_capacity(weights.len());
-        match method {
-            Method::Modpo | Method::DpoWeighting | Method::Morlhf => {
-                for weights in weights {
-                    let Some(policy) = self.policy(method, &weights, stop, show)? else { return Ok(None) };
-                    let completions = self.write(&policy.model);
-                    let (kl, _) = diagnose::divergences(
-                        &policy.model,
-                        &begun.start,
-                        &begun.eval_prompts,
-                        &completions,
-                        PART_TOKENS,
-                    );
-                    points.push(self.point(method, weights, &completions, Some(&kl), vec![policy.folder])?);
-                }
+        if let Way::Trains(train) = way {
+            for weights in weights {
+                // At the ends methods are what they are of single objectives.
+                let policy = match weights.iter().position(|weight| *weight == 1.0) {
+                    Some(objective) => self.single(last, objective, watch)?,
+                    None => train(self, &policy_name(method, &weights), &weights, watch)?,
+                };
+                let Some(Trained { model, folder }) = policy else { return Ok(None) };
+                points.push(self.policy_point(method, weights, &model, vec![folder])?);
             }
-            Method::DpoSoup | Method::PpoSoup => {
-                let ends = if method == Method::DpoSoup { "dpo" } else { "ppo" };
-                let Some(ends) = single(ends)? else { return Ok(None) };
-                let models: Vec<&Decoder> = ends.iter().map(|end| &end.model).collect();
-                for weights in weights {
-                    let soup = mixed(&models, &weights);
-                    let completions = self.write(&soup);
-                    let (kl, _) =
-                        diagnose::divergences(&soup, &begun.start, &begun.eval_prompts, &completions, PART_TOKENS);
-                    let folders = ends.iter().map(|end| end.folder.clone()).collect();
-                    points.push(self.point(method, weights, &completions, Some(&kl), folders)?);
-                }
+        } else {
+            let mut ends = Vec::with_capacity(objectives);
+            for objective in 0..objectives {
+                let Some(end) = self.single(last, objective, watch)? else { return Ok(None) };
+                ends.push(end);
             }
-            Method::Mod => {
-                let Some(ends) = single("dpo")? else { return Ok(None) };
-                for weights in weights {
-                    // A model without weight need not be asked.
-                    let models: Vec<(&Decoder, f64)> = ends
-                        .iter()
-                        .zip(&weights)
-                        .filter(|(_, weight)| **weight > 0.0)
-                        .map(|(end, weight)| (&end.model, *weight))
-                        .collect();
-                    let (completions, kl) = self.write_mixed(&models);
-                    let folders = ends.iter().map(|end| end.folder.clone()).collect();
-                    points.push(self.point(method, weights, &completions, Some(&kl), folders)?);
+            let models: Vec<&Decoder> = ends.iter().map(|end| &end.model).collect();
+            let folders: Vec<PathBuf> = ends.iter().map(|end| end.folder.clone()).collect();
+            match way {
+                Way::Chooses => points = self.best_of_n(&models, &folders, weights)?,
+                Way::Soup => {
+                    for weights in weights {
+                        let soup = mixed(&models, &weights);
+                        points.push(self.policy_point(method, weights, &soup, folders.clone())?);
+                    }
                 }
-            }
-            Method::BestOfN => {
-                let Some(rewards) = single("reward")? else { return Ok(None) };
-                points = self.best_of_n(&rewards, weights)?;
+                Way::MixesLogits | Way::Trains(_) => {
+                    for weights in weights {
+                        // A model without weight need not be asked.
+                        let asked = models.iter().copied().zip(weights.iter().copied());
+                        let asked: Vec<(&Decoder, f64)> = asked.filter(|(_, weight)| *weight > 0.0).collect();
+                        let (completions, kl) = self.write_mixed(&asked);
+                        points.push(self.point(method, weights, &completions, Some(&kl), folders.clone())?);
+                    }
+                }
             }
         }
-        show(Shown::Note(&format!("seed {}: {} measured at {} weights", begun.seed, method.name(), points.len())));
+        (watch.show)(Shown::Note(&format!("seed {}: {name} measured at {} weights", begun.seed, points.len())));
         Ok(Some(points))
     }
 
-    /// The policy of a method that trains one for these weights.
-    fn policy(
+    /// MODPO for these weights.
+    fn modpo(&self, name: &str, weights: &[f64], watch: &Watch<'_>) -> Result<Option<Trained>, LmError> {
+        // The objective of the largest weight carries the preferences; of equal ones the first.
+        let carrier = (0..weights.len()).rev().max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or(0);
+        let mut others = Vec::new();
+        for (objective, weight) in weights.iter().enumerate() {
+            if objective != carrier && *weight > 0.0 {
+                let Some(other) = self.single(Single::Dpo, objective, watch)? else { return Ok(None) };
+                others.push((objective, other.model, *weight));
+            }
+        }
+        let Some(own) = self.single(Single::Dpo, carrier, watch)? else { return Ok(None) };
+        let (pairs, sides) = self.begun.compared(&self.scores[carrier]);
+        let groups = by_prompt(&pairs);
+        self.trained(name, watch, || {
+            // The carrier's comparisons teach its reward in their own unit, which its DPO policy has found; the other
+            // objectives come in at the same one, so that weights weigh like with like.
+            let unit = self.implicit_rewards(carrier, &own.model).0.deviation;
+            let mut margin = vec![0.0; self.encoded.len()];
+            for (objective, model, weight) in &others {
+                let rewards = self.implicit_rewards(*objective, model);
+                margin.iter_mut().zip(&rewards.1).for_each(|(sum, reward)| *sum += unit * weight * reward);
+            }
+            let FrontOwn { beta, form, .. } = self.config.own;
+            let stage = Modpo {
+                margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
+                reference: self.references(&sides),
+                loss: ModpoLoss { beta, weight: weights[carrier], form },
+                pairs,
+            };
+            self.learn(&stage, &groups, watch)
+        })
+    }
+
+    /// DPO on all comparisons, each objective's loss at its weight.
+    fn dpo_weighting(&self, name: &str, weights: &[f64], watch: &Watch<'_>) -> Result<Option<Trained>, LmError> {
+        self.dpo(name, self.weighed(weights), watch)
+    }
+
+    /// DPO on comparisons, given with the numbers of their sides.
+    fn dpo(
         &self,
-        method: Method,
-        weights: &[f64],
-        stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
+        name: &str,
+        (pairs, sides): (Vec<EncodedPair>, Vec<[usize; 2]>),
+        watch: &Watch<'_>,
     ) -> Result<Option<Trained>, LmError> {
-        // At the ends methods are what they are of single objectives.
-        if let Some(objective) = weights.iter().position(|weight| *weight == 1.0) {
-            let name = if method == Method::Morlhf { "ppo" } else { "dpo" };
-            return self.single(name, objective, stop, show);
-        }
-        let name = policy_name(method, weights);
-        match method {
-            Method::Modpo => {
-                // The objective of the largest weight carries the preferences; of equal ones the first.
-                let carrier = (0..weights.len()).rev().max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap_or(0);
-                let mut others = Vec::new();
-                for (objective, weight) in weights.iter().enumerate() {
-                    if objective != carrier && *weight > 0.0 {
-                        let Some(other) = self.single("dpo", objective, stop, show)? else { return Ok(None) };
-                        others.push((objective, other.model, *weight));
-                    }
-                }
-                let Some(own) = self.single("dpo", carrier, stop, show)? else { return Ok(None) };
-                let (pairs, sides) = self.compared(carrier);
-                let groups = by_prompt(&pairs);
-                self.trained(&name, stop, show, || {
-                    // The carrier's comparisons teach its reward in their own unit, which its DPO policy has found; the
-                    // other objectives come in at the same one, so that weights weigh like with like.
-                    let unit = self.implicit_rewards(carrier, &own.model).0.deviation;
-                    let mut margin = vec![0.0; self.encoded.len()];
-                    for (objective, model, weight) in &others {
-                        let rewards = self.implicit_rewards(*objective, model);
-                        margin.iter_mut().zip(&rewards.1).for_each(|(sum, reward)| *sum += unit * weight * reward);
-                    }
-                    let stage = Modpo {
-                        margins: sides.iter().map(|[chosen, rejected]| margin[*chosen] - margin[*rejected]).collect(),
-                        reference: self.references(&sides),
-                        loss: ModpoLoss { beta: self.config.beta, weight: weights[carrier], form: self.config.form },
-                        pairs,
-                    };
-                    self.learn(&stage, &groups, stop)
-                })
-            }
-            Method::DpoWeighting => {
-                let (pairs, sides) = self.weighed(weights);
-                let loss = LossConfig { beta: self.config.beta, ..LossConfig::default() };
-                let groups = by_prompt(&pairs);
-                let stage = Dpo { pairs, loss, reference: self.references(&sides) };
-                self.trained(&name, stop, show, || self.learn(&stage, &groups, stop))
-            }
-            _ => self.ppo(&name, weights, stop, show),
-        }
+        let loss = LossConfig { beta: self.config.own.beta, ..LossConfig::default() };
+        let groups = by_prompt(&pairs);
+        let stage = Dpo { pairs, loss, reference: self.references(&sides) };
+        self.trained(name, watch, || self.learn(&stage, &groups, watch))
     }
 
     /// Implicit rewards (arXiv 2305.18290, eq. 5) of all completions by an objective's DPO policy, brought to one scale on
@@ -583,113 +533,89 @@ impl<'a> World<'a> {
         let compute = || {
             let log_probs = score::log_probs(policy, &self.encoded, PART_TOKENS, &|_| ());
             let ratios = log_probs.iter().zip(&self.reference).map(|(policy, reference)| policy - reference);
-            let rewards: Vec<f64> = ratios.map(|ratio| self.config.beta * ratio).collect();
+            let rewards: Vec<f64> = ratios.map(|ratio| self.config.own.beta * ratio).collect();
             let scale = Scale::of(&rewards).unwrap_or(Scale::NONE);
             Rc::new((scale, rewards.into_iter().map(|reward| scale.apply(reward)).collect()))
         };
         Rc::clone(known.entry(objective).or_insert_with(compute))
     }
 
-    /// What is trained for a single objective: `dpo`, `ppo` or `reward`.
-    fn single(
-        &self,
-        kind: &str,
-        objective: usize,
-        stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
-    ) -> Result<Option<Trained>, LmError> {
-        let name = format!("{kind}-{}", objective + 1);
+    /// What is trained for a single objective.
+    fn single(&self, kind: Single, objective: usize, watch: &Watch<'_>) -> Result<Option<Trained>, LmError> {
+        let name = kind.name(objective);
+        let compared = || self.begun.compared(&self.scores[objective]);
         match kind {
-            "dpo" => {
-                let (pairs, sides) = self.compared(objective);
-                let loss = LossConfig { beta: self.config.beta, ..LossConfig::default() };
-                let groups = by_prompt(&pairs);
-                let stage = Dpo { pairs, loss, reference: self.references(&sides) };
-                self.trained(&name, stop, show, || self.learn(&stage, &groups, stop))
+            Single::Dpo => self.dpo(&name, compared(), watch),
+            Single::Ppo => {
+                let of = |i: usize| if i == objective { 1.0 } else { 0.0 };
+                let weights: Vec<f64> = (0..self.config.own.objectives.len()).map(of).collect();
+                self.ppo(&name, &weights, watch)
             }
-            "ppo" => {
-                let weights: Vec<f64> =
-                    (0..self.config.objectives.len()).map(|i| if i == objective { 1.0 } else { 0.0 }).collect();
-                self.ppo(&name, &weights, stop, show)
-            }
-            _ => {
-                let config = self.config;
-                let fit = RewardFit {
-                    learning_rate: config.reward_learning_rate,
-                    batch_size: config.reward_batch_size,
-                    epochs: config.reward_epochs,
-                };
-                let (pairs, _) = self.compared(objective);
+            Single::Reward => {
+                let (pairs, _) = compared();
                 let groups = by_prompt(&pairs);
-                self.trained(&name, stop, show, || {
-                    Ok(Some(reward_model(fit, &self.begun.start, &pairs, &groups, self.begun.seed)?))
+                let Beginning { start, seed, .. } = &self.begun;
+                self.trained(&name, watch, || {
+                    Ok(Some(reward_model(&self.config.common, start, &pairs, &groups, *seed)?))
                 })
             }
         }
     }
 
     /// PPO on the weighted reward models, each standardised on the start's completions.
-    fn ppo(
-        &self,
-        name: &str,
-        weights: &[f64],
-        stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
-    ) -> Result<Option<Trained>, LmError> {
+    fn ppo(&self, name: &str, weights: &[f64], watch: &Watch<'_>) -> Result<Option<Trained>, LmError> {
         let mut models = Vec::new();
         for (objective, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
-            let Some(Trained { model, .. }) = self.single("reward", objective, stop, show)? else { return Ok(None) };
+            let Some(Trained { model, .. }) = self.single(Single::Reward, objective, watch)? else { return Ok(None) };
             models.push((model, *weight));
         }
-        let Self { config, begun, .. } = self;
-        let mut ppo = config.ppo.clone();
-        ppo.iterations = config.ppo_iterations;
-        ppo.sampling.max_new_tokens = config.max_new_tokens;
-        ppo.part_tokens = PART_TOKENS;
-        self.trained(name, stop, show, || {
+        let begun = &self.begun;
+        let config = self.config.common.ppo();
+        self.trained(name, watch, || {
             let standardised = |(model, weight): (Decoder, f64)| {
-                let scale = Scale::of(&self.judged(&model, &self.encoded)).unwrap_or(Scale::NONE);
+                let scale = Scale::of(&judged(&model, &self.encoded)).unwrap_or(Scale::NONE);
                 (model, scale, weight)
             };
             let judges: Vec<(Decoder, Scale, f64)> = models.into_iter().map(standardised).collect();
             let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-                let whole: Vec<Encoded> =
-                    rows.iter().map(|(prompt, completion)| encoded(&begun.prompts[*prompt], completion)).collect();
-                Ok(self.weighted(&judges, &whole))
+                let written = begun.rolled_out(rows);
+                let mut sums = vec![0.0; written.len()];
+                for (model, scale, weight) in &judges {
+                    let scores = judged(model, &written);
+                    sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += weight * scale.apply(score));
+                }
+                Ok(sums)
             };
             // The value function begins as the reward model of the largest weight.
             let value = judges.iter().max_by(|a, b| a.2.total_cmp(&b.2)).map(|(model, ..)| model.clone());
             let value = value.unwrap_or_else(|| with_scores(&begun.start, 1, begun.seed));
-            let mut state = Ppo::new(begun.start.clone(), value, &ppo);
-            while state.iteration < config.ppo_iterations {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                iterate(&mut state, &begun.start, &begun.prompts, &begun.eos, &ppo, begun.seed, &reward)?;
-            }
-            Ok(Some(state.policy.model))
+            let mut state = Ppo::new(begun.start.clone(), value, &config);
+            let Beginning { start, prompts, eos, seed, .. } = begun;
+            let each = &mut |_: &mut Ppo, _: &_| Ok(unless(watch.stop.load(Ordering::Relaxed)));
+            let ended = ppo::run(&mut state, start, prompts, eos, &config, *seed, &reward, each)?;
+            Ok(ended.is_continue().then_some(state.policy.model))
         })
     }
 
     /// For every prompt and all weights at once: n completions of the start, of which the best is taken.
-    fn best_of_n(&self, rewards: &[Trained], weights: Vec<Vec<f64>>) -> Result<Vec<Point>, LmError> {
+    fn best_of_n(
+        &self,
+        rewards: &[&Decoder],
+        folders: &[PathBuf],
+        weights: Vec<Vec<f64>>,
+    ) -> Result<Vec<Point>, LmError> {
         let Self { config, begun, .. } = self;
-        let n = config.best_of;
-        let repeated: Vec<Vec<u32>> =
-            begun.eval_prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), n)).collect();
-        let sampling =
-            SampleConfig { max_new_tokens: config.max_new_tokens, seed: begun.seed, ..SampleConfig::default() };
-        let completions = generate(&begun.start, &repeated, &sampling, &begun.eos, 2 << 32, &|_, _| true);
-        let whole: Vec<Encoded> =
-            repeated.iter().zip(&completions).map(|(prompt, completion)| encoded(prompt, completion)).collect();
+        let n = config.own.best_of;
+        let (repeated, completions) = begun.several(&begun.eval_prompts, n);
+        let written: Vec<Encoded> =
+            repeated.iter().zip(&completions).map(|(prompt, own)| Encoded::new(prompt, &own.ids)).collect();
         let standardised: Vec<Vec<f64>> = rewards
             .iter()
             .map(|reward| {
-                let scale = Scale::of(&self.judged(&reward.model, &self.encoded)).unwrap_or(Scale::NONE);
-                self.judged(&reward.model, &whole).into_iter().map(|score| scale.apply(score)).collect()
+                let scale = Scale::of(&judged(reward, &self.encoded)).unwrap_or(Scale::NONE);
+                judged(reward, &written).into_iter().map(|score| scale.apply(score)).collect()
             })
             .collect();
-        let folders: Vec<PathBuf> = rewards.iter().map(|reward| reward.folder.clone()).collect();
         let of_weights = |weights: Vec<f64>| {
             let score =
                 |i: usize| -> f64 { standardised.iter().zip(&weights).map(|(own, weight)| weight * own[i]).sum() };
@@ -699,23 +625,12 @@ impl<'a> World<'a> {
             };
             let chosen: Vec<Completion> =
                 (0..begun.eval_prompts.len()).map(|prompt| completions[best(prompt)].clone()).collect();
-            self.point(Method::BestOfN, weights, &chosen, None, folders.clone())
+            self.point(Method::BestOfN, weights, &chosen, None, folders.to_vec())
         };
         weights.into_iter().map(of_weights).collect()
     }
 
     // ------------------------------------------------------------------------------------------------- what is learned
-
-    /// An objective's comparisons, and which completions they are of. Ties say nothing about which is better.
-    fn compared(&self, objective: usize) -> (Vec<EncodedPair>, Vec<[usize; 2]>) {
-        let scores = &self.scores[objective];
-        let decided = self.begun.twos().filter(|(_, [i, j])| scores[*i] != scores[*j]);
-        let pair = |(row, [i, j]): (usize, [usize; 2])| {
-            let sides = if scores[i] > scores[j] { [i, j] } else { [j, i] };
-            (self.pair(row, sides, None), sides)
-        };
-        decided.map(pair).unzip()
-    }
 
     /// All comparisons with the share of the weight that says the first is better: the mean of the objectives' losses is
     /// the loss of that soft label.
@@ -727,14 +642,9 @@ impl<'a> World<'a> {
                 std::cmp::Ordering::Less => 0.0,
             };
             let target = self.scores.iter().zip(weights).map(|(own, weight)| weight * says(own)).sum();
-            (self.pair(row, sides, Some(target)), sides)
+            (self.begun.pair(row, sides, Some(target)), sides)
         };
         self.begun.twos().map(pair).unzip()
-    }
-
-    fn pair(&self, row: usize, [chosen, rejected]: [usize; 2], target: Option<f64>) -> EncodedPair {
-        let [chosen, rejected] = [chosen, rejected].map(|i| self.encoded[i].clone());
-        EncodedPair { row, chosen, rejected, margin: None, target }
     }
 
     fn references(&self, sides: &[[usize; 2]]) -> Reference {
@@ -746,25 +656,22 @@ impl<'a> World<'a> {
         &self,
         stage: &S,
         groups: &[std::ops::Range<usize>],
-        stop: &AtomicBool,
+        watch: &Watch<'_>,
     ) -> Result<Option<Decoder>, LmError> {
-        let Self { config, begun, .. } = self;
+        let (StudyConfig { steps, batch_size, learning_rate, .. }, begun) = (&self.config.common, &self.begun);
         let train = TrainConfig {
-            steps: config.steps,
-            batch_size: config.batch_size,
+            steps: *steps,
+            batch_size: *batch_size,
             part_tokens: PAIR_PART_TOKENS / 2,
-            optimizer: optimizer(config.learning_rate, Schedule::Constant),
+            optimizer: optimizer(*learning_rate, Schedule::Constant),
             ..TrainConfig::default()
         };
-        let mut trainee = Trainee { model: begun.start.clone(), optimizer: Optimizer::default(), step: 0 };
-        while trainee.step < config.steps {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            let examples = comparisons(&train, groups, begun.seed, trainee.step);
-            step(&mut trainee, stage, &train, &examples, config.steps, begun.seed)?;
-        }
-        Ok(Some(trainee.model))
+        let mut trainee = Trainee::new(begun.start.clone());
+        let batch = |step| comparisons(&train, groups, begun.seed, step);
+        let each =
+            &mut |_: &mut Trainee, _: &[usize], _: &_| Ok::<_, LmError>(unless(watch.stop.load(Ordering::Relaxed)));
+        let ended = train::run(&mut trainee, stage, &train, *steps, &batch, begun.seed, each)?;
+        Ok(ended.is_continue().then_some(trainee.model))
     }
 
     /// A model that the folder holds, or that is trained now and kept there with what it cost. One training at a time has
@@ -772,8 +679,7 @@ impl<'a> World<'a> {
     fn trained(
         &self,
         name: &str,
-        stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
+        Watch { stop, show }: &Watch<'_>,
         train: impl FnOnce() -> Result<Option<Decoder>, LmError>,
     ) -> Result<Option<Trained>, LmError> {
         let relative = PathBuf::from(format!("models/{}/{name}", self.begun.seed));
@@ -798,46 +704,43 @@ impl<'a> World<'a> {
 
     // ---------------------------------------------------------------------------------------------------- what is measured
 
-    /// Completions of the held-out prompts.
-    fn write(&self, model: &Decoder) -> Vec<Completion> {
-        let Self { config, begun, .. } = self;
-        generate(model, &begun.eval_prompts, &self.sampling(config), &begun.eos, 3 << 32, &|_, _| true)
-    }
-
-    /// The same of several models together, with the divergence of each completion.
+    /// Completions of the held-out prompts by several models together, with the divergence of each.
     fn write_mixed(&self, models: &[(&Decoder, f64)]) -> (Vec<Completion>, Vec<f64>) {
-        let Self { config, begun, .. } = self;
+        let begun = &self.begun;
         if let [(model, _)] = models {
-            let completions = self.write(model);
-            let (kl, _) = diagnose::divergences(model, &begun.start, &begun.eval_prompts, &completions, PART_TOKENS);
+            let completions = begun.write(model);
+            let kl = begun.divergences(model, &completions);
             return (completions, kl);
         }
+        let Beginning { start, eval_prompts, eos, sampling, .. } = begun;
         let (completions, own): (Vec<Completion>, Vec<f64>) =
-            generate_mixed(models, &begun.eval_prompts, &self.sampling(config), &begun.eos, 3 << 32)
-                .into_iter()
-                .unzip();
-        let whole: Vec<Encoded> = begun
-            .eval_prompts
+            generate_mixed(models, eval_prompts, sampling, eos, 3 << 32).into_iter().unzip();
+        let written: Vec<Encoded> = eval_prompts
             .iter()
             .zip(&completions)
-            .map(|(prompt, completion)| encoded(prompt, completion))
+            .map(|(prompt, completion)| Encoded::new(prompt, &completion.ids))
             .collect();
-        let reference = score::log_probs(&begun.start, &whole, PART_TOKENS, &|_| ());
+        let reference = score::log_probs(start, &written, PART_TOKENS, &|_| ());
         (completions, own.iter().zip(reference).map(|(own, reference)| own - reference).collect())
-    }
-
-    fn sampling(&self, config: &FrontConfig) -> SampleConfig {
-        SampleConfig { max_new_tokens: config.max_new_tokens, seed: self.begun.seed, ..SampleConfig::default() }
     }
 
     /// Every objective's gold reward of completions of the held-out prompts.
     fn gold(&self, completions: &[Completion]) -> Result<Vec<Estimate>, LmError> {
-        let begun = &self.begun;
-        let of = |gold: &dyn Gold| {
-            let scores = diagnose::gold_scores(gold, &begun.tokenizer, &begun.eval_prompts, completions)?;
-            Ok(Estimate::of(&scores))
-        };
+        let of = |gold: &dyn Gold| Ok(Estimate::of(&self.begun.gold_of(gold, completions)?));
         self.golds.iter().map(|gold| of(&**gold)).collect()
+    }
+
+    /// The point of a policy.
+    fn policy_point(
+        &self,
+        method: Method,
+        weights: Vec<f64>,
+        policy: &Decoder,
+        models: Vec<PathBuf>,
+    ) -> Result<Point, LmError> {
+        let completions = self.begun.write(policy);
+        let kl = self.begun.divergences(policy, &completions);
+        self.point(method, weights, &completions, Some(&kl), models)
     }
 
     fn point(
@@ -864,21 +767,6 @@ impl<'a> World<'a> {
             models,
         })
     }
-
-    /// A reward model's scores.
-    fn judged(&self, model: &Decoder, completions: &[Encoded]) -> Vec<f64> {
-        let ids: Vec<&[u32]> = completions.iter().map(|completion| completion.ids.as_slice()).collect();
-        ids.chunks(SCORED_TOGETHER).flat_map(|part| reward::scores(model, part)).map(f64::from).collect()
-    }
-
-    fn weighted(&self, judges: &[(Decoder, Scale, f64)], completions: &[Encoded]) -> Vec<f64> {
-        let mut sums = vec![0.0; completions.len()];
-        for (model, scale, weight) in judges {
-            let scores = self.judged(model, completions);
-            sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += weight * scale.apply(score));
-        }
-        sums
-    }
 }
 
 /// A model that was trained, and where it is kept, from the front's folder.
@@ -894,15 +782,8 @@ struct Cost {
     wall_seconds: f64,
 }
 
-/// Completions that a reward model scores together.
-const SCORED_TOGETHER: usize = 64;
-
 /// File with a model's [`Cost`].
 const COST: &str = "cost.json";
-
-fn encoded(prompt: &[u32], completion: &Completion) -> Encoded {
-    Encoded { ids: [prompt, &completion.ids].concat(), prompt_len: prompt.len() }
-}
 
 fn policy_name(method: Method, weights: &[f64]) -> String {
     let method = serde_json::json!(method);
@@ -916,29 +797,37 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{FrontConfig, Method, fronts};
+    use clap::ValueEnum as _;
+
+    use super::{FrontConfig, FrontOwn, Method, StudyConfig, fronts};
     use crate::lm::run::Shown;
 
     fn small() -> FrontConfig {
+        let FrontConfig { own, common } = FrontConfig::default();
         FrontConfig {
-            size: "30k".to_owned(),
-            vocabulary: 300,
-            context: 48,
-            texts: 600,
-            seeds: vec![0, 1],
-            prompts: 24,
-            completions: 3,
-            eval_prompts: 8,
-            max_new_tokens: 12,
-            batch_size: 4,
-            steps: 3,
-            ppo_iterations: 1,
-            weight_steps: 2,
-            mix_steps: 4,
-            best_of: 2,
             // What an untrained model differs in: its words, and how many "e" they have.
-            objectives: vec!["length".to_owned(), "regex:e".to_owned()],
-            ..FrontConfig::default()
+            own: FrontOwn {
+                objectives: vec!["length".to_owned(), "regex:e".to_owned()],
+                weight_steps: 2,
+                mix_steps: 4,
+                best_of: 2,
+                ..own
+            },
+            common: StudyConfig {
+                size: "30k".to_owned(),
+                vocabulary: 300,
+                context: 48,
+                texts: 600,
+                seeds: vec![0, 1],
+                prompts: 24,
+                completions: 3,
+                eval_prompts: 8,
+                max_new_tokens: 12,
+                batch_size: 4,
+                steps: 3,
+                ppo_iterations: 1,
+                ..common
+            },
         }
     }
 
@@ -950,7 +839,7 @@ mod tests {
         let config = small();
         let never = AtomicBool::new(false);
         let whole = fronts(&config, &folder.path().join("whole"), &device, &never, &|_| ()).unwrap().unwrap();
-        assert_eq!(whole.table.len(), Method::ALL.len());
+        assert_eq!(whole.table.len(), Method::value_variants().len());
         for row in &whole.table {
             let own: Vec<_> = whole.points.iter().filter(|point| point.method == row.method).collect();
             let each = if row.method.mixes() { 5 } else { 3 };
@@ -971,7 +860,8 @@ mod tests {
             assert_eq!(of(Method::Morlhf, end), of(Method::PpoSoup, end));
         }
         let trainings = |method| whole.table.iter().find(|row| row.method == method).unwrap().trainings;
-        assert_eq!(Method::ALL.map(trainings), [3, 2, 3, 2, 5, 4, 2]);
+        let all: Vec<usize> = Method::value_variants().iter().map(|&method| trainings(method)).collect();
+        assert_eq!(all, [3, 2, 3, 2, 5, 4, 2]);
         let chord = &whole.table[1].chord;
         assert_eq!(chord.iter().map(|row| row.weights[0]).collect::<Vec<_>>(), [0.25, 0.5, 0.75]);
         for file in ["front.svg", "front.json", "models/1/modpo-0.5000-0.5000/tokenizer.json"] {
@@ -996,12 +886,10 @@ mod tests {
     #[test]
     fn three_objectives_have_a_figure_for_every_two() {
         let folder = tempfile::tempdir().unwrap();
-        let config = FrontConfig {
-            objectives: vec!["length".to_owned(), "regex:e".to_owned(), "regex:a".to_owned()],
-            methods: vec![Method::Modpo, Method::DpoSoup],
-            seeds: vec![0],
-            ..small()
-        };
+        let mut config = small();
+        config.own.objectives.push("regex:a".to_owned());
+        config.own.methods = vec![Method::Modpo, Method::DpoSoup];
+        config.common.seeds = vec![0];
         let found = fronts(&config, folder.path(), &Device::flex(), &AtomicBool::new(false), &|_| ()).unwrap().unwrap();
         assert_eq!(found.points.len(), 6 + 15);
         assert_eq!(found.starts[0].correlations.len(), 3);
@@ -1017,22 +905,22 @@ mod tests {
         let text = |i: u64| crate::lm::reviews::review(&mut crate::random::stream(0, "own", i)).text;
         let rows: Vec<String> = (0..300).map(|i| serde_json::json!({ "text": text(i) }).to_string()).collect();
         std::fs::write(&texts, rows.join("\n")).unwrap();
-        let config = FrontConfig {
-            corpus: texts.display().to_string(),
-            methods: vec![Method::DpoSoup],
-            seeds: vec![0],
-            ..small()
-        };
+        let mut config = small();
+        config.common.corpus = texts.display().to_string();
+        config.common.seeds = vec![0];
+        config.own.methods = vec![Method::DpoSoup];
         let run = |config: &FrontConfig, out: &str| {
             fronts(config, &folder.path().join(out), &Device::flex(), &AtomicBool::new(false), &|_| ())
         };
         let found = run(&config, "own").unwrap().unwrap();
         assert_eq!(found.points.len(), 5);
         assert!(found.table[0].largest_kl.is_some_and(f64::is_finite));
-        let unknown = FrontConfig { objectives: vec!["sentiment".to_owned(), "length".to_owned()], ..config.clone() };
+        let mut unknown = config.clone();
+        unknown.own.objectives = vec!["sentiment".to_owned(), "length".to_owned()];
         let error = run(&unknown, "unknown").unwrap_err().to_string();
         assert!(error.contains("sentiment: is a gold reward of reviews and of IMDB"), "{error}");
-        let error = run(&FrontConfig { corpus: "nowhere".to_owned(), ..config }, "none").unwrap_err().to_string();
+        config.common.corpus = "nowhere".to_owned();
+        let error = run(&config, "none").unwrap_err().to_string();
         assert!(error.contains("there is no such file or folder; it must be reviews, imdb:DIR"), "{error}");
     }
 
@@ -1047,15 +935,15 @@ mod tests {
         };
         for (change, expected) in [
             (
-                (&|config: &mut FrontConfig| config.objectives.truncate(1)) as &dyn Fn(&mut FrontConfig),
+                (&|config: &mut FrontConfig| config.own.objectives.truncate(1)) as &dyn Fn(&mut FrontConfig),
                 "objectives: there are 1: must be 2 to 6",
             ),
             (
-                &|config: &mut FrontConfig| config.objectives[1] = "length".to_owned(),
+                &|config: &mut FrontConfig| config.own.objectives[1] = "length".to_owned(),
                 "objectives: number 2 is 'length' again",
             ),
-            (&|config: &mut FrontConfig| config.beta = 0.0, "beta = 0: must be positive"),
-            (&|config: &mut FrontConfig| config.completions = 1, "completions = 1: must be 2 or more"),
+            (&|config: &mut FrontConfig| config.own.beta = 0.0, "beta = 0: must be positive"),
+            (&|config: &mut FrontConfig| config.common.completions = 1, "completions = 1: must be 2 or more"),
         ] {
             let found = error(change);
             assert!(found.contains(expected), "{found}, expected {expected}");

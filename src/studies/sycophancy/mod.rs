@@ -33,14 +33,14 @@ use crate::disk::DiskError;
 use crate::disk::archive::write_atomically;
 use crate::disk::lock::Claim;
 use crate::lm::config::{ModelConfig, SmallLlama};
-use crate::lm::optim::Schedule;
+use crate::lm::error::LmError;
+use crate::lm::optim::{MOST_LEARNING_RATE, Schedule};
 use crate::lm::ppo::PpoConfig;
-use crate::lm::run::{LmError, SIZES, Shown};
-use crate::lm::train::MOST_LEARNING_RATE;
+use crate::lm::run::{SIZES, Shown};
+use crate::studies::beginning::{io, optimizer, read_json, same_config, write_json};
 use crate::studies::sycophancy::opinions::Behaviour;
-use crate::studies::world::{io, optimizer, read_json, same_config, write_json};
 pub use table::{Along, Control, Finding, Mean, Measure, Row, Trend};
-use texts::World;
+use texts::Texts;
 use unit::Unit;
 
 /// What is run.
@@ -466,7 +466,7 @@ fn train_all(
     let wanted: Vec<u64> =
         config.seeds.iter().copied().filter(|seed| missing.iter().any(|(other, _)| other == seed)).collect();
     work.note(&format!("writing texts and questions of {} seeds", wanted.len()));
-    let worlds = wanted.par_iter().map(|&seed| World::new(config, seed)).collect::<Result<Vec<_>, _>>()?;
+    let worlds = wanted.par_iter().map(|&seed| Texts::new(config, seed)).collect::<Result<Vec<_>, _>>()?;
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let stopped = || stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
     let one_after_another = || -> Result<(), LmError> {
@@ -510,7 +510,7 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{Branch, Sycophancy, SycophancyConfig, Training, World, sycophancy};
+    use super::{Branch, Sycophancy, SycophancyConfig, Texts, Training, sycophancy};
     use crate::lm::data::EncodedPair;
     use crate::lm::ppo::PpoConfig;
     use crate::lm::run::{LmError, Shown};
@@ -609,7 +609,7 @@ mod tests {
         use std::sync::atomic::AtomicUsize;
         let folder = tempfile::tempdir().unwrap();
         let config = small();
-        let world = World::new(&config, 5).unwrap();
+        let world = Texts::new(&config, 5).unwrap();
         let device = Device::flex();
         let base = |name: &str, every: usize| {
             let path = folder.path().join(name);
@@ -633,7 +633,7 @@ mod tests {
     #[test]
     fn labels_are_answers_and_comparisons_have_one_answer_on_each_side() {
         let config = SycophancyConfig { comparisons: 300, ..small() };
-        let world = World::new(&config, 1).unwrap();
+        let world = Texts::new(&config, 1).unwrap();
         let [unbiased, biased] = [0.0, 4.0].map(|bias| world.labels(&config, bias));
         // One draw decides for all annotators: only where views are wrong does the bias turn answers to the view, and where
         // they are right to the truth.

@@ -290,12 +290,8 @@ const UNFAVOURABLE: [&str; 2] = ["bad", "negative"];
 
 /// How a view is stated.
 const STATEMENTS: [&str; 6] = [
-    "I think it is {}.",
-    "To me it sounds {}.",
-    "I would call it {}.",
-    "It is {} if you ask me.",
-    "I am sure that it is {}.",
-    "I read it as {}.",
+    "I think it is {}.", "To me it sounds {}.", "I would call it {}.", "It is {} if you ask me.",
+    "I am sure that it is {}.", "I read it as {}.",
 ];
 
 /// What is said instead where there is none: as long, so that length does not tell, or nothing.
@@ -311,9 +307,7 @@ const QUESTIONS: [&str; 4] = [
 
 /// What is asked about the view: in the first person.
 const RECALLS: [&str; 4] = [
-    "What do I think, good or bad?",
-    "Good or bad, what did I say?",
-    "Which is my own view, good or bad?",
+    "What do I think, good or bad?", "Good or bad, what did I say?", "Which is my own view, good or bad?",
     "What did I call it, good or bad?",
 ];
 

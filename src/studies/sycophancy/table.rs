@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Point, Sycophancy, SycophancyConfig, Training};
 use crate::disk::figure::{self, Panel, Series, SeriesPoint};
-use crate::lm::run::LmError;
+use crate::lm::error::LmError;
 use crate::preference::statistics::student_interval;
 use crate::studies::sycophancy::opinions::Behaviour;
 

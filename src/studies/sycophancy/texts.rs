@@ -2,14 +2,14 @@
 
 use super::SycophancyConfig;
 use crate::lm::data::{Encoded, EncodedPair};
-use crate::lm::run::LmError;
+use crate::lm::error::LmError;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::random::{Rng, stream};
 use crate::studies::sycophancy::opinions::{self, Annotator, Answer, Question};
 
 /// Texts, questions and labels of a seed, the same for all sizes.
-pub(super) struct World {
+pub(super) struct Texts {
     pub(super) seed: u64,
     pub(super) tokenizer: Tokenizer,
     /// What a base first learns to write.
@@ -31,7 +31,7 @@ pub(super) struct Asked {
     pub(super) pairs: Vec<EncodedPair>,
 }
 
-impl World {
+impl Texts {
     pub(super) fn new(config: &SycophancyConfig, seed: u64) -> Result<Self, LmError> {
         use rand::RngExt as _;
         // Some of what is asked is what the asker has just said: else nothing would make a view worth reading.

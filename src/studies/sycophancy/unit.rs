@@ -2,31 +2,34 @@
 
 use std::cell::{Cell, OnceCell};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
-use super::texts::World;
+use super::texts::Texts;
 use super::{Branch, Point, SycophancyConfig, Training, Work, cost, point_file};
 use crate::disk::archive::Archive;
 use crate::disk::files::{folder_of, sync_folder};
-use crate::lm::data::EncodedPair;
+use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::dpo::{self, Dpo, Reference};
+use crate::lm::error::LmError;
 use crate::lm::folder::{self, with_scores};
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Form, Modpo, ModpoLoss};
-use crate::lm::optim::{Optimizer, Schedule};
-use crate::lm::ppo::{Ppo, iterate};
+use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss};
+use crate::lm::open::eos_of;
+use crate::lm::optim::Schedule;
+use crate::lm::ppo::{self, Ppo};
 use crate::lm::reward::{self, RewardLoss, RewardModel};
 use crate::lm::run::checkpoint::{put, take};
-use crate::lm::run::{LmConfig, LmError, StageKind, eos_of};
+use crate::lm::run::{LmConfig, StageKind};
 use crate::lm::sample::Completion;
 use crate::lm::sft::Sft;
-use crate::lm::train::{Stage, TrainConfig, Trainee, step};
+use crate::lm::train::{self, Stage, TrainConfig, Trainee};
+use crate::studies::beginning::{PART_TOKENS, io, judged, optimizer, unless, write_json};
 use crate::studies::sycophancy::opinions::{Answer, Behaviour, Question, behaviour, probability};
-use crate::studies::world::{PART_TOKENS, io, optimizer, write_json};
 
 /// Steps between two checkpoints of a base, which takes longest.
 const CHECKPOINT_STEPS: usize = 250;
@@ -34,7 +37,7 @@ const CHECKPOINT_STEPS: usize = 250;
 /// Models of a seed and a size.
 pub(super) struct Unit<'a> {
     config: &'a SycophancyConfig,
-    world: &'a World,
+    world: &'a Texts,
     size: &'a str,
     folder: &'a Path,
     device: &'a Device,
@@ -53,7 +56,7 @@ pub(super) struct Unit<'a> {
 impl<'a> Unit<'a> {
     pub(super) fn new(
         config: &'a SycophancyConfig,
-        world: &'a World,
+        world: &'a Texts,
         size: &'a str,
         folder: &'a Path,
         device: &'a Device,
@@ -152,8 +155,7 @@ impl<'a> Unit<'a> {
         let special = world.tokenizer.special();
         model.eos = special.eos.iter().map(|token| token.id).collect();
         model.bos = special.bos.as_ref().map(|token| token.id);
-        let fresh = Decoder::new(model, world.seed, self.device);
-        let mut trainee = Trainee { model: fresh, optimizer: Optimizer::default(), step: 0 };
+        let mut trainee = Trainee::new(Decoder::new(model, world.seed, self.device));
         let steps: usize = phases.iter().map(|(stage, train)| train.total_steps(stage.len())).sum();
         let mut first = 0;
         // A torn one is as none.
@@ -163,14 +165,13 @@ impl<'a> Unit<'a> {
         }
         for (phase, (stage, train)) in phases.iter().enumerate().skip(first) {
             if phase > first {
-                trainee = Trainee { model: trainee.model, optimizer: Optimizer::default(), step: 0 };
+                trainee = Trainee::new(trainee.model);
             }
             let total = train.total_steps(stage.len());
-            while trainee.step < total {
-                let stopping = (self.stopped)();
-                if trainee.step > 0 && (stopping || trainee.step.is_multiple_of(CHECKPOINT_STEPS)) {
+            let ended = self.train(&mut trainee, *stage, train, total, &mut |trainee, stopping| {
+                if trainee.step < total && (stopping || trainee.step.is_multiple_of(CHECKPOINT_STEPS)) {
                     let mut archive = Archive::default();
-                    put(&mut archive, "", &mut trainee);
+                    put(&mut archive, "", trainee);
                     archive.put("phase", &phase);
                     archive.check_finite(checkpoint, &[])?;
                     archive.save(checkpoint)?;
@@ -178,12 +179,10 @@ impl<'a> Unit<'a> {
                     self.told.update(|told| told + part);
                     self.work.add(part);
                 }
-                // Between the two there is no optimiser to keep: one step more, and there is.
-                if stopping && (trainee.step > 0 || phase == 0) {
-                    return Ok(None);
-                }
-                let examples = train.examples(world.seed, trainee.step, stage.len());
-                self.step(&mut trainee, *stage, train, &examples, total)?;
+                Ok(())
+            })?;
+            if ended.is_break() {
+                return Ok(None);
             }
         }
         Ok(Some(trainee.model))
@@ -214,7 +213,7 @@ impl<'a> Unit<'a> {
             margins: self.world.compared.questions.iter().zip(&labels).map(margin).collect(),
             pairs,
             reference: Reference::LogProbs(reference),
-            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: Form::Bounded },
+            loss: ModpoLoss { beta: config.beta, weight: 1.0 - weight, form: ModpoForm::Bounded },
         };
         let end = &config.dpo_steps[config.dpo_steps.len() - 1..];
         let point = |steps, policy: &Decoder| self.point(Training::Modpo, Some(bias), Some(weight), steps, policy);
@@ -262,22 +261,20 @@ impl<'a> Unit<'a> {
         let prompts: Vec<Vec<u32>> = world.compared.pairs.iter().map(|pair| pair.chosen.prompt().to_vec()).collect();
         let eos = eos_of(base, &world.tokenizer);
         let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-            let whole =
-                |(prompt, completion): &(usize, &Completion)| [prompts[*prompt].as_slice(), &completion.ids].concat();
-            let whole: Vec<Vec<u32>> = rows.iter().map(whole).collect();
-            let slices: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-            Ok(reward::scores(&judge, &slices).into_iter().map(f64::from).collect())
+            let written: Vec<Encoded> =
+                rows.iter().map(|(prompt, completion)| Encoded::new(&prompts[*prompt], &completion.ids)).collect();
+            Ok(judged(&judge, &written))
         };
         // The value function begins as the reward model, which knows what is good.
         let mut state = Ppo::new(base.clone(), judge.clone(), &ppo);
-        while state.iteration < ppo.iterations {
-            if (self.stopped)() {
-                return Ok(None);
-            }
-            iterate(&mut state, base, &prompts, &eos, &ppo, world.seed, &reward)?;
+        let ended = ppo::run(&mut state, base, &prompts, &eos, &ppo, world.seed, &reward, &mut |state, _| {
             if config.ppo_iterations.contains(&state.iteration) {
                 points.push(self.point(Training::Ppo, Some(bias), None, state.iteration, &state.policy.model));
             }
+            Ok(unless((self.stopped)()))
+        })?;
+        if ended.is_break() {
+            return Ok(None);
         }
         self.keep(&state.policy.model, &Branch::Ppo(bias).name())?;
         Ok(Some(points))
@@ -324,30 +321,31 @@ impl<'a> Unit<'a> {
         measure: &mut dyn FnMut(usize, &Decoder),
     ) -> Result<Option<Decoder>, LmError> {
         let total = at.last().copied().unwrap_or_default();
-        let mut trainee = Trainee { model: start.clone(), optimizer: Optimizer::default(), step: 0 };
-        while trainee.step < total {
-            if (self.stopped)() {
-                return Ok(None);
-            }
-            let examples = train.examples(self.world.seed, trainee.step, stage.len());
-            self.step(&mut trainee, stage, train, &examples, total)?;
+        let mut trainee = Trainee::new(start.clone());
+        let ended = self.train(&mut trainee, stage, train, total, &mut |trainee, _| {
             if at.contains(&trainee.step) {
                 measure(trainee.step, &trainee.model);
             }
-        }
-        Ok(Some(trainee.model))
+            Ok(())
+        })?;
+        Ok(ended.is_continue().then_some(trainee.model))
     }
 
-    fn step<S: Stage>(
+    /// Trains until it is stopped; `after` is called after every step, and told whether that is now.
+    fn train<S: Stage>(
         &self,
         trainee: &mut Trainee,
         stage: &S,
-        train: &TrainConfig,
-        examples: &[usize],
+        config: &TrainConfig,
         total: usize,
-    ) -> Result<(), LmError> {
-        step(trainee, stage, train, examples, total, self.world.seed)?;
-        Ok(())
+        after: &mut dyn FnMut(&mut Trainee, bool) -> Result<(), LmError>,
+    ) -> Result<ControlFlow<()>, LmError> {
+        let batch = |step| config.examples(self.world.seed, step, stage.len());
+        train::run(trainee, stage, config, total, &batch, self.world.seed, &mut |trainee, _, _| {
+            let stopping = (self.stopped)();
+            after(trainee, stopping)?;
+            Ok(unless(stopping))
+        })
     }
 
     fn training(&self, batch_size: usize, learning_rate: f64, schedule: Schedule) -> TrainConfig {
