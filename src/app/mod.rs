@@ -44,7 +44,7 @@ use crate::engine::run::RunEngine;
 use crate::preference::Label;
 
 /// All panels, in the order of the rail. The first is shown where another cannot be.
-const PANELS: [Entry; 9] = [
+const PANELS: &[Entry] = &[
     start::PANEL,
     watch::PANEL,
     teach::PANEL,
