@@ -307,7 +307,7 @@ mod tests {
                         &["modpo.objectives=[{name='a', weight=0.25, data=['c', 'd']}, \
                            {name='e', weight=0.75, beta=0.5, reference='r', reward='model:x,y'}]"],
                     ),
-                    ("--carrier b", &["modpo.carrier=b", "modpo.objectives=[]"]),
+                    ("--carrier b", &["modpo.carrier=b"]),
                     ("--beta 0.5", &["modpo.beta=0.5"]),
                     ("--form paper", &["modpo.form=paper"]),
                     ("--no-standardize", &["modpo.standardize=false"]),
