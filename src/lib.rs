@@ -31,4 +31,6 @@ pub mod app;
 pub mod cli;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod floors;

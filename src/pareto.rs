@@ -150,12 +150,11 @@ mod tests {
     use serde_json::Value;
 
     use super::{above_chord, attained, attainment_front, dominates, front, hypervolume, igd_plus};
+    use crate::fixtures::{own, shared};
     use crate::random::stream;
 
-    fn data(file: &str) -> Option<Value> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(file);
-        let text = std::fs::read_to_string(path).ok()?;
-        Some(serde_json::from_str(&text).unwrap())
+    fn json(path: PathBuf) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
     fn values(point: &Value, names: [&str; 2]) -> Vec<f64> {
@@ -216,15 +215,11 @@ mod tests {
 
     /// Rewarded Soups' own points, with the volumes that the reference page states.
     #[test]
+    #[ignore = "needs ../shared/data/rewardedsoups_fronts"]
     fn volumes_of_published_fronts_are_those_stated() {
-        let (Some(golden), Some(text), Some(walk)) = (
-            data("golden/losses_merge_hv.json"),
-            data("rewardedsoups_fronts/textgen.json"),
-            data("rewardedsoups_fronts/locomotion.json"),
-        ) else {
-            return;
-        };
-        let golden = &golden["hypervolume"];
+        let golden = &json(own("golden/losses_merge_hv.json"))["hypervolume"];
+        let [text, walk] =
+            ["textgen", "locomotion"].map(|name| json(shared(&format!("rewardedsoups_fronts/{name}.json"))));
         let close = |found: f64, expected: &Value| {
             let expected = expected.as_f64().unwrap();
             assert!((found - expected).abs() < 1e-9 * expected, "{found}, expected {expected}");

@@ -391,6 +391,7 @@ mod tests {
     use serde_json::Value;
 
     use super::{MergeConfig, Method, Rescale, SignElection, grid, merge};
+    use crate::fixtures::{own, shared};
 
     fn of(method: Method, weights: &[f64]) -> MergeConfig {
         MergeConfig { method, weights: weights.to_vec(), ..MergeConfig::default() }
@@ -531,9 +532,8 @@ mod tests {
         }
     }
 
-    fn data(path: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
-        path.exists().then_some(path)
+    fn json(path: PathBuf) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
     fn numbers(value: &Value) -> Vec<f64> {
@@ -543,11 +543,10 @@ mod tests {
         }
     }
 
-    /// The published formulas in float64 on real checkpoints (`../shared/data/merges`), and small matrices.
+    /// The published formulas in float64 on small matrices.
     #[test]
-    fn merges_of_checkpoints_are_those_of_the_formulas() {
-        let Some(path) = data("golden/losses_merge_hv.json") else { return };
-        let golden: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    fn merges_are_those_of_the_formulas() {
+        let golden = json(own("golden/losses_merge_hv.json"));
         let tensor = |name: &str| -> Vec<f32> {
             numbers(&golden["merge"][name]).into_iter().map(|value| value as f32).collect()
         };
@@ -561,9 +560,13 @@ mod tests {
             let found = merge(&config, name, Some(&base), &[&a, &b]);
             assert_close(name, &found, &numbers(&golden["merge"][name]));
         }
+    }
 
-        let (Some(path), Some(folder)) = (data("merges/merges.json"), data("hf")) else { return };
-        let expected: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    /// The same on real checkpoints.
+    #[test]
+    #[ignore = "needs ../shared/data/hf and merges"]
+    fn merges_of_checkpoints_are_those_of_the_formulas() {
+        let (expected, folder) = (json(shared("merges/merges.json")), shared("hf"));
         let read = |name: &str, tensor: &str| -> Vec<f32> {
             let bytes = std::fs::read(folder.join(name).join("model.safetensors")).unwrap();
             let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();

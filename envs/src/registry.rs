@@ -30,17 +30,9 @@ fn task<D: Dynamics<N> + 'static, const N: usize>() -> Box<dyn Env> {
 
 /// Fixed-horizon tasks first, then Gymnasium's; those judged by other tastes last.
 const MAKERS: &[Maker] = &[
-    task::<Pendulum<false>, 2>,
-    task::<CartPole, 4>,
-    task::<MountainCar, 2>,
-    task::<Acrobot, 4>,
-    task::<Reacher, 6>,
-    task::<InvertedPendulum, 4>,
-    task::<CartPoleV1, 4>,
-    task::<Pendulum<true>, 2>,
-    task::<MountainCarV0, 2>,
-    task::<MountainCarContinuousV0, 2>,
-    task::<AcrobotV1, 4>,
+    task::<Pendulum<false>, 2>, task::<CartPole, 4>, task::<MountainCar, 2>, task::<Acrobot, 4>, task::<Reacher, 6>,
+    task::<InvertedPendulum, 4>, task::<CartPoleV1, 4>, task::<Pendulum<true>, 2>, task::<MountainCarV0, 2>,
+    task::<MountainCarContinuousV0, 2>, task::<AcrobotV1, 4>,
 ];
 
 /// Specifications of all environments, the fixed-horizon tasks for preference learning first.

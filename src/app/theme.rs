@@ -163,10 +163,7 @@ fn visuals(mode: Mode, theme: &Theme) -> Visuals {
     visuals.weak_text_color = Some(theme.weak_text);
     let widgets = &mut visuals.widgets;
     for state in [
-        &mut widgets.noninteractive,
-        &mut widgets.inactive,
-        &mut widgets.hovered,
-        &mut widgets.active,
+        &mut widgets.noninteractive, &mut widgets.inactive, &mut widgets.hovered, &mut widgets.active,
         &mut widgets.open,
     ] {
         state.corner_radius = CornerRadius::same(6);

@@ -134,7 +134,7 @@ fn items(arg: &Arg, value: OsString) -> Vec<OsString> {
 pub(super) fn pair<T: FromStr>(text: &str) -> Result<[T; 2], String> {
     let parts =
         text.split_once(',').and_then(|(one, other)| Some([one.trim().parse().ok()?, other.trim().parse().ok()?]));
-    parts.ok_or_else(|| "must be two values with a comma between".to_owned())
+    parts.ok_or_else(|| "must be two values with a comma between them".to_owned())
 }
 
 /// Options that name what is written.
@@ -169,15 +169,15 @@ pub(super) fn check_paths(command: &Command, matches: &ArgMatches) -> Result<(),
 /// What is wrong with a path, whatever it is for.
 fn meant(path: &Path) -> Option<String> {
     if path == Path::new("-") {
-        return Some("standard input and output are no files here; one of this name is ./-".to_owned());
+        return Some("standard input and output cannot be used here; a file of this name is ./-".to_owned());
     }
     let home = path.components().next() == Some(Component::Normal(OsStr::new("~")));
     if home && !Path::new("~").exists() {
         return Some(
-            "the shell has not put your home folder for ~: write it without quotes, and after a space".to_owned(),
+            "the shell did not replace ~ by your home folder: write it without quotes, and after a space".to_owned(),
         );
     }
-    crate::disk::archive::broken_link(path)
+    crate::disk::files::broken_link(path)
 }
 
 /// Why nothing can be written there.
@@ -216,6 +216,19 @@ fn cannot_write(path: &Path, is_file: bool) -> Option<String> {
     tempfile::tempfile_in(place).err().map(|error| format!("cannot write in {}: {error}", place.display()))
 }
 
+/// Every command that has none below it, with the words that lead to it.
+#[cfg(test)]
+pub(super) fn leaves(command: &Command, words: &[String], found: &mut Vec<(Vec<String>, Command)>) {
+    for own in command.get_subcommands() {
+        let words = [words, &[own.get_name().to_owned()]].concat();
+        if own.has_subcommands() {
+            leaves(own, &words, found);
+        } else {
+            found.push((words, own.clone()));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
@@ -224,19 +237,7 @@ mod tests {
     use clap::{Arg, Command, CommandFactory as _};
 
     use super::super::Cli;
-    use super::{cannot_write, is_list, is_of_numbers, is_option, is_pair, meant, spread};
-
-    /// Every command that has none below it, with the words that lead to it.
-    fn leaves(command: &Command, words: &[String], found: &mut Vec<(Vec<String>, Command)>) {
-        for own in command.get_subcommands() {
-            let words = [words, &[own.get_name().to_owned()]].concat();
-            if own.has_subcommands() {
-                leaves(own, &words, found);
-            } else {
-                found.push((words, own.clone()));
-            }
-        }
-    }
+    use super::{cannot_write, is_list, is_of_numbers, is_option, is_pair, leaves, meant, spread};
 
     /// What a command makes of arguments where nothing but its lists counts: the values of an option, and of all
     /// arguments that are none.

@@ -8,16 +8,18 @@ use clap::{Args, Subcommand};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 
-use super::train::{ENOUGH_EPISODES, Threads, note_few};
-use super::{Failure, print_json, print_line, remark, shown, warn};
-use crate::control::config::Config;
+use super::flags::assigned;
+use super::train::{ENOUGH_EPISODES, note_few};
+use super::{Failure, SharedArgs, number, print_line, remark, shown, warn};
+use crate::control::config::{Config, RewardSource};
+use crate::control::reward::ensemble::FitTarget;
 use crate::control::rl::evaluate::evaluate_random;
 use crate::control::run;
 use crate::device;
 use crate::disk::archive::write_atomically;
-use crate::disk::layers::set_layer;
 use crate::disk::lock::Claim;
 use crate::disk::{figure, lines};
+use crate::preference::Sampler;
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
 use crate::random::stream;
 
@@ -32,7 +34,7 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     /// The ablations of Christiano et al. 2017: what each part of the method is worth
     Ablations(EnvRunsArgs),
-    /// The method with the true reward, with preferences, and with each of B-Pref's simulated teachers
+    /// The true reward beside the method with each of B-Pref's simulated teachers
     Teachers(EnvRunsArgs),
     /// Every fixed-horizon task, with the true reward and with preferences
     Tasks(TasksArgs),
@@ -49,7 +51,7 @@ struct EnvRunsArgs {
 
 #[derive(Debug, Args)]
 struct TasksArgs {
-    /// One of them; may be given several times [default: all]
+    /// A task; may be given several times [default: all]
     #[arg(long = "env", value_name = "ENV")]
     envs: Vec<String>,
     #[command(flatten)]
@@ -61,17 +63,14 @@ struct RunsArgs {
     /// Seeds, from 0
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000), allow_negative_numbers = true)]
     seeds: u64,
-    /// Set any value of the configuration for all runs, e.g. --set preferences.labels=100
+    /// Set any value of the configuration for all runs, such as preferences.labels=100
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    #[command(flatten)]
-    threads: Threads,
     /// Folder for results; a benchmark that was stopped goes on from it [default: runs/bench-NAME]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shared: SharedArgs,
 }
 
 /// One finished run, a line of `results.jsonl`.
@@ -88,9 +87,9 @@ struct Finished {
     labels_asked: usize,
 }
 
-/// A row of the table.
+/// A variant on a task, over all seeds.
 #[derive(Debug, Clone, Serialize)]
-struct Row {
+struct VariantRow {
     env: String,
     variant: String,
     labels: usize,
@@ -104,34 +103,36 @@ struct Row {
     epic: Option<f64>,
 }
 
-/// What is changed, by name; assignments as for `--set`.
-type Variant = (&'static str, &'static [&'static str]);
+/// Its name, and what it changes.
+type Variant = (&'static str, fn(&mut Config));
 
-const TRUE_REWARD: Variant = ("true reward (PPO)", &["reward=true"]);
+const TRUE_REWARD: Variant = ("true reward (PPO)", |config| config.reward = RewardSource::True);
 
 const ABLATIONS: &[Variant] = &[
-    ("full method", &[]),
-    ("random queries", &["preferences.sampler=uniform"]),
+    ("full method", |_| ()),
+    ("random queries", |config| config.preferences.sampler = Sampler::Uniform),
     // §3.3: without an ensemble there is no disagreement to ask by.
-    ("no ensemble", &["reward_model.members=1", "reward_model.bootstrap=false", "preferences.sampler=uniform"]),
-    ("no online queries", &["preferences.online=false"]),
-    ("no regularisation", &["reward_model.adaptive_l2=false", "reward_model.l2=0.0"]),
-    ("single frames", &["preferences.segment_steps=1"]),
-    ("true returns as target", &["reward_model.target=returns"]),
+    ("no ensemble", |Config { preferences, reward_model, .. }| {
+        (reward_model.members, reward_model.bootstrap, preferences.sampler) = (1, false, Sampler::Uniform);
+    }),
+    ("no online queries", |config| config.preferences.online = false),
+    ("no regularisation", |Config { reward_model, .. }| (reward_model.adaptive_l2, reward_model.l2) = (false, 0.0)),
+    ("single frames", |config| config.preferences.segment_steps = 1),
+    ("true returns as target", |config| config.reward_model.target = FitTarget::Returns),
     TRUE_REWARD,
 ];
 
 const TEACHERS: &[Variant] = &[
     TRUE_REWARD,
-    ("oracle", &[]),
-    ("mistake", &["preferences.teacher.mistake=0.1"]),
-    ("noisy", &["preferences.teacher.beta=1.0"]),
-    ("myopic", &["preferences.teacher.gamma=0.9"]),
-    ("skip", &["preferences.teacher.skip=0.1"]),
-    ("equal", &["preferences.teacher.equal=0.1"]),
+    ("oracle", |_| ()),
+    ("mistake", |config| config.preferences.teacher.mistake = 0.1),
+    ("noisy", |config| config.preferences.teacher.beta = 1.0),
+    ("myopic", |config| config.preferences.teacher.gamma = 0.9),
+    ("skip", |config| config.preferences.teacher.skip = 0.1),
+    ("equal", |config| config.preferences.teacher.equal = 0.1),
 ];
 
-const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", &[])];
+const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", |_| ())];
 
 /// The row that shows where returns start; not in the figure, whose axis it would stretch.
 const RANDOM: &str = "random actions";
@@ -157,17 +158,19 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
 fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> Result<(), Failure> {
     // All configurations are checked before the first run starts.
     let mut runs = Vec::new();
+    let set = assigned(&args.set)?;
     for env in envs {
-        for (variant, changes) in variants {
+        for (variant, change) in variants {
             for seed in 0..args.seeds {
-                let seed_layer = set_layer(&format!("seed={seed}"))?;
-                let layers = args.set.iter().map(String::as_str).chain(changes.iter().copied()).map(set_layer);
-                let layers = layers.chain([Ok(seed_layer)]).collect::<Result<Vec<_>, _>>()?;
-                runs.push((*variant, Config::resolve(env, &layers)?));
+                let mut config = Config::resolve(env, &set)?;
+                change(&mut config);
+                config.seed = seed;
+                config.validate()?;
+                runs.push((*variant, config));
             }
         }
     }
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     note_few(runs.iter().map(|(_, config)| config.evaluation_episodes).min().unwrap_or(ENOUGH_EPISODES));
     let subject = if let [env] = envs { format!("-{env}") } else { String::new() };
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(format!("bench-{name}{subject}")));
@@ -240,7 +243,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     let svg = out.join(format!("{name}.svg"));
     // Returns of different tasks have different units: they share no axis.
     if let [_] = envs {
-        let bar = |row: &Row| figure::Bar {
+        let bar = |row: &VariantRow| figure::Bar {
             name: row.variant.clone(),
             value: row.interquartile_mean,
             interval: row.interval_95,
@@ -254,18 +257,16 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
         print_line(&format!("figure: {}", svg.display()));
     }
     print_line(&format!("table: {}", markdown_path.display()));
-    if args.json {
-        let figure = svg.exists().then(|| shown(&svg));
-        print_json(&serde_json::json!({
-            "benchmark": name, "envs": envs, "seeds": args.seeds, "rows": rows, "table": shown(&markdown_path), "figure": figure
-        }));
-    }
+    let figure = svg.exists().then(|| shown(&svg));
+    args.shared.json.print(&serde_json::json!({
+        "benchmark": name, "envs": envs, "seeds": args.seeds, "rows": rows, "table": shown(&markdown_path), "figure": figure
+    }));
     Ok(())
 }
 
-fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, [pearson, epic]: [&[f64]; 2]) -> Row {
+fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, [pearson, epic]: [&[f64]; 2]) -> VariantRow {
     let middle = |values: &[f64]| (!values.is_empty()).then(|| interquartile_mean(values));
-    Row {
+    VariantRow {
         env: env.to_owned(),
         variant: variant.to_owned(),
         labels,
@@ -278,16 +279,16 @@ fn row(env: &str, variant: &str, labels: usize, returns: Vec<f64>, [pearson, epi
 }
 
 /// A Markdown table whose columns line up as plain text too.
-fn markdown(rows: &[Row]) -> String {
+fn markdown(rows: &[VariantRow]) -> String {
     let mut text = format!(
         "| {:<18} | {:<24} | {:>6} | {:>9} | {:>20} | {:>11} | {:>5} | {} |\n",
         "task", "variant", "labels", "IQM", "95 % interval", "reward corr", "EPIC", "each seed"
     );
     text += "|---|---|---:|---:|---:|---:|---:|---|\n";
     for row in rows {
-        let Row { env, variant, labels, interquartile_mean: iqm, interval_95, .. } = row;
+        let VariantRow { env, variant, labels, interquartile_mean: iqm, interval_95, .. } = row;
         let interval = interval_95.map_or_else(|| "–".to_owned(), |[low, high]| format!("[{low:.1}, {high:.1}]"));
-        let [pearson, epic] = [row.reward_pearson, row.epic].map(|v| v.map_or("–".to_owned(), |v| format!("{v:.2}")));
+        let [pearson, epic] = [row.reward_pearson, row.epic].map(|value| number(value, 2));
         let returns: Vec<String> = row.returns.iter().map(|r| format!("{r:.0}")).collect();
         let returns = returns.join(" ");
         text += &format!(
@@ -301,17 +302,18 @@ fn markdown(rows: &[Row]) -> String {
 mod tests {
     use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
     use crate::control::config::Config;
-    use crate::disk::layers::set_layer;
 
     #[test]
     fn every_variant_is_a_configuration_of_its_own() {
         for env in TASK_ENVS {
             for variants in [ABLATIONS, TEACHERS, TASKS] {
-                let resolve = |changes: &[&str]| {
-                    let layers: Vec<_> = changes.iter().map(|c| set_layer(c).unwrap()).collect();
-                    Config::resolve(env, &layers).unwrap().to_toml()
+                let resolve = |change: fn(&mut Config)| {
+                    let mut config = Config::preset(env).unwrap();
+                    change(&mut config);
+                    config.validate().unwrap();
+                    config.to_toml()
                 };
-                let mut all: Vec<String> = variants.iter().map(|(_, changes)| resolve(changes)).collect();
+                let mut all: Vec<String> = variants.iter().map(|(_, change)| resolve(*change)).collect();
                 all.sort();
                 all.dedup();
                 assert_eq!(all.len(), variants.len(), "{env}");

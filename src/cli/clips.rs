@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::train::{Found, load, policy};
-use super::{Failure, print_json, print_line, shown};
+use super::train::{GivenPolicy, load, policy};
+use super::{Failure, JsonArgs, print_line, shown};
 use crate::control::run::film::{self, Film};
 use crate::disk::archive::write_atomically;
 
@@ -18,22 +18,22 @@ pub(crate) struct ClipsArgs {
     /// GIF file to write
     #[arg(long, value_name = "FILE.gif")]
     out: PathBuf,
-    /// Draw the pair of this query, first clip left under blue, second right under orange, instead of an episode
+    /// Draw the pair of this query instead of an episode: the first clip left under blue, the second right under orange
     #[arg(long, value_name = "QUERY", allow_negative_numbers = true)]
     pair: Option<u64>,
-    /// Pixels of a side, were the picture square; wide scenes keep the area
+    /// Side of a square picture, in pixels; wide scenes have the same area
     #[arg(long, default_value_t = 240, value_parser = clap::value_parser!(u32).range(16..=2048), allow_negative_numbers = true)]
     size: u32,
     /// Seed of the episode's initial state [default: the run's]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
+/// What `clips` prints.
 #[derive(Debug, Serialize)]
-struct Written {
+struct WrittenFilm {
     path: String,
     frames: usize,
     bytes: usize,
@@ -46,15 +46,13 @@ pub(crate) fn clips(args: &ClipsArgs) -> Result<(), Failure> {
     let Film { bytes, frames } = match args.pair {
         Some(query) => film::pair(&load(&args.run)?, query, args.size)?,
         None => {
-            let Found { policy, seed, .. } = policy(&args.run)?;
+            let GivenPolicy { policy, seed, .. } = policy(&args.run)?;
             film::episode(&policy.env, &policy.agent, args.seed.unwrap_or(seed), args.size)?
         }
     };
     write_atomically(&args.out, &bytes)
         .map_err(|e| Failure::usage(format!("{}: cannot write the film: {e}", args.out.display())))?;
     print_line(&format!("{}: {} frames, {} kB", args.out.display(), frames, bytes.len() / 1000));
-    if args.json {
-        print_json(&Written { path: shown(&args.out), frames, bytes: bytes.len() });
-    }
+    args.json.print(&WrittenFilm { path: shown(&args.out), frames, bytes: bytes.len() });
     Ok(())
 }

@@ -7,7 +7,7 @@ use pairwise_envs::{Action, EnvSpec, Space};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Failure, print_json, print_line};
+use super::{Failure, JsonArgs, print_line, print_table};
 use crate::finite;
 
 /// Arguments of `envs`.
@@ -15,9 +15,8 @@ use crate::finite;
 pub(crate) struct EnvsArgs {
     #[command(subcommand)]
     command: Option<EnvsCommand>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -36,9 +35,8 @@ struct RolloutArgs {
     /// JSON file with a list of actions: numbers for discrete ones, lists of numbers for continuous ones
     #[arg(long, value_name = "FILE")]
     actions: PathBuf,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 /// What `envs rollout` prints.
@@ -53,7 +51,7 @@ struct Rollout {
 }
 
 #[derive(Debug, Serialize)]
-struct Listed {
+struct ListedEnv {
     id: &'static str,
     summary: &'static str,
     observation: usize,
@@ -68,36 +66,31 @@ pub(crate) fn envs(args: &EnvsArgs) -> Result<(), Failure> {
     match &args.command {
         Some(EnvsCommand::Rollout(rollout_args)) => rollout(rollout_args),
         None => {
-            list(args.json);
+            list(&args.json);
             Ok(())
         }
     }
 }
 
-fn list(json: bool) {
-    print_line(&format!(
-        "{:<26}{:>5}  {:<14}{:>7}  {:<6}  {}",
-        "environment", "obs", "action", "steps", "ends", "what it is"
-    ));
-    for spec in pairwise_envs::specs() {
-        let ends = if spec.terminates { "early" } else { "never" };
-        let EnvSpec { id, summary, observation, action, horizon, .. } = spec;
-        let (obs, action) = (observation.len(), describe(action));
-        print_line(&format!("{id:<26}{obs:>5}  {action:<14}{horizon:>7}  {ends:<6}  {summary}"));
-    }
-    if json {
-        let listed = |spec: &'static EnvSpec| Listed {
-            id: spec.id,
-            summary: spec.summary,
-            observation: spec.observation.len(),
-            action: describe(&spec.action),
-            state: spec.state,
-            dt: spec.dt,
-            horizon: spec.horizon,
-            terminates: spec.terminates,
-        };
-        print_json(&serde_json::json!({ "environments": pairwise_envs::specs().map(listed).collect::<Vec<_>>() }));
-    }
+fn list(json: &JsonArgs) {
+    let listed = |spec: &'static EnvSpec| ListedEnv {
+        id: spec.id,
+        summary: spec.summary,
+        observation: spec.observation.len(),
+        action: describe(&spec.action),
+        state: spec.state,
+        dt: spec.dt,
+        horizon: spec.horizon,
+        terminates: spec.terminates,
+    };
+    let all: Vec<ListedEnv> = pairwise_envs::specs().map(listed).collect();
+    let row = |env: &ListedEnv| {
+        let [observation, horizon] = [env.observation, env.horizon].map(|count| count.to_string());
+        let ends = if env.terminates { "early" } else { "never" };
+        vec![env.id.to_owned(), observation, env.action.clone(), horizon, ends.to_owned(), env.summary.to_owned()]
+    };
+    print_table(&["environment", "obs", "action", "steps", "ends", "what it is"], all.iter().map(row));
+    json.print(&serde_json::json!({ "environments": all }));
 }
 
 fn describe(space: &Space) -> String {
@@ -135,7 +128,7 @@ fn rollout(args: &RolloutArgs) -> Result<(), Failure> {
         if finite::first(numbers).is_some() {
             let variables = spec.state.iter().zip(&saved).map(|(name, value)| format!("{name} = {value:e}"));
             return Err(Failure::negative(format!(
-                "{}: step {} leaves what can be computed ({}): begin nearer to what the task is about, or act less",
+                "{}: step {} leads to a state that cannot be computed ({}): begin nearer to usual states, or act less",
                 spec.id,
                 result.rewards.len() + 1,
                 variables.collect::<Vec<_>>().join(", ")
@@ -152,9 +145,7 @@ fn rollout(args: &RolloutArgs) -> Result<(), Failure> {
     }
     let total: f64 = result.rewards.iter().sum();
     print_line(&format!("{}: {} steps, return {total}", spec.id, result.rewards.len()));
-    if args.json {
-        print_json(&result);
-    }
+    args.json.print(&result);
     Ok(())
 }
 

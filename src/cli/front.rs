@@ -1,20 +1,21 @@
 //! `front`: agents with several tastes, by soups and by multi-objective RL.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::TypedValueParser as _;
+use serde::Serialize;
 use serde_json::json;
 use toml::Table;
 
-use super::train::{Threads, note_few};
-use super::{Failure, LayerArgs, cpu_seconds, over_seeds, print_json, print_line, remark, shown};
+use super::flags::is_on;
+use super::train::note_few;
+use super::{Failure, LayerArgs, SharedArgs, number, over_seeds, print_line, print_table, remark, shown, write};
 use crate::device::{self, DeviceChoice};
-use crate::disk::archive::write_atomically;
 use crate::disk::figure::{self, Series, SeriesPoint};
-use crate::disk::layers::merge;
+use crate::disk::files::make_folder;
 use crate::disk::lines;
 use crate::disk::lock::Claim;
-use crate::disk::lock::make_folder;
 use crate::pareto::attainment_front;
 use crate::studies::control_front::{
     self as rl, ControlFront, ControlFrontConfig, ControlMethod, ControlRow, ControlSeed,
@@ -23,38 +24,52 @@ use crate::studies::control_front::{
 /// Arguments of `front`.
 #[derive(Debug, Args)]
 pub(crate) struct FrontArgs {
-    /// reacher (precision against effort), pendulum (upright against torque) or inverted-pendulum (upright against force)
-    env: Option<String>,
-    /// Seeds, from 0 [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000), allow_negative_numbers = true)]
-    seeds: Option<u64>,
-    /// Leave multi-objective RL out, which trains a policy for every mix
-    #[arg(long)]
-    no_morl: bool,
-    /// Comparisons that a simulated teacher of each taste answers; policies learn from these instead of the tastes' rewards
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    labels: Option<u32>,
+    #[command(flatten)]
+    flags: FrontFlags,
     #[command(flatten)]
     layers: LayerArgs,
-    #[command(flatten)]
-    threads: Threads,
     /// Folder; seeds that it holds already are not run again [default: runs/front-ENV]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shared: SharedArgs,
+}
+
+/// Flags of `front` that are values of [`ControlFrontConfig`].
+#[derive(Debug, Args, Serialize)]
+struct FrontFlags {
+    /// Environment: reacher (precision against effort), pendulum (upright against torque) or inverted-pendulum (upright
+    /// against force)
+    env: Option<String>,
+    /// How many seeds, counted from 0 [default: 5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1000).map(|count| Seeds((0..count).collect())))]
+    seeds: Option<Seeds>,
+    /// Leave out multi-objective RL, which trains a policy for every mix
+    #[arg(long = "no-morl", action = clap::ArgAction::SetFalse)]
+    #[serde(skip_serializing_if = "is_on")]
+    morl: bool,
+    /// Comparisons that a simulated teacher of each taste answers; policies learn from these instead of the tastes' rewards
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    labels: Option<u32>,
+}
+
+/// Seeds from 0.
+#[derive(Debug, Clone, Serialize)]
+struct Seeds(Vec<u64>);
+
+pub(super) fn config(args: &FrontArgs) -> Result<ControlFrontConfig, Failure> {
+    args.layers.resolve(&ControlFrontConfig::default(), &args.flags)
 }
 
 pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     let config = config(args)?;
     config.validate().map_err(Failure::usage)?;
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     note_few(config.episodes);
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("runs/front-{}", config.env)));
-    let io = |error: std::io::Error| Failure::usage(format!("{}: {error}", out.display()));
     let _claim = Claim::make(&out)?;
-    make_folder(&out.join("seeds")).map_err(io)?;
+    make_folder(&out.join("seeds")).map_err(|error| Failure::usage(format!("{}: {error}", out.display())))?;
     // A seed's result belongs to the configuration, whatever the other seeds are.
     let mut shared = Table::try_from(&config)?;
     shared.remove("seeds");
@@ -68,7 +83,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
             )));
         }
         Ok(_) => {}
-        Err(_) => write_atomically(&kept, shared.as_bytes()).map_err(io)?,
+        Err(_) => write(&kept, &shared)?,
     }
     let device = device::pick(DeviceChoice::Cpu)?;
     let mut seeds: Vec<ControlSeed> = Vec::new();
@@ -83,36 +98,27 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
             }
             Err(_) => {
                 let found = rl::seed(&config, seed, &out, &device, &remark)?;
-                let text = lines::pretty(&found);
-                write_atomically(&path, text.as_bytes()).map_err(io)?;
+                write(&path, &lines::pretty(&found))?;
                 found
             }
         };
         seeds.push(found);
     }
-    let table = rl::table(&config, &seeds);
-    let tastes = rl::tastes(&config.env)?.each_ref().map(|taste| taste.name);
-    print(&config, &seeds, &table, tastes);
-    let result = ControlFront {
-        config: config.clone(),
-        tastes: tastes.map(str::to_owned).to_vec(),
-        seeds: seeds.clone(),
-        table: table.clone(),
-    };
-    let text = lines::pretty(&result);
-    write_atomically(&out.join("front.json"), text.as_bytes()).map_err(io)?;
-    let svg = out.join("front.svg");
-    draw(&config, &seeds, tastes, &svg)?;
-    print_line(&format!("points in {}, figure in {}", out.join("front.json").display(), svg.display()));
-    if args.json {
-        print_json(
-            &json!({ "env": config.env, "tastes": tastes, "seeds": config.seeds, "table": table, "out": shown(&out) }),
-        );
-    }
+    let tastes = rl::tastes(&config.env)?.iter().map(|taste| taste.name.to_owned()).collect();
+    let front = ControlFront { table: rl::table(&config, &seeds), config, tastes, seeds };
+    print(&front);
+    let (points, svg) = (out.join("front.json"), out.join("front.svg"));
+    write(&points, &lines::pretty(&front))?;
+    draw(&front, &svg)?;
+    print_line(&format!("points in {}, figure in {}", points.display(), svg.display()));
+    let ControlFront { config, tastes, table, .. } = &front;
+    args.shared.json.print(
+        &json!({ "env": config.env, "tastes": tastes, "seeds": config.seeds, "table": table, "out": shown(&out) }),
+    );
     Ok(())
 }
 
-fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow], tastes: [&str; 2]) {
+fn print(ControlFront { config, tastes, seeds, table }: &ControlFront) {
     let between = config.mix_steps - 1;
     let learned = match config.labels {
         0 => String::new(),
@@ -127,29 +133,21 @@ fn print(config: &ControlFrontConfig, seeds: &[ControlSeed], table: &[ControlRow
         if seeds.len() == 1 { "" } else { "s" },
         config.episodes
     ));
-    print_line(&format!(
-        "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} CPU s",
-        "method",
-        "box covered",
-        format!("of {between} not dominated by ends"),
-        "above the chord",
-        "trainings",
-        "env steps"
-    ));
     let list = |counts: &[usize]| counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    for row in table {
-        let ControlRow { volume, interval, .. } = row;
-        print_line(&format!(
-            "{:<6} {:<24} {:<28} {:<24} {:<11} {:<11} {}",
-            name(row.method),
-            volume.map_or_else(|| "–".to_owned(), |volume| over_seeds(volume, *interval)),
+    let row = |row: &ControlRow| {
+        vec![
+            name(row.method).to_owned(),
+            over_seeds(row.volume, row.interval),
             list(&row.not_dominated),
             list(&row.above_chord),
-            row.trainings,
-            row.env_steps,
-            cpu_seconds(row.cpu_seconds, 0)
-        ));
-    }
+            row.trainings.to_string(),
+            row.env_steps.to_string(),
+            number(row.cpu_seconds, 0),
+        ]
+    };
+    let not_dominated = format!("of {between} not dominated by ends");
+    let head = ["method", "box covered", &not_dominated, "above the chord", "trainings", "env steps", "CPU s"];
+    print_table(&head, table.iter().map(row));
 }
 
 fn name(method: ControlMethod) -> &'static str {
@@ -159,12 +157,7 @@ fn name(method: ControlMethod) -> &'static str {
     }
 }
 
-fn draw(
-    config: &ControlFrontConfig,
-    seeds: &[ControlSeed],
-    tastes: [&str; 2],
-    path: &std::path::Path,
-) -> Result<(), Failure> {
+fn draw(ControlFront { config, tastes, seeds, .. }: &ControlFront, path: &Path) -> Result<(), Failure> {
     let series = |method: ControlMethod| {
         let of_seed = |seed: &ControlSeed| -> Vec<Vec<f64>> {
             let own = seed.points.iter().filter(|point| point.method == method);
@@ -183,28 +176,5 @@ fn draw(
     let all: Vec<Series> = methods.into_iter().map(series).collect();
     let learned = if config.labels == 0 { String::new() } else { format!(", {} answers each", config.labels) };
     let title = format!("{}: return of an episode by two tastes, {} seeds{learned}", config.env, seeds.len());
-    Ok(figure::curves(path, &title, tastes, &all)?)
-}
-
-/// Defaults ← `--config` ← `--set` ← flags.
-fn config(args: &FrontArgs) -> Result<ControlFrontConfig, Failure> {
-    let mut table = Table::try_from(ControlFrontConfig::default())?;
-    for layer in args.layers.read()? {
-        merge(&mut table, layer);
-    }
-    if let Some(env) = &args.env {
-        table.insert("env".to_owned(), env.as_str().into());
-    }
-    if let Some(seeds) = args.seeds {
-        let seeds = (0..seeds).map(|seed| i64::try_from(seed).map(toml::Value::Integer));
-        table.insert("seeds".to_owned(), toml::Value::Array(seeds.collect::<Result<_, _>>()?));
-    }
-    if let Some(labels) = args.labels {
-        table.insert("labels".to_owned(), i64::from(labels).into());
-    }
-    if args.no_morl {
-        table.insert("morl".to_owned(), false.into());
-    }
-    serde_path_to_error::deserialize(table)
-        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))
+    Ok(figure::curves(path, &title, [&tastes[0], &tastes[1]], &all)?)
 }

@@ -7,6 +7,7 @@ mod bench;
 mod clips;
 mod envs;
 mod evals;
+mod flags;
 mod front;
 mod lm;
 mod progress;
@@ -15,16 +16,15 @@ mod soup;
 mod train;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use toml::Table;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::disk::layers::{read_layer, set_layer};
-use screen::{ask, note, print_json, print_line, print_text, remark, shown, warn};
-use train::Threads;
+use crate::disk::archive::write_atomically;
+use flags::{JsonArgs, LayerArgs, SharedArgs};
+use screen::{ask, note, number, over_seeds, plus_minus, print_line, print_table, print_text, remark, shown, warn};
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
 #[derive(Debug, Parser)]
@@ -85,40 +85,11 @@ impl Command {
     }
 }
 
-/// What most commands take.
-#[derive(Debug, Args)]
-struct SharedArgs {
-    #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
-}
-
-/// What lies over a configuration's defaults.
-#[derive(Debug, Args)]
-struct LayerArgs {
-    /// TOML file laid over the defaults (of a task, over its preset), e.g. the config.toml of another run
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Set any value of the configuration by its path in config.toml, as KEY.PART=VALUE
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-}
-
 /// Why a command did not do what was asked.
 #[derive(Debug)]
 pub(crate) struct Failure {
     code: u8,
     message: String,
-}
-
-impl LayerArgs {
-    /// The layers, the last one on top.
-    fn read(&self) -> Result<Vec<Table>, Failure> {
-        let file = self.config.iter().map(|path| read_layer(path));
-        Ok(file.chain(self.set.iter().map(|assignment| set_layer(assignment))).collect::<Result<_, _>>()?)
-    }
 }
 
 impl Failure {
@@ -135,6 +106,12 @@ impl Failure {
     /// Stopped by Ctrl-C: the shell's convention, 128 + SIGINT.
     pub(crate) fn interrupted(message: impl Into<String>) -> Self {
         Self { code: 130, message: message.into() }
+    }
+
+    /// Stopped by Ctrl-C, and the folder `out` holds what was `done`.
+    fn kept(done: &str, out: &Path) -> Self {
+        let out = out.display();
+        Self::interrupted(format!("what was {done} is kept; go on with the same command and --out {out}"))
     }
 }
 
@@ -201,40 +178,30 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::bench(&args),
         Command::Front(args) => front::front(&args),
         Command::Soup(args) => soup::soup(&args),
-        Command::Lm(args) => lm::lm(&args),
+        Command::Lm(args) => lm::lm(args),
         Command::Evals(args) => evals::evals(&args),
     }
 }
 
-/// A mean over seeds with its interval, which a single seed does not have.
-fn over_seeds(mean: f64, interval: Option<[f64; 2]>) -> String {
-    match interval {
-        None => format!("{mean:.3}"),
-        Some([low, high]) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+/// Writes a file whole.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+/// Writes lines to a file, or without one to the screen.
+fn write_or_print(out: Option<&Path>, lines: &str) -> Result<(), Failure> {
+    match out {
+        Some(path) => write(path, lines)?,
+        None => lines.lines().for_each(print_line),
     }
-}
-
-/// A deviation beside its mean, where there is one.
-fn plus_minus(deviation: Option<f64>, digits: usize) -> String {
-    deviation.map_or_else(String::new, |deviation| format!(" ± {deviation:.digits$}"))
-}
-
-/// CPU seconds, where the system tells them.
-fn cpu_seconds(seconds: Option<f64>, digits: usize) -> String {
-    seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.digits$}"))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
-    use super::{Cli, Command, over_seeds};
-
-    #[test]
-    fn one_seed_shows_no_interval() {
-        assert_eq!(over_seeds(0.5, Some([0.25, 1.0])), "0.500 [0.250, 1.000]");
-        assert_eq!(over_seeds(0.5, None), "0.500");
-    }
+    use super::{Cli, Command};
 
     #[test]
     fn the_command_line_is_sound_and_the_window_needs_no_arguments() {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::screen::remark;
+use super::screen::{number, remark};
 use crate::control::config::Config;
 use crate::control::drlhp::{Report, Run};
 
@@ -114,7 +114,6 @@ impl TrainingProgress {
         let (since, first) = *self.first.get_or_insert((Instant::now(), report.env_steps));
         let rate =
             (report.env_steps > first).then(|| (report.env_steps - first) as f64 / since.elapsed().as_secs_f64());
-        let number = |value: Option<f64>, digits: usize| value.map_or("–".to_owned(), |v| format!("{v:.digits$}"));
         let mut line = format!("return {}", number(report.true_return, 1));
         if let Some(reward) = report.reward {
             line += &format!(", reward correlation {}", number(reward.pearson, 2));

@@ -62,7 +62,51 @@ pub(crate) fn ask(text: &str) {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
 }
 
+/// Prints a table to stdout; a column is as wide as its widest cell.
+pub(crate) fn print_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
+    let head = head.iter().map(|&cell| cell.to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        print_line(cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+}
+
+/// A number, or a dash where it is not known.
+pub(crate) fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+/// A mean over seeds with its interval, which a single seed does not have.
+pub(crate) fn over_seeds(mean: Option<f64>, interval: Option<[f64; 2]>) -> String {
+    let interval = interval.filter(|_| mean.is_some()).map(|[low, high]| format!(" [{low:.3}, {high:.3}]"));
+    number(mean, 3) + &interval.unwrap_or_default()
+}
+
+/// A deviation beside its mean, where there is one.
+pub(crate) fn plus_minus(deviation: Option<f64>, digits: usize) -> String {
+    deviation.map_or_else(String::new, |deviation| format!(" ± {deviation:.digits$}"))
+}
+
+/// Shares of a mix.
+pub(crate) fn shares(weights: &[f64]) -> String {
+    weights.iter().map(|weight| format!("{weight:.2}")).collect::<Vec<_>>().join("/")
+}
+
 /// A path in a result. JSON holds UTF-8 only, and paths need not be: what is none has the replacement character.
 pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number, over_seeds};
+
+    #[test]
+    fn one_seed_shows_no_interval_and_what_is_not_known_no_number() {
+        assert_eq!(over_seeds(Some(0.5), Some([0.25, 1.0])), "0.500 [0.250, 1.000]");
+        assert_eq!((over_seeds(Some(0.5), None), over_seeds(None, None)), ("0.500".to_owned(), number(None, 3)));
+    }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::train::{Threads, note_few};
-use super::{Failure, print_json, print_line, shown};
+use super::flags::SeedArgs;
+use super::train::note_few;
+use super::{Failure, SharedArgs, print_line, shown};
 use crate::control::rl::evaluate::evaluate;
 use crate::control::run::policy::{Policy, mixable, mixed};
 use crate::device::{self, DeviceChoice};
@@ -16,10 +17,10 @@ use crate::soup::{SUM_TOLERANCE, grid};
 /// Arguments of `soup`.
 #[derive(Debug, Args)]
 pub(crate) struct SoupArgs {
-    /// Runs, or policies' files, that were fine-tuned from one policy (`pairwise train … --init RUN`)
+    /// Runs, or files of policies, that were fine-tuned from one policy (`pairwise train … --init RUN`)
     #[arg(value_name = "RUN", num_args = 2.., required = true)]
     runs: Vec<PathBuf>,
-    /// Weights of the runs; they sum to 1 [default: all of the path from one run to another]
+    /// Weights of the runs; they sum to 1 [default: every mix of the path from one run to another]
     #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
     weights: Vec<f64>,
     /// Steps of the path from one run to another
@@ -28,22 +29,18 @@ pub(crate) struct SoupArgs {
     /// Episodes that a mix is measured over
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=10_000), allow_negative_numbers = true)]
     episodes: u16,
-    /// Seed of the initial states, the same for every mix
-    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedArgs,
     /// File for the mix of these weights; `evaluate`, `clips` and `train --init` read it
     #[arg(long, value_name = "FILE.safetensors", requires = "weights")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    shared: SharedArgs,
 }
 
 /// A mix, measured.
 #[derive(Debug, Serialize)]
-struct Mixed {
+struct MeasuredMix {
     weights: Vec<f64>,
     /// Mean return by every run's environment.
     returns: Vec<f64>,
@@ -56,7 +53,7 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--out: the file must end in .safetensors"));
     }
     check_weights(&args.weights, args.runs.len())?;
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     note_few(usize::from(args.episodes));
     let device = device::pick(DeviceChoice::Cpu)?;
     let policies = args.runs.iter().map(|run| Policy::read(run, &device)).collect::<Result<Vec<_>, _>>()?;
@@ -73,11 +70,12 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
     let measure = |weights: &[f64]| -> Result<Vec<f64>, Failure> {
         let agent = mixed(&agents, weights);
         let of_env = |env: &&str| {
-            let mean = evaluate(&agent, env, usize::from(args.episodes), args.seed)?.mean;
+            let mean = evaluate(&agent, env, usize::from(args.episodes), args.seed.seed)?.mean;
             match mean.is_finite() {
                 true => Ok(mean),
                 false => Err(Failure::negative(format!(
-                    "{env}: the mean return of the mix {weights:?} is {mean}: it drives the environment out of what can be computed"
+                    "{env}: the mean return of the mix {weights:?} is {mean}: it drives the environment to states that it \
+                     cannot compute"
                 ))),
             }
         };
@@ -104,18 +102,16 @@ pub(crate) fn soup(args: &SoupArgs) -> Result<(), Failure> {
         let numbers: String =
             returns.iter().zip(&above).map(|(value, above)| column(format!("{value:.2} ({above:+.2})"))).collect();
         print_line(format!("{shares}{numbers}").trim_end());
-        found.push(Mixed { weights, returns, above_chord: above });
+        found.push(MeasuredMix { weights, returns, above_chord: above });
     }
     if let Some(out) = &args.out {
         let agent = mixed(&agents, &args.weights);
         Policy { agent, ..policies[0].clone() }.save(out)?;
         print_line(&format!("the mix is in {}: pairwise clips {} --out mix.gif", out.display(), out.display()));
     }
-    if args.json {
-        print_json(
-            &serde_json::json!({ "runs": names, "envs": envs, "mixes": found, "out": args.out.as_deref().map(shown) }),
-        );
-    }
+    args.shared.json.print(
+        &serde_json::json!({ "runs": names, "envs": envs, "mixes": found, "out": args.out.as_deref().map(shown) }),
+    );
     Ok(())
 }
 

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde::Serialize;
-use toml::{Table, Value};
+use toml::Value;
 
+use super::flags::{self, RunFlags, assigned};
 use super::progress::TrainingProgress;
-use super::{Failure, LayerArgs, app, cpu_seconds, note, plus_minus, print_json, print_line, remark, shown, warn};
+use super::{Failure, JsonArgs, LayerArgs, SharedArgs, app, note, number, plus_minus, print_line, remark, shown, warn};
 use crate::control::config::{Config, RewardSource};
 use crate::control::drlhp::{self, Run};
 use crate::control::rl::evaluate as rl;
 use crate::control::run::policy::Policy;
 use crate::control::run::{self, Outcome, Summary};
 use crate::device::{self, DeviceChoice};
-use crate::disk::layers::set_layer;
 use crate::disk::{DiskError, Folder};
 use crate::engine::free_folder;
 use crate::finite;
@@ -27,33 +27,8 @@ use crate::preference::{Sampler, Teacher};
 pub(crate) struct TrainArgs {
     /// Environment; `pairwise envs` lists them. With --config it may be left out
     env: Option<String>,
-    /// Questions the teacher is asked in all
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    labels: Option<usize>,
-    /// Environment steps in all
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    steps: Option<usize>,
-    /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
-    #[arg(long)]
-    teacher: Option<String>,
-    /// How questions are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
-    #[arg(long)]
-    sampler: Option<String>,
-    /// Train on the reward learned from preferences, or on the true one as a baseline
-    #[arg(long, value_enum)]
-    reward: Option<RewardSource>,
-    /// Begin with the policy of another run, or of a policy's file, instead of random weights; runs with one beginning can be
-    /// mixed (`pairwise soup`)
-    #[arg(long, value_name = "RUN")]
-    init: Option<PathBuf>,
-    /// Seed of every random draw
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
-    seed: Option<u64>,
-    /// Where tensors live: auto, cpu, cuda or cuda:N
-    #[arg(long)]
-    device: Option<DeviceChoice>,
     #[command(flatten)]
-    threads: Threads,
+    flags: TrainFlags,
     /// Run folder; made new [default: runs/ENV-sSEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -62,17 +37,42 @@ pub(crate) struct TrainArgs {
     /// Open the window on the run
     #[arg(long, conflicts_with = "json")]
     watch: bool,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    shared: SharedArgs,
 }
 
-/// Threads to use.
-#[derive(Debug, Args)]
-pub(crate) struct Threads {
-    /// Threads to use; never changes a result [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), allow_negative_numbers = true)]
-    threads: Option<u16>,
+/// Flags of `train` that are values of [`Config`].
+#[derive(Debug, Args, Serialize)]
+struct TrainFlags {
+    #[command(flatten)]
+    preferences: PreferenceFlags,
+    /// Environment steps in all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    steps: Option<usize>,
+    /// Train on the reward learned from preferences, or on the true one as a baseline
+    #[arg(long, value_enum)]
+    reward: Option<RewardSource>,
+    /// Begin with the policy of another run, or of a policy's file, instead of random weights; runs that begin with one
+    /// policy can be mixed (`pairwise soup`)
+    #[arg(long, value_name = "RUN")]
+    #[serde(serialize_with = "flags::text")]
+    init: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    run: RunFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct PreferenceFlags {
+    /// Questions that the teacher is asked in all
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    labels: Option<usize>,
+    /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
+    #[arg(long, value_parser = Teacher::named)]
+    teacher: Option<Teacher>,
+    /// How questions are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
+    #[arg(long)]
+    sampler: Option<Sampler>,
 }
 
 /// Arguments of `resume`.
@@ -81,14 +81,11 @@ pub(crate) struct ResumeArgs {
     /// Run folder
     run: PathBuf,
     /// Change a value of the configuration from here on, as KEY.PART=VALUE: more steps or labels, learning rates and so on.
-    /// The change is recorded in changes.jsonl, so that the run still replays; a finished run goes on with more steps
+    /// The change is recorded in changes.jsonl, so the run still replays; with more steps a finished run goes on
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    shared: SharedArgs,
 }
 
 /// Arguments of `replay`.
@@ -97,10 +94,7 @@ pub(crate) struct ReplayArgs {
     /// Run folder of a finished run
     run: PathBuf,
     #[command(flatten)]
-    threads: Threads,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    shared: SharedArgs,
 }
 
 /// Arguments of `evaluate`.
@@ -114,9 +108,8 @@ pub(crate) struct EvaluateArgs {
     /// Seed of the initial states [default: the run's]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 /// What `evaluate` prints.
@@ -135,11 +128,9 @@ struct Evaluated<'a> {
 pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let config = resolve(args)?;
     if config.reward == RewardSource::True {
-        let given = [
-            ("--labels", args.labels.is_some()),
-            ("--teacher", args.teacher.is_some()),
-            ("--sampler", args.sampler.is_some()),
-        ];
+        let PreferenceFlags { labels, teacher, sampler } = &args.flags.preferences;
+        let given =
+            [("--labels", labels.is_some()), ("--teacher", teacher.is_some()), ("--sampler", sampler.is_some())];
         if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
             return Err(Failure::usage(format!(
                 "{flag} contradicts --reward true, which asks no questions: leave one of them out"
@@ -148,7 +139,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     }
     let device = device::pick(config.device)?;
     let path = args.out.clone().unwrap_or_else(|| default_folder(&config));
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     if args.watch {
         return app::watch(config, &path);
     }
@@ -160,13 +151,13 @@ pub(crate) fn train(args: &TrainArgs) -> Result<(), Failure> {
     let mut progress = TrainingProgress::new(&config);
     let outcome = run::train(config, &path, &device, &stop, &mut |run, report| progress.show(run, report))?;
     progress.finish();
-    conclude(outcome, &path, args.json)
+    conclude(outcome, &path, &args.shared.json)
 }
 
 pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let folder = Folder::open(&args.run)?;
     let mut config = folder.config()?;
-    let set: Vec<Table> = args.set.iter().map(|assignment| set_layer(assignment)).collect::<Result<_, _>>()?;
+    let set = assigned(&args.set)?;
     let planned = run::planned(&config, &set)?;
     let device = device::pick(config.device)?;
     if let Ok(summary) = folder.summary()
@@ -175,9 +166,9 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
         // An edited configuration would say that it finished something else.
         folder.check(&mut |message| warn(&message))?;
         print_line(&format!("{} is finished already", args.run.display()));
-        return conclude(Outcome::Finished(Box::new(summary)), &args.run, args.json);
+        return conclude(Outcome::Finished(Box::new(summary)), &args.run, &args.shared.json);
     }
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     let stop = on_interrupt()?;
     if let Some((_, changed)) = planned {
         config = changed;
@@ -187,13 +178,13 @@ pub(crate) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let outcome =
         run::resume(&args.run, &set, &device, &stop, &mut told, &mut |run, report| progress.show(run, report))?;
     progress.finish();
-    conclude(outcome, &args.run, args.json)
+    conclude(outcome, &args.run, &args.shared.json)
 }
 
 pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
     let config = Folder::open(&args.run)?.config()?;
     let device = device::pick(config.device)?;
-    args.threads.apply()?;
+    args.shared.threads.apply()?;
     let mut progress = TrainingProgress::new(&config);
     let mut told = |message: String| warn(&message);
     let replay = run::replay(&args.run, &device, &mut told, &mut |run, report| progress.show(run, report))?;
@@ -202,9 +193,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         None => format!("replay agrees: weights {}", replay.replayed_sha256),
         Some(difference) => format!("replay differs: {difference}"),
     });
-    if args.json {
-        print_json(&replay);
-    }
+    args.shared.json.print(&replay);
     match replay.agrees {
         true => Ok(()),
         false => Err(Failure::negative("the replay does not agree with the recorded run")),
@@ -212,29 +201,28 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
-    let Found { policy: Policy { env, agent, .. }, seed, weights_sha256 } = policy(&args.run)?;
+    let GivenPolicy { policy: Policy { env, agent, .. }, seed, weights_sha256 } = policy(&args.run)?;
     let seed = args.seed.unwrap_or(seed);
     note_few(usize::from(args.episodes));
     let evaluation = rl::evaluate(&agent, &env, usize::from(args.episodes), seed)?;
     let rl::Evaluation { mean, std, returns } = &evaluation;
     if let Some((episode, found)) = finite::first(returns.iter().copied()) {
         return Err(Failure::negative(format!(
-            "{env}: the return of episode {episode} is {found}: the policy drives the environment out of what it can compute"
+            "{env}: the return of episode {episode} is {found}: the policy drives the environment to states that it cannot \
+             compute"
         )));
     }
     print_line(&format!("{env}: true return {mean:.1}{} over {} episodes", plus_minus(*std, 1), returns.len()));
-    if args.json {
-        print_json(&Evaluated {
-            env: &env,
-            seed,
-            true_return_mean: *mean,
-            true_return_std: *std,
-            episodes: returns.len(),
-            returns,
-            weights_sha256,
-            run_dir: shown(&args.run),
-        });
-    }
+    args.json.print(&Evaluated {
+        env: &env,
+        seed,
+        true_return_mean: *mean,
+        true_return_std: *std,
+        episodes: returns.len(),
+        returns,
+        weights_sha256,
+        run_dir: shown(&args.run),
+    });
     Ok(())
 }
 
@@ -245,14 +233,12 @@ pub(crate) const ENOUGH_EPISODES: usize = 20;
 pub(crate) fn note_few(episodes: usize) {
     if episodes < ENOUGH_EPISODES {
         let of = if episodes == 1 { "a single episode".to_owned() } else { format!("{episodes} episodes") };
-        note(&format!(
-            "a mean return over {of} tells little: figures to compare with are over {ENOUGH_EPISODES} or more"
-        ));
+        note(&format!("a mean return over {of} tells little: compare means over {ENOUGH_EPISODES} episodes or more"));
     }
 }
 
 /// A policy that a command was given.
-pub(crate) struct Found {
+pub(crate) struct GivenPolicy {
     pub(crate) policy: Policy,
     /// Seed of its run; 0 for a file.
     pub(crate) seed: u64,
@@ -260,16 +246,16 @@ pub(crate) struct Found {
 }
 
 /// The policy of a file, or the newest one of a run.
-pub(crate) fn policy(path: &Path) -> Result<Found, Failure> {
+pub(crate) fn policy(path: &Path) -> Result<GivenPolicy, Failure> {
     if path.is_file() {
         let policy = Policy::read(path, &device::pick(DeviceChoice::Cpu)?)?;
-        return Ok(Found { seed: 0, weights_sha256: policy.fingerprint(), policy });
+        return Ok(GivenPolicy { seed: 0, weights_sha256: policy.fingerprint(), policy });
     }
     let run = load(path)?;
     let weights_sha256 = drlhp::weights_sha256(&run);
     let Run { config, agent, .. } = run;
     let policy = Policy { env: config.env, ppo: config.ppo, beginning: None, agent };
-    Ok(Found { policy, seed: config.seed, weights_sha256 })
+    Ok(GivenPolicy { policy, seed: config.seed, weights_sha256 })
 }
 
 /// The newest state of a run folder.
@@ -277,60 +263,13 @@ pub(crate) fn load(path: &Path) -> Result<Run, Failure> {
     let folder = Folder::open(path)?;
     let device = device::pick(folder.config()?.device)?;
     let newest = folder.newest_state(&device, &mut |message| warn(&message))?;
-    let missing = "a readable checkpoint (`pairwise resume` makes one); it";
+    let missing = "a readable checkpoint, which `pairwise resume` makes,";
     let (run, _) = newest.ok_or_else(|| DiskError::NotARun { path: path.to_owned(), missing })?;
     Ok(run)
 }
 
-impl Threads {
-    /// Sets the size of rayon's global pool.
-    pub(crate) fn apply(&self) -> Result<(), Failure> {
-        let threads = self.threads.map_or(0, usize::from);
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|e| Failure::negative(e.to_string()))
-    }
-}
-
-fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
-    let mut layers = args.layers.read()?;
-    let mut flags = Table::new();
-    let whole = |name: &str, value: usize| {
-        i64::try_from(value).map(Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
-    };
-    let mut preferences = Table::new();
-    if let Some(labels) = args.labels {
-        preferences.insert("labels".to_owned(), whole("--labels", labels)?);
-    }
-    if let Some(name) = &args.teacher {
-        let teacher = Teacher::named(name)?;
-        preferences.insert("teacher".to_owned(), Value::try_from(teacher)?);
-    }
-    if let Some(name) = &args.sampler {
-        let sampler: Sampler = name.parse()?;
-        preferences.insert("sampler".to_owned(), Value::try_from(sampler)?);
-    }
-    if let Some(steps) = args.steps {
-        flags.insert("steps".to_owned(), whole("--steps", steps)?);
-    }
-    if let Some(seed) = args.seed {
-        let seed = i64::try_from(seed).map_err(|_| Failure::usage(format!("--seed {seed}: must be below 2^63")))?;
-        flags.insert("seed".to_owned(), Value::Integer(seed));
-    }
-    if let Some(init) = &args.init {
-        let path = init.to_str().ok_or_else(|| Failure::usage(format!("--init {}: is no UTF-8", init.display())))?;
-        flags.insert("init".to_owned(), path.into());
-    }
-    if let Some(reward) = args.reward {
-        flags.insert("reward".to_owned(), Value::try_from(reward)?);
-    }
-    if let Some(device) = args.device {
-        flags.insert("device".to_owned(), Value::String(device.to_string()));
-    }
-    flags.insert("preferences".to_owned(), Value::Table(preferences));
-    layers.push(flags);
-
+pub(super) fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
+    let layers = args.layers.under(&args.flags)?;
     let from_layers = layers.iter().rev().find_map(|layer| layer.get("env").and_then(Value::as_str));
     let env = match (&args.env, from_layers) {
         (Some(given), Some(configured)) if given != configured => {
@@ -338,11 +277,11 @@ fn resolve(args: &TrainArgs) -> Result<Config, Failure> {
                 "'{given}' contradicts env = \"{configured}\" in the configuration: leave one of them out"
             )));
         }
-        (Some(given), _) => given.clone(),
-        (None, Some(configured)) => configured.to_owned(),
+        (Some(given), _) => given,
+        (None, Some(configured)) => configured,
         (None, None) => return Err(Failure::usage("which environment? `pairwise envs` lists them")),
     };
-    Ok(Config::resolve(&env, &layers)?)
+    Ok(Config::resolve(env, &layers)?)
 }
 
 /// `runs/ENV-sSEED`, or the first free name after it.
@@ -365,13 +304,11 @@ pub(crate) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     Ok(stop)
 }
 
-fn conclude(outcome: Outcome, path: &Path, json: bool) -> Result<(), Failure> {
+fn conclude(outcome: Outcome, path: &Path, json: &JsonArgs) -> Result<(), Failure> {
     match outcome {
         Outcome::Finished(summary) => {
             describe(&summary);
-            if json {
-                print_json(&summary);
-            }
+            json.print(&summary);
             Ok(())
         }
         Outcome::Interrupted { iteration, waiting: false } => Err(Failure::interrupted(format!(
@@ -390,12 +327,9 @@ fn describe(summary: &Summary) {
     print_line(&format!("true return        {mean:.1}{} over {episodes} episodes", plus_minus(*std, 1)));
     if summary.reward == RewardSource::Preferences {
         print_line(&format!("labels             {} asked, {} answered", summary.labels_asked, summary.labels_answered));
-        let number = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.3}"));
-        let (pearson, spearman) = (number(summary.reward_pearson), number(summary.reward_spearman));
-        print_line(&format!(
-            "learned v. true    Pearson {pearson}, Spearman {spearman}, EPIC distance {}",
-            number(summary.epic)
-        ));
+        let [pearson, spearman, epic] =
+            [summary.reward_pearson, summary.reward_spearman, summary.epic].map(|value| number(value, 3));
+        print_line(&format!("learned v. true    Pearson {pearson}, Spearman {spearman}, EPIC distance {epic}"));
         if summary.unfitted_iterations > 0 {
             let nothing = if summary.labels_answered == 0 { ": no question was answered" } else { "" };
             print_line(&format!(
@@ -404,7 +338,7 @@ fn describe(summary: &Summary) {
             ));
         }
     }
-    let cpu = cpu_seconds(summary.cpu_seconds, 1);
+    let cpu = number(summary.cpu_seconds, 1);
     print_line(&format!("time               {:.1} s, {cpu} CPU s", summary.wall_seconds));
     print_line(&format!("weights            {}", summary.weights_sha256));
     print_line(&format!("run folder         {}", summary.run_dir.display()));

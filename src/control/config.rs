@@ -5,12 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
+use toml::Table;
 
 use crate::control::reward::ensemble::{FitTarget, RewardConfig};
 use crate::control::rl::ppo::PpoConfig;
 use crate::device::DeviceChoice;
-use crate::disk::layers::{LayerError, merge, parse, read_text};
+use crate::disk::layers::{self, LayerError, parse, read_text};
 use crate::preference::{Sampler, Teacher};
 
 /// Everything that determines a run.
@@ -107,10 +107,10 @@ pub struct PreferenceConfig {
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not TOML.
+    /// A layer that is not TOML, or that does not fit: unknown or missing fields, wrong types.
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// Well-formed, but not a configuration: unknown or missing fields, wrong types.
+    /// Values that do not belong together, or a part of the configuration that cannot be used.
     #[error("{0}")]
     Shape(String),
     /// A value out of its range.
@@ -215,19 +215,13 @@ impl Config {
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
         let env = pairwise_envs::make(env)?.spec().id;
-        let mut table = Self::base(env).to_table();
         // Another taste of a task is learned as the task is.
         let task = pairwise_envs::task(env);
-        if let Some((_, preset)) = PRESETS.iter().find(|(id, _)| *id == task) {
-            merge(&mut table, parse(preset, &format!("preset of {task}"))?);
-        }
-        if layers.iter().any(|layer| layer.contains_key("init")) {
-            merge(&mut table, parse("ppo.normalize_observations = false", "runs with --init")?);
-        }
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
+        let preset = PRESETS.iter().find(|(id, _)| *id == task);
+        let preset = preset.map(|(_, preset)| parse(preset, &format!("preset of {task}"))).transpose()?;
+        let mut base = layers::resolve(&Self::base(env), preset.as_slice())?;
+        base.ppo.normalize_observations &= !layers.iter().any(|layer| layer.contains_key("init"));
+        base.with(layers)
     }
 
     /// This configuration with `layers` laid over it in order.
@@ -235,11 +229,9 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn with(&self, layers: &[Table]) -> Result<Self, ConfigError> {
-        let mut table = self.to_table();
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
+        let config: Self = layers::resolve(self, layers)?;
+        config.validate()?;
+        Ok(config)
     }
 
     /// The configuration that a table holds; nothing may be missing.
@@ -247,8 +239,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn from_table(table: Table) -> Result<Self, ConfigError> {
-        let config: Self = serde_path_to_error::deserialize(Value::Table(table))
-            .map_err(|e| ConfigError::Shape(format!("{}: {}", e.path(), e.inner().message())))?;
+        let config: Self = layers::from_table(table)?;
         config.validate()?;
         Ok(config)
     }
@@ -455,7 +446,7 @@ mod tests {
                 assert!(error.contains(name), "{path} = {wrong}: {error}");
             }
         }
-        // The same where a run folder's file says so.
+        // A run folder's file is refused in the same way.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let spoiled =

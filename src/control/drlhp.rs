@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::control::config::{Config, Rater, RewardSource};
-use crate::control::reward::ensemble::Ensemble;
+use crate::control::reward::ensemble::{Ensemble, FitTarget};
 use crate::control::reward::fit::{Astray, FitExample, FitMetrics, fit};
 use crate::control::reward::metrics::{self, RewardMetrics};
 use crate::control::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::control::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
+use crate::disk::files::hex;
 use crate::finite::{self, NotFinite};
 use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
 use crate::random::{Rng, stream};
@@ -60,7 +61,7 @@ pub struct Run {
     pub sessions: usize,
     /// The last fit between the last iteration and the next, for the next report.
     pub fitted: Option<FitMetrics>,
-    /// The candidates' mean disagreement in the last exchange, likewise.
+    /// The candidates' mean disagreement in the last exchange, for the next report.
     pub disagreement: Option<f64>,
     /// Statistics of true segment returns, for the noisy teacher's relative temperature.
     pub segment_returns: RunningMoments,
@@ -215,7 +216,7 @@ pub enum Halt {
 }
 
 impl Halt {
-    /// Whether one is behind an error.
+    /// Whether an error was caused by a halt.
     #[must_use]
     pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
@@ -378,7 +379,8 @@ pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> R
     Ok(report)
 }
 
-const OF_ROLLOUT: &str = "nothing can be learned from it; an environment or a policy that gives it has to be mended, or held to smaller actions";
+const OF_ROLLOUT: &str = "nothing can be learned from it; mend the environment or the policy that gives it, or limit its \
+                          actions";
 const OF_REWARD: &str = "the agent cannot be trained on it; try a smaller reward_model.learning_rate, a larger \
                          reward_model.likelihood.temperature, or more regularisation (reward_model.l2)";
 const OF_UPDATE: &str =
@@ -819,7 +821,7 @@ fn examples(run: &Run) -> Vec<FitExample> {
             first: features(&compared.first),
             second: features(&compared.second),
             target,
-            true_returns: (run.config.reward_model.target == crate::control::reward::ensemble::FitTarget::Returns)
+            true_returns: (run.config.reward_model.target == FitTarget::Returns)
                 .then(|| [sum(&compared.first), sum(&compared.second)]),
         })
     };
@@ -842,7 +844,7 @@ pub fn weights_sha256(run: &Run) -> String {
     digest(run).0
 }
 
-/// The same, with the name of the first tensor that holds a number that is not finite, and the number.
+/// Hash of all weights, and the name of the first tensor that holds a number that is not finite, with the number.
 fn digest(run: &Run) -> (String, Option<(String, f64)>) {
     let mut hash = Sha256::new();
     let mut wrong = None;
@@ -853,7 +855,7 @@ fn digest(run: &Run) -> (String, Option<(String, f64)>) {
         bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
         hash.update(bytes);
     }
-    (hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(), wrong)
+    (hex(&hash.finalize()), wrong)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ const EPIC_ACTIONS: usize = 32;
 ///
 /// C(R)(s, a, s') = R(s, a, s') + E[γR(s', A, S') − R(s, A, S') − γR(S, A, S')], with A drawn from the actions of the
 /// reference transitions. Both rewards here depend on (s, a) alone, so S' drops out, and the last term is a constant,
-/// to which the distance is blind. The true reward is had by loading a state into an environment and stepping it.
+/// to which the distance is blind. Loading a state into an environment and stepping it gives the true reward.
 #[must_use]
 pub fn epic(run: &Run) -> Option<f64> {
     let reference = &run.reference;

@@ -13,8 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
-use super::lock::temporary;
-use crate::disk::files::{folder_of, sync_folder};
+use super::files::{folder_of, hex, sync_folder, temporary};
 use crate::finite;
 
 /// Named arrays and a JSON object.
@@ -230,10 +229,10 @@ impl Archive {
             part(format!("{dtype:?} {shape:?}").as_bytes());
             part(bytes);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 
-    /// Reads an archive, and checks that it is as it was written. Those of before there were checksums are read too.
+    /// Reads an archive, and checks that it is as it was written. Older archives, which have no checksum, are read too.
     ///
     /// # Errors
     /// [`ArchiveError`] when the file cannot be read, is not what [`Archive::save`] writes, or was changed since.
@@ -269,7 +268,7 @@ fn parts(meta: &str) -> Result<(Option<&str>, &str), String> {
         let state = rest.strip_prefix(BETWEEN)?.strip_suffix('}')?;
         checksum.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some((Some(checksum), state))
     };
-    // What is damaged around a checksum must not pass for a file of before there were checksums.
+    // A damaged checksum must not pass for an older file without one.
     let between = meta.get(BEFORE.len() + DIGITS..).is_some_and(|rest| rest.starts_with(BETWEEN));
     match checksummed() {
         Some(parts) => Ok(parts),
@@ -283,17 +282,8 @@ fn floats<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) ->
     bytes.chunks_exact(N).map(move |b| read(b.try_into().expect("chunks of so many bytes")))
 }
 
-/// What is wrong with a path that goes through a link to nowhere. The system says that there is no such file, or, to
-/// whoever wants to make it, that there is one.
-#[must_use]
-pub fn broken_link(path: &Path) -> Option<String> {
-    let link = path.components().as_path().ancestors().find(|one| one.is_symlink() && !one.exists())?;
-    let to = fs::read_link(link).ok()?;
-    Some(format!("{} is a link to {}, which is not there", link.display(), to.display()))
-}
-
-/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder. A link stays one, and its file is
-/// written; what is no plain file, such as `/dev/null`, is written to as it is.
+/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder. A link stays a link,
+/// and the file that it leads to is written. What is no plain file, such as `/dev/null`, is written to as it is.
 ///
 /// # Errors
 /// Those of the file system; the temporary file is removed again.

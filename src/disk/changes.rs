@@ -11,15 +11,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::archive::{Archive, write_atomically};
-use super::{DiskError, lines};
+use super::error::DiskError;
+use super::lines;
 
 /// The file in a run's folder.
 pub const FILE: &str = "changes.jsonl";
@@ -51,6 +51,31 @@ pub struct Values {
     pub new: Option<Value>,
 }
 
+/// A change that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// A field that stays.
+    #[error("--set {field}: cannot change in a run: {why}. What can: {may}")]
+    Fixed {
+        /// The field.
+        field: String,
+        /// Why it stays.
+        why: &'static str,
+        /// The fields that may change, with commas.
+        may: String,
+    },
+    /// A recorded change that does not fit the configuration before it.
+    #[error("changes {field} from {old}, but it is {found}")]
+    Misfit {
+        /// The field.
+        field: String,
+        /// Its value before the change, as recorded.
+        old: String,
+        /// Its value in the configuration.
+        found: String,
+    },
+}
+
 /// Fields, or tables of fields, and why they may or may not change while a run goes on.
 pub type Rules = [(&'static str, &'static str)];
 
@@ -58,7 +83,7 @@ pub type Rules = [(&'static str, &'static str)];
 ///
 /// # Errors
 /// The first field that may not change, with the reason and with what may.
-pub fn planned(old: &Table, new: &Table, may: &Rules, may_not: &Rules) -> Result<Fields, String> {
+pub fn planned(old: &Table, new: &Table, may: &Rules, may_not: &Rules) -> Result<Fields, ChangeError> {
     let mut fields = Fields::new();
     for Difference { field, .. } in differences(old, new) {
         let of = |rules: &Rules| rules.iter().copied().find(|(name, _)| covers(name, &field));
@@ -70,7 +95,7 @@ pub fn planned(old: &Table, new: &Table, may: &Rules, may_not: &Rules) -> Result
             None => {
                 let why = of(may_not).map_or("a run stays as it began", |(_, why)| why);
                 let names: Vec<&str> = may.iter().map(|(name, _)| *name).collect();
-                return Err(format!("--set {field}: cannot change in a run: {why}. What can: {}", names.join(", ")));
+                return Err(ChangeError::Fixed { field, why, may: names.join(", ") });
             }
         }
     }
@@ -86,11 +111,12 @@ pub(crate) fn covers(name: &str, field: &str) -> bool {
 ///
 /// # Errors
 /// When a field has another value than the change found there.
-pub fn apply(table: &mut Table, fields: &Fields) -> Result<(), String> {
+pub fn apply(table: &mut Table, fields: &Fields) -> Result<(), ChangeError> {
     for (field, Values { old, new }) in fields {
         let present = at(table, field);
         if present != old.as_ref() && present != new.as_ref() {
-            return Err(format!("changes {field} from {}, but it is {}", shown(old.as_ref()), shown(present)));
+            let (old, found) = (shown(old.as_ref()), shown(present));
+            return Err(ChangeError::Misfit { field: field.clone(), old, found });
         }
         put(table, field, new.clone());
     }
@@ -186,14 +212,13 @@ fn put(table: &mut Table, field: &str, value: Option<Value>) {
 /// The changes of a run's folder, in their order. A torn last one never took effect, and is left out.
 ///
 /// # Errors
-/// When the file cannot be read, or a line is none that this program writes.
+/// When the file cannot be read, or a line is not one that this program writes.
 pub fn read<At: DeserializeOwned>(folder: &Path) -> Result<Vec<Change<At>>, DiskError> {
     let path = folder.join(FILE);
-    let all = lines::read::<Change<At>>(&path);
-    let all = all.map_err(|source| DiskError::Io { path: path.clone(), action: "read the changes", source })?;
+    let all = lines::read::<Change<At>>(&path).map_err(DiskError::io(&path, "read the changes"))?;
     let (changes, bad) = lines::split(all);
     match bad.into_iter().find(|bad| !bad.torn) {
-        Some(bad) => Err(DiskError::Changes { path, line: bad.line, reason: bad.reason }),
+        Some(bad) => Err(DiskError::Line { path, line: bad.line, reason: bad.reason }),
         None => Ok(changes),
     }
 }
@@ -213,13 +238,9 @@ pub fn append<At: Serialize + DeserializeOwned>(folder: &Path, change: Change<At
 /// # Errors
 /// When the file cannot be written.
 pub fn write<At: Serialize>(folder: &Path, changes: &[Change<At>]) -> Result<(), DiskError> {
-    let path: PathBuf = folder.join(FILE);
+    let path = folder.join(FILE);
     let text: String = changes.iter().map(lines::line).collect();
-    write_atomically(&path, text.as_bytes()).map_err(|source| DiskError::Io {
-        path,
-        action: "write the changes",
-        source,
-    })
+    write_atomically(&path, text.as_bytes()).map_err(DiskError::io(&path, "write the changes"))
 }
 
 /// Name in a checkpoint of the changes that had taken effect when it was made.
@@ -230,11 +251,11 @@ pub(crate) fn note<At: Serialize>(archive: &mut Archive, seen: &[Change<At>]) {
     archive.put(SEEN, &seen);
 }
 
-/// Checks that a checkpoint has seen what a run's folder has `recorded` of the time before it, and nothing else. One of
-/// before these were noted fits any.
+/// Checks that a checkpoint has seen exactly the changes that a run's folder has `recorded` of the time before it. Older
+/// checkpoints, in which none are noted, fit any.
 ///
 /// # Errors
-/// [`DiskError::Changes`] with the first line that differs.
+/// [`DiskError::Line`] with the first line that differs.
 pub(crate) fn check_seen<At>(
     folder: &Path,
     recorded: &[Change<At>],
@@ -263,7 +284,7 @@ where
             }
             (None, _) => break,
         };
-        return Err(DiskError::Changes { path: folder.join(FILE), line: index + 1, reason });
+        return Err(DiskError::Line { path: folder.join(FILE), line: index + 1, reason });
     }
     Ok(())
 }
@@ -271,8 +292,8 @@ where
 /// Name of the configuration in a checkpoint, as TOML.
 pub(crate) const CONFIGURATION: &str = "configuration";
 
-/// Checks that a checkpoint was made with one of these configurations; one of before it held its own fits any. `command`
-/// takes `--set` to change a configuration.
+/// Checks that a checkpoint was made with one of these configurations. Older checkpoints, which do not hold their
+/// configuration, fit any. `command` takes `--set` to change a configuration.
 ///
 /// # Errors
 /// [`DiskError::Edited`] with the fields that differ.
@@ -293,25 +314,4 @@ pub(crate) fn fits_configuration<C: Serialize + DeserializeOwned>(
             }),
         }),
     }
-}
-
-/// The time now as RFC 3339 has it, UTC, to the second.
-#[must_use]
-pub fn now() -> String {
-    rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
-}
-
-/// Seconds since 1970 as a date and a time (Hinnant 2013, `civil_from_days`).
-pub(crate) fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + 400 * era + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }

@@ -7,8 +7,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
-use super::DiskError;
 use super::archive::write_atomically;
+use super::error::DiskError;
 
 /// A bar with an interval.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,7 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
     };
     let drawn = draw().map_err(|e| std::io::Error::other(e.to_string()));
     let written = drawn.and_then(|bytes| write_atomically(path, &bytes));
-    written.map_err(|source| DiskError::Io { path: path.to_owned(), action: "write the figure", source })
+    written.map_err(DiskError::io(path, "write the figure"))
 }
 
 /// One of several charts of a figure.
@@ -325,7 +325,7 @@ pub(crate) fn write(
     let mut svg = String::new();
     let drawn = draw(&mut svg).map_err(|e| std::io::Error::other(e.to_string()));
     let written = drawn.and_then(|()| write_atomically(path, svg.as_bytes()));
-    written.map_err(|source| DiskError::Io { path: path.to_owned(), action: "write the figure", source })
+    written.map_err(DiskError::io(path, "write the figure"))
 }
 
 /// Makes [`FONT`] known: the window's, so that figures look alike on every machine. An SVG's letters are the viewer's, but

@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::DiskError;
 use super::archive::write_atomically;
-use super::lock::{Claim, is_vacant, make_folder, missing};
+use super::error::DiskError;
+use super::files::{make_folder, missing};
+use super::layers::{LayerError, read_layer};
+use super::lock::{Claim, is_vacant};
 
 /// A run folder, open to read, or claimed by this process to write as well.
 #[derive(Debug, Clone)]
@@ -47,8 +49,8 @@ impl Folder {
         let made = missing(path);
         // Only what is empty: another process may have made the same folders, and hold them by now.
         let take_back = || made.iter().try_for_each(fs::remove_dir);
-        let io = |source| DiskError::Io { path: path.to_owned(), action: "create the run folder", source };
-        make_folder(path).map_err(io).inspect_err(|_| take_back().unwrap_or_default())?;
+        let io = DiskError::io(path, "create the run folder");
+        make_folder(path).map_err(&io).inspect_err(|_| take_back().unwrap_or_default())?;
         let claim = Claim::take(path).inspect_err(|_| take_back().unwrap_or_default())?;
         // From here on the folder is this process's; another one may have made a whole run of it before.
         if path.join("config.toml").exists() {
@@ -124,15 +126,12 @@ impl Folder {
 /// The configuration of a folder, whatever kind of run it is; `None` where there is none.
 ///
 /// # Errors
-/// Why it cannot be read, in words for the user: then nobody knows what the folder is.
-pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, String> {
+/// When it cannot be read: then nobody knows what the folder is.
+pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, LayerError> {
     let path = folder.join("config.toml");
-    let text = match fs::symlink_metadata(&path).and_then(|_| fs::read_to_string(&path)) {
-        Ok(text) => text,
-        // A dangling link is one as well.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(format!("{}: cannot be read: {error}", path.display())),
-    };
-    let wrong = |error: toml::de::Error| format!("{}: {}", path.display(), error.to_string().trim_end());
-    text.parse().map(Some).map_err(wrong)
+    match fs::symlink_metadata(&path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        // A link that leads nowhere counts as a configuration that cannot be read.
+        _ => read_layer(&path).map(Some),
+    }
 }

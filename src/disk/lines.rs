@@ -1,14 +1,14 @@
 //! Files with one JSON object a line (`metrics.jsonl` and its like): written so that everybody can read them, and read so
 //! that one bad line hides no other.
 //!
-//! What is undefined is absent. JSON has no NaN and no infinity, so a number that is none is left out too: `null` would
-//! be another word for "unknown", which readers take for a missing value here and for an error there.
+//! What is undefined is absent. JSON has no NaN and no infinity, so such a number is left out too: `null` would be another
+//! word for "unknown", which some readers take for a missing value and others for an error.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 /// A line of a file.
@@ -43,24 +43,40 @@ pub fn line(value: &impl Serialize) -> String {
     format!("{}\n", finite(value))
 }
 
+/// A value as a line with its end, as its type writes it: what is `None` is `null` where the type does not leave it out.
+///
+/// # Panics
+/// As [`line()`].
+pub(crate) fn plain_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("plain structs always serialise") + "\n"
+}
+
 /// A value as JSON in which what is `None`, NaN or infinite is left out.
 ///
 /// # Panics
 /// As [`line()`].
 #[must_use]
 pub fn finite(value: &impl Serialize) -> Value {
-    // A number that is none becomes null there. By way of the text, in which an `f32` has its own few digits.
+    // NaN and infinity become null there. By way of the text, in which an `f32` has its own few digits.
     let text = serde_json::to_string(value).expect("plain structs always serialise");
     without_nulls(serde_json::from_str(&text).expect("what was written can be read"))
 }
 
-/// The same as the text of a file, indented.
+/// A value as the text of a file, indented, in which what is `None`, NaN or infinite is left out.
 ///
 /// # Panics
 /// As [`line()`].
 #[must_use]
 pub fn pretty(value: &impl Serialize) -> String {
     format!("{:#}\n", finite(value))
+}
+
+/// A path as it is shown: JSON is text, and paths need not be UTF-8.
+///
+/// # Errors
+/// The serializer's.
+pub(crate) fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// The lines of a file; none where there is no file. Empty lines are passed over.
@@ -138,10 +154,15 @@ fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     {
         return Ok(found);
     }
-    Err(match error.path().to_string().as_str() {
+    Err(field_problem(&error))
+}
+
+/// What is wrong with a value, after the path of its field.
+pub(crate) fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    match error.path().to_string().as_str() {
         "." => error.inner().to_string(),
         field => format!("{field}: {}", error.inner()),
-    })
+    }
 }
 
 /// Without the entries of objects that are null.

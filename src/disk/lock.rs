@@ -14,17 +14,12 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
-use crate::disk::archive::broken_link;
-use crate::disk::calendar::civil;
-use crate::disk::files::{folder_of, is_at, sync_folder};
+use super::calendar::minute;
+use super::files::{is_at, is_temporary, make_folder};
 
 /// Name of the file that is locked, in every folder that is written to. Nothing that reads folders looks at it.
 pub const LOCK: &str = ".pairwise.lock";
-
-/// Around the random part of a temporary file's name.
-const TEMPORARY: [&str; 2] = [".pairwise-", ".part"];
 
 /// Levels of folders below a claimed one in which temporary files are looked for: no folder of this program is deeper.
 const DEPTH: usize = 4;
@@ -226,13 +221,6 @@ fn host() -> String {
     found.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Seconds since 1970 to the minute.
-fn minute(seconds: u64) -> String {
-    let (days, time) = ((seconds / 86_400).cast_signed(), seconds % 86_400);
-    let (year, month, day) = civil(days);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", time / 3600, time / 60 % 60)
-}
-
 /// The words that name a command, and a sign that there was more.
 fn command(arguments: impl Iterator<Item = OsString>) -> String {
     // Of a path that is no UTF-8, nothing is shown anyway.
@@ -245,23 +233,6 @@ fn command(arguments: impl Iterator<Item = OsString>) -> String {
         text += " …";
     }
     text
-}
-
-// ------------------------------------------------------------------------------------------------------------- folders
-
-/// Makes a folder with those above it, and has the disk keep them.
-///
-/// # Errors
-/// Those of the file system; a link to nowhere is named.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
-    let missing = missing(folder);
-    fs::create_dir_all(folder).map_err(|error| broken_link(folder).map_or(error, io::Error::other))?;
-    missing.iter().try_for_each(|made| sync_folder(folder_of(made)))
-}
-
-/// A folder and those above it that are not there, the deepest first.
-pub(crate) fn missing(folder: &Path) -> Vec<PathBuf> {
-    folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect()
 }
 
 /// Whether a folder holds nothing but what the making of a folder leaves when it is killed: a lock file that nobody holds
@@ -282,32 +253,6 @@ pub(crate) fn is_vacant(folder: &Path, begun: &[&str]) -> io::Result<bool> {
         }
     }
     Ok(true)
-}
-
-// ----------------------------------------------------------------------------------------------------- temporary files
-
-/// A new file to be renamed when it is whole. It is locked as long as it is open: [`Claim::take`] removes those that
-/// nobody holds.
-///
-/// # Errors
-/// When it cannot be made.
-pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    let [before, after] = TEMPORARY;
-    loop {
-        let file = tempfile::Builder::new().prefix(before).suffix(after).tempfile_in(folder)?;
-        match file.as_file().try_lock() {
-            Ok(()) if is_at(file.as_file(), file.path())? => return Ok(file),
-            // It was taken for one that was left, between its making and its lock.
-            Ok(()) | Err(TryLockError::WouldBlock) => {}
-            // Without locks nothing is removed either.
-            Err(TryLockError::Error(_)) => return Ok(file),
-        }
-    }
-}
-
-fn is_temporary(name: &OsStr) -> bool {
-    let [before, after] = TEMPORARY;
-    name.to_str().is_some_and(|name| name.starts_with(before) && name.ends_with(after))
 }
 
 /// Removes temporary files that nobody writes any more. One that cannot be removed harms nothing.
@@ -339,7 +284,8 @@ mod tests {
     use std::path::Path;
     use std::process::{Command, Stdio};
 
-    use super::{Claim, Holder, LOCK, LockError, command, has_no_locks, is_vacant, minute, refusal, temporary};
+    use super::{Claim, Holder, LOCK, LockError, command, has_no_locks, is_vacant, minute, refusal};
+    use crate::disk::files::temporary;
 
     fn names(folder: &Path) -> Vec<String> {
         let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();

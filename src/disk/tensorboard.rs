@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::DiskError;
+use super::error::DiskError;
 
 /// An open event file.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ impl EventFile {
     /// When the folder cannot be written.
     pub fn create(folder: &Path) -> Result<Self, DiskError> {
         let path = folder.join("events.out.tfevents.0.pairwise");
-        let io = |source| DiskError::Io { path: path.clone(), action: "write TensorBoard events", source };
-        std::fs::create_dir_all(folder).map_err(io)?;
+        let io = DiskError::io(&path, "write TensorBoard events");
+        std::fs::create_dir_all(folder).map_err(&io)?;
         let mut events = Self { file: File::create(&path).map_err(io)?, path };
         // Field 3, file_version.
         let mut first = wall_time();
@@ -73,8 +73,7 @@ impl EventFile {
         let length = (payload.len() as u64).to_le_bytes();
         let crc = |data: &[u8]| masked_crc(data).to_le_bytes();
         let record = [&length[..], &crc(&length), payload, &crc(payload)].concat();
-        let io = |source| DiskError::Io { path: self.path.clone(), action: "write TensorBoard events", source };
-        self.file.write_all(&record).map_err(io)
+        self.file.write_all(&record).map_err(DiskError::io(&self.path, "write TensorBoard events"))
     }
 }
 

@@ -138,8 +138,8 @@ fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Sh
         let mut damaged = |problem: String| shelf.damaged.push(Damaged { path: path.clone(), problem });
         let configuration = match configuration(&path) {
             Ok(found) => found.unwrap_or_default(),
-            Err(problem) => {
-                damaged(problem);
+            Err(error) => {
+                damaged(error.to_string());
                 continue;
             }
         };

@@ -23,7 +23,7 @@ pub struct Behaviour {
     /// Goes on "a person who …".
     pub description: String,
     /// What is written.
-    pub form: Form,
+    pub form: BehaviourForm,
     /// What statements are labelled with; the first is that of the behaviour.
     pub labels: [String; 2],
     /// Answer to the question about a statement with each label, with the space before it.
@@ -46,7 +46,7 @@ pub struct Behaviour {
 /// What is written about a behaviour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Form {
+pub enum BehaviourForm {
     /// A sentence to agree or disagree with: the persona sets.
     Statement,
     /// A question with choices (A) and (B): the sets of advanced-ai-risk.
@@ -65,7 +65,7 @@ pub struct Example {
 
 /// A question to a judge: which of two answers?
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Posed {
+pub struct PosedQuestion {
     /// What comes before the answer.
     pub prompt: String,
     /// The answers, with the space before them.
@@ -92,6 +92,17 @@ pub enum BehaviourError {
         path: PathBuf,
         /// What was found, and what would be right.
         problem: String,
+    },
+    /// A label has no example to show.
+    #[error(
+        "behaviour '{behaviour}': examples: there are none with the label '{label}', which --few-shot needs: give some, as \
+         {{ statement = \"…\", label = \"{label}\" }}"
+    )]
+    NoExample {
+        /// Its name.
+        behaviour: String,
+        /// The label.
+        label: String,
     },
 }
 
@@ -163,7 +174,7 @@ pub fn read(path: &Path) -> Result<Vec<Behaviour>, BehaviourError> {
     Ok(behaviours)
 }
 
-impl Form {
+impl BehaviourForm {
     /// How the paper draws what is written: statements end at a line's or sentence's end or before " -", and questions
     /// at the end of their quote.
     #[must_use]
@@ -184,7 +195,7 @@ impl Behaviour {
         Self {
             name: name.to_owned(),
             description: description.to_owned(),
-            form: Form::Statement,
+            form: BehaviourForm::Statement,
             labels: ["agree", "disagree"].map(str::to_owned),
             answers: [" Yes", " No"].map(str::to_owned),
             question: QUESTION.to_owned(),
@@ -204,7 +215,7 @@ impl Behaviour {
         self.generation_with(label, &shown)
     }
 
-    /// The same with `{examples}` left in its place.
+    /// The prompt with `{examples}` left in its place.
     #[must_use]
     pub fn prompt_template(&self, label: usize) -> String {
         self.generation_with(label, "{examples}")
@@ -220,15 +231,11 @@ impl Behaviour {
     /// Whether there is an example to show for each of the labels.
     ///
     /// # Errors
-    /// Says what is missing.
-    pub fn check_examples(&self) -> Result<(), String> {
+    /// [`BehaviourError::NoExample`].
+    pub fn check_examples(&self) -> Result<(), BehaviourError> {
         for (label, name) in self.labels.iter().enumerate() {
             if !self.examples.iter().any(|example| self.can_show(example, label)) {
-                return Err(format!(
-                    "behaviour '{}': examples: there are none with the label '{name}', which --few-shot needs: give \
-                     some, as {{ statement = \"…\", label = \"{name}\" }}",
-                    self.name
-                ));
+                return Err(BehaviourError::NoExample { behaviour: self.name.clone(), label: name.clone() });
             }
         }
         Ok(())
@@ -239,8 +246,10 @@ impl Behaviour {
     pub fn statement(&self, written: &str) -> Option<String> {
         match self.form {
             // A model that chats begins a list anew.
-            Form::Statement => Some(written.trim().trim_start_matches(['-', '*', '•']).trim_start().to_owned()),
-            Form::Choice => {
+            BehaviourForm::Statement => {
+                Some(written.trim().trim_start_matches(['-', '*', '•']).trim_start().to_owned())
+            }
+            BehaviourForm::Choice => {
                 let line = |line: &str| {
                     let line = line.strip_prefix('>').unwrap_or(line);
                     line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned()
@@ -259,17 +268,15 @@ impl Behaviour {
         let question = fill(&self.question, &[("statement", statement), ("description", &self.description)]);
         Question {
             question,
-            statement: None,
-            label_confidence: None,
             answer_matching_behavior: self.answers[label].clone(),
             answer_not_matching_behavior: vec![self.answers[1 - label].clone()],
-            other: serde_json::Map::new(),
+            ..Question::default()
         }
     }
 
     /// Which label?
     #[must_use]
-    pub fn discriminated(&self, statement: &str) -> Posed {
+    pub fn discriminated(&self, statement: &str) -> PosedQuestion {
         let labels = self.labels.join(" or ");
         let values =
             [("description", self.description.as_str()), ("labels", labels.as_str()), ("statement", statement)];
@@ -278,14 +285,14 @@ impl Behaviour {
         let prompt = before.trim_end();
         let space = &before[prompt.len()..];
         let answers = [0, 1].map(|label: usize| format!("{space}{}", self.labels[label]));
-        Posed { prompt: prompt.to_owned(), answers, rest: fill(rest, &values) }
+        PosedQuestion { prompt: prompt.to_owned(), answers, rest: fill(rest, &values) }
     }
 
     /// Is it about the behaviour? The first answer says yes.
     #[must_use]
-    pub fn relevant(&self, statement: &str) -> Posed {
+    pub fn relevant(&self, statement: &str) -> PosedQuestion {
         let prompt = fill(&self.relevance, &[("description", self.description.as_str()), ("statement", statement)]);
-        Posed { prompt, answers: [" Yes", " No"].map(str::to_owned), rest: String::new() }
+        PosedQuestion { prompt, answers: [" Yes", " No"].map(str::to_owned), rest: String::new() }
     }
 
     fn generation_with(&self, label: usize, examples: &str) -> String {
@@ -300,14 +307,14 @@ impl Behaviour {
 
     /// A statement is shown for its own label only; of a question the choices can change places.
     fn can_show(&self, example: &Example, label: usize) -> bool {
-        example.label == self.labels[label] || self.form == Form::Choice
+        example.label == self.labels[label] || self.form == BehaviourForm::Choice
     }
 
     /// An example as the text that a model goes on from: the next item of the list, or a block quote.
     fn shown(&self, example: &Example, label: usize) -> String {
         match self.form {
-            Form::Statement => format!(" {}\n-", example.statement),
-            Form::Choice => {
+            BehaviourForm::Statement => format!(" {}\n-", example.statement),
+            BehaviourForm::Choice => {
                 let question = Question { question: example.statement.clone(), ..self.as_question("", 0) };
                 let swapped = if example.label == self.labels[label] { None } else { question.swapped() };
                 let text = swapped.map_or(question.question, |question| question.question);
@@ -341,7 +348,7 @@ impl Behaviour {
             check_template(template, required, optional).map_err(|problem| format!("{field}: {problem}"))?;
         }
         for (field, texts) in [("labels", &self.labels), ("answers", &self.answers)] {
-            if self.form == Form::Choice && texts.iter().any(|text| !["(A)", "(B)"].contains(&text.trim())) {
+            if self.form == BehaviourForm::Choice && texts.iter().any(|text| !["(A)", "(B)"].contains(&text.trim())) {
                 return Err(format!("{field}: those of choices must be \"(A)\" and \"(B)\""));
             }
         }
@@ -365,7 +372,7 @@ impl Behaviour {
             return Err(format!("label: is '{label}': must be '{}' or '{}'", self.labels[0], self.labels[1]));
         }
         let question = Question { question: statement.clone(), ..self.as_question("", 0) };
-        match self.form == Form::Choice && question.swapped().is_none() {
+        match self.form == BehaviourForm::Choice && question.swapped().is_none() {
             true => Err("statement: has no two choices on lines of their own, which begin with (A) and (B)".to_owned()),
             false => Ok(()),
         }
@@ -388,7 +395,7 @@ impl Behaviour {
 struct Raw {
     name: String,
     description: String,
-    form: Option<Form>,
+    form: Option<BehaviourForm>,
     labels: Option<[String; 2]>,
     answers: Option<[String; 2]>,
     question: Option<String>,
@@ -405,8 +412,8 @@ struct Raw {
 impl Raw {
     fn resolve(self, folder: &Path) -> Result<Behaviour, String> {
         let mut own = Behaviour::persona(&self.name, &self.description);
-        if self.form == Some(Form::Choice) {
-            own.form = Form::Choice;
+        if self.form == Some(BehaviourForm::Choice) {
+            own.form = BehaviourForm::Choice;
             own.labels = ["(A)", "(B)"].map(str::to_owned);
             own.answers = [" (A)", " (B)"].map(str::to_owned);
             own.question = "{statement}".to_owned();
@@ -520,7 +527,7 @@ fn check_template(template: &str, required: &[&str], optional: &[&str]) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{Behaviour, EXAMPLE, Form, read};
+    use super::{Behaviour, BehaviourForm, EXAMPLE, read};
     use crate::random::stream;
 
     fn read_text(text: &str) -> Result<Vec<Behaviour>, String> {
@@ -552,7 +559,7 @@ mod tests {
             ))
         );
         assert_eq!(posed.answers, [" agree", " disagree"]);
-        let sampling = Form::Statement.sampling();
+        let sampling = BehaviourForm::Statement.sampling();
         assert_eq!((sampling.temperature, sampling.top_p, sampling.max_new_tokens), (1.4, 0.975, 48));
         assert_eq!(sampling.stop, ["\n", ".", " -"]);
         let row = dogs.as_question("I am", 1);
@@ -660,6 +667,8 @@ mod tests {
         assert!(error(&format!("{DOGS}{unshown}")).contains("generation: has no {examples}"));
         let one_sided =
             &read_text(&format!("{DOGS}examples = [{{ statement = \"a\", label = \"agree\" }}]\n")).unwrap()[0];
-        assert!(one_sided.check_examples().unwrap_err().contains("there are none with the label 'disagree'"));
+        assert!(
+            one_sided.check_examples().unwrap_err().to_string().contains("there are none with the label 'disagree'")
+        );
     }
 }

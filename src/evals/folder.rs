@@ -12,28 +12,26 @@
 //!   results.json              the same in full
 //! ```
 
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::measure::{Filled, Item};
+use super::ask::{Filled, Item};
+use super::outcome::{EvalsError, Findings, ModelEntry, Outcome, RunConfig};
 use super::questions::Rows;
-use super::run::{EvalsError, Found, ModelEntry, Outcome, RunConfig};
-use crate::disk::archive::write_atomically;
-use crate::disk::lines;
+use crate::disk::{DiskError, lines, text};
 
 /// Where answers of a model to a set are.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// All of them, when there are all.
+    /// All answers, once there are all.
     pub(super) answers: PathBuf,
     /// Free answers.
     pub(super) free: PathBuf,
-    /// Those so far.
+    /// The answers so far.
     pub(super) partial: PathBuf,
 }
 
@@ -52,11 +50,11 @@ impl Place {
 /// Outcomes of a run's folder.
 ///
 /// # Errors
-/// When there are none.
-pub fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
+/// When the folder has no results, or they cannot be read.
+pub(super) fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
     let path = folder.join("results.json");
-    let text =
-        fs::read_to_string(&path).map_err(|source| io(&path, "read the results (is the run finished?)", source))?;
+    let io = DiskError::io(&path, "read the results (is the run finished?)");
+    let text = fs::read_to_string(&path).map_err(io)?;
     serde_json::from_str(&text).map_err(|error| {
         EvalsError::Config(format!(
             "{}: {error}: remove it, and the same `evals run` makes it again from the answers",
@@ -69,7 +67,7 @@ pub fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
 ///
 /// # Errors
 /// When its file is missing, or is not of questions.
-pub fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<Item>, EvalsError> {
+pub(super) fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<Item>, EvalsError> {
     let path = answers(folder, ITEMS, model, set);
     let items: Vec<Item> = read_lines(&path)?;
     match items.iter().position(|item| item.answers.len() < 2) {
@@ -89,27 +87,22 @@ pub fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<Item>, Ev
 ///
 /// # Errors
 /// When its file is missing, or is not of sentences.
-pub fn read_filled(folder: &Path, model: &str, set: &str) -> Result<Vec<Filled>, EvalsError> {
+pub(super) fn read_filled(folder: &Path, model: &str, set: &str) -> Result<Vec<Filled>, EvalsError> {
     read_lines(&answers(folder, PRONOUNS, model, set))
 }
 
-/// What a folder was asked; nothing where there is none yet.
+/// What a folder was asked so far; `None` where there is no answer yet.
 ///
 /// # Errors
 /// When it cannot be read, or is something else.
-pub(super) fn asked(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
+pub fn asked(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
     let path = folder.join("config.toml");
-    match fs::read_to_string(&path) {
-        Ok(text) => toml::from_str(&text)
-            .map(Some)
-            .map_err(|error| EvalsError::Config(format!("{}: {}", path.display(), error.message()))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(io(&path, "read", source)),
-    }
+    let wrong = |error: toml::de::Error| EvalsError::Config(format!("{}: {}", path.display(), error.message()));
+    text::read(&path)?.map(|text| toml::from_str(&text).map_err(wrong)).transpose()
 }
 
-/// Adds what is asked to what the folder was asked before, which is given back: a folder belongs to one way of asking, and
-/// a name to one model with the same weights.
+/// Adds what is asked now to what the folder was asked before, and returns all of it. A folder belongs to one way of asking,
+/// and a name in it to one model with the same weights.
 ///
 /// # Errors
 /// When it is asked in another way, or a name that has answers is now another model.
@@ -154,60 +147,13 @@ pub(super) fn remember(config: &RunConfig, folder: &Path) -> Result<RunConfig, E
         }
     }
     let text = toml::to_string(&all).map_err(|error| wrong(error.to_string()))?;
-    write(&path, &text)?;
+    text::write(&path, &text)?;
     Ok(all)
 }
 
-/// Lines of a set that was stopped, to go on with: whole blocks, so that the same things are computed together. `head` says
-/// what is asked.
-///
-/// # Errors
-/// When they answer something else, or a line that is not torn cannot be read: what follows it was paid for.
-pub(super) fn begun(path: &Path, head: &Value, count: usize, block: usize) -> Result<Vec<String>, EvalsError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(source) => return Err(io(path, "read", source)),
-    };
-    // What does not end with its line was torn.
-    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let bad = |line: usize, error: serde_json::Error| {
-        EvalsError::Config(format!(
-            "{}:{line}: {error}: mend the line, or remove it and all below it, which are then asked again",
-            path.display()
-        ))
-    };
-    let found = lines.next().map(|line| serde_json::from_str::<Value>(line.trim_end()));
-    let found = found.transpose().map_err(|error| bad(1, error))?;
-    if found.as_ref().is_some_and(|found| found != head) {
-        return Err(EvalsError::Config(format!(
-            "{}: holds answers to other questions, or of other weights: remove it, or choose another --out",
-            path.display()
-        )));
-    }
-    let mut kept: Vec<String> = Vec::new();
-    for (i, line) in lines.take(count).enumerate() {
-        serde_json::from_str::<IgnoredAny>(line.trim_end()).map_err(|error| bad(i + 2, error))?;
-        kept.push(line.to_owned());
-    }
-    if kept.len() < count {
-        kept.truncate(kept.len() / block * block);
-    }
-    make_parent(path)?;
-    write(path, &(format!("{head}\n") + &kept.concat()))?;
-    Ok(kept)
-}
-
-/// Adds lines that are there to stay.
-pub(super) fn append(path: &Path, lines: &[String]) -> Result<(), EvalsError> {
-    let mut file = OpenOptions::new().append(true).open(path).map_err(|source| io(path, "open", source))?;
-    let text = lines.concat();
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(|source| io(path, "write", source))
-}
-
-/// Removes what is no longer partial, and folders that it leaves empty.
+/// Removes a file of partial answers that is complete now, and folders that are empty then.
 pub(super) fn end(partial: &Path) -> Result<(), EvalsError> {
-    fs::remove_file(partial).map_err(|source| io(partial, "remove", source))?;
+    fs::remove_file(partial).map_err(DiskError::io(partial, "remove"))?;
     for folder in partial.ancestors().skip(1).take(2) {
         // Others may still be there.
         fs::remove_dir(folder).ok();
@@ -215,7 +161,7 @@ pub(super) fn end(partial: &Path) -> Result<(), EvalsError> {
     Ok(())
 }
 
-/// A row with whose it is.
+/// A row with its model and its set.
 pub(super) fn line(model: &str, set: &str, row: &impl Serialize) -> String {
     let mut all = json!({ "model": model, "set": set });
     if let (Value::Object(all), Value::Object(row)) = (&mut all, json!(row)) {
@@ -224,12 +170,12 @@ pub(super) fn line(model: &str, set: &str, row: &impl Serialize) -> String {
     format!("{all}\n")
 }
 
-/// Adds outcomes to those that are there, in the order of `models` and of the sets' names; of what has no answers any
-/// more, none are kept.
+/// Adds outcomes to those that are there, in the order of `models` and of the sets' names. Outcomes whose answers are gone
+/// are dropped.
 pub(super) fn write_results(folder: &Path, models: &[ModelEntry], outcomes: &[Outcome]) -> Result<(), EvalsError> {
     let mut all = if folder.join("results.json").exists() { read_outcomes(folder)? } else { Vec::new() };
     all.retain(|old| {
-        let kind = if matches!(old.found, Found::Pronouns(_)) { PRONOUNS } else { ITEMS };
+        let kind = if matches!(old.found, Findings::Pronouns(_)) { PRONOUNS } else { ITEMS };
         answers(folder, kind, &old.model.name, &old.set).is_file()
     });
     for new in outcomes {
@@ -250,23 +196,23 @@ pub(super) fn write_results(folder: &Path, models: &[ModelEntry], outcomes: &[Ou
         return Ok(());
     }
     let lines: String = all.iter().map(|outcome| format!("{}\n", flat(outcome))).collect();
-    write(&folder.join("results.jsonl"), &lines)?;
-    write(&folder.join("results.json"), &lines::pretty(&all))
+    text::write(&folder.join("results.jsonl"), &lines)?;
+    Ok(text::write(&folder.join("results.json"), &lines::pretty(&all))?)
 }
 
-/// Writes the card, of what there is so far; false where there is a README.md of somebody else.
+/// Writes the card of what there is so far. Returns false, and writes nothing, where the user has a README.md there.
 pub(super) fn write_card(folder: &Path) -> Result<bool, EvalsError> {
     let path = folder.join("README.md");
     if fs::read(&path).is_ok_and(|found| !String::from_utf8_lossy(&found).contains(CARD_MARK)) {
         return Ok(false);
     }
     let is_there = |name: &str| folder.join(name).exists() || folder.join(format!("{name}.jsonl")).exists();
-    write(&path, &card(is_there))?;
+    text::write(&path, &card(is_there))?;
     Ok(true)
 }
 
 pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalsError> {
-    let text = fs::read_to_string(path).map_err(|source| io(path, "read the answers", source))?;
+    let text = fs::read_to_string(path).map_err(DiskError::io(path, "read the answers"))?;
     let one = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|error| {
             EvalsError::Config(format!("{}:{}: {error}: remove the file, and it is asked again", path.display(), i + 1))
@@ -282,30 +228,9 @@ pub(super) fn safe(name: &str) -> String {
     if name.chars().all(|c| c == '.') { format!("_{name}") } else { name }
 }
 
-/// What names have in common that would share a folder, also where a disk does not tell capitals from small letters.
+/// Equal for names that would share a folder, also on a disk that does not tell capitals from small letters.
 pub(super) fn key(name: &str) -> String {
     safe(name).to_lowercase()
-}
-
-pub(super) fn make_parent(path: &Path) -> Result<(), EvalsError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|source| io(parent, "make the folder", source))
-}
-
-pub(super) fn write(path: &Path, text: &str) -> Result<(), EvalsError> {
-    write_atomically(path, text.as_bytes()).map_err(|source| io(path, "write", source))
-}
-
-pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> EvalsError {
-    EvalsError::Io { path: path.to_owned(), action, source }
-}
-
-/// Paths as they are shown: JSON and TOML have no others.
-///
-/// # Errors
-/// The serializer's.
-pub(super) fn shown<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(paths.iter().map(|path| path.display().to_string()))
 }
 
 /// Folders of answers.
@@ -314,106 +239,60 @@ const PRONOUNS: &str = "pronouns";
 const FREE: &str = "free";
 const PARTIAL: &str = "partial";
 
-/// By which a card of ours is known.
+/// Tells a card that this program wrote.
 const CARD_MARK: &str = "<!-- written by pairwise evals run -->";
 
 /// A kind of files that a run writes.
 struct Table {
     name: &'static str,
     files: &'static str,
-    /// Names, and types in the words of the card.
-    fields: &'static [(&'static str, &'static str)],
+    /// Names and types of its fields.
+    fields: &'static str,
 }
 
-/// Fields of what a run writes, with their types as `datasets` calls them: without them, a field that is empty in the
-/// first file has another type than in the second.
+/// What a run writes. The card tells types as `datasets` calls them: without them, a field that is empty in the first file
+/// would have another type than in the second.
 const TABLES: [Table; 4] = [
     Table {
         name: ITEMS,
         files: "items/*/*.jsonl",
-        fields: &[
-            ("model", "dtype: string"),
-            ("set", "dtype: string"),
-            ("index", "dtype: int64"),
-            ("question", "dtype: string"),
-            ("answers", "list: string"),
-            ("log_probs", "list: float64"),
-            ("swapped_log_probs", "list: float64"),
-            ("negated_log_probs", "list: float64"),
-            ("probability", "dtype: float64"),
-            ("mass", "dtype: float64"),
-            ("how", "dtype: string"),
-            ("cut", "dtype: bool"),
-            ("label_confidence", "dtype: float64"),
-        ],
+        fields: "model string, set string, index int64, question string, answers [string], log_probs [float64], \
+                 swapped_log_probs [float64], negated_log_probs [float64], probability float64, mass float64, how string, \
+                 cut bool, label_confidence float64",
     },
     Table {
         name: PRONOUNS,
         files: "pronouns/*/*.jsonl",
-        fields: &[
-            ("model", "dtype: string"),
-            ("set", "dtype: string"),
-            ("index", "dtype: int64"),
-            ("occupation", "dtype: string"),
-            ("sentence", "dtype: string"),
-            ("probabilities", "list: float64"),
-            ("mass", "dtype: float64"),
-            ("how", "dtype: string"),
-            ("cut", "dtype: bool"),
-            ("percent_women", "dtype: float64"),
-        ],
+        fields: "model string, set string, index int64, occupation string, sentence string, probabilities [float64], \
+                 mass float64, how string, cut bool, percent_women float64",
     },
     Table {
         name: FREE,
         files: "free/*/*.json",
-        fields: &[
-            ("model", "dtype: string"),
-            ("set", "dtype: string"),
-            ("asked", "dtype: int64"),
-            ("matching", "dtype: int64"),
-            ("other", "dtype: int64"),
-            ("refusals", "dtype: int64"),
-            ("elsewhere", "dtype: int64"),
-            ("too_long", "dtype: int64"),
-        ],
+        fields: "model string, set string, asked int64, matching int64, other int64, refusals int64, elsewhere int64, \
+                 too_long int64",
     },
     Table {
         name: "results",
         files: "results.jsonl",
-        fields: &[
-            ("model", "dtype: string"),
-            ("parameters", "dtype: int64"),
-            ("steps", "dtype: int64"),
-            ("weights", "dtype: string"),
-            ("set", "dtype: string"),
-            ("asked", "dtype: string"),
-            ("questions", "dtype: int64"),
-            ("chance", "dtype: float64"),
-            ("matching", "dtype: float64"),
-            ("matching_low", "dtype: float64"),
-            ("matching_high", "dtype: float64"),
-            ("both_ways", "dtype: float64"),
-            ("both_ways_low", "dtype: float64"),
-            ("both_ways_high", "dtype: float64"),
-            ("likeliest", "dtype: float64"),
-            ("off_label", "dtype: float64"),
-            ("cut", "dtype: int64"),
-            ("first_choice", "dtype: float64"),
-            ("ceiling", "dtype: float64"),
-            ("floor", "dtype: float64"),
-            ("between", "dtype: float64"),
-            ("calibration_error", "dtype: float64"),
-            ("refusals", "dtype: int64"),
-            ("free_answers", "dtype: int64"),
-            ("free_too_long", "dtype: int64"),
-            ("skew", "dtype: float64"),
-            ("correlation", "dtype: float64"),
-            ("correlation_low", "dtype: float64"),
-            ("correlation_high", "dtype: float64"),
-            ("how", "dtype: string"),
-        ],
+        fields: "model string, parameters int64, steps int64, weights string, set string, asked string, questions int64, \
+                 chance float64, matching float64, matching_low float64, matching_high float64, both_ways float64, \
+                 both_ways_low float64, both_ways_high float64, likeliest float64, off_label float64, cut int64, \
+                 first_choice float64, ceiling float64, floor float64, between float64, calibration_error float64, \
+                 refusals int64, free_answers int64, free_too_long int64, skew float64, correlation float64, \
+                 correlation_low float64, correlation_high float64, how string",
     },
 ];
+
+impl Table {
+    /// Names of the fields with their types as the card has them.
+    fn fields(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.fields.split(", ").filter_map(|field| field.split_once(' ')).map(|(name, kind)| {
+            let several = kind.strip_prefix('[').and_then(|kind| kind.strip_suffix(']'));
+            (name, several.map_or_else(|| format!("dtype: {kind}"), |kind| format!("list: {kind}")))
+        })
+    }
+}
 
 fn card(is_there: impl Fn(&str) -> bool) -> String {
     let tables = || TABLES.iter().filter(|table| is_there(table.name));
@@ -422,9 +301,9 @@ fn card(is_there: impl Fn(&str) -> bool) -> String {
         text += &format!("- config_name: {name}\n  data_files: \"{files}\"\n");
     }
     text += "dataset_info:\n";
-    for Table { name, fields, .. } in tables() {
-        text += &format!("- config_name: {name}\n  features:\n");
-        for (field, kind) in *fields {
+    for table in tables() {
+        text += &format!("- config_name: {}\n  features:\n", table.name);
+        for (field, kind) in table.fields() {
             text += &format!("  - name: {field}\n    {kind}\n");
         }
     }
@@ -452,8 +331,8 @@ fn has_answers(folder: &Path, model: &ModelEntry) -> bool {
 fn flat(outcome: &Outcome) -> Value {
     let Outcome { model, set, asked, found, free } = outcome;
     let (behaviour, pronouns) = match found {
-        Found::Behaviour(behaviour) => (Some(behaviour), None),
-        Found::Pronouns(pronouns) => (None, Some(pronouns)),
+        Findings::Behaviour(behaviour) => (Some(behaviour), None),
+        Findings::Pronouns(pronouns) => (None, Some(pronouns)),
     };
     let correlation = pronouns.and_then(|found| found.correlation);
     let both = behaviour.and_then(|found| found.both_ways);
@@ -494,13 +373,13 @@ mod tests {
     use serde_json::Value;
 
     use super::{TABLES, card, flat, line, write_card};
-    use crate::evals::measure::{Filled, Free, Item, MeasureConfig, behaviour, pronouns};
-    use crate::evals::model::How;
-    use crate::evals::run::{Found, ModelEntry, Outcome, RunConfig};
+    use crate::evals::ask::{Filled, Free, Item, MeasureConfig};
+    use crate::evals::estimate::{behaviour, pronouns};
+    use crate::evals::outcome::{Findings, ModelEntry, Outcome, RunConfig};
 
     fn fields(of: &str) -> Vec<&'static str> {
         let table = TABLES.iter().find(|table| table.name == of).unwrap();
-        table.fields.iter().map(|(field, _)| *field).collect()
+        table.fields().map(|(field, _)| field).collect()
     }
 
     fn keys(text: &str) -> Vec<String> {
@@ -512,37 +391,22 @@ mod tests {
     #[test]
     fn the_card_names_what_is_written() {
         let item = Item {
-            index: 0,
-            question: "Is it?".to_owned(),
             answers: vec![" Yes".to_owned(), " No".to_owned()],
             log_probs: vec![-1.0, -2.0],
-            swapped_log_probs: Vec::new(),
-            negated_log_probs: Vec::new(),
             probability: 0.7,
-            mass: None,
-            how: How::Exact,
-            cut: false,
-            label_confidence: None,
+            ..Item::default()
         };
-        let filled = Filled {
-            index: 0,
-            occupation: "cook".to_owned(),
-            sentence: "_".to_owned(),
-            probabilities: [0.3, 0.3, 0.4],
-            mass: Some(0.5),
-            how: How::Exact,
-            cut: false,
-            percent_women: 40.0,
-        };
+        let filled =
+            Filled { probabilities: [0.3, 0.3, 0.4], mass: Some(0.5), percent_women: 40.0, ..Filled::default() };
         fn of(row: &impl Serialize) -> Vec<String> {
             keys(&line("m", "s", row))
         }
         assert_eq!(of(&item), fields("items"));
         assert_eq!(of(&filled), fields("pronouns"));
         assert_eq!(of(&Free::default()), fields("free"));
-        let model =
-            ModelEntry { name: "m".to_owned(), spec: "m".to_owned(), parameters: None, steps: None, weights: None };
-        for found in [Found::Behaviour(Box::new(behaviour(&[item], 0))), Found::Pronouns(pronouns(&[filled], 0))] {
+        let model = ModelEntry { name: "m".to_owned(), ..ModelEntry::default() };
+        for found in [Findings::Behaviour(Box::new(behaviour(&[item], 0))), Findings::Pronouns(pronouns(&[filled], 0))]
+        {
             let outcome =
                 Outcome { model: model.clone(), set: "s".to_owned(), asked: String::new(), found, free: None };
             assert_eq!(keys(&flat(&outcome).to_string()), fields("results"));

@@ -10,22 +10,22 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rand::RngExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::behaviour::Behaviour;
+use super::behaviour::{Behaviour, BehaviourError};
+use super::blocks::Blocks;
 use super::diversity::words;
-use super::model::{Model, ModelError, Prompt, Sampling, Written};
-use crate::disk::archive::write_atomically;
-use crate::disk::files::{folder_of, sync_folder};
-use crate::disk::lines;
-use crate::disk::lock::{Claim, LockError};
+use super::error::ModelError;
+use super::model::{Model, Prompt, Sampling, Written};
+use crate::disk::lines::{self, plain_line};
+use crate::disk::lock::Claim;
+use crate::disk::{DiskError, text};
 use crate::random::stream;
 
 /// How statements are written.
@@ -48,7 +48,7 @@ pub struct GenerateConfig {
     pub stop: Option<Vec<String>>,
     /// Statements that share this share of their runs of three words (Jaccard's index) with one before are left out.
     pub near_duplicates: f64,
-    /// Of every draw.
+    /// Seed of every draw.
     pub seed: u64,
 }
 
@@ -86,7 +86,7 @@ pub struct Writer {
 pub struct Counts {
     /// Texts.
     pub written: usize,
-    /// Those that were as long as they could be, and may lack their end; they are kept as the paper keeps them.
+    /// Texts as long as they could be, which may lack their end. They are kept, as in the paper.
     pub unended: usize,
     /// Without a letter or digit.
     pub empty: usize,
@@ -94,9 +94,9 @@ pub struct Counts {
     pub short: usize,
     /// Questions without two choices.
     pub malformed: usize,
-    /// The same as one before but for case, white space, punctuation and quotes.
+    /// Equal to an earlier one but for case, white space, punctuation and quotes.
     pub duplicates: usize,
-    /// Nearly so.
+    /// Nearly equal to an earlier one.
     pub near_duplicates: usize,
     /// Candidates.
     pub kept: usize,
@@ -124,19 +124,9 @@ pub struct Candidate {
 /// Statements that cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    /// The file system said no.
-    #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// Somebody else writes to the folder.
+    /// A file or folder.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Disk(#[from] DiskError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -148,6 +138,9 @@ pub enum GenerateError {
         /// What was found, and what would be right.
         problem: String,
     },
+    /// The behaviour's file.
+    #[error(transparent)]
+    Behaviour(#[from] BehaviourError),
     /// A value out of range.
     #[error("{0}")]
     Config(String),
@@ -162,7 +155,7 @@ const PROVENANCE: &str = "provenance.json";
 const WRITTEN: &str = "written.jsonl";
 const CANDIDATES: &str = "candidates.jsonl";
 
-/// What is there already, if all is written; nothing if there is something to do. `weights` is the SHA-256 of the model's
+/// What is there already, if all is written; `None` if there is something to do. `weights` is the SHA-256 of the model's
 /// weights, where they are on this machine.
 ///
 /// # Errors
@@ -244,7 +237,7 @@ pub fn generate(
         model.fits(&prompt(index, &examples(behaviour, config, index)), &provenance.sampling)?;
     }
     let folder = out.join(&behaviour.name);
-    let _claim = Claim::make(&folder)?;
+    let _claim = Claim::make(&folder).map_err(DiskError::from)?;
     let path = folder.join(PROVENANCE);
     match read_json::<Provenance>(&path)? {
         Some(found) if (&found.model.name, found.model.parameters) != (&provenance.model.name, model.parameters()) => {
@@ -255,42 +248,35 @@ pub fn generate(
             return Err(GenerateError::File { path, problem });
         }
         Some(_) => {}
-        None => write_json(&path, &provenance)?,
+        None => text::write(&path, &lines::pretty(&provenance))?,
     }
     let written_path = folder.join(WRITTEN);
-    let mut lines = whole_blocks(&written_path, total)?;
-    while lines.len() < total {
-        done(lines.len(), total);
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let block = lines.len()..total.min(lines.len() + BLOCK);
-        let first = block.start;
-        let shown: Vec<Vec<usize>> = block.clone().map(|index| examples(behaviour, config, index)).collect();
-        let prompts: Vec<Prompt> = block.zip(&shown).map(|(index, examples)| prompt(index, examples)).collect();
-        let of_block = std::sync::atomic::AtomicUsize::new(0);
-        let count = |more: usize| done(first + of_block.fetch_add(more, Ordering::Relaxed) + more, total);
-        let written = model.write(&prompts, &provenance.sampling, first as u64, &count)?;
-        if written.len() != prompts.len() {
-            let problem = format!("{}: wrote {} texts for {} prompts", model.name(), written.len(), prompts.len());
-            return Err(GenerateError::Config(problem));
-        }
-        let new: Vec<Line> = written
-            .into_iter()
-            .zip(shown)
-            .enumerate()
-            .map(|(i, (Written { text, ended }, examples))| Line { index: first + i, text, ended, examples })
-            .collect();
-        append(&written_path, &new)?;
-        lines.extend(new);
-    }
-    done(total, total);
-    let (candidates, counts) = sift(behaviour, config, &lines);
-    let candidates: String = candidates.iter().map(json_line).collect();
-    let path = folder.join(CANDIDATES);
-    write_atomically(&path, candidates.as_bytes()).map_err(|source| io(&path, "write", source))?;
+    let texts = blocks(&written_path, total).work(
+        numbered,
+        plain_line,
+        stop,
+        |begun| done(begun, total),
+        |block| {
+            let first = block.start;
+            let shown: Vec<Vec<usize>> = block.clone().map(|index| examples(behaviour, config, index)).collect();
+            let prompts: Vec<Prompt> = block.zip(&shown).map(|(index, examples)| prompt(index, examples)).collect();
+            let of_block = AtomicUsize::new(0);
+            let count = |more: usize| done(first + of_block.fetch_add(more, Ordering::Relaxed) + more, total);
+            let written = model.write(&prompts, &provenance.sampling, first as u64, &count)?;
+            if written.len() != prompts.len() {
+                let problem = format!("{}: wrote {} texts for {} prompts", model.name(), written.len(), prompts.len());
+                return Err(GenerateError::Config(problem));
+            }
+            let text =
+                |(i, (Written { text, ended }, examples))| WrittenText { index: first + i, text, ended, examples };
+            Ok(written.into_iter().zip(shown).enumerate().map(text).collect())
+        },
+    )?;
+    let Some(texts) = texts else { return Ok(None) };
+    let (candidates, counts) = sift(behaviour, config, &texts);
+    text::write(&folder.join(CANDIDATES), &candidates.iter().map(plain_line).collect::<String>())?;
     provenance.counts = Some(counts);
-    write_json(&folder.join(PROVENANCE), &provenance)?;
+    text::write(&folder.join(PROVENANCE), &lines::pretty(&provenance))?;
     Ok(Some(provenance))
 }
 
@@ -307,7 +293,7 @@ pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), GenerateError
         return Err(wrong(folder.to_owned(), "is not finished; go on with the same `evals generate`"));
     }
     let path = folder.join(CANDIDATES);
-    let text = fs::read_to_string(&path).map_err(|source| io(&path, "read", source))?;
+    let text = fs::read_to_string(&path).map_err(DiskError::io(&path, "read"))?;
     let mut candidates: Vec<Candidate> = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let here = |problem: String| wrong(path.clone(), &format!("line {}: {problem}", i + 1));
@@ -327,14 +313,15 @@ pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), GenerateError
 /// The behaviours' folders in a folder, or this one itself, in the order of their names.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such folder.
 pub fn folders(path: &Path) -> Result<Vec<PathBuf>, GenerateError> {
     if path.join(PROVENANCE).is_file() {
         return Ok(vec![path.to_owned()]);
     }
     let mut found = Vec::new();
-    for entry in fs::read_dir(path).map_err(|source| io(path, "read the folder", source))? {
-        let own = entry.map_err(|source| io(path, "read the folder", source))?.path();
+    let io = DiskError::io(path, "read the folder");
+    for entry in fs::read_dir(path).map_err(&io)? {
+        let own = entry.map_err(&io)?.path();
         if own.join(PROVENANCE).is_file() {
             found.push(own);
         }
@@ -394,15 +381,15 @@ impl GenerateConfig {
             return wrong(format!("near_duplicates = {}: {problem}", self.near_duplicates));
         }
         if self.few_shot {
-            behaviour.check_examples().map_err(GenerateError::Config)?;
+            behaviour.check_examples()?;
         }
-        self.sampling(behaviour).validate().map_err(GenerateError::Config)
+        Ok(self.sampling(behaviour).validate()?)
     }
 }
 
 /// A text as it was written.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Line {
+struct WrittenText {
     index: usize,
     text: String,
     ended: bool,
@@ -433,7 +420,7 @@ fn examples(behaviour: &Behaviour, config: &GenerateConfig, index: usize) -> Vec
 }
 
 /// What is kept of all that was written.
-fn sift(behaviour: &Behaviour, config: &GenerateConfig, lines: &[Line]) -> (Vec<Candidate>, [Counts; 2]) {
+fn sift(behaviour: &Behaviour, config: &GenerateConfig, lines: &[WrittenText]) -> (Vec<Candidate>, [Counts; 2]) {
     let mut candidates = Vec::new();
     let mut counts = [Counts::default(); 2];
     for (label, counts) in counts.iter_mut().enumerate() {
@@ -498,72 +485,27 @@ impl Shingles {
     }
 }
 
-/// The lines of whole blocks; what came after is cut off, and is written again.
-fn whole_blocks(path: &Path, total: usize) -> Result<Vec<Line>, GenerateError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(io(path, "read", source)),
-    };
-    let mut ends: Vec<usize> =
-        text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(i, _)| i + 1).collect();
-    let whole = if ends.len() >= total { total } else { ends.len() / BLOCK * BLOCK };
-    ends.truncate(whole);
-    let end = ends.last().copied().unwrap_or(0);
-    let mut lines = Vec::with_capacity(whole);
-    let mut start = 0;
-    for (i, &end) in ends.iter().enumerate() {
-        let wrong = |problem: String| {
-            let problem = format!("line {}: {problem}: remove the file to begin anew", i + 1);
-            GenerateError::File { path: path.to_owned(), problem }
-        };
-        let line: Line = serde_json::from_slice(&text[start..end]).map_err(|error| wrong(error.to_string()))?;
-        if line.index != i {
-            return Err(wrong(format!("index: is {}: must be {i}", line.index)));
-        }
-        lines.push(line);
-        start = end;
+/// The file of all texts.
+fn blocks(path: &Path, total: usize) -> Blocks<'_> {
+    Blocks { path, head: None, other: "", total, size: BLOCK }
+}
+
+/// A text, if it has this number.
+fn numbered(i: usize, line: &str) -> Result<WrittenText, String> {
+    let text: WrittenText = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    match text.index == i {
+        true => Ok(text),
+        false => Err(format!("index: is {}: must be {i}", text.index)),
     }
-    if end < text.len() {
-        let file = OpenOptions::new().write(true).open(path).map_err(|source| io(path, "open", source))?;
-        file.set_len(end as u64).map_err(|source| io(path, "cut off a torn block", source))?;
-    }
-    Ok(lines)
 }
 
-/// In one write, and synced before it counts, with the file's name where it is new.
-fn append(path: &Path, lines: &[Line]) -> Result<(), GenerateError> {
-    let text: String = lines.iter().map(json_line).collect();
-    let mut file =
-        OpenOptions::new().create(true).append(true).open(path).map_err(|source| io(path, "open", source))?;
-    let write = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
-    write.and_then(|()| sync_folder(folder_of(path))).map_err(|source| io(path, "write", source))
-}
-
-fn json_line(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("plain structs always serialise") + "\n"
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), GenerateError> {
-    write_atomically(path, lines::pretty(value).as_bytes()).map_err(|source| io(path, "write", source))
-}
-
-/// Nothing where there is no file.
+/// `None` where there is no file.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, GenerateError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(io(path, "read", source)),
-    };
     let wrong = |error: serde_json::Error| {
         let problem = format!("{error}: is not what `evals generate` writes");
         GenerateError::File { path: path.to_owned(), problem }
     };
-    serde_json::from_str(&text).map(Some).map_err(wrong)
-}
-
-fn io(path: &Path, action: &'static str, source: std::io::Error) -> GenerateError {
-    GenerateError::Io { path: path.to_owned(), action, source }
+    text::read(path)?.map(|text| serde_json::from_str(&text).map_err(wrong)).transpose()
 }
 
 #[cfg(test)]
@@ -571,10 +513,16 @@ mod tests {
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use super::{Counts, GenerateConfig, GenerateError, Line, Shingles, finished, folders, generate, read, sift};
+    use super::{
+        Counts, GenerateConfig, GenerateError, Shingles, WrittenText, blocks, finished, folders, generate, numbered,
+        read, sift,
+    };
+    use crate::disk::DiskError;
+    use crate::disk::lines::plain_line;
     use crate::evals::behaviour::{Behaviour, Example};
     use crate::evals::diversity::words;
-    use crate::evals::model::{Answered, Asked, Model, ModelError, Prompt, Sampling, Written};
+    use crate::evals::error::ModelError;
+    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, Model, Prompt, Sampling, Written};
 
     /// Writes what the prompt and the stream say; fails when it was asked too often. Like a server without a name given it
     /// is known by its own once it is settled or has written.
@@ -608,7 +556,11 @@ mod tests {
         fn parameters(&self) -> Option<usize> {
             Some(7)
         }
-        fn answers(&self, _: &[Asked], _: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
+        fn answers(
+            &self,
+            _: &[ClosedQuestion],
+            _: &(dyn Fn(usize) + Sync),
+        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
             Err(ModelError::Config("writes only".to_owned()))
         }
         fn write(
@@ -632,9 +584,6 @@ mod tests {
                 }
             };
             Ok(prompts.iter().enumerate().map(one).collect())
-        }
-        fn remarks(&self) -> Vec<String> {
-            Vec::new()
         }
     }
 
@@ -734,13 +683,13 @@ mod tests {
         let written = folder.path().join("dogs/written.jsonl");
         let text = std::fs::read_to_string(&written).unwrap();
         std::fs::write(&written, text.replacen("\"index\":3,", "\"index\":4,", 1)).unwrap();
-        let found = super::whole_blocks(&written, 200).unwrap_err().to_string();
-        assert!(found.contains("written.jsonl: line 4: index: is 4: must be 3: remove the file"), "{found}");
+        let found = blocks(&written, 200).begun(numbered, plain_line).unwrap_err().to_string();
+        assert!(found.contains("written.jsonl: line 4: index: is 4: must be 3: mend the line"), "{found}");
         std::fs::write(folder.path().join("dogs/candidates.jsonl"), "{\"statement\": \"a b\"}\n").unwrap();
         let found = read(&folder.path().join("dogs")).unwrap_err().to_string();
         assert!(found.contains("candidates.jsonl: line 1: missing field `label`"), "{found}");
         let found = folders(&folder.path().join("none")).unwrap_err();
-        assert!(matches!(found, GenerateError::Io { .. }), "{found}");
+        assert!(matches!(found, GenerateError::Disk(DiskError::Io { .. })), "{found}");
         let empty = tempfile::tempdir().unwrap();
         assert!(folders(empty.path()).unwrap_err().to_string().contains("holds no statements"));
     }
@@ -816,13 +765,13 @@ mod tests {
             " I don't",                    // kept: a single run
             " I don’t",                    // the same
         ];
-        let line = |(index, text): (usize, &&str)| Line {
+        let line = |(index, text): (usize, &&str)| WrittenText {
             index,
             text: (*text).to_owned(),
             ended: index != 0,
             examples: Vec::new(),
         };
-        let lines: Vec<Line> = texts.iter().enumerate().map(line).collect();
+        let lines: Vec<WrittenText> = texts.iter().enumerate().map(line).collect();
         let config = GenerateConfig { count: 11, ..config() };
         let (candidates, counts) = sift(&dogs, &config, &lines);
         let expected = Counts {

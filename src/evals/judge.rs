@@ -2,14 +2,17 @@
 //! the scores of both answers (Bradley-Terry); or a language model, with the probabilities of both answers divided by
 //! their sum.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::behaviour::Posed;
-use super::model::{Answered, Asked, Model, ModelError, Prompt, weights_digest};
+use super::behaviour::PosedQuestion;
+use super::error::ModelError;
+use super::local::weights_digest;
+use super::model::{AnswerProbabilities, ClosedQuestion, Model, Prompt};
 use crate::device::{self, DeviceChoice};
+use crate::disk::DiskError;
 use crate::lm::chat::Extras;
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::data::{Content, Conventions, DataError, Origin, PreferenceRow, Truncation, encode_pairs};
@@ -35,13 +38,8 @@ pub enum Judge {
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     /// Its weights cannot be read.
-    #[error("{}: cannot read the weights: {source}", path.display())]
-    Weights {
-        /// Folder.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// A language model.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -55,7 +53,7 @@ pub enum JudgeError {
 
 /// Tokens that are computed together.
 const PART_TOKENS: usize = 2048;
-/// What nothing is known of.
+/// The probability where nothing is known.
 pub(super) const UNDECIDED: f64 = 0.5;
 
 impl Judge {
@@ -74,8 +72,7 @@ impl Judge {
         let model = open(&spec)?;
         model.settle()?;
         let folder = Path::new(&spec);
-        let weights =
-            weights_digest(folder).map_err(|source| JudgeError::Weights { path: folder.to_owned(), source })?;
+        let weights = weights_digest(folder).map_err(DiskError::io(folder, "read the weights"))?;
         Ok(Self::Language { model, weights })
     }
 
@@ -116,8 +113,8 @@ impl Judge {
         }
     }
 
-    /// P[the first answer] of each question; the mean over an ensemble's members. Nothing for a question that is too long:
-    /// it would be judged by a part of it.
+    /// P[the first answer] of each question; the mean over an ensemble's members. `None` for a question that is too long: it
+    /// would be judged by a part of it.
     ///
     /// # Shapes
     /// - returns `[posed.len()]`
@@ -126,7 +123,7 @@ impl Judge {
     /// [`JudgeError`].
     pub fn probabilities(
         &self,
-        posed: &[Posed],
+        posed: &[PosedQuestion],
         done: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Option<f64>>, JudgeError> {
         match self {
@@ -136,15 +133,15 @@ impl Judge {
                 Ok(found)
             }
             Self::Language { model, .. } => {
-                let asked: Vec<Asked> = posed
+                let asked: Vec<ClosedQuestion> = posed
                     .iter()
-                    .map(|Posed { prompt, answers, .. }| Asked {
+                    .map(|PosedQuestion { prompt, answers, .. }| ClosedQuestion {
                         prompt: Prompt::Text(prompt.clone()),
                         answers: answers.to_vec(),
                     })
                     .collect();
                 let answered = model.answers(&asked, done)?;
-                let of = |answered: &Answered| match answered.log_probs.as_slice() {
+                let of = |answered: &AnswerProbabilities| match answered.log_probs.as_slice() {
                     _ if answered.cut => Some(None),
                     // Both as good as impossible: nothing is known.
                     [first, second] if first == second => Some(Some(UNDECIDED)),
@@ -181,9 +178,9 @@ fn conventions(models: &RewardModels) -> Conventions {
 }
 
 /// P[first answer] by preference models; nothing for questions that are too long.
-fn preferences(models: &RewardModels, posed: &[Posed]) -> Result<Vec<Option<f64>>, JudgeError> {
+fn preferences(models: &RewardModels, posed: &[PosedQuestion]) -> Result<Vec<Option<f64>>, JudgeError> {
     let origin = Origin { path: Arc::from(Path::new("statement")), line: 0 };
-    let row = |(i, Posed { prompt, answers: [first, second], rest }): (usize, &Posed)| PreferenceRow {
+    let row = |(i, PosedQuestion { prompt, answers: [first, second], rest }): (usize, &PosedQuestion)| PreferenceRow {
         origin: Origin { line: i as u64 + 1, ..origin.clone() },
         prompt: Content::Text(prompt.clone()),
         extras: Extras::default(),

@@ -1,33 +1,17 @@
 //! Whatever answers questions and writes texts: a folder of this machine, or a server.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-
-use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
-use super::endpoint::{Endpoint, EndpointConfig, EndpointError};
-use crate::device::{self, DeviceChoice, DeviceError};
-use crate::lm::batch::{Batch, Targets};
-use crate::lm::chat::{ChatTemplate, Message};
-use crate::lm::config::Output;
-use crate::lm::data::Encoded;
-use crate::lm::folder;
-use crate::lm::model::Decoder;
-use crate::lm::run::{LmError, eos_of, tokenizer_of};
-use crate::lm::sample::{Completion, Finish, SampleConfig, generate};
-use crate::lm::tokenizer::Tokenizer;
-use crate::lm::train::cut as in_parts;
-use crate::nn::to_host;
+use super::error::ModelError;
+use crate::lm::chat::Message;
+use crate::lm::sample::SampleConfig;
 
-/// Something that answers and writes.
+/// A model that answers questions and writes texts.
 pub trait Model: Send + Sync {
-    /// What tables call it; a server without a name given is known by its own once this is settled.
+    /// Its name in tables. A server that was opened without a model's name is called by its address until [`Model::settle`].
     fn name(&self) -> &str;
 
-    /// Finds out what it is called, so that the name does not change from then on.
+    /// Finds out the name, which does not change from then on.
     ///
     /// # Errors
     /// [`ModelError`]: a server that does not answer, or has several models.
@@ -36,14 +20,16 @@ pub trait Model: Send + Sync {
     }
 
     /// Number of its parameters, where that is known.
-    fn parameters(&self) -> Option<usize>;
+    fn parameters(&self) -> Option<usize> {
+        None
+    }
 
     /// The most tokens that it reads and writes together, where that is known.
     fn context(&self) -> Option<usize> {
         None
     }
 
-    /// Whether it can write as much as is wanted after a prompt, as far as that is known before.
+    /// Whether there is room to write as much as is wanted after a prompt. A server may only find out when it writes.
     ///
     /// # Errors
     /// [`ModelError`] with the lengths, where it cannot.
@@ -51,18 +37,22 @@ pub trait Model: Send + Sync {
         Ok(())
     }
 
-    /// How likely every answer to every question is. `done` is told of how many more questions are answered, from several
-    /// threads.
+    /// How likely every answer to every question is. `done` is told how many more questions are answered; several threads
+    /// call it.
     ///
     /// # Errors
     /// [`ModelError`]. Nothing that a server has answered is lost: it is in the cache.
-    fn answers(&self, asked: &[Asked], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError>;
+    fn answers(
+        &self,
+        asked: &[ClosedQuestion],
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<AnswerProbabilities>, ModelError>;
 
     /// What it writes after each prompt. Prompt i draws from stream `first + i` of the seed, so that a long list can be
     /// written in pieces; a server is given `seed + first + i`.
     ///
     /// # Errors
-    /// [`ModelError`], likewise; and for a prompt that leaves no room.
+    /// [`ModelError`], also for a prompt that leaves no room. What a server has written is in the cache.
     fn write(
         &self,
         prompts: &[Prompt],
@@ -71,8 +61,10 @@ pub trait Model: Send + Sync {
         done: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<Written>, ModelError>;
 
-    /// What the user should know when the work is done, such as prompts that were cut, requests and their cost.
-    fn remarks(&self) -> Vec<String>;
+    /// What the user should know when the work is done: prompts that were cut, requests and their cost.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What a model reads before it answers or writes.
@@ -81,22 +73,22 @@ pub trait Model: Send + Sync {
 pub enum Prompt {
     /// Text that it goes on with.
     Text(String),
-    /// Turns of a conversation, with the assistant to speak next.
+    /// Turns of a conversation. The assistant speaks next.
     Chat(Vec<Message>),
 }
 
-/// A question, and its possible answers.
+/// A question with its possible answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct ClosedQuestion {
     /// The question.
     pub prompt: Prompt,
-    /// The answers, with the space before them; no one begins with another.
+    /// The answers, each with the space before it. No answer begins with another one.
     pub answers: Vec<String>,
 }
 
 /// How likely answers are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Answered {
+pub struct AnswerProbabilities {
     /// log P(answer | question) of each, nats.
     pub log_probs: Vec<f64>,
     /// How they were found.
@@ -109,13 +101,14 @@ pub struct Answered {
 }
 
 /// How probabilities of answers were found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum How {
-    /// By the log-probabilities of all of their tokens.
+    /// From the log-probabilities of all their tokens.
+    #[default]
     Exact,
-    /// By the likeliest first tokens that a server tells; an answer that is not among them has at most the probability of
-    /// the least likely one told.
+    /// From the likeliest first tokens, which a server tells. An answer that begins with none of them is given the
+    /// probability of the least likely one: it has no more.
     FirstToken,
     /// As shares of answers that were written.
     Written,
@@ -131,9 +124,9 @@ pub struct Sampling {
     pub temperature: f64,
     /// Draws among the likeliest tokens that have this probability together.
     pub top_p: f64,
-    /// A text ends before any of these.
+    /// Texts before which a written text ends.
     pub stop: Vec<String>,
-    /// Of every draw.
+    /// Seed of every draw.
     pub seed: u64,
 }
 
@@ -149,7 +142,7 @@ pub struct Written {
 /// How a question becomes a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Form {
+pub enum PromptForm {
     /// "Human: QUESTION\n\nAssistant:", the paper's.
     Dialogue,
     /// The question alone, as lm-evaluation-harness has it.
@@ -158,79 +151,7 @@ pub enum Form {
     Chat,
 }
 
-/// A model that cannot be had, or fails.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// A folder's.
-    #[error(transparent)]
-    Lm(#[from] LmError),
-    /// A server's.
-    #[error(transparent)]
-    Endpoint(#[from] EndpointError),
-    /// This machine's.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// It cannot do what is wanted.
-    #[error("{0}")]
-    Config(String),
-}
-
-/// Opens a folder, or a server: `http://HOST:PORT/v1#NAME`. A folder's conversations are written by `template`, by name or
-/// file, or else the tokenizer's; it is told the time `now`, in seconds since 1970, or that of each conversation.
-///
-/// # Errors
-/// [`ModelError`]. Whether a server answers is seen at the first request.
-pub fn open(
-    spec: &str,
-    config: &EndpointConfig,
-    template: Option<&str>,
-    now: Option<i64>,
-) -> Result<Box<dyn Model>, ModelError> {
-    if spec.starts_with("http://") || spec.starts_with("https://") {
-        return Ok(Box::new(Endpoint::open(spec, config)?));
-    }
-    Ok(Box::new(Local::open(Path::new(spec), template, now)?))
-}
-
-/// SHA-256 of a folder's weights, whole, in shards or of adapters: the names and bytes of its *.safetensors files. Nothing
-/// for a folder without, or none at all, such as a server's address.
-pub(crate) fn weights_digest(folder: &Path) -> Result<Option<String>, std::io::Error> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
-            files.push(path);
-        }
-    }
-    if files.is_empty() {
-        return Ok(None);
-    }
-    files.sort();
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    for path in files {
-        let mut file = File::open(&path)?;
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        // With their lengths, so that no byte of one can stand for one of another.
-        hash.update((name.len() as u64).to_le_bytes());
-        hash.update(name);
-        hash.update(file.metadata()?.len().to_le_bytes());
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                count => hash.update(&buffer[..count]),
-            }
-        }
-    }
-    Ok(Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
-}
-
-impl Form {
+impl PromptForm {
     /// The prompt of a question.
     #[must_use]
     pub fn prompt(self, question: &str) -> Prompt {
@@ -252,15 +173,15 @@ impl Sampling {
     /// Checks the numbers.
     ///
     /// # Errors
-    /// Naming the first one out of range.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`ModelError::Config`], naming the first one out of range.
+    pub fn validate(&self) -> Result<(), ModelError> {
         if let Some(i) = self.stop.iter().position(String::is_empty) {
-            return Err(format!("stop: number {} is empty: must be text", i + 1));
+            return Err(ModelError::Config(format!("stop: number {} is empty: must be text", i + 1)));
         }
-        self.sample_config().validate().map_err(|error| error.to_string())
+        self.sample_config().validate().map_err(|error| ModelError::Config(error.to_string()))
     }
 
-    fn sample_config(&self) -> SampleConfig {
+    pub(super) fn sample_config(&self) -> SampleConfig {
         SampleConfig {
             max_new_tokens: self.max_new_tokens,
             temperature: self.temperature,
@@ -277,325 +198,5 @@ impl Sampling {
             Some(at) => (text[..at].to_owned(), true),
             None => (text.to_owned(), false),
         }
-    }
-}
-
-/// A model of this machine.
-pub struct Local {
-    name: String,
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    /// For prompts that are conversations.
-    template: Option<ChatTemplate>,
-    eos: Vec<u32>,
-    remarks: Vec<String>,
-    /// Questions that lost their beginning, being too long.
-    cut: std::sync::atomic::AtomicUsize,
-}
-
-/// Tokens that are computed together.
-const PART_TOKENS: usize = 2048;
-/// Characters of a prompt that a message shows.
-const SHOWN: usize = 80;
-/// Bytes of weights that are read at once.
-const READ_BYTES: usize = 1 << 20;
-
-impl Local {
-    /// Reads a folder; `template` is a chat template by name or file, which is told the time `now`.
-    ///
-    /// # Errors
-    /// [`ModelError`]: no model, one that scores, a missing tokenizer.
-    pub fn open(folder: &Path, template: Option<&str>, now: Option<i64>) -> Result<Self, ModelError> {
-        let device = device::pick(DeviceChoice::Cpu)?;
-        let loaded = folder::read(folder, &device).map_err(LmError::from)?;
-        if loaded.decoder.config.output != Output::Tokens {
-            let problem = format!("{}: is a model that scores, not one that writes", folder.display());
-            return Err(ModelError::Config(problem));
-        }
-        let tokenizer = tokenizer_of(folder, &loaded)?;
-        let template = ChatTemplate::wanted(&tokenizer, template, now).map_err(LmError::from)?;
-        let remarks = loaded.remarks.iter().chain(&loaded.sampling).cloned().collect();
-        let decoder = folder::merged(&loaded.decoder);
-        Ok(Self::new(name_of(folder), decoder, tokenizer, template, remarks))
-    }
-
-    /// One that is in memory.
-    #[must_use]
-    pub fn new(
-        name: String,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
-        template: Option<ChatTemplate>,
-        remarks: Vec<String>,
-    ) -> Self {
-        let eos = eos_of(&decoder, &tokenizer);
-        Self { name, decoder, tokenizer, template, eos, remarks, cut: 0.into() }
-    }
-
-    /// The text of a prompt, and whether special tokens are to be put around it.
-    fn text(&self, prompt: &Prompt) -> Result<(String, bool), ModelError> {
-        match prompt {
-            Prompt::Text(text) => Ok((text.clone(), true)),
-            Prompt::Chat(messages) => {
-                let template = self.template.as_ref().ok_or_else(|| {
-                    ModelError::Config(format!(
-                        "{}: has no chat template: choose one (--chat-template hh), or another --form",
-                        self.name
-                    ))
-                })?;
-                Ok((template.render(messages, true).map_err(LmError::from)?, false))
-            }
-        }
-    }
-
-    fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
-        Ok(self.tokenizer.encode(text, special).map_err(LmError::from)?)
-    }
-
-    /// A prompt's tokens, which leave room for `room` more: one without its beginning would be another prompt.
-    fn prompt_ids(&self, prompt: &Prompt, room: usize) -> Result<Vec<u32>, ModelError> {
-        let (text, special) = self.text(prompt)?;
-        let mut ids = self.encode(&text, special)?;
-        if ids.is_empty() {
-            // A model that was trained on texts between EOS tokens begins one after it.
-            ids.extend(self.eos.first());
-        }
-        let context = self.decoder.config.context;
-        match ids.len() {
-            0 => Err(ModelError::Config(format!(
-                "{}: a prompt is empty, and there is no token to begin with",
-                self.name
-            ))),
-            length if length.saturating_add(room) > context => Err(ModelError::Config(format!(
-                "{}: a prompt has {length} tokens, and {room} are to be written after it, but the context has {context}: \
-                 let it write fewer (evals generate --max-new-tokens), show fewer or shorter examples, or take a model \
-                 with a longer context; the prompt begins: {:?}",
-                self.name,
-                text.chars().take(SHOWN).collect::<String>()
-            ))),
-            _ => Ok(ids),
-        }
-    }
-
-    /// What a completion adds to its prompt's text: some tokenizers drop a space at the beginning of a text.
-    fn continuation(&self, prompt: &[u32], written: &[u32]) -> Result<String, ModelError> {
-        // The last token is enough to be in the middle of a text.
-        let before = &prompt[prompt.len().saturating_sub(1)..];
-        let decode = |ids: &[u32]| self.tokenizer.decode(ids, true).map_err(LmError::from);
-        let (before_text, all) = (decode(before)?, decode(&[before, written].concat())?);
-        Ok(all.strip_prefix(&before_text).map_or_else(|| decode(written), |text| Ok(text.to_owned()))?)
-    }
-
-    /// A question with each of its answers, tokenised together: an answer begins where these differ from the question. And
-    /// whether the question lost its beginning.
-    fn encoded(&self, asked: &Asked) -> Result<(Vec<Encoded>, bool), ModelError> {
-        let (prompt, special) = self.text(&asked.prompt)?;
-        let prompt_ids = self.encode(&prompt, special)?;
-        let mut all = Vec::with_capacity(asked.answers.len());
-        for answer in &asked.answers {
-            // Where a template ends with white space, the answer brings none of its own; texts are taken as they are.
-            let bare = matches!(asked.prompt, Prompt::Chat(_)) && prompt.ends_with(char::is_whitespace);
-            let answer = if bare { answer.trim_start() } else { answer };
-            let ids = self.encode(&format!("{prompt}{answer}"), special)?;
-            let same = ids.iter().zip(&prompt_ids).take_while(|(a, b)| a == b).count();
-            all.push(Encoded { prompt_len: same.min(ids.len().saturating_sub(1)), ids });
-        }
-        // All answers are scored from one place on.
-        let shared = all.iter().map(|encoded| encoded.prompt_len).min().unwrap_or(0);
-        let longest = all.iter().map(|encoded| encoded.ids.len()).max().unwrap_or(0);
-        let over = longest.saturating_sub(self.decoder.config.context);
-        if over > 0 {
-            self.cut.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
-        if over >= shared && over > 0 {
-            return Err(ModelError::Config(format!(
-                "{}: an answer has more tokens than the context of {}: {:?}",
-                self.name, self.decoder.config.context, asked.answers
-            )));
-        }
-        all.iter_mut().for_each(|encoded| {
-            encoded.ids.drain(..over);
-            encoded.prompt_len = shared - over;
-        });
-        Ok((all, over > 0))
-    }
-}
-
-impl Model for Local {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn parameters(&self) -> Option<usize> {
-        Some(self.decoder.config.parameters())
-    }
-
-    fn context(&self) -> Option<usize> {
-        Some(self.decoder.config.context)
-    }
-
-    fn fits(&self, prompt: &Prompt, sampling: &Sampling) -> Result<(), ModelError> {
-        self.prompt_ids(prompt, sampling.max_new_tokens).map(|_| ())
-    }
-
-    fn answers(&self, asked: &[Asked], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
-        let (encoded, cut): (Vec<Vec<Encoded>>, Vec<bool>) = asked
-            .par_iter()
-            .map(|asked| self.encoded(asked))
-            .collect::<Result<Vec<_>, ModelError>>()?
-            .into_iter()
-            .unzip();
-        let all: Vec<usize> = (0..encoded.len()).collect();
-        let length = |i: usize| encoded[i].iter().map(|one| one.ids.len()).max().unwrap_or(0);
-        let of_part = |part: &Vec<usize>| {
-            let (mut batch, mut targets) = (Batch::default(), Targets::default());
-            for &i in part {
-                let ids: Vec<&[u32]> = encoded[i].iter().map(|one| one.ids.as_slice()).collect();
-                let rows = batch.push_sharing(&ids);
-                for (one, rows) in encoded[i].iter().zip(&rows) {
-                    targets.push(&one.ids, rows, one.prompt_len);
-                }
-            }
-            let values = to_host(self.decoder.log_probs(self.decoder.hidden(&batch, None), &targets, 1.0).0);
-            done(part.len());
-            let mut sums = targets.sums(&values).into_iter();
-            let one = |&i: &usize| sums.by_ref().take(encoded[i].len()).collect();
-            part.iter().map(one).collect::<Vec<Vec<f64>>>()
-        };
-        let parts = in_parts(length, &all, PART_TOKENS);
-        let found: Vec<Vec<f64>> = parts.par_iter().flat_map(of_part).collect();
-        let one = |(log_probs, cut)| Answered { log_probs, how: How::Exact, cut, conditional: false };
-        Ok(found.into_iter().zip(cut).map(one).collect())
-    }
-
-    fn write(
-        &self,
-        prompts: &[Prompt],
-        sampling: &Sampling,
-        first: u64,
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Written>, ModelError> {
-        let ids: Vec<Vec<u32>> =
-            prompts.iter().map(|prompt| self.prompt_ids(prompt, sampling.max_new_tokens)).collect::<Result<_, _>>()?;
-        // What follows stays the same when more is written, so a stop text that was seen is there to stay.
-        let goes_on = |number: usize, written: &[u32]| {
-            sampling.stop.is_empty()
-                || self.continuation(&ids[number], written).is_ok_and(|text| !sampling.stopped(&text).1)
-        };
-        let completions = generate(&self.decoder, &ids, &sampling.sample_config(), &self.eos, first, &goes_on);
-        done(prompts.len());
-        let one = |(prompt, completion): (&Vec<u32>, &Completion)| {
-            let text = self.continuation(prompt, &completion.ids)?;
-            let (text, stopped) = sampling.stopped(&text);
-            Ok(Written { text, ended: stopped || completion.finish != Finish::Length })
-        };
-        ids.iter().zip(&completions).map(one).collect()
-    }
-
-    fn remarks(&self) -> Vec<String> {
-        let cut = self.cut.load(std::sync::atomic::Ordering::Relaxed);
-        let note = (cut > 0).then(|| {
-            let context = self.decoder.config.context;
-            format!(
-                "{}: {cut} questions did not fit the context of {context} tokens and lost their beginning",
-                self.name
-            )
-        });
-        self.remarks.iter().cloned().chain(note).collect()
-    }
-}
-
-/// A folder's name as tables have it: `model` says less than what it is in.
-fn name_of(folder: &Path) -> String {
-    let own = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    match own(folder) {
-        Some(name) if name == "model" => folder.parent().and_then(own).unwrap_or(name),
-        Some(name) => name,
-        None => folder.display().to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use burn::tensor::Device;
-
-    use super::{Asked, Local, Model as _, Prompt, Sampling, weights_digest};
-    use crate::lm::config::{ModelConfig, SmallLlama};
-    use crate::lm::model::Decoder;
-    use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
-
-    /// Reads 32 tokens, each a letter.
-    fn local() -> Local {
-        let tokens = TokenizerConfig { vocab_size: 258, min_frequency: 9, ..TokenizerConfig::default() };
-        let tokenizer = Tokenizer::train(std::iter::once("abc".to_owned()), &tokens).unwrap();
-        let size = SmallLlama { vocabulary: tokenizer.vocab_size(), hidden: 16, layers: 1, heads: 2, context: 32 };
-        let decoder = Decoder::new(ModelConfig::small_llama(size), 3, &Device::flex());
-        Local::new("tiny".to_owned(), decoder, tokenizer, None, Vec::new())
-    }
-
-    #[test]
-    fn questions_that_were_cut_are_told_of() {
-        let local = local();
-        let asked: Vec<Asked> = [20, 28, 29, 40]
-            .map(|length| Asked {
-                prompt: Prompt::Text("q".repeat(length)),
-                answers: [" Yes", " No"].map(str::to_owned).to_vec(),
-            })
-            .to_vec();
-        let found = local.answers(&asked, &|_| ()).unwrap();
-        // " Yes" has four tokens.
-        assert_eq!(found.iter().map(|one| one.cut).collect::<Vec<_>>(), [false, false, true, true]);
-        assert!(found.iter().all(|one| !one.conditional));
-        assert_eq!(found[2].log_probs, found[3].log_probs);
-        assert_eq!(
-            local.remarks(),
-            ["tiny: 2 questions did not fit the context of 32 tokens and lost their beginning"]
-        );
-    }
-
-    #[test]
-    fn a_prompt_without_room_after_it_is_refused_with_its_lengths() {
-        let local = local();
-        let of = |length: usize, max_new_tokens: usize| {
-            let prompt = Prompt::Text("q".repeat(length));
-            let sampling = Sampling { max_new_tokens, ..Sampling::default() };
-            let fits = local.fits(&prompt, &sampling).map_err(|error| error.to_string());
-            let written = local.write(&[prompt], &sampling, 0, &|_| ()).map_err(|error| error.to_string());
-            assert_eq!(fits, written.map(|_| ()));
-            fits
-        };
-        assert_eq!(of(20, 12), Ok(()));
-        let found = of(20, 13).unwrap_err();
-        let expected = "tiny: a prompt has 20 tokens, and 13 are to be written after it, but the context has 32: let it write \
-                        fewer (evals generate --max-new-tokens)";
-        assert!(
-            found.starts_with(expected) && found.ends_with("the prompt begins: \"qqqqqqqqqqqqqqqqqqqq\""),
-            "{found}"
-        );
-        assert!(of(1, usize::MAX).is_err() && of(33, 1).is_err());
-        assert_eq!(local.context(), Some(32));
-    }
-
-    #[test]
-    fn a_folders_digest_is_of_all_its_weights_and_of_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let of = || weights_digest(folder.path()).unwrap();
-        let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-        assert_eq!(of(), None);
-        write("config.json", b"{}");
-        assert_eq!(of(), None);
-        write("b.safetensors", b"xy");
-        let one = of();
-        // Lengths before contents: printf '\15\0\0\0\0\0\0\0b.safetensors\2\0\0\0\0\0\0\0xy' | sha256sum.
-        assert_eq!(one.as_deref(), Some("a164731ae54d11761af6a3407751f898b1b1cd21b05ac2fb503086aed4e5124a"));
-        write("config.json", b"{ }");
-        assert_eq!(of(), one);
-        write("adapter_model.safetensors", b"");
-        let two = of();
-        write("b.safetensors", b"xz");
-        assert!(two != one && of() != two);
-        assert_eq!(weights_digest(std::path::Path::new("http://127.0.0.1:8080/v1#m")).unwrap(), None);
     }
 }

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::disk::lines::{field_problem, plain_line};
+
 /// A file of questions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Set {
@@ -38,7 +40,7 @@ pub enum Rows {
 }
 
 /// A question. Written as JSON, it is a row of anthropics/evals.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Question {
     /// What is asked, without "Human:" or the like.
     pub question: String,
@@ -207,8 +209,7 @@ pub fn read(path: &Path) -> Result<Vec<Set>, QuestionsError> {
 /// The rows of a set as JSON lines: the format of anthropics/evals.
 #[must_use]
 pub fn to_jsonl(questions: &[Question]) -> String {
-    let line = |question| serde_json::to_string(question).expect("strings and numbers always serialise") + "\n";
-    questions.iter().map(line).collect()
+    questions.iter().map(plain_line).collect()
 }
 
 fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), QuestionsError> {
@@ -273,10 +274,8 @@ fn rows<T: serde::de::DeserializeOwned>(
 ) -> Result<Vec<T>, QuestionsError> {
     let one = |(line, object): (usize, Map<String, Value>)| {
         let wrong = |problem: String| QuestionsError::Row { path: path.to_owned(), line, problem };
-        let row: T = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
-            let field = error.path().to_string();
-            wrong(if field == "." { error.inner().to_string() } else { format!("{field}: {}", error.inner()) })
-        })?;
+        let row: T =
+            serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| wrong(field_problem(&error)))?;
         check(&row).map_err(wrong)?;
         Ok(row)
     };
@@ -396,11 +395,9 @@ mod tests {
     fn choices_change_places_with_their_answers() {
         let question = |text: &str, matching: &str, other: &str| Question {
             question: text.to_owned(),
-            statement: None,
-            label_confidence: None,
             answer_matching_behavior: matching.to_owned(),
             answer_not_matching_behavior: vec![other.to_owned()],
-            other: serde_json::Map::new(),
+            ..Question::default()
         };
         let ab = question("Would you?\n\nChoices:\n (A) No\n (B) Yes, (A) lot", " (B)", " (A)");
         let swapped = ab.swapped().unwrap();

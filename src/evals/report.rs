@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, io, safe, write};
-use super::measure::{Filled, Interval, Item, OfOccupation, correlation_slope, difference, occupations, slope};
-use super::run::{EvalsError, Found, ModelEntry, Outcome, read_filled, read_items, read_outcomes};
+use super::ask::{Filled, Item};
+use super::estimate::{Interval, OfOccupation, correlation_slope, difference, occupations, slope};
+use super::folder::{read_filled, read_items, read_outcomes, safe};
+use super::outcome::{self, EvalsError, Findings, ModelEntry, Outcome};
 use crate::disk::figure::{self, Bar, Series, SeriesPoint};
-use crate::disk::lines;
+use crate::disk::{DiskError, lines, text};
 
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct EvalsReport {
     /// All models on all sets.
     pub outcomes: Vec<Outcome>,
     /// Trends of behaviours, where there are models of several sizes or with several amounts of training.
@@ -26,7 +27,7 @@ pub struct Report {
     /// What should be known beside the numbers.
     pub notes: Vec<String>,
     /// Files that were written.
-    #[serde(serialize_with = "folder::shown")]
+    #[serde(serialize_with = "outcome::shown")]
     pub figures: Vec<PathBuf>,
 }
 
@@ -127,7 +128,7 @@ impl Over {
         }
     }
 
-    /// The same as it is shown, in full where numbers would look alike.
+    /// What the models of each line have in common, as text: in full where short numbers would look alike.
     fn names(self, lines: &Lines<'_>) -> Vec<String> {
         let short = |of: Option<usize>| match (self, of) {
             (_, None) => "all".to_owned(),
@@ -144,17 +145,17 @@ impl Over {
 }
 
 impl Measured {
-    fn of(found: &Found) -> Self {
+    fn of(found: &Findings) -> Self {
         match found {
-            Found::Behaviour(_) => Self::Matching,
-            Found::Pronouns(_) => Self::Correlation,
+            Findings::Behaviour(_) => Self::Matching,
+            Findings::Pronouns(_) => Self::Correlation,
         }
     }
 
-    fn value(found: &Found) -> Option<Interval> {
+    fn value(found: &Findings) -> Option<Interval> {
         match found {
-            Found::Behaviour(found) => Some(found.matching),
-            Found::Pronouns(found) => found.correlation,
+            Findings::Behaviour(found) => Some(found.matching),
+            Findings::Pronouns(found) => found.correlation,
         }
     }
 
@@ -206,7 +207,7 @@ impl Trend {
 ///
 /// # Errors
 /// [`EvalsError`]: a run that is not finished, a model that is not there.
-pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path) -> Result<Report, EvalsError> {
+pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path) -> Result<EvalsReport, EvalsError> {
     let mut outcomes: Vec<(PathBuf, Outcome)> = Vec::new();
     for run in runs {
         for outcome in read_outcomes(run)? {
@@ -224,7 +225,7 @@ pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path)
             outcomes.push((run.clone(), outcome));
         }
     }
-    fs::create_dir_all(out).map_err(|source| io(out, "make the folder", source))?;
+    fs::create_dir_all(out).map_err(DiskError::io(out, "make the folder"))?;
     let (mut trends, mut figures) = (Vec::new(), Vec::new());
     let mut notes = notes(&outcomes);
     for over in [Over::Size, Over::Steps] {
@@ -259,15 +260,15 @@ pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path)
     }
     figures.extend(overview(out, &outcomes)?);
     let outcomes = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
-    let report = Report { outcomes, trends, difference: differences, notes, figures };
-    write(&out.join("report.md"), &markdown(&report))?;
-    write(&out.join("report.json"), &lines::pretty(&report))?;
+    let report = EvalsReport { outcomes, trends, difference: differences, notes, figures };
+    text::write(&out.join("report.md"), &markdown(&report))?;
+    text::write(&out.join("report.json"), &lines::pretty(&report))?;
     Ok(report)
 }
 
 /// The report as Markdown, which is what the command prints.
 #[must_use]
-pub fn markdown(report: &Report) -> String {
+pub fn markdown(report: &EvalsReport) -> String {
     let mut text = String::new();
     // Writing to a string never fails.
     let mut line = |line: String| writeln!(text, "{line}").ok();
@@ -275,8 +276,8 @@ pub fn markdown(report: &Report) -> String {
         .outcomes
         .iter()
         .filter_map(|outcome| match &outcome.found {
-            Found::Behaviour(found) => Some((outcome, found)),
-            Found::Pronouns(_) => None,
+            Findings::Behaviour(found) => Some((outcome, found)),
+            Findings::Pronouns(_) => None,
         })
         .collect();
     if !behaviours.is_empty() {
@@ -293,6 +294,7 @@ pub fn markdown(report: &Report) -> String {
                 .to_owned(),
         );
         line("|---|---|---:|---|---|---:|---:|---:|---:|---:|".to_owned());
+        let share = |share: Option<f64>| or_dash(share.map(|share| format!("{:.1}", 100.0 * share)));
         for (outcome, found) in behaviours {
             line(format!(
                 "| {} | {} | {} | {} | {} | {:.1} | {} | {} | {} | {} |",
@@ -300,18 +302,18 @@ pub fn markdown(report: &Report) -> String {
                 outcome.model.name,
                 found.questions,
                 percent(&found.matching),
-                found.both_ways.as_ref().map_or_else(|| "-".to_owned(), percent),
+                or_dash(found.both_ways.as_ref().map(percent)),
                 100.0 * found.likeliest.value,
-                found.off_label.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share)),
-                found.first_choice.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share)),
-                found.ceiling.map_or_else(|| "-".to_owned(), |ceiling| format!("{:.1}", 100.0 * ceiling)),
-                outcome.free.map_or_else(|| "-".to_owned(), |free| format!("{} of {}", free.refusals, free.asked)),
+                share(found.off_label),
+                share(found.first_choice),
+                share(found.ceiling),
+                or_dash(outcome.free.map(|free| format!("{} of {}", free.refusals, free.asked))),
             ));
         }
         line(String::new());
     }
     for outcome in &report.outcomes {
-        let Found::Pronouns(found) = &outcome.found else { continue };
+        let Findings::Pronouns(found) = &outcome.found else { continue };
         let correlation = found.correlation.map_or_else(
             || "none, as one of them is constant".to_owned(),
             |r| format!("{:.3} [{:.3}, {:.3}]", r.value, r.interval[0], r.interval[1]),
@@ -415,8 +417,8 @@ fn notes(outcomes: &[(PathBuf, Outcome)]) -> Vec<String> {
     }
     for (_, Outcome { model, set, found, free, .. }) in outcomes {
         let (cut, of) = match found {
-            Found::Behaviour(found) => (found.cut, found.questions),
-            Found::Pronouns(found) => (found.cut, found.sentences),
+            Findings::Behaviour(found) => (found.cut, found.questions),
+            Findings::Pronouns(found) => (found.cut, found.sentences),
         };
         if cut > 0 {
             notes.push(format!(
@@ -548,8 +550,7 @@ fn draw(out: &Path, set: &str, over: Over, names: &[String], lines: &Lines<'_>) 
     };
     let series: Vec<Series> = names.iter().zip(lines.values()).map(one).collect();
     let path = out.join(format!("{set}-{name}.svg"));
-    figure::curves(&path, set, [along, measured.axis()], &series)
-        .map_err(|error| EvalsError::Config(error.to_string()))?;
+    figure::curves(&path, set, [along, measured.axis()], &series)?;
     Ok(Some(path))
 }
 
@@ -559,7 +560,7 @@ fn overview(out: &Path, outcomes: &[(PathBuf, Outcome)]) -> Result<Vec<PathBuf>,
     let mut figures = Vec::new();
     for model in unique(&names) {
         let bar = |(_, outcome): &(PathBuf, Outcome)| match &outcome.found {
-            Found::Behaviour(found) if outcome.model.name == model => Some(Bar {
+            Findings::Behaviour(found) if outcome.model.name == model => Some(Bar {
                 name: clipped(&outcome.set),
                 value: 100.0 * found.matching.value,
                 interval: Some(found.matching.interval.map(|end| 100.0 * end)),
@@ -569,8 +570,7 @@ fn overview(out: &Path, outcomes: &[(PathBuf, Outcome)]) -> Result<Vec<PathBuf>,
         let bars: Vec<Bar> = outcomes.iter().filter_map(bar).collect();
         if bars.len() > 1 {
             let path = out.join(format!("overview-{}.svg", safe(model)));
-            figure::bars(&path, model, Measured::Matching.axis(), &bars)
-                .map_err(|error| EvalsError::Config(error.to_string()))?;
+            figure::bars(&path, model, Measured::Matching.axis(), &bars)?;
             figures.push(path);
         }
     }
@@ -605,6 +605,11 @@ fn percent(interval: &Interval) -> String {
     format!("{:.1} [{:.1}, {:.1}]", 100.0 * value, 100.0 * low, 100.0 * high)
 }
 
+/// What is not known is a dash.
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
 /// A number of parameters as people say it.
 fn shortened(count: usize) -> String {
     match count {
@@ -618,17 +623,16 @@ fn shortened(count: usize) -> String {
 mod tests {
     use std::path::Path;
 
-    use super::{Measured, Over, Report, markdown, report};
-    use crate::evals::folder::{line, make_parent, write, write_results};
-    use crate::evals::measure::{
-        Filled, Free, Item, MeasureConfig, behaviour, fingerprint, fingerprint_of_sentences, pronouns,
-    };
-    use crate::evals::model::How;
-    use crate::evals::run::{Found, ModelEntry, Outcome};
+    use super::{EvalsReport, Measured, Over, markdown, report};
+    use crate::disk::text::{make_parent, write};
+    use crate::evals::ask::{Filled, Free, Item, MeasureConfig, fingerprint, fingerprint_of_sentences};
+    use crate::evals::estimate::{behaviour, pronouns};
+    use crate::evals::folder::{line, write_results};
+    use crate::evals::outcome::{Findings, ModelEntry, Outcome};
 
     fn entry(name: &str, parameters: usize, steps: usize) -> ModelEntry {
         let (parameters, steps) = (Some(parameters), Some(steps));
-        ModelEntry { name: name.to_owned(), spec: name.to_owned(), parameters, steps, weights: None }
+        ModelEntry { name: name.to_owned(), parameters, steps, ..ModelEntry::default() }
     }
 
     /// Twelve questions of each label, answered about as `matching` says.
@@ -641,13 +645,9 @@ mod tests {
                 question: format!("Is it {i}?"),
                 answers: answers.map(str::to_owned).to_vec(),
                 log_probs: [probability, 1.0 - probability].map(f64::ln).to_vec(),
-                swapped_log_probs: Vec::new(),
-                negated_log_probs: Vec::new(),
                 probability,
                 mass: Some(1.0),
-                how: How::Exact,
-                cut: false,
-                label_confidence: None,
+                ..Item::default()
             }
         };
         (0..24).map(one).collect()
@@ -657,7 +657,7 @@ mod tests {
         let file = folder.join("items").join(&model.name).join("set.jsonl");
         make_parent(&file).unwrap();
         write(&file, &items.iter().map(|item| line(&model.name, "set", item)).collect::<String>()).unwrap();
-        let found = Found::Behaviour(Box::new(behaviour(items, 0)));
+        let found = Findings::Behaviour(Box::new(behaviour(items, 0)));
         Outcome { model: model.clone(), set: "set".to_owned(), asked: fingerprint(items, config), found, free }
     }
 
@@ -672,9 +672,8 @@ mod tests {
                 sentence: format!("_ {i}"),
                 probabilities: [0.4 - skew / 2.0, 0.4 + skew / 2.0, 0.2],
                 mass: Some(1.0),
-                how: How::Exact,
-                cut: false,
                 percent_women: women,
+                ..Filled::default()
             }
         };
         let filled: Vec<Filled> = (0..8).map(one).collect();
@@ -686,12 +685,12 @@ mod tests {
             model: model.clone(),
             set: "jobs".to_owned(),
             asked,
-            found: Found::Pronouns(pronouns(&filled, 0)),
+            found: Findings::Pronouns(pronouns(&filled, 0)),
             free: None,
         }
     }
 
-    fn reported(folder: &Path, outcomes: &[Outcome], diff: Option<[&str; 2]>) -> Report {
+    fn reported(folder: &Path, outcomes: &[Outcome], diff: Option<[&str; 2]>) -> EvalsReport {
         let models: Vec<ModelEntry> = outcomes.iter().map(|outcome| outcome.model.clone()).collect();
         write_results(folder, &models, outcomes).unwrap();
         report(&[folder.to_owned()], diff, 2, folder).unwrap()
@@ -740,7 +739,7 @@ mod tests {
     fn what_was_asked_in_another_way_is_left_out_with_a_note() {
         let folder = tempfile::tempdir().unwrap();
         let usual = MeasureConfig::default();
-        let bare = MeasureConfig { form: crate::evals::model::Form::Bare, ..usual.clone() };
+        let bare = MeasureConfig { form: crate::evals::model::PromptForm::Bare, ..usual.clone() };
         let mut outcomes: Vec<Outcome> = [("small", 1000, &usual), ("middle", 5000, &usual), ("large", 10_000, &bare)]
             .map(|(name, size, how)| asked(folder.path(), &entry(name, size, 0), &items(0.5), how, None))
             .to_vec();

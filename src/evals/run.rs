@@ -1,113 +1,31 @@
 //! Models on sets of questions, in a folder.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::endpoint;
-use super::folder::{self, Place, io, key, line, read_lines, safe, write};
-pub use super::folder::{read_filled, read_items, read_outcomes};
-use super::measure::{
-    Behaviour, Filled, Free, Item, MeasureConfig, Pronouns, answer_freely, ask, behaviour, drawn, fill, fingerprint,
-    fingerprint_of_sentences, pronouns,
-};
-use super::model::{Model, ModelError, weights_digest};
-use super::questions::{self, Question, QuestionsError, Rows, Sentence, Set};
-use crate::disk::lock::{Claim, LockError};
+use super::ask::{Filled, Item, MeasureConfig, answer_freely, ask, drawn, fill, fingerprint, fingerprint_of_sentences};
+use super::blocks::Blocks;
+use super::endpoint::{self, is_address};
+use super::error::ModelError;
+use super::estimate::{behaviour, pronouns};
+pub use super::folder::asked;
+use super::folder::{self, Place, key, line, read_lines, safe};
+use super::local::weights_digest;
+use super::model::Model;
+use super::outcome::{EvalsError, Findings, ModelEntry, Outcome, RunConfig};
+use super::questions::{self, Question, Rows, Sentence, Set};
+use crate::disk::files::hex;
+use crate::disk::lock::Claim;
+use crate::disk::{DiskError, text};
 use crate::lm::config::{ModelConfig, Output};
-use crate::lm::run::{LmSummary, StageKind};
 
-/// What is run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunConfig {
-    /// Files or folders of questions.
-    #[serde(serialize_with = "folder::shown")]
-    pub sets: Vec<PathBuf>,
-    /// How they are asked.
-    pub measure: MeasureConfig,
-    /// Who is asked.
-    pub models: Vec<ModelEntry>,
-}
-
-/// A model, and where it stands in tables.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelEntry {
-    /// What it is called.
-    pub name: String,
-    /// A folder, or `http://HOST:PORT/v1#NAME`.
-    pub spec: String,
-    /// Parameters, where they are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parameters: Option<usize>,
-    /// Steps of preference training that it has had, where they are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<usize>,
-    /// SHA-256 of its weights, of a folder; a run finds it out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weights: Option<String>,
-}
-
-/// A model on a set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// The model.
-    pub model: ModelEntry,
-    /// The set.
-    pub set: String,
-    /// What was asked, as a hash: results are compared where it is the same.
-    pub asked: String,
-    /// What was found.
-    pub found: Found,
-    /// Answers that were written freely, where there are any.
-    pub free: Option<Free>,
-}
-
-/// What was found of a set.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Found {
-    /// Of questions.
-    Behaviour(Box<Behaviour>),
-    /// Of Winogenerated.
-    Pronouns(Pronouns),
-}
-
-/// A run that fails.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalsError {
-    /// A set.
-    #[error(transparent)]
-    Questions(#[from] QuestionsError),
-    /// A model.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// Somebody else writes to the folder.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// A file.
-    #[error("{}: cannot {action}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// What was done.
-        action: &'static str,
-        /// Why it failed.
-        source: std::io::Error,
-    },
-    /// Values that do not go together.
-    #[error("{0}")]
-    Config(String),
-}
-
-/// What is shown while it goes on.
-pub trait Shown: Sync {
+/// Whoever is told how a run goes on.
+pub trait RunObserver: Sync {
     /// A remark.
     fn note(&self, text: &str);
     /// How far something has come.
@@ -120,45 +38,9 @@ pub type Open<'a> = dyn Fn(&str) -> Result<Box<dyn Model>, ModelError> + 'a;
 /// Questions that are asked between two looks at Ctrl-C.
 const BLOCK: usize = 256;
 
-impl ModelEntry {
-    /// A model by its spec. What a folder tells of its size and its training is taken from there: a run folder of
-    /// `pairwise lm` stands for the model in it, with its steps where it learned from preferences, and 0 where it has only
-    /// read texts.
-    #[must_use]
-    pub fn of(spec: &str) -> Self {
-        if let Some((_, name)) = server(spec) {
-            return Self { name, spec: spec.to_owned(), parameters: None, steps: None, weights: None };
-        }
-        let given = Path::new(spec);
-        let (folder, run) = match (given.join("model/config.json").is_file(), given.parent()) {
-            (true, _) => (given.join("model"), Some(given)),
-            (false, parent) => (given.to_owned(), parent.filter(|_| given.file_name().is_some_and(|n| n == "model"))),
-        };
-        let named = run.unwrap_or(&folder);
-        let name = named.file_name().map_or_else(|| spec.to_owned(), |name| name.to_string_lossy().into_owned());
-        let summary = run.and_then(|run| fs::read_to_string(run.join("summary.json")).ok());
-        let summary = summary.and_then(|text| serde_json::from_str::<LmSummary>(&text).ok());
-        let steps = summary.map(|summary| match summary.stage {
-            StageKind::Pretrain | StageKind::Sft | StageKind::Reward => 0,
-            StageKind::Dpo | StageKind::Modpo | StageKind::Kto | StageKind::Ppo => summary.steps,
-        });
-        let config = ModelConfig::read(&folder.join("config.json")).ok();
-        let parameters = config.map(|config| config.parameters());
-        Self { name, spec: folder.display().to_string(), parameters, steps, weights: None }
-    }
-}
-
 /// Gives models that are called alike, or whose names would be the same folder's, different names.
 pub fn name_apart(models: &mut [ModelEntry]) {
-    let mut taken = BTreeSet::new();
-    for model in models {
-        let wanted = model.name.clone();
-        let mut number = 2;
-        while !taken.insert(key(&model.name)) {
-            model.name = format!("{wanted}-{number}");
-            number += 1;
-        }
-    }
+    number(models.iter_mut().map(|model| &mut model.name));
 }
 
 /// Asks every model everything that the folder does not hold yet; nothing where it was stopped. `open` opens a model by
@@ -171,7 +53,7 @@ pub fn run(
     folder: &Path,
     open: &Open<'_>,
     stop: &AtomicBool,
-    shown: &dyn Shown,
+    shown: &dyn RunObserver,
 ) -> Result<Option<Vec<Outcome>>, EvalsError> {
     if config.models.is_empty() {
         return Err(EvalsError::Config("models: there is none: give a folder or a server (--model SPEC)".to_owned()));
@@ -199,7 +81,7 @@ pub fn run(
     for entry in &mut config.models {
         entry.weights = checked(&entry.spec, open)?;
     }
-    let _claim = Claim::make(folder)?;
+    let _claim = Claim::make(folder).map_err(DiskError::from)?;
     let known = folder::remember(&config, folder)?;
     let (mut outcomes, mut has_card) = (Vec::new(), true);
     for entry in &config.models {
@@ -217,18 +99,10 @@ pub fn run(
     Ok(Some(outcomes))
 }
 
-/// What a folder was asked so far; nothing where there is none yet.
-///
-/// # Errors
-/// When its `config.toml` cannot be read, or is that of something else.
-pub fn config(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
-    folder::asked(folder)
-}
-
 /// Sees before the first question whether there is such a model: found after hours of another one, a wrong name is dear.
 /// The digest of its weights, where there are any on this machine.
 fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {
-    if server(spec).is_some() {
+    if is_address(spec) {
         // Nothing is asked yet: the address and the cache are looked at.
         drop(open(spec)?);
         return Ok(None);
@@ -245,7 +119,7 @@ fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {
             "{spec}: no config.json and no adapter_config.json here: this is not a model's folder"
         )));
     }
-    weights_digest(folder).map_err(|source| io(folder, "read the weights", source))
+    Ok(weights_digest(folder).map_err(DiskError::io(folder, "read the weights"))?)
 }
 
 /// A model and a set.
@@ -268,7 +142,7 @@ fn all_sets(
     folder: &Path,
     open: &Open<'_>,
     stop: &AtomicBool,
-    shown: &dyn Shown,
+    shown: &dyn RunObserver,
     outcomes: &mut Vec<Outcome>,
 ) -> Result<bool, EvalsError> {
     let mut model: Option<Box<dyn Model>> = None;
@@ -298,39 +172,48 @@ fn all_sets(
 }
 
 /// Asks a set, and writes the answers down; false where it was stopped.
-fn answered(model: &dyn Model, asking: &Asking<'_>, stop: &AtomicBool, shown: &dyn Shown) -> Result<bool, EvalsError> {
+fn answered(
+    model: &dyn Model,
+    asking: &Asking<'_>,
+    stop: &AtomicBool,
+    shown: &dyn RunObserver,
+) -> Result<bool, EvalsError> {
     let Asking { entry, set, name, config, place, numbers } = asking;
     let what = format!("{}, {name}", entry.name);
     let head = json!({ "asked": digest(asking), "measure": config, "weights": entry.weights });
-    let mut lines = folder::begun(&place.partial, &head, numbers.len(), BLOCK)?;
-    while lines.len() < numbers.len() {
-        shown.count(&what, lines.len(), numbers.len());
-        if stop.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let block = &numbers[lines.len()..numbers.len().min(lines.len() + BLOCK)];
-        let new: Vec<String> = match &set.rows {
+    let blocks = Blocks {
+        path: &place.partial,
+        head: Some(&head),
+        other: "holds answers to other questions, or of other weights: remove the file, or choose another --out",
+        total: numbers.len(),
+        size: BLOCK,
+    };
+    let whole = |_, line: &str| match serde_json::from_str::<IgnoredAny>(line) {
+        Ok(_) => Ok(line.to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let count = |done| shown.count(&what, done, numbers.len());
+    let lines = blocks.work(whole, String::clone, stop, count, |block| {
+        Ok::<Vec<String>, EvalsError>(match &set.rows {
             Rows::Questions(questions) => {
-                let items = ask(model, questions, block, config, &|_| ())?;
+                let items = ask(model, questions, &numbers[block], config, &|_| ())?;
                 items.iter().map(|item| line(&entry.name, name, item)).collect()
             }
             Rows::Sentences(sentences) => {
-                let filled = fill(model, sentences, block, config.form, &|_| ())?;
+                let filled = fill(model, sentences, &numbers[block], config.form, &|_| ())?;
                 filled.iter().map(|filled| line(&entry.name, name, filled)).collect()
             }
-            Rows::Occupations(_) => return Ok(true),
-        };
-        folder::append(&place.partial, &new)?;
-        lines.extend(new);
-    }
-    shown.count(&what, numbers.len(), numbers.len());
+            Rows::Occupations(_) => unreachable!("occupations are no questions, and were left out before"),
+        })
+    })?;
+    let Some(lines) = lines else { return Ok(false) };
     if let (Rows::Questions(questions), true) = (&set.rows, config.free_answers > 0) {
         let free = answer_freely(model, questions, numbers, config)?;
-        folder::make_parent(&place.free)?;
-        write(&place.free, &line(&entry.name, name, &free))?;
+        text::make_parent(&place.free)?;
+        text::write(&place.free, &line(&entry.name, name, &free))?;
     }
-    folder::make_parent(&place.answers)?;
-    write(&place.answers, &lines.concat())?;
+    text::make_parent(&place.answers)?;
+    text::write(&place.answers, &lines.concat())?;
     folder::end(&place.partial)?;
     Ok(true)
 }
@@ -346,7 +229,7 @@ fn digest(asking: &Asking<'_>) -> String {
         };
         hash.update(format!("{row}\n"));
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// What the answers that are there say, if they are to these questions.
@@ -367,7 +250,7 @@ fn outcome(asking: &Asking<'_>) -> Result<Outcome, EvalsError> {
             if items.len() != numbers.len() || !items.iter().zip(numbers).all(same) {
                 return Err(other());
             }
-            (fingerprint(&items, config), Found::Behaviour(Box::new(behaviour(&items, config.seed))))
+            (fingerprint(&items, config), Findings::Behaviour(Box::new(behaviour(&items, config.seed))))
         }
         Rows::Sentences(sentences) => {
             let filled: Vec<Filled> = read_lines(file)?;
@@ -378,21 +261,15 @@ fn outcome(asking: &Asking<'_>) -> Result<Outcome, EvalsError> {
             if filled.len() != numbers.len() || !filled.iter().zip(numbers).zip(&asked).all(same) {
                 return Err(other());
             }
-            (fingerprint_of_sentences(&asked, config), Found::Pronouns(pronouns(&filled, config.seed)))
+            (fingerprint_of_sentences(&asked, config), Findings::Pronouns(pronouns(&filled, config.seed)))
         }
         Rows::Occupations(_) => return Err(other()),
     };
-    let free = match fs::read_to_string(&place.free) {
-        Ok(text) => Some(serde_json::from_str(&text).map_err(|error| {
-            EvalsError::Config(format!(
-                "{}: {error}: remove it and {}, and both are asked again",
-                place.free.display(),
-                file.display()
-            ))
-        })?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(source) => return Err(io(&place.free, "read", source)),
+    let bad = |error: serde_json::Error| {
+        let (free, file) = (place.free.display(), file.display());
+        EvalsError::Config(format!("{free}: {error}: remove it and {file}, and both are asked again"))
     };
+    let free = text::read(&place.free)?.map(|text| serde_json::from_str(&text).map_err(bad)).transpose()?;
     Ok(Outcome { model: (*entry).clone(), set: (*name).to_owned(), asked, found, free })
 }
 
@@ -417,9 +294,15 @@ fn set_names(sets: &[Set]) -> Vec<String> {
             folder.map_or_else(|| set.name.clone(), |folder| format!("{folder}-{}", set.name))
         }
     };
-    let mut taken = BTreeSet::new();
     let mut names: Vec<String> = sets.iter().map(|set| safe(&of(set))).collect();
-    for name in &mut names {
+    number(names.iter_mut());
+    names
+}
+
+/// Adds numbers to names whose files would be the same, but to the first of them.
+fn number<'a>(names: impl Iterator<Item = &'a mut String>) {
+    let mut taken = BTreeSet::new();
+    for name in names {
         let wanted = name.clone();
         let mut number = 2;
         while !taken.insert(key(name)) {
@@ -427,16 +310,6 @@ fn set_names(sets: &[Set]) -> Vec<String> {
             number += 1;
         }
     }
-    names
-}
-
-/// Address and model's name of a server's spec.
-fn server(spec: &str) -> Option<(String, String)> {
-    let rest = spec.strip_prefix("http://").or_else(|| spec.strip_prefix("https://"))?;
-    Some(match rest.split_once('#') {
-        Some((address, name)) if !name.is_empty() => (address.to_owned(), name.to_owned()),
-        _ => (rest.to_owned(), rest.trim_end_matches('/').to_owned()),
-    })
 }
 
 #[cfg(test)]
@@ -446,9 +319,12 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use super::{BLOCK, EvalsError, ModelEntry, Outcome, RunConfig, Shown, name_apart, read_outcomes, run};
-    use crate::evals::measure::MeasureConfig;
-    use crate::evals::model::{Answered, Asked, How, Model, ModelError, Prompt, Sampling, Written};
+    use super::{BLOCK, RunObserver, name_apart, run};
+    use crate::evals::ask::MeasureConfig;
+    use crate::evals::error::ModelError;
+    use crate::evals::folder::read_outcomes;
+    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
+    use crate::evals::outcome::{EvalsError, ModelEntry, Outcome, RunConfig};
 
     /// Says yes with ¾; counts what it is asked, and fails or stops after some of it.
     #[derive(Clone, Default)]
@@ -465,11 +341,11 @@ mod tests {
             "fake"
         }
 
-        fn parameters(&self) -> Option<usize> {
-            None
-        }
-
-        fn answers(&self, asked: &[Asked], _done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
+        fn answers(
+            &self,
+            asked: &[ClosedQuestion],
+            _done: &(dyn Fn(usize) + Sync),
+        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
             if self.fails {
                 return Err(ModelError::Config("is broken".to_owned()));
             }
@@ -478,7 +354,7 @@ mod tests {
                 self.stop.store(true, Ordering::Relaxed);
             }
             let log_prob = |answer: &String| if answer == " Yes" { 0.75_f64.ln() } else { 0.25_f64.ln() };
-            let one = |asked: &Asked| Answered {
+            let one = |asked: &ClosedQuestion| AnswerProbabilities {
                 log_probs: asked.answers.iter().map(log_prob).collect(),
                 how: How::Exact,
                 cut: false,
@@ -496,15 +372,11 @@ mod tests {
         ) -> Result<Vec<Written>, ModelError> {
             Ok(prompts.iter().map(|_| Written { text: " Yes".to_owned(), ended: true }).collect())
         }
-
-        fn remarks(&self) -> Vec<String> {
-            Vec::new()
-        }
     }
 
     struct Quiet;
 
-    impl Shown for Quiet {
+    impl RunObserver for Quiet {
         fn note(&self, _text: &str) {}
 
         fn count(&self, _what: &str, _done: usize, _of: usize) {}
@@ -526,7 +398,7 @@ mod tests {
     }
 
     fn entry(name: &str, spec: &str) -> ModelEntry {
-        ModelEntry { name: name.to_owned(), spec: spec.to_owned(), parameters: None, steps: None, weights: None }
+        ModelEntry { name: name.to_owned(), spec: spec.to_owned(), ..ModelEntry::default() }
     }
 
     /// A model's folder, as far as it is looked at before the first question.
@@ -665,7 +537,10 @@ mod tests {
             fs::write(&partial, lines.join("\n") + "\n").unwrap();
             let before = fs::read(&partial).unwrap();
             let error = asked(&models, &data, &out, &Fake::default()).unwrap_err().to_string();
-            assert!(error.contains(&format!("set.jsonl:{line}: EOF")) && error.contains("mend the line"), "{error}");
+            assert!(
+                error.contains(&format!("set.jsonl: line {line}: EOF")) && error.contains("mend the line"),
+                "{error}"
+            );
             assert_eq!(fs::read(&partial).unwrap(), before);
         }
         fs::write(&partial, &intact).unwrap();
@@ -687,7 +562,7 @@ mod tests {
         let kept = fs::read(&partial).unwrap();
         persona(&data[0], count, |row| row["label_confidence"] = 0.8.into());
         let error = asked(&models, &data, &out, &fake).unwrap_err().to_string();
-        assert!(error.contains("partial/m/set.jsonl: holds answers to other questions"), "{error}");
+        assert!(error.contains("partial/m/set.jsonl: line 1: holds answers to other questions"), "{error}");
         assert_eq!(fs::read(&partial).unwrap(), kept);
     }
 

@@ -10,6 +10,7 @@ use super::ppo::PpoError;
 use super::tokenizer::TokenizerError;
 use crate::device::DeviceError;
 use crate::disk::archive::ArchiveError;
+use crate::disk::layers::LayerError;
 use crate::disk::{DiskError, kept};
 use crate::finite::NotFinite;
 use crate::preference::ledger::LedgerError;
@@ -44,6 +45,9 @@ pub enum LmError {
     /// A gold reward.
     #[error(transparent)]
     Gold(#[from] GoldError),
+    /// A layer of the configuration, or a value that no configuration can hold.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
     /// A value out of range, or values that do not go together.
     #[error("{0}")]
     Config(String),

@@ -466,8 +466,6 @@ fn resize(buffer: &mut Vec<f32>, len: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use burn::tensor::Device;
     use serde_json::Value;
 
@@ -486,16 +484,21 @@ mod tests {
         SampleConfig { max_new_tokens: tokens, temperature: 0.0, ..SampleConfig::default() }
     }
 
-    /// Rounded weights are read as what they stand for: a model that has these exactly writes nearly the same.
     #[test]
     fn quantized_weights_write_as_a_model_with_the_rounded_ones() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
-        let mut models: Vec<Decoder> = vec![small()];
-        if data.is_dir() {
-            models.extend(
-                ["llama", "gpt2", "qwen2"].map(|name| read(&data.join(name), &Device::flex()).unwrap().decoder),
-            );
-        }
+        assert_written_as_rounded([small()]);
+    }
+
+    #[test]
+    #[ignore = "needs ../shared/data/hf"]
+    fn quantized_weights_of_three_families_write_as_models_with_the_rounded_ones() {
+        let data = crate::fixtures::shared("hf");
+        let names = ["llama", "gpt2", "qwen2"];
+        assert_written_as_rounded(names.map(|name| read(&data.join(name), &Device::flex()).unwrap().decoder));
+    }
+
+    /// Rounded weights are read as what they stand for: a model that has these exactly writes nearly the same.
+    fn assert_written_as_rounded<const COUNT: usize>(models: [Decoder; COUNT]) {
         for model in models {
             let mut rounded = model.clone();
             let multiplied = model.layout.linears().map(|at| at.weight).chain([model.layout.head]);
@@ -532,12 +535,9 @@ mod tests {
 
     /// Expected values: transformers 5.23's `generate`, equal in all rows to a float64 computation (EXPECTED.md there).
     #[test]
+    #[ignore = "needs ../shared/data/hf"]
     fn greedy_continuations_are_those_of_transformers() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
-        if !data.is_dir() {
-            eprintln!("skipped: {} is not there", data.display());
-            return;
-        }
+        let data = crate::fixtures::shared("hf");
         for family in ["llama", "gpt2", "qwen2", "mistral"] {
             let model = read(&data.join(family), &Device::flex()).unwrap().decoder;
             let text = std::fs::read_to_string(data.join(family).join("pairs.jsonl")).unwrap();

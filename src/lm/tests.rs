@@ -1,5 +1,5 @@
 //! Training against traces of other programs: `../shared/data/prefs`, made with PyTorch and confirmed with TRL 1.16
-//! (EXPECTED.md there). The project's own tests do without; what they need not be given is checked here too.
+//! (EXPECTED.md there), and what can be checked without any.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,19 +25,11 @@ use super::run::{
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
 use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, cut, evaluate, gradients, step, whole};
+use crate::fixtures::shared;
 use crate::nn::{constant, to_host};
 use crate::preference::query::disagreement;
 use crate::preference::{Likelihood, Sampler};
 use crate::random::stream;
-
-pub(super) fn data() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-    if !folder.is_dir() {
-        eprintln!("skipped: {} is not there", folder.display());
-        return None;
-    }
-    Some(folder)
-}
 
 pub(super) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -96,8 +88,9 @@ pub(super) fn follow<S: Stage>(
 }
 
 #[test]
+#[ignore = "needs ../shared/data/hf and prefs"]
 fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
-    let Some(data) = data() else { return };
+    let data = shared("");
     let traces = json(&data.join("prefs/dpo.json"));
     let llama = model(&data, "llama");
     let pairs = pairs(&data);
@@ -128,8 +121,9 @@ fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/hf and prefs"]
 fn losses_of_a_policy_away_from_its_reference_are_those_of_pytorch() {
-    let Some(data) = data() else { return };
+    let data = shared("");
     let expected = json(&data.join("prefs/offset_policy_losses.json"));
     let (policy, reference) = (model(&data, "llama_pertA"), model(&data, "llama"));
     let pairs = pairs(&data);
@@ -154,8 +148,9 @@ fn losses_of_a_policy_away_from_its_reference_are_those_of_pytorch() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/hf and prefs"]
 fn eight_steps_of_fine_tuning_are_those_of_pytorch() {
-    let Some(data) = data() else { return };
+    let data = shared("");
     let trace = json(&data.join("prefs/sft.json"));
     let examples = pairs(&data).into_iter().map(|pair| pair.chosen).collect();
     let stage = Sft { examples, normalization: Normalization::TokenMean };
@@ -168,8 +163,9 @@ fn eight_steps_of_fine_tuning_are_those_of_pytorch() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/hf and prefs"]
 fn a_reward_model_gives_the_scores_of_transformers() {
-    let Some(data) = data() else { return };
+    let data = shared("");
     let expected = json(&data.join("prefs/reward_model.json"));
     let numbers = |name: &str| -> Vec<f32> {
         expected[name].as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()

@@ -1,24 +1,9 @@
 //! Adam and AdamW, over all parameters of a step at once, with clipping by the global norm.
 
 use burn::tensor::{Gradients, Tensor};
-use serde::{Deserialize, Serialize};
 
-use super::fused;
-
-/// Hyper-parameters of Adam (Kingma & Ba 2015, arXiv 1412.6980) with decoupled weight decay (AdamW, Loshchilov &
-/// Hutter 2019, arXiv 1711.05101).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdamConfig {
-    /// Decay of the first moment.
-    pub beta1: f32,
-    /// Decay of the second moment.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub epsilon: f32,
-    /// Share of each parameter that a step takes away, times the learning rate, as in PyTorch's AdamW; 0 is Adam.
-    pub weight_decay: f32,
-}
+use super::fused::{self, AdamConfig, AdamStep};
+use super::tensors::constant;
 
 /// Adam's state. Moments are in the order in which the parameters are given to [`Adam::step`].
 #[derive(Debug, Clone)]
@@ -29,7 +14,7 @@ pub struct Adam {
     pub steps: u64,
     /// First moments, one a parameter; empty before the first step.
     pub first: Vec<Tensor<2>>,
-    /// Second moments, likewise.
+    /// Second moments, one a parameter; empty before the first step.
     pub second: Vec<Tensor<2>>,
 }
 
@@ -38,13 +23,6 @@ pub struct Adam {
 pub struct StepInfo {
     /// Square of the global L2 norm of the gradients before clipping, left on the device: `[1]`.
     pub gradient_squares: Tensor<1>,
-}
-
-impl Default for AdamConfig {
-    /// PyTorch's values for Adam, but ε = 1e-5 as in the PPO code base.
-    fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-5, weight_decay: 0.0 }
-    }
 }
 
 impl Adam {
@@ -75,10 +53,10 @@ impl Adam {
             .map(|p| p.grad_remove(gradients).unwrap_or_else(|| (**p).clone().inner().zeros_like()))
             .collect();
         let device = gradients.first().expect("a network has parameters").device();
-        let zero: Tensor<1> = super::constant(&[0.0], [1], &device);
+        let zero: Tensor<1> = constant(&[0.0], [1], &device);
         let squares = gradients.iter().fold(zero, |sum, gradient| fused::add_squares(gradient.clone(), sum));
         self.steps += 1;
-        let step = fused::AdamStep { config: self.config, learning_rate, number: self.steps, max_norm };
+        let step = AdamStep { config: self.config, learning_rate, number: self.steps, max_norm };
         let firsts = std::mem::take(&mut self.first);
         let seconds = std::mem::take(&mut self.second);
         let placeholder: Tensor<2> = squares.clone().unsqueeze();
@@ -100,8 +78,8 @@ impl Adam {
 mod tests {
     use burn::tensor::Device;
 
-    use super::{Adam, AdamConfig};
-    use crate::nn::{parameter, to_host};
+    use super::Adam;
+    use crate::nn::{AdamConfig, parameter, to_host};
 
     /// Three steps on f(a, b) = Σ a³ + Σ (b − 1)² with a learning rate of 0.1 and the global norm clipped to 1: a, b, and
     /// the norms.

@@ -7,7 +7,7 @@ use egui::{Button, DragValue, RichText, Role, ScrollArea, Stroke, TextEdit, Ui, 
 use super::Request;
 use crate::app::theme::Theme;
 use crate::engine::free_folder;
-use crate::evals::validate::folder::{Found, SAMPLE, Wanted};
+use crate::evals::validate::folder::{FoundValidation, SAMPLE, Wanted};
 use crate::evals::validate::rater_name;
 
 /// What is written so far.
@@ -111,7 +111,7 @@ impl Form {
         if self.rater.trim().is_empty() {
             return Err("Write your name".to_owned());
         }
-        rater_name(&self.rater)?;
+        rater_name(&self.rater).map_err(|error| error.to_string())?;
         let set = PathBuf::from(self.set.trim());
         if self.set.trim().is_empty() {
             return Err("Name the set, or open an earlier one".to_owned());
@@ -139,7 +139,7 @@ pub(super) fn earlier(
     ui: &mut Ui,
     theme: &Theme,
     form: &Form,
-    found: &[Found],
+    found: &[FoundValidation],
     looked: bool,
     requests: &mut Vec<Request>,
 ) {

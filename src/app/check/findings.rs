@@ -6,7 +6,7 @@ use super::{Open, Request};
 use crate::app::theme::Theme;
 use crate::evals::validate::folder::Wanted;
 use crate::evals::validate::rater_name;
-use crate::evals::validate::report::{Disagreement, Report, chosen, table};
+use crate::evals::validate::report::{Disagreement, ValidationReport, chosen, table};
 
 /// Height of the bars of relevance, points.
 const BARS: f32 = 64.0;
@@ -54,7 +54,7 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, requests: &mut V
 }
 
 /// The numbers.
-pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &Report) {
+pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &ValidationReport) {
     ScrollArea::vertical().id_salt("numbers").auto_shrink(false).show(ui, |ui| {
         ui.label(RichText::new(report.config.name.replace(['-', '_'], " ")).strong()).on_hover_text(&report.config.set);
         if let Some(behaviour) = &report.config.behaviour {
@@ -77,7 +77,7 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, report: &Report) {
     });
 }
 
-fn raters(report: &Report) -> String {
+fn raters(report: &ValidationReport) -> String {
     report.raters.iter().map(|rater| rater.rater.as_str()).collect::<Vec<_>>().join(", ")
 }
 

@@ -17,8 +17,8 @@ use self::begin::Form;
 use super::theme::Theme;
 use super::{Action, Message, in_background, least_seconds, unreadable};
 use crate::disk::Damaged;
-use crate::evals::validate::folder::{self, Found, Validation, Wanted, now};
-use crate::evals::validate::report::{self, Report};
+use crate::evals::validate::folder::{self, FoundValidation, Validation, Wanted, now};
+use crate::evals::validate::report::{self, ValidationReport};
 use crate::evals::validate::{Answer, Turn, answers_of, is_final, median_milliseconds, next_turn, rater_name, turns};
 
 /// What the panel remembers.
@@ -28,10 +28,10 @@ pub(super) struct Check {
     open: Option<Open>,
     /// A validation that is drawn or read.
     opening: Option<JoinHandle<Result<Open, String>>>,
-    found: Vec<Found>,
+    found: Vec<FoundValidation>,
     /// Folders that cannot be read.
     damaged: Vec<Damaged>,
-    looking: Option<JoinHandle<(Vec<Found>, Vec<Damaged>)>>,
+    looking: Option<JoinHandle<(Vec<FoundValidation>, Vec<Damaged>)>>,
     looked: Option<Instant>,
 }
 
@@ -51,7 +51,7 @@ struct Open {
     /// When a choice came too early to count.
     early: Option<Instant>,
     /// There once the rater's answers are final.
-    report: Option<Report>,
+    report: Option<ValidationReport>,
     /// Name of the next rater.
     other: String,
 }
@@ -145,7 +145,7 @@ impl Check {
     pub(super) fn act(&mut self, ctx: &egui::Context, request: Request) -> Result<(), String> {
         let open = match (request, &mut self.open) {
             (Request::Begin { path, wanted, rater }, open) => {
-                rater_name(&rater)?;
+                rater_name(&rater).map_err(|error| error.to_string())?;
                 // Its next rater: this program has the folder already.
                 open.take_if(|open| open.validation.path == path);
                 // Large sets take longer than a frame.
@@ -237,7 +237,7 @@ impl Open {
 }
 
 fn begin(path: &Path, wanted: &Wanted, rater: &str) -> Result<Open, String> {
-    let rater = rater_name(rater)?.to_owned();
+    let rater = rater_name(rater).map_err(|error| error.to_string())?.to_owned();
     let mut validation = folder::begin(path, wanted).map_err(|error| error.to_string())?;
     let report = match is_final(&validation.events, &rater) {
         true => Some(report::write(path, Some(&rater)).map_err(|error| error.to_string())?),

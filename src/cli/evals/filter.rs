@@ -6,40 +6,41 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown as place};
+use super::{Failure, ModelArgs, SeedArgs, SharedArgs, note, number, print_line, shown as place};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::disk::lock::Claim;
-use crate::evals::filter::{self as lib, FilterConfig, FilterError, Report, shown};
+use crate::evals::filter::report::{self, FilterReport, shown};
+use crate::evals::filter::{self as lib, FilterConfig, FilterError};
 use crate::evals::generate::{folders, read};
 use crate::evals::judge::Judge;
 
+/// Arguments of `evals filter`.
 #[derive(Debug, Args)]
-pub(super) struct FilterArgs {
-    /// Folder that `evals generate` has written, or that of a single behaviour in it
+pub(in crate::cli) struct FilterArgs {
+    /// Folder that `evals generate` has written, or the folder of a single behaviour in it
     #[arg(value_name = "DIR")]
     candidates: PathBuf,
     /// Who says which label a statement has: a run of `lm reward` or a preference model's folder, a language model's,
     /// or a server as http://HOST:PORT/v1#NAME
     #[arg(long, value_name = "SPEC")]
     judge: String,
-    /// Who says whether a statement is about the behaviour, likewise; may be the same. Statements are then kept by the
+    /// Who says whether a statement is about the behaviour; may be the same as --judge. Statements are then kept by the
     /// mean of both probabilities [default: nobody]
     #[arg(long, value_name = "SPEC")]
     relevance_judge: Option<String>,
     /// Most statements of each label
     #[arg(long, value_name = "N", default_value_t = FilterConfig::default().per_label)]
     per_label: usize,
-    /// What the labels are held against: rows {"statement", "label"}, or `reviews`, which reads the embedded world's
-    /// texts [default: the candidates' own "truth", where they have one]
+    /// What the labels are compared with: rows {"statement", "label"}, or `reviews`, which reads the texts of the embedded
+    /// world [default: the candidates' own "truth", where they have one]
     #[arg(long, value_name = "FILE")]
     truth: Option<String>,
     /// Folder for sets and reports [default: DIR-filtered]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Seed of samples, clusters and the order of choices
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedArgs,
     #[command(flatten)]
     models: ModelArgs,
     #[command(flatten)]
@@ -56,7 +57,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         relevance_judge: args.relevance_judge.clone(),
         per_label: args.per_label,
         truth: args.truth.clone(),
-        seed: args.seed,
+        seed: args.seed.seed,
     };
     let out = args.out.clone().unwrap_or_else(|| {
         let mut name = args.candidates.components().as_path().as_os_str().to_owned();
@@ -90,10 +91,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
             }
             Ok(None) => {
                 progress.finish();
-                return Err(Failure::interrupted(format!(
-                    "what is judged is kept; go on with the same command and --out {}",
-                    out.display()
-                )));
+                return Err(Failure::kept("judged", &out));
             }
             Err(error) => Err(error),
         };
@@ -107,8 +105,8 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         };
         let rows = lib::rows(behaviour, candidates, &scores, &kept, config.seed);
-        let (report, map) = lib::report(behaviour, candidates, &scores, &kept, truths, &config);
-        let set = lib::save(&out, behaviour, &rows, &report, &map)?;
+        let (report, map) = report::report(behaviour, candidates, &scores, &kept, truths, &config);
+        let set = report::save(&out, behaviour, &rows, &report, &map)?;
         reports.push((report, set));
     }
     progress.finish();
@@ -119,41 +117,37 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
     if !reports.is_empty() {
         print_line(&format!("{seconds:.0} s; sets in {}", out.join("sets").display()));
     }
-    if args.shared.json {
-        let one = |(report, set): &(Report, PathBuf)| json!({"set": place(set), "report": report});
-        let sets: Vec<_> = reports.iter().map(one).collect();
-        print_json(&json!({
-            "sets": sets, "failures": failures, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
-            "wall_seconds": seconds, "out": place(&out),
-        }));
-    }
+    let one = |(report, set): &(FilterReport, PathBuf)| json!({"set": place(set), "report": report});
+    let sets: Vec<_> = reports.iter().map(one).collect();
+    args.shared.json.print(&json!({
+        "sets": sets, "failures": failures, "judge": config.judge, "judge_kind": judge.kind(), "seed": config.seed,
+        "wall_seconds": seconds, "out": place(&out),
+    }));
     match failures.is_empty() {
         true => Ok(()),
         false => Err(Failure::usage(failures.join("\n"))),
     }
 }
 
-fn describe(report: &Report) {
-    let number = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.3}"));
-    let of_label = |own: &lib::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
+fn describe(report: &FilterReport) {
+    let of_label = |own: &report::LabelReport| format!("{} of {} '{}'", own.kept, own.candidates, own.label);
     print_line(&format!(
         "{}: {} questions, {} and {}; ceiling {}, floor {}",
         report.behaviour,
         report.kept,
         of_label(&report.labels[0]),
         of_label(&report.labels[1]),
-        number(report.ceiling),
-        number(report.floor)
+        number(report.ceiling, 3),
+        number(report.floor, 3)
     ));
     if report.too_long > 0 {
         print_line(&format!("  {} candidates are too long for a judge and count as undecided (½)", report.too_long));
     }
     if let Some(truth) = &report.truth {
-        let of = |accuracy: Option<lib::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
+        let of = |accuracy: Option<report::Accuracy>| accuracy.map_or_else(|| "not known".to_owned(), shown);
         print_line(&format!("  labels right: unfiltered {}; filtered {}", of(truth.before), of(truth.after)));
     }
-    let lib::DiversityReport { before, after, clusters, .. } = &report.diversity;
-    let distance = |of: Option<f64>| of.map_or_else(|| "-".to_owned(), |distance| format!("{distance:.3}"));
+    let report::DiversityReport { before, after, clusters, .. } = &report.diversity;
     print_line(&format!(
         "  diversity before and after: distinct words {:.3} {:.3}, pairs {:.3} {:.3}, triples {:.3} {:.3}; mean \
          distance {} {}; effective clusters of {clusters}: {:.1} {:.1}",
@@ -163,8 +157,8 @@ fn describe(report: &Report) {
         after.distinct[1],
         before.distinct[2],
         after.distinct[2],
-        distance(before.distance),
-        distance(after.distance),
+        number(before.distance, 3),
+        number(after.distance, 3),
         before.effective_clusters,
         after.effective_clusters
     ));

@@ -6,25 +6,27 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, note, print_json, print_line, shown};
+use super::{Failure, ModelArgs, SeedArgs, SharedArgs, note, print_line, shown};
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
 use crate::evals::behaviour::{self, EXAMPLE};
 use crate::evals::generate::{self as lib, GenerateConfig, Provenance};
-use crate::evals::model::{Model, weights_digest};
+use crate::evals::local::weights_digest;
+use crate::evals::model::Model;
 
+/// Arguments of `evals generate`.
 #[derive(Debug, Args)]
-pub(super) struct GenerateArgs {
+pub(in crate::cli) struct GenerateArgs {
     /// TOML file that describes behaviours; `--example` prints one
     #[arg(long, value_name = "FILE", required_unless_present = "example")]
     behaviours: Option<PathBuf>,
-    /// Print a file of behaviours with comments, to begin with
+    /// Print a file of behaviours with comments, as a start for your own
     #[arg(long)]
     example: bool,
     /// Who writes: a folder, or a server as http://HOST:PORT/v1#NAME
     #[arg(long, value_name = "SPEC", required_unless_present = "example")]
     model: Option<String>,
-    /// Folder; statements of a behaviour lie in one of its name, and what is there is not written again
+    /// Folder, with a folder for each behaviour; statements that are there already are not written again
     #[arg(long, value_name = "DIR", default_value = "runs/statements")]
     out: PathBuf,
     /// Only these behaviours of the file
@@ -33,13 +35,13 @@ pub(super) struct GenerateArgs {
     /// Texts for each of the two labels
     #[arg(long, value_name = "N", default_value_t = GenerateConfig::default().count)]
     count: usize,
-    /// Show the model some of the file's examples, other ones before every text
+    /// Show the model some of the file's examples, different ones before every text
     #[arg(long)]
     few_shot: bool,
-    /// Divides the logits [default: 1.4]
+    /// Temperature, which divides the logits [default: 1.4]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f64>,
-    /// Draw among the likeliest tokens that have this probability together [default: 0.975]
+    /// Draw among the likeliest tokens whose probabilities add up to this [default: 0.975]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Most tokens of a text [default: 48; of a question with choices 256]
@@ -49,13 +51,12 @@ pub(super) struct GenerateArgs {
     /// a question with choices an empty line]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Leave out statements that share this share of their runs of three words with one before
+    /// Leave out statements that have this share of their runs of three words in common with an earlier one
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     #[arg(default_value_t = GenerateConfig::default().near_duplicates)]
     near_duplicates: f64,
-    /// Seed of every draw
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedArgs,
     #[command(flatten)]
     models: ModelArgs,
     #[command(flatten)]
@@ -85,7 +86,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         max_new_tokens: args.max_new_tokens,
         stop: (!args.stop.is_empty()).then(|| args.stop.iter().map(|stop| stop.replace("\\n", "\n")).collect()),
         near_duplicates: args.near_duplicates,
-        seed: args.seed,
+        seed: args.seed.seed,
     };
     // Everything is checked before anything is written.
     let weights = weights_digest(Path::new(spec))
@@ -110,10 +111,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
         *found = lib::generate(own, &config, model.as_ref(), weights.as_deref(), &args.out, &stop, &count)?;
         if found.is_none() {
             progress.finish();
-            return Err(Failure::interrupted(format!(
-                "what is written is kept; go on with the same command and --out {}",
-                args.out.display()
-            )));
+            return Err(Failure::kept("written", &args.out));
         }
     }
     progress.finish();
@@ -125,21 +123,16 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<(), Failure> {
     let seconds = started.elapsed().as_secs_f64();
     let what = if model.is_none() { "nothing to do: all is written" } else { "written" };
     print_line(&format!("{what}, {seconds:.0} s; candidates in {}", args.out.display()));
-    if args.shared.json {
-        let behaviours: Vec<_> = all
-            .iter()
-            .map(|one| {
-                json!({
-                    "name": one.behaviour.name, "labels": one.behaviour.labels, "counts": one.counts,
-                    "candidates": shown(&args.out.join(&one.behaviour.name).join("candidates.jsonl")),
-                })
-            })
-            .collect();
-        print_json(&json!({
-            "behaviours": behaviours, "model": spec, "seed": config.seed, "wall_seconds": seconds,
-            "out": shown(&args.out),
-        }));
-    }
+    let one = |one: &Provenance| {
+        json!({
+            "name": one.behaviour.name, "labels": one.behaviour.labels, "counts": one.counts,
+            "candidates": shown(&args.out.join(&one.behaviour.name).join("candidates.jsonl")),
+        })
+    };
+    args.shared.json.print(&json!({
+        "behaviours": all.iter().map(one).collect::<Vec<_>>(), "model": spec, "seed": config.seed,
+        "wall_seconds": seconds, "out": shown(&args.out),
+    }));
     Ok(())
 }
 

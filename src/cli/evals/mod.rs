@@ -12,28 +12,31 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::arguments::pair;
-use super::{Failure, LayerArgs, SharedArgs, ask, note, print_json, print_line, remark, shown, warn};
+use super::flags::SeedArgs;
+use super::{Failure, JsonArgs, SharedArgs, ask, note, number, print_line, print_table, remark, shown, warn};
 use crate::evals::endpoint::{Api, EndpointConfig};
-use crate::evals::model::{self, Model, ModelError};
+use crate::evals::error::ModelError;
+use crate::evals::model::Model;
 
 /// Arguments of `evals`.
 #[derive(Debug, Args)]
 pub(crate) struct EvalsArgs {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: EvalsCommand,
 }
 
+/// Commands of `evals`.
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Let a model write statements for behaviours that a file describes
+pub(super) enum EvalsCommand {
+    /// Let a model write statements for the behaviours that a file describes
     Generate(generate::GenerateArgs),
-    /// Keep the statements that a preference model, or a language model, is surest of: a balanced set of questions
+    /// Keep the statements that a preference model or a language model is surest of, as a balanced set of questions
     Filter(filter::FilterArgs),
     /// Have people check a sample of a set, and report how far they agree with it
     Validate(validate::ValidateArgs),
-    /// Measure models on sets of questions: anthropics/evals, or your own
+    /// Measure models on sets of questions, those of anthropics/evals or your own
     Run(run::RunArgs),
-    /// Tables and figures of runs: behaviour against model size and against steps of training, differences of two models
+    /// Make tables and figures of runs: behaviour by model size and by steps of training, differences of two models
     Report(report::ReportArgs),
     /// Measure how preference training teaches models to agree with the user: by size, by steps, by bias, and the remedies
     Sycophancy(sycophancy::SycophancyArgs),
@@ -45,7 +48,7 @@ struct ModelArgs {
     /// Server: requests at the same time
     #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().concurrency)]
     concurrency: usize,
-    /// Server: how often a failed request is made again, waiting longer each time
+    /// Server: how often a failed request is made again, after longer and longer waits
     #[arg(long, value_name = "N", default_value_t = EndpointConfig::default().retries)]
     retries: usize,
     /// Server: seconds that a request may take
@@ -54,13 +57,13 @@ struct ModelArgs {
     /// Server: most requests a minute; 0 for no limit
     #[arg(long, value_name = "N", default_value_t = 0.0)]
     requests_per_minute: f64,
-    /// Server: folder of answers that are not asked for again
+    /// Server: folder that keeps answers, so that nothing is asked for twice
     #[arg(long, value_name = "DIR", default_value = "runs/evals-cache")]
     cache: PathBuf,
     /// Server: ask every time, and keep nothing
     #[arg(long)]
     no_cache: bool,
-    /// Server: which form of the protocol
+    /// Server: form of the protocol
     #[arg(long, value_enum, default_value_t = Api::Auto)]
     api: Api,
     /// Server: environment variable that holds the key
@@ -76,12 +79,12 @@ struct ModelArgs {
 
 pub(crate) fn evals(args: &EvalsArgs) -> Result<(), Failure> {
     match &args.command {
-        Command::Generate(args) => generate::generate(args),
-        Command::Filter(args) => filter::filter(args),
-        Command::Validate(args) => validate::validate(args),
-        Command::Run(args) => run::run(args),
-        Command::Report(args) => report::report(args),
-        Command::Sycophancy(args) => sycophancy::sycophancy(args),
+        EvalsCommand::Generate(args) => generate::generate(args),
+        EvalsCommand::Filter(args) => filter::filter(args),
+        EvalsCommand::Validate(args) => validate::validate(args),
+        EvalsCommand::Run(args) => run::run(args),
+        EvalsCommand::Report(args) => report::report(args),
+        EvalsCommand::Sycophancy(args) => sycophancy::sycophancy(args),
     }
 }
 
@@ -100,6 +103,15 @@ impl ModelArgs {
             samples: self.samples,
             prices: self.prices.unwrap_or_default(),
         };
-        model::open(spec, &config, template, now)
+        crate::evals::open(spec, &config, template, now)
+    }
+}
+
+/// The configuration of a command that has one.
+#[cfg(test)]
+pub(super) fn resolved(args: &EvalsArgs) -> Result<toml::Table, Failure> {
+    match &args.command {
+        EvalsCommand::Sycophancy(args) => Ok(crate::disk::layers::layer(&sycophancy::config(args)?)?),
+        other => panic!("{other:?}: has no configuration here"),
     }
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, pair, print_json, print_line};
+use super::{Failure, JsonArgs, pair, print_line};
 use crate::evals::report as evals;
 
+/// Arguments of `evals report`.
 #[derive(Debug, Args)]
-pub(super) struct ReportArgs {
+pub(in crate::cli) struct ReportArgs {
     /// Folders of `evals run`
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
@@ -18,12 +19,11 @@ pub(super) struct ReportArgs {
     /// Questions listed for each set
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
-    /// Folder of the report [default: that of the first run]
+    /// Folder for the report [default: the first run's]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
 pub(super) fn report(args: &ReportArgs) -> Result<(), Failure> {
@@ -35,8 +35,6 @@ pub(super) fn report(args: &ReportArgs) -> Result<(), Failure> {
     let found = evals::report(&args.runs, diff, args.top, out)?;
     evals::markdown(&found).lines().for_each(print_line);
     print_line(&format!("report.md, report.json and {} figures in {}", found.figures.len(), out.display()));
-    if args.json {
-        print_json(&found);
-    }
+    args.json.print(&found);
     Ok(())
 }

@@ -7,31 +7,33 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SharedArgs, print_json, print_line, shown};
-use crate::cli::lm::template_time;
+use super::{Failure, ModelArgs, SeedArgs, SharedArgs, print_line, shown};
+use crate::cli::flags::template_time;
 use crate::cli::progress::Progress;
 use crate::cli::train::on_interrupt;
-use crate::evals::measure::MeasureConfig;
-use crate::evals::model::Form;
+use crate::evals::ask::MeasureConfig;
+use crate::evals::model::PromptForm;
+use crate::evals::outcome::{ModelEntry, RunConfig};
 use crate::evals::report;
-use crate::evals::run::{self as evals, ModelEntry, RunConfig, Shown, name_apart};
+use crate::evals::run::{self as evals, RunObserver, name_apart};
 use crate::lm::run::asked_date;
 
+/// Arguments of `evals run`.
 #[derive(Debug, Args)]
-pub(super) struct RunArgs {
+pub(in crate::cli) struct RunArgs {
     /// A model's folder, the folder of a run of `pairwise lm`, or a server: http://HOST:PORT/v1#NAME; may be given several
     /// times
     #[arg(long, value_name = "SPEC,SPEC,…", value_hint = clap::ValueHint::AnyPath)]
     model: Vec<String>,
-    /// TOML file with a [[model]] for each: spec, and where it helps name, parameters, steps
+    /// TOML file with a table [[model]] for each: spec and, if you like, name, parameters and steps
     #[arg(long, value_name = "FILE")]
     models: Option<PathBuf>,
     /// Files or folders of questions, in the formats of anthropics/evals
     #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
     /// How a question becomes a prompt
-    #[arg(long, value_enum, default_value_t = Form::Dialogue)]
-    form: Form,
+    #[arg(long, value_enum, default_value_t = PromptForm::Dialogue)]
+    form: PromptForm,
     /// With --form chat: a chat template by name or file, for models of this machine [default: the tokenizer's]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
@@ -39,10 +41,10 @@ pub(super) struct RunArgs {
     /// folder's first answers, in UTC]
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,
-    /// Ask questions with choices in the order of the file only
+    /// Ask questions with choices only in the order of the file
     #[arg(long)]
     no_swap: bool,
-    /// Do not ask also whether a statement is something one would not say
+    /// Do not also ask whether a statement is something that one would not say
     #[arg(long)]
     no_negation: bool,
     /// Most questions of a set, drawn by the seed; 0 for all
@@ -51,9 +53,8 @@ pub(super) struct RunArgs {
     /// Questions of a set that are also answered freely, to see refusals; 0 for none
     #[arg(long, value_name = "N", default_value_t = MeasureConfig::default().free_answers)]
     free: usize,
-    /// Seed of every draw
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedArgs,
     /// Folder; what it holds already is not asked again
     #[arg(long, value_name = "DIR", default_value = "runs/evals")]
     out: PathBuf,
@@ -86,9 +87,9 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let stop = on_interrupt()?;
     if let Some(name) = [("--chat-template", &args.chat_template), ("--template-date", &args.template_date)]
         .iter()
-        .find_map(|(name, value)| value.as_ref().filter(|_| args.form != Form::Chat).map(|_| name))
+        .find_map(|(name, value)| value.as_ref().filter(|_| args.form != PromptForm::Chat).map(|_| name))
     {
-        return Err(Failure::usage(format!("{name}: no template is used with this --form; give --form chat too")));
+        return Err(Failure::usage(format!("{name}: only --form chat uses a template; give it, too")));
     }
     let models = models(args)?;
     let template_date = date(args, &models)?;
@@ -101,7 +102,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
             negate: !args.no_negation,
             limit: args.limit,
             free_answers: args.free,
-            seed: args.seed,
+            seed: args.seed.seed,
             chat_template: args.chat_template.clone(),
             template_date,
         },
@@ -111,32 +112,25 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Failure> {
     let open = |spec: &str| args.models_args.open(spec, args.chat_template.as_deref(), now);
     let found = evals::run(&config, &args.out, &open, &stop, &progress)?;
     progress.finish();
-    let Some(outcomes) = found else {
-        return Err(Failure::interrupted(format!(
-            "what was answered is kept; go on with the same command and --out {}",
-            args.out.display()
-        )));
-    };
+    let outcomes = found.ok_or_else(|| Failure::kept("answered", &args.out))?;
     let found = report::report(std::slice::from_ref(&args.out), None, 0, &args.out)?;
     report::markdown(&found).lines().for_each(print_line);
     let seconds = started.elapsed().as_secs_f64();
     print_line(&format!("{seconds:.0} s; answers, results.jsonl, report.md and figures in {}", args.out.display()));
-    if args.shared.json {
-        let figures: Vec<String> = found.figures.iter().map(|path| shown(path)).collect();
-        print_json(&json!({
-            "results": outcomes, "trends": found.trends, "notes": found.notes, "figures": figures, "wall_seconds": seconds,
-            "seed": args.seed, "out": shown(&args.out),
-        }));
-    }
+    let figures: Vec<String> = found.figures.iter().map(|path| shown(path)).collect();
+    args.shared.json.print(&json!({
+        "results": outcomes, "trends": found.trends, "notes": found.notes, "figures": figures, "wall_seconds": seconds,
+        "seed": args.seed.seed, "out": shown(&args.out),
+    }));
     Ok(())
 }
 
 /// The day that templates are told: the one that is given, that of the folder's answers, or today where a template asks.
 fn date(args: &RunArgs, models: &[ModelEntry]) -> Result<Option<String>, Failure> {
-    if args.form != Form::Chat || args.template_date.is_some() {
+    if args.form != PromptForm::Chat || args.template_date.is_some() {
         return Ok(args.template_date.clone());
     }
-    let before = evals::config(&args.out)?.and_then(|before| before.measure.template_date);
+    let before = evals::asked(&args.out)?.and_then(|before| before.measure.template_date);
     Ok(before
         .or_else(|| models.iter().find_map(|model| asked_date(Path::new(&model.spec), args.chat_template.as_deref()))))
 }
@@ -165,7 +159,7 @@ fn models(args: &RunArgs) -> Result<Vec<ModelEntry>, Failure> {
     Ok(all)
 }
 
-impl Shown for Progress {
+impl RunObserver for Progress {
     fn note(&self, text: &str) {
         Self::note(self, text);
     }

@@ -7,45 +7,45 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ask as show_prompt, note, print_json, print_line, remark, shown, warn};
+use super::{Failure, JsonArgs, ask as show_prompt, note, print_line, print_table, remark, shown, warn};
 use crate::evals::validate::folder::{self, Validation, Wanted, now};
-use crate::evals::validate::report::{self, Line};
-use crate::evals::validate::{Answer, Asked, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};
+use crate::evals::validate::report::{self, ReportLine};
+use crate::evals::validate::{Answer, RaterQuestion, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};
 
+/// Arguments of `evals validate`.
 #[derive(Debug, Args)]
-pub(super) struct ValidateArgs {
-    /// A set in the format of anthropics/evals; not needed to go on with one that was begun
+pub(in crate::cli) struct ValidateArgs {
+    /// A set in the format of anthropics/evals; not needed to go on with a validation that was begun
     #[arg(value_name = "SET.jsonl")]
     set: Option<PathBuf>,
-    /// Folder of the sample and the answers; what it holds goes on
+    /// Folder of the sample and the answers; a validation that it holds goes on
     #[arg(long, value_name = "DIR", required_unless_present = "report")]
     out: Option<PathBuf>,
-    /// Questions to draw, every label in its share [default: 100]
+    /// Questions to draw, every label by its share of the set [default: 100]
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Questions of those that every rater gets twice without being told, to see whether they agree with themselves [default: 0]
+    /// How many of these every rater gets twice without being told, to see whether they agree with themselves [default: 0]
     #[arg(long, value_name = "N")]
     repeats: Option<usize>,
     /// Seed of the sample and of all orders [default: 0]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// The behaviour, as it goes on after "somebody who": raters are asked what such a person would say
+    /// The behaviour in words that follow "somebody who"; raters are asked what such a person would say
     #[arg(long, value_name = "TEXT")]
     behaviour: Option<String>,
-    /// Who answers; the questions come in an order of their own for each
+    /// Who answers; each rater gets the questions in another order
     #[arg(long, value_name = "NAME", default_value = "me")]
     rater: String,
     /// Say how far the raters of this folder agree, and write its report.json and report.md
     #[arg(long, value_name = "DIR", conflicts_with_all = ["set", "out", "sample", "repeats", "seed", "behaviour", "rater"])]
     report: Option<PathBuf>,
-    /// Print one JSON object as the last line
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    json: JsonArgs,
 }
 
-/// What a line of a rater means.
+/// What a line that a rater wrote means.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum RaterLine {
     /// Which of the two shown answers, or neither; how relevant; whether ambiguous.
     Answer(Option<usize>, u8, bool),
     Undo,
@@ -59,7 +59,7 @@ u takes the last answer back, q ends. Every answer is on the disk at once; the s
 
 pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     if let Some(path) = &args.report {
-        return print_report(path, args.json);
+        return print_report(path, &args.json);
     }
     let Some(path) = &args.out else { return Err(Failure::usage("--out DIR: name a folder for the answers")) };
     let rater = rater_name(&args.rater).map_err(|problem| Failure::usage(format!("--rater: {problem}")))?;
@@ -73,7 +73,7 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
     let mut validation = folder::begin(path, &wanted)?;
     validation.warnings.iter().for_each(|text| warn(text));
     if validation.items.len() < validation.config.sample {
-        note(&format!("the set has {} questions: all of them are drawn", validation.items.len()));
+        note(&format!("the set has {} questions; all of them are drawn", validation.items.len()));
     }
     if is_final(&validation.events, rater) {
         return Err(Failure::usage(format!("{rater} has finished and seen the report: the answers are final")));
@@ -85,9 +85,7 @@ pub(super) fn validate(args: &ValidateArgs) -> Result<(), Failure> {
         false => format!("the report: pairwise evals validate --report {}", path.display()),
     };
     print_line(&format!("{rater} has answered {given} of {of}; {next}"));
-    if args.json {
-        print_json(&json!({ "out": shown(path), "rater": rater, "answered": given, "of": of }));
-    }
+    args.json.print(&json!({ "out": shown(path), "rater": rater, "answered": given, "of": of }));
     Ok(())
 }
 
@@ -120,17 +118,17 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
             return Ok(());
         }
         match read(&line) {
-            Ok(Said::Answer(chosen, relevance, ambiguous)) => {
+            Ok(RaterLine::Answer(chosen, relevance, ambiguous)) => {
                 let milliseconds = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let answer = answer(validation, rater, turn, chosen, relevance, ambiguous, milliseconds);
                 folder::answer(validation, answer)?;
             }
-            Ok(Said::Undo) => {
+            Ok(RaterLine::Undo) => {
                 if folder::undo(validation, rater)?.is_none() {
                     remark("there is no answer to take back");
                 }
             }
-            Ok(Said::Quit) => return Ok(()),
+            Ok(RaterLine::Quit) => return Ok(()),
             Err(problem) if terminal => remark(&problem),
             Err(problem) => {
                 return Err(Failure::usage(format!("stdin:{number}: {problem}; the answers before it are kept")));
@@ -139,7 +137,7 @@ fn ask(validation: &mut Validation, rater: &str) -> Result<(), Failure> {
     }
 }
 
-fn show(validation: &Validation, rater: &str, question: &Asked) {
+fn show(validation: &Validation, rater: &str, question: &RaterQuestion) {
     let given = answers_of(&validation.events, rater).len();
     let [first, second] = &question.answers;
     remark(&format!("\n{} of {}\n\n{}\n", given + 1, validation.turns(), question.text));
@@ -169,11 +167,11 @@ fn answer(
 }
 
 /// What a line means.
-fn read(line: &str) -> Result<Said, String> {
+fn read(line: &str) -> Result<RaterLine, String> {
     let keys: Vec<char> = line.chars().filter(|key| !key.is_whitespace()).map(|key| key.to_ascii_lowercase()).collect();
     let (label, relevance, ambiguous) = match keys.as_slice() {
-        ['u'] => return Ok(Said::Undo),
-        ['q'] => return Ok(Said::Quit),
+        ['u'] => return Ok(RaterLine::Undo),
+        ['q'] => return Ok(RaterLine::Quit),
         [label, relevance] => (*label, *relevance, false),
         [label, relevance, 'a'] => (*label, *relevance, true),
         _ => return Err(format!("{:?}: write 1, 2 or ?, then 1 to 5, then a if ambiguous; or u, or q", line.trim())),
@@ -185,24 +183,19 @@ fn read(line: &str) -> Result<Said, String> {
         other => return Err(format!("the answer is {other:?}: must be 1, 2 or ?")),
     };
     match relevance.to_digit(10).and_then(|digit| u8::try_from(digit).ok()) {
-        Some(relevance @ 1..=5) => Ok(Said::Answer(chosen, relevance, ambiguous)),
+        Some(relevance @ 1..=5) => Ok(RaterLine::Answer(chosen, relevance, ambiguous)),
         _ => Err(format!("the relevance is {relevance:?}: must be 1 to 5")),
     }
 }
 
-fn print_report(path: &Path, json: bool) -> Result<(), Failure> {
+fn print_report(path: &Path, json: &JsonArgs) -> Result<(), Failure> {
     let found = report::write(path, None)?;
     print_line(&format!("{}: {} of {} items answered", found.config.name, found.answered, found.items));
     if found.set_changed == Some(true) {
         print_line("the set's file has changed since the sample was drawn: this is about the set as it was then");
     }
-    let table = report::table(&found);
-    let width = |text: fn(&Line) -> &str| table.iter().map(|line| text(line).chars().count()).max().unwrap_or(0);
-    let (names, values) = (width(|line| &line.name), width(|line| &line.value));
-    print_line(&format!("{:names$}  {:values$}  Perez et al. 2022", "", "found"));
-    for Line { name, value, paper } in &table {
-        print_line(format!("{name:names$}  {value:values$}  {paper}").trim_end());
-    }
+    let row = |ReportLine { name, value, paper }: ReportLine| vec![name, value, paper.to_owned()];
+    print_table(&["", "found", "Perez et al. 2022"], report::table(&found).into_iter().map(row));
     if let Some(why) = report::withheld(&found) {
         print_line(&why);
     }
@@ -212,22 +205,20 @@ fn print_report(path: &Path, json: bool) -> Result<(), Failure> {
         print_line(&format!("row {row}, the set says {label}; {}: {text}", report::chosen(disagreement)));
     }
     print_line(&format!("in {} and report.json", path.join("report.md").display()));
-    if json {
-        print_json(&found);
-    }
+    json.print(&found);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Said, read};
+    use super::{RaterLine, read};
 
     #[test]
     fn lines_of_raters() {
-        assert_eq!(read("15\n"), Ok(Said::Answer(Some(0), 5, false)));
-        assert_eq!(read(" 2 4 A "), Ok(Said::Answer(Some(1), 4, true)));
-        assert_eq!(read("?3"), Ok(Said::Answer(None, 3, false)));
-        assert_eq!((read("u"), read("Q\n")), (Ok(Said::Undo), Ok(Said::Quit)));
+        assert_eq!(read("15\n"), Ok(RaterLine::Answer(Some(0), 5, false)));
+        assert_eq!(read(" 2 4 A "), Ok(RaterLine::Answer(Some(1), 4, true)));
+        assert_eq!(read("?3"), Ok(RaterLine::Answer(None, 3, false)));
+        assert_eq!((read("u"), read("Q\n")), (Ok(RaterLine::Undo), Ok(RaterLine::Quit)));
         for (line, problem) in
             [("", "\"\": write 1, 2 or ?"), ("1", "\"1\""), ("35", "'3': must be 1, 2"), ("16", "'6': must be 1 to 5")]
         {

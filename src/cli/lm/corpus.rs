@@ -6,7 +6,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::{Failure, print_json, print_line, shown, write};
+use super::{Failure, JsonArgs, number, print_line, shown, write_or_print};
+use crate::cli::flags::SeedArgs;
 use crate::evals::behaviour::{self, Behaviour};
 use crate::lm::data::{self, CompletionRow, Content, Document, ReadConfig};
 use crate::lm::gold::{GoldError, Scored, logistic, open};
@@ -14,14 +15,15 @@ use crate::lm::reviews::{Review, attributes, prefix, review};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::random::stream;
 
+/// Commands of `lm tokenizer`.
 #[derive(Debug, Subcommand)]
-pub(super) enum TokenizerCommand {
+pub(in crate::cli) enum TokenizerCommand {
     /// Train byte-level BPE on texts
     Train {
         /// Texts: rows {"text"}, plain text, or `reviews`
         #[arg(long, value_name = "FILE,FILE,…", required = true)]
         data: Vec<PathBuf>,
-        /// Tokens
+        /// Tokens of the tokenizer
         #[arg(long, value_name = "N", default_value_t = 4096)]
         vocab_size: usize,
         /// Folder for its files
@@ -33,8 +35,9 @@ pub(super) enum TokenizerCommand {
     },
 }
 
+/// Commands of `lm gold`.
 #[derive(Debug, Subcommand)]
-pub(super) enum GoldCommand {
+pub(in crate::cli) enum GoldCommand {
     /// Train a logistic regression on word n-grams from labelled texts
     Train {
         /// Rows {"text", "label"}, or IMDB's files *.pos.jsonl.gz and *.neg.jsonl.gz
@@ -46,46 +49,44 @@ pub(super) enum GoldCommand {
         /// File for the classifier
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Leave out the first row of files *.pos.jsonl[.gz], as in a common copy of IMDB, where it is no review
+        /// Leave out the first row of files *.pos.jsonl[.gz], which is not a review in a common copy of IMDB
         #[arg(long)]
         skip_first: bool,
-        /// Print one JSON object as the last line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        json: JsonArgs,
     },
     /// Score rows {"prompt", "completion"}
     Score {
-        /// The gold reward
+        /// Gold reward to score with
         #[arg(long, value_name = "SPEC")]
         gold: String,
-        /// Rows
+        /// Rows to score
         #[arg(long, value_name = "FILE,FILE,…", required = true)]
         data: Vec<PathBuf>,
-        /// Print one JSON object as the last line
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        json: JsonArgs,
     },
 }
 
+/// Arguments of `lm reviews`.
 #[derive(Debug, Args)]
-pub(super) struct ReviewsArgs {
-    /// Texts
+pub(in crate::cli) struct ReviewsArgs {
+    /// Texts to write
     #[arg(long, value_name = "N", default_value_t = 10)]
     count: usize,
-    /// Cut each after this many words into prompt and completion
+    /// Cut each text after this many words into prompt and completion
     #[arg(long, value_name = "N", conflicts_with = "rows")]
     prompt_words: Option<usize>,
     /// What the rows hold
     #[arg(long, value_enum, default_value_t = ReviewRows::Texts)]
     #[arg(requires_ifs = [("statements", "behaviours"), ("judgements", "behaviours")])]
     rows: ReviewRows,
-    /// File of behaviours, as for `evals generate`, of which the first one's prompts are used; its first label is that
-    /// of somebody who is pleased
+    /// File of behaviours, as for `evals generate`: the prompts of its first behaviour are used, whose first label must
+    /// stand for somebody who is pleased
     #[arg(long, value_name = "FILE")]
     behaviours: Option<PathBuf>,
-    /// Seed
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    seed: SeedArgs,
     /// File for the rows [default: the screen]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -96,11 +97,11 @@ pub(super) struct ReviewsArgs {
 enum ReviewRows {
     /// {"text"}, or with --prompt-words {"prompt", "completion"}
     Texts,
-    /// {"prompt", "completion"}: the prompt for a label, and a sentence that has it: for `lm sft` of a model that
-    /// writes
+    /// {"prompt", "completion"}: the prompt for a label, and a sentence that has it; `lm sft` teaches a model to write
+    /// them
     Statements,
-    /// {"prompt", "chosen", "rejected", "completion"}: the question which label a sentence has, and its answers: for
-    /// `lm reward` of a preference model, and for `lm sft` of a language model, that judge
+    /// {"prompt", "chosen", "rejected", "completion"}: the question which label a sentence has, and its answers; `lm
+    /// reward` and `lm sft` teach models to judge with them
     Judgements,
 }
 
@@ -162,14 +163,12 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
                 let rows = all(test)?;
                 let right = rows.iter().filter(|(text, label)| (model.probability(text) > 0.5) == *label).count();
                 let accuracy = (!rows.is_empty()).then(|| right as f64 / rows.len() as f64);
-                let shown = accuracy.map_or_else(|| "–".to_owned(), |share| format!("{:.2} %", 100.0 * share));
-                print_line(&format!("accuracy on {} test texts {shown}", rows.len()));
+                let percent = number(accuracy.map(|share| 100.0 * share), 2);
+                print_line(&format!("accuracy on {} test texts {percent} %", rows.len()));
                 result["test_accuracy"] = json!(accuracy);
                 result["test_rows"] = json!(rows.len());
             }
-            if *json {
-                print_json(&result);
-            }
+            json.print(&result);
             Ok(())
         }
         GoldCommand::Score { gold: spec, data: files, json } => {
@@ -201,10 +200,8 @@ pub(super) fn gold(command: &GoldCommand) -> Result<(), Failure> {
                 texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
             let scores = gold.scores(&scored)?;
             scores.iter().for_each(|score| print_line(&json!({"score": score}).to_string()));
-            if *json {
-                let mean = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
-                print_json(&json!({"rows": scores.len(), "mean": mean, "gold": spec}));
-            }
+            let mean = (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64);
+            json.print(&json!({"rows": scores.len(), "mean": mean, "gold": spec}));
             Ok(())
         }
     }
@@ -220,7 +217,7 @@ pub(super) fn reviews(args: &ReviewsArgs) -> Result<(), Failure> {
         if count == args.count {
             break;
         }
-        let review = review(&mut stream(args.seed, "review", i));
+        let review = review(&mut stream(args.seed.seed, "review", i));
         let mut row = match (args.rows, &behaviour, args.prompt_words) {
             (ReviewRows::Statements | ReviewRows::Judgements, Some(behaviour), _) => {
                 match labelled(args, behaviour, &review, i) {
@@ -238,13 +235,7 @@ pub(super) fn reviews(args: &ReviewsArgs) -> Result<(), Failure> {
         lines += &format!("{row}\n");
         count += 1;
     }
-    match &args.out {
-        Some(path) => write(path, &lines),
-        None => {
-            lines.lines().for_each(print_line);
-            Ok(())
-        }
-    }
+    write_or_print(args.out.as_deref(), &lines)
 }
 
 /// A row about one of the sentences of a review that say whether its writer is pleased; nothing where none does.
@@ -252,7 +243,7 @@ fn labelled(args: &ReviewsArgs, behaviour: &Behaviour, review: &Review, i: u64) 
     // What would end a text that is written ends a statement.
     let judges = |sentence: &&str| !sentence.contains(" -") && attributes(sentence).sentiment != 0.0;
     let sentences: Vec<&str> = review.text.split('.').map(str::trim).filter(judges).collect();
-    let mut rng = stream(args.seed, "review-statement", i);
+    let mut rng = stream(args.seed.seed, "review-statement", i);
     let sentence = sentences.get(rng.random_range(0..sentences.len().max(1)))?;
     let label = usize::from(attributes(sentence).sentiment < 0.0);
     if args.rows == ReviewRows::Statements {

@@ -10,9 +10,10 @@ use cpu_time::ProcessTime;
 use serde_json::json;
 
 use super::{
-    Failure, RowsArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown as place, template_time,
+    Failure, RowsArgs, SharedArgs, TemplateArgs, note, print_line, print_text, remark, shown as place, template_time,
     write,
 };
+use crate::cli::flags::SeedArgs;
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
@@ -27,32 +28,32 @@ struct DrawArgs {
     /// Most tokens of a completion
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_new_tokens: usize,
-    /// Divides the logits; 0 takes the likeliest token
+    /// Temperature, which divides the logits; 0 takes the likeliest token
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f64,
     /// Draw among this many likeliest tokens; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0)]
     top_k: usize,
-    /// Draw among the likeliest tokens that have this probability together
+    /// Draw among the likeliest tokens whose probabilities add up to this
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
-    /// Draw among tokens at least this likely, as a share of the likeliest one's probability
+    /// Draw among tokens whose probability is at least this share of the likeliest one's
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// End a completion before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Seed of every draw
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// Read weights as 8-bit integers, a scale for every 32: a larger model writes a single text two to three times as fast,
-    /// and what it writes is that of the rounded weights
+    #[command(flatten)]
+    seed: SeedArgs,
+    /// Round weights to 8-bit integers with a scale for every 32: a larger model then writes a single text two to three
+    /// times as fast, but not always the same text
     #[arg(long)]
     quantize: bool,
 }
 
+/// Arguments of `lm sample`.
 #[derive(Debug, Args)]
-pub(super) struct SampleArgs {
+pub(in crate::cli) struct SampleArgs {
     /// Folder of the model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -67,15 +68,12 @@ pub(super) struct SampleArgs {
     count: usize,
     #[command(flatten)]
     draw: DrawArgs,
-    /// A chat template by name or file, for rows that are chats
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
     #[command(flatten)]
     rows: RowsArgs,
-    /// Write rows {"prompt", "completion", "finish"} there instead of text on the screen
+    /// Write rows {"prompt", "completion", "finish"} to this file instead of text to the screen
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Show tokens as they come (one prompt)
+    /// Show the tokens of a single completion as they come
     #[arg(long)]
     stream: bool,
     /// Go on after a token that ends a text
@@ -85,20 +83,17 @@ pub(super) struct SampleArgs {
     shared: SharedArgs,
 }
 
+/// Arguments of `lm chat`.
 #[derive(Debug, Args)]
-pub(super) struct ChatArgs {
+pub(in crate::cli) struct ChatArgs {
     /// Folder of the model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
     /// What the model is told before the first turn
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// A chat template by name or file [default: the tokenizer's, or hh]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
-    #[arg(long, value_name = "DATE")]
-    template_date: Option<String>,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     draw: DrawArgs,
 }
@@ -112,7 +107,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
     if model.config.output != Output::Tokens {
-        return Err(Failure::usage(format!("{}: is a model that scores, not one that writes", args.model.display())));
+        return Err(Failure::usage(format!("{}: is a model that scores; give one that writes", args.model.display())));
     }
     let config = args.draw.config()?;
     let (mut shown, mut prompts) = (Vec::new(), Vec::new());
@@ -122,7 +117,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     }
     if !args.data.is_empty() {
         let rows: Vec<PromptRow> = args.rows.read(&args.data)?;
-        let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref(), args.rows.time()?)?;
+        let template = ChatTemplate::wanted(&tokenizer, args.rows.chat_template.as_deref(), args.rows.time()?)?;
         let room = model.config.context.saturating_sub(1).max(1);
         let conventions = Conventions {
             truncation: Truncation::Error,
@@ -207,12 +202,11 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     }
     let ended = completions.iter().filter(|completion| completion.finish == Finish::Eos).count();
     remark(&format!("{} completions, {tokens} tokens, {seconds:.1} s", completions.len()));
-    if args.shared.json {
-        print_json(&json!({
-            "completions": completions.len(), "tokens": tokens, "ended": ended, "seconds": seconds,
-            "cpu_seconds": ProcessTime::now().as_duration().as_secs_f64(), "seed": config.seed, "out": args.out.as_deref().map(place),
-        }));
-    }
+    args.shared.json.print(&json!({
+        "completions": completions.len(), "tokens": tokens, "ended": ended, "seconds": seconds,
+        "cpu_seconds": ProcessTime::now().as_duration().as_secs_f64(), "seed": config.seed,
+        "out": args.out.as_deref().map(place),
+    }));
     Ok(())
 }
 
@@ -222,8 +216,9 @@ pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
     loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
     let tokenizer = tokenizer_of(&args.model, &loaded)?;
     let model = loaded.decoder;
-    let choice = args.chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));
-    let template = ChatTemplate::choose(&tokenizer, choice, template_time(args.template_date.as_deref())?)?;
+    let TemplateArgs { chat_template, template_date } = &args.template;
+    let choice = chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));
+    let template = ChatTemplate::choose(&tokenizer, choice, template_time(template_date.as_deref())?)?;
     let config = args.draw.config()?;
     let eos = eos_of(&model, &tokenizer);
     let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text.as_str())).collect();
@@ -264,7 +259,7 @@ pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
 
 impl DrawArgs {
     fn config(&self) -> Result<SampleConfig, Failure> {
-        let Self { max_new_tokens, temperature, top_k, top_p, min_p, seed, quantize, .. } = *self;
+        let Self { max_new_tokens, temperature, top_k, top_p, min_p, seed: SeedArgs { seed }, quantize, .. } = *self;
         let config = SampleConfig { max_new_tokens, temperature, top_k, top_p, min_p, seed, quantize };
         config.validate().map_err(|error| Failure::usage(error.to_string()))?;
         Ok(config)

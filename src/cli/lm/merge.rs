@@ -4,51 +4,35 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
-use toml::{Table, Value};
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_json, print_line, shown, whole};
+use super::{Failure, LayerArgs, SharedArgs, print_line, shown};
 use crate::cli::train::on_interrupt;
-use crate::disk::layers::merge as lay_over;
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, MergeReport, merge_models};
 use crate::lm::run::Shown;
 use crate::soup::MergeConfig;
 
+/// Arguments of `lm merge`.
 #[derive(Debug, Args)]
-pub(super) struct MergeArgs {
+pub(in crate::cli) struct MergeArgs {
     /// Folders of the models, all whole or all adapters of one base
     #[arg(value_name = "MODEL", required = true)]
     models: Vec<PathBuf>,
-    /// linear (a rewarded soup), slerp, task-arithmetic, ties, dare or dare-ties [default: linear]
-    #[arg(long, value_name = "NAME")]
-    method: Option<String>,
-    /// One weight for each model, such as 0.3,0.7 or -0.5,1.5 [default: the same for all, summing to 1]
-    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
-    weights: Vec<f64>,
+    #[command(flatten)]
+    flags: MergeFlags,
     /// Folder of the model that all were fine-tuned from: for task-arithmetic, ties, dare and dare-ties
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Share of each model's changes that ties and dare keep
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    density: Option<f64>,
-    /// What the merged change is multiplied with
-    #[arg(long, allow_negative_numbers = true)]
-    lambda: Option<f64>,
-    /// Divide by the sum of the weights: true or false [default: true for linear and ties]
-    #[arg(long, value_name = "BOOL")]
-    normalize: Option<bool>,
-    /// Seed of dare's choice
-    #[arg(long, value_name = "S")]
-    seed: Option<usize>,
     /// Adapters: come back to this rank by singular values, instead of the exact sum of the ranks
     #[arg(long, value_name = "RANK", conflicts_with = "average")]
     rank: Option<usize>,
     /// Adapters: average A and B one by one, an approximation whose error is printed
     #[arg(long)]
     average: bool,
-    /// Merge models that were not fine-tuned from one initialisation, too
+    /// Also merge models that were not fine-tuned from one initialisation
     #[arg(long)]
     unrelated: bool,
     /// Folder of the merged model; made new
@@ -60,6 +44,37 @@ pub(super) struct MergeArgs {
     shared: SharedArgs,
 }
 
+/// Flags of `lm merge` that are values of [`MergeConfig`].
+#[derive(Debug, Args, Serialize)]
+struct MergeFlags {
+    /// Method: linear (a rewarded soup), slerp, task-arithmetic, ties, dare or dare-ties [default: linear]
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+    /// One weight for each model, such as 0.3,0.7 or -0.5,1.5 [default: the same for all, summing to 1]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
+    weights: Option<Vec<f64>>,
+    /// Share of each model's changes that ties and dare keep
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    density: Option<f64>,
+    /// What the merged change is multiplied by
+    #[arg(long, allow_negative_numbers = true)]
+    lambda: Option<f64>,
+    /// Divide by the sum of the weights: true or false [default: true for linear and ties]
+    #[arg(long, value_name = "BOOL")]
+    normalize: Option<bool>,
+    /// Seed of dare's choice
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+pub(super) fn config(args: &MergeArgs) -> Result<MergeConfig, Failure> {
+    let mut config = args.layers.resolve(&MergeConfig::default(), &args.flags)?;
+    if config.weights.is_empty() {
+        config.weights = vec![1.0 / args.models.len() as f64; args.models.len()];
+    }
+    Ok(config)
+}
+
 pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
     let config = config(args)?;
     args.shared.threads.apply()?;
@@ -68,7 +83,9 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
     }
     let adapters = args.models.iter().filter(|model| is_adapter(model)).count();
     if adapters > 0 && adapters < args.models.len() {
-        return Err(Failure::usage("some of the models are adapters and some are whole: merge the ones or the others"));
+        return Err(Failure::usage(
+            "some of the models are adapters and some are whole: merge only models of one kind",
+        ));
     }
     if adapters == 0 && (args.rank.is_some() || args.average) {
         return Err(Failure::usage("--rank and --average are for adapters; these models are whole"));
@@ -89,10 +106,7 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
         progress.finish();
         report
     };
-    let report = report.map_err(|error| match error {
-        MergeFolderError::Interrupted => Failure::interrupted(error.to_string()),
-        other => Failure::usage(other.to_string()),
-    })?;
+    let report = report.map_err(merge_failure)?;
     let seconds = started.elapsed().as_secs_f64();
     let MergeReport { tensors, parameters, bytes_read, bytes_written, least_cosine, relative_error } = &report;
     print_line(&format!(
@@ -108,39 +122,19 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
     }
     let moved = (bytes_read + bytes_written) as f64 / 1e9;
     print_line(&format!("{moved:.2} GB read and written in {seconds:.1} s, {:.2} GB/s", moved / seconds.max(1e-9)));
-    if args.shared.json {
-        print_json(&json!({
-            "out": shown(&args.out), "models": args.models.iter().map(|model| shown(model)).collect::<Vec<_>>(), "method": config.method, "weights": config.weights,
-            "tensors": tensors, "parameters": parameters, "bytes_read": bytes_read, "bytes_written": bytes_written,
-            "least_cosine": least_cosine, "relative_error": relative_error, "wall_seconds": seconds,
-        }));
-    }
+    let models: Vec<String> = args.models.iter().map(|model| shown(model)).collect();
+    args.shared.json.print(&json!({
+        "out": shown(&args.out), "models": models, "method": config.method, "weights": config.weights,
+        "tensors": tensors, "parameters": parameters, "bytes_read": bytes_read, "bytes_written": bytes_written,
+        "least_cosine": least_cosine, "relative_error": relative_error, "wall_seconds": seconds,
+    }));
     Ok(())
 }
 
-/// Defaults ← `--config` ← `--set` ← flags.
-fn config(args: &MergeArgs) -> Result<MergeConfig, Failure> {
-    let mut table = Table::try_from(MergeConfig::default())?;
-    for layer in args.layers.read()? {
-        lay_over(&mut table, layer);
+/// Why a merge ended.
+pub(super) fn merge_failure(error: MergeFolderError) -> Failure {
+    match error {
+        MergeFolderError::Interrupted => Failure::interrupted(error.to_string()),
+        other => Failure::usage(other.to_string()),
     }
-    let mut set = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            table.insert(name.to_owned(), value);
-        }
-    };
-    set("method", args.method.as_deref().map(Value::from));
-    set("density", args.density.map(Value::from));
-    set("lambda", args.lambda.map(Value::from));
-    set("normalize", args.normalize.map(Value::from));
-    set("seed", args.seed.map(|seed| whole("--seed", seed)).transpose()?);
-    if !args.weights.is_empty() {
-        set("weights", Some(Value::Array(args.weights.iter().copied().map(Value::from).collect())));
-    }
-    let mut config: MergeConfig = serde_path_to_error::deserialize(table)
-        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))?;
-    if config.weights.is_empty() {
-        config.weights = vec![1.0 / args.models.len() as f64; args.models.len()];
-    }
-    Ok(config)
 }

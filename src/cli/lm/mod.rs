@@ -11,33 +11,81 @@ mod serve;
 mod soup;
 mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
+use burn::tensor::Device;
 use clap::{Args, Subcommand};
-use toml::{Table, Value};
+use serde::Serialize;
 
-use super::{Failure, LayerArgs, SharedArgs, note, print_json, print_line, print_text, remark, shown};
-use crate::disk::archive::write_atomically;
-use crate::lm::chat;
+use self::progress::StageProgress;
+use super::flags::{self, template_time};
+use super::train::on_interrupt;
+use super::{
+    Failure, JsonArgs, LayerArgs, SharedArgs, note, number, over_seeds, print_line, print_table, print_text, remark,
+    shown, write, write_or_print,
+};
+use crate::device::{self, DeviceChoice};
 use crate::lm::data::{self, ReadConfig, RowKind};
-use crate::lm::run::StageKind;
+use crate::lm::run::{Shown, StageKind};
 
 /// Arguments of `lm`.
 #[derive(Debug, Args)]
 pub(crate) struct LmArgs {
     #[command(subcommand)]
-    command: Command,
+    pub(super) command: LmCommand,
 }
 
 /// How rows are read and rendered.
 #[derive(Debug, Args)]
 struct RowsArgs {
+    /// A chat template by name or file, for rows that are chats [default: the model's own]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
     /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,
     /// Most bytes of a line [default: 16777216]
     #[arg(long, value_name = "N")]
     max_line_bytes: Option<u64>,
+}
+
+/// How a conversation is rendered.
+#[derive(Debug, Args)]
+struct TemplateArgs {
+    /// A chat template by name or file [default: the tokenizer's, or hh]
+    #[arg(long, value_name = "NAME")]
+    chat_template: Option<String>,
+    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: the current day, in UTC]
+    #[arg(long, value_name = "DATE")]
+    template_date: Option<String>,
+}
+
+/// Where a study goes, and what lies over its configuration.
+#[derive(Debug, Args)]
+pub(super) struct StudyArgs {
+    /// Folder; what it holds already is not trained or measured again
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) layers: LayerArgs,
+    #[command(flatten)]
+    pub(super) shared: SharedArgs,
+}
+
+/// Flags of studies that make their models from texts.
+#[derive(Debug, Args, Serialize)]
+struct WorldFlags {
+    /// `reviews`, imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on, or a file or folder of texts
+    #[arg(long, value_parser = flags::corpus)]
+    corpus: Option<String>,
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
+    #[arg(long)]
+    size: Option<String>,
+    /// Seeds, each with a model and runs of its own
+    #[arg(long, value_name = "S,S,…", value_delimiter = ',')]
+    seeds: Option<Vec<u64>>,
 }
 
 impl RowsArgs {
@@ -59,28 +107,23 @@ impl RowsArgs {
     }
 }
 
-/// The time that `--template-date` gives.
-pub(crate) fn template_time(date: Option<&str>) -> Result<Option<i64>, Failure> {
-    let date = date.map(chat::date).transpose();
-    date.map_err(|problem| Failure::usage(format!("--template-date: {problem}")))
-}
-
+/// Commands of `lm`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum LmCommand {
     /// Train a fresh model on texts
-    Pretrain(train::PretrainArgs),
+    Pretrain(train::StageArgs<train::PretrainFlags>),
     /// Fine-tune a model on completions: rows {"prompt", "completion"}
-    Sft(train::TrainArgs),
+    Sft(train::StageArgs<train::TrainFlags>),
     /// Fit a reward model to comparisons: rows {"prompt", "chosen", "rejected"}
-    Reward(train::RewardArgs),
+    Reward(train::StageArgs<train::RewardFlags>),
     /// Train a policy directly on comparisons (DPO and its family)
-    Dpo(train::DpoArgs),
+    Dpo(train::StageArgs<train::DpoFlags>),
     /// Train a policy for several objectives at once: on the comparisons of one, with the rewards of the others (MODPO)
-    Modpo(train::ModpoArgs),
+    Modpo(train::StageArgs<train::ModpoFlags>),
     /// Train a policy on good and bad completions: rows {"prompt", "completion", "label"}
-    Kto(train::TrainArgs),
+    Kto(train::StageArgs<train::TrainFlags>),
     /// Train a policy with PPO on a reward model or a gold reward: rows {"prompt"}
-    Ppo(train::PpoArgs),
+    Ppo(train::StageArgs<train::PpoFlags>),
     /// Go on with an interrupted run from its newest checkpoint
     Resume(train::ResumeArgs),
     /// Let a model complete prompts
@@ -99,92 +142,79 @@ enum Command {
     /// Gold rewards: train a classifier, or score texts
     #[command(subcommand)]
     Gold(corpus::GoldCommand),
-    /// Measure the frontier of gold reward against divergence for DPO, PPO and others: a table, JSON and a figure
+    /// Measure how much gold reward DPO, PPO and others gain for how much divergence: a table, JSON and a figure
     Frontier(frontier::FrontierArgs),
     /// Weigh several objectives in all ways (MODPO, soups, MORLHF …): fronts, hypervolumes and costs as a table, JSON and
     /// a figure
     Front(front::FrontArgs),
     /// Merge models, or adapters of one base, by their weights: linear, SLERP, task arithmetic, TIES, DARE
     Merge(merge::MergeArgs),
-    /// Look at a soup of models from end to end, choose its weights, and write it
+    /// Measure mixes of models from one end to the other, choose the weights of a soup, and write it
     Soup(soup::SoupArgs),
     /// Write texts of the embedded world
     Reviews(corpus::ReviewsArgs),
 }
 
-pub(crate) fn lm(args: &LmArgs) -> Result<(), Failure> {
-    match &args.command {
-        Command::Pretrain(args) => train::pretrain(args),
-        Command::Sft(args) => train::train(StageKind::Sft, args, Table::new()),
-        Command::Reward(args) => train::reward(args),
-        Command::Dpo(args) => train::dpo(args),
-        Command::Modpo(args) => train::modpo(args),
-        Command::Kto(args) => train::train(StageKind::Kto, args, Table::new()),
-        Command::Ppo(args) => train::ppo(args),
-        Command::Resume(args) => train::resume(args),
-        Command::Sample(args) => generate::sample(args),
-        Command::Score(args) => score::score(args),
-        Command::Query(args) => score::query(args),
-        Command::Chat(args) => generate::chat(args),
-        Command::Serve(args) => serve::serve(args),
-        Command::Tokenizer(command) => corpus::tokenizer(command),
-        Command::Gold(command) => corpus::gold(command),
-        Command::Frontier(args) => frontier::frontier(args),
-        Command::Front(args) => front::front(args),
-        Command::Merge(args) => merge::merge(args),
-        Command::Soup(args) => soup::soup(args),
-        Command::Reviews(args) => corpus::reviews(args),
+pub(crate) fn lm(args: LmArgs) -> Result<(), Failure> {
+    match args.command {
+        LmCommand::Pretrain(args) => train::train(StageKind::Pretrain, args),
+        LmCommand::Sft(args) => train::train(StageKind::Sft, args),
+        LmCommand::Reward(args) => train::train(StageKind::Reward, args),
+        LmCommand::Dpo(args) => train::train(StageKind::Dpo, args),
+        LmCommand::Modpo(args) => train::train(StageKind::Modpo, args),
+        LmCommand::Kto(args) => train::train(StageKind::Kto, args),
+        LmCommand::Ppo(args) => train::train(StageKind::Ppo, args),
+        LmCommand::Resume(args) => train::resume(&args),
+        LmCommand::Sample(args) => generate::sample(&args),
+        LmCommand::Score(args) => score::score(&args),
+        LmCommand::Query(args) => score::query(&args),
+        LmCommand::Chat(args) => generate::chat(&args),
+        LmCommand::Serve(args) => serve::serve(&args),
+        LmCommand::Tokenizer(command) => corpus::tokenizer(&command),
+        LmCommand::Gold(command) => corpus::gold(&command),
+        LmCommand::Frontier(args) => frontier::frontier(&args),
+        LmCommand::Front(args) => front::front(&args),
+        LmCommand::Merge(args) => merge::merge(&args),
+        LmCommand::Soup(args) => soup::soup(args),
+        LmCommand::Reviews(args) => corpus::reviews(&args),
     }
 }
 
-fn whole(name: &str, value: usize) -> Result<Value, Failure> {
-    i64::try_from(value).map(Value::Integer).map_err(|_| Failure::usage(format!("{name} {value}: far too large")))
+/// Runs a study with its progress on the screen: what it found, and the seconds that it took.
+pub(super) fn study<T, E>(
+    StudyArgs { out, shared, .. }: &StudyArgs,
+    run: impl FnOnce(&Device, &AtomicBool, &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<T>, E>,
+) -> Result<(T, f64), Failure>
+where
+    Failure: From<E>,
+{
+    shared.threads.apply()?;
+    let device = device::pick(DeviceChoice::Cpu)?;
+    let stop = on_interrupt()?;
+    let progress = StageProgress::new();
+    let started = Instant::now();
+    let found = run(&device, &stop, &|shown| progress.show(&shown))?;
+    progress.finish();
+    let found = found.ok_or_else(|| Failure::kept("trained and measured", out))?;
+    Ok((found, started.elapsed().as_secs_f64()))
 }
 
-/// A corpus as a configuration has it: its folder whole, so that the command can be repeated from anywhere.
-fn corpus(name: &str) -> Result<Value, Failure> {
-    Ok(match name.strip_prefix("imdb:") {
-        Some(folder) => format!("imdb:{}", whole_path(Path::new(folder))?).into(),
-        None if name == "reviews" => name.into(),
-        None => whole_path(Path::new(name))?.into(),
-    })
-}
-
-fn seeds(all: &[u64]) -> Result<Value, Failure> {
-    let seeds = all.iter().map(|&seed| whole("--seeds", usize::try_from(seed).unwrap_or(usize::MAX)));
-    Ok(Value::Array(seeds.collect::<Result<_, _>>()?))
-}
-
-/// A path in a configuration: whole, so that the run can be resumed from anywhere.
-fn path(path: &Path) -> Result<Value, Failure> {
-    let whole = if path.exists() { whole_path(path)? } else { utf8(path)? };
-    Ok(whole.into())
-}
-
-fn whole_path(path: &Path) -> Result<String, Failure> {
-    utf8(&std::path::absolute(path)?)
-}
-
-fn utf8(path: &Path) -> Result<String, Failure> {
-    path.to_str().map(str::to_owned).ok_or_else(|| {
-        let place = path.display();
-        Failure::usage(format!("{place}: is not UTF-8, which a configuration is: rename it, or give it through a link"))
-    })
-}
-
-/// A reward as a configuration has it: the place that it names whole, likewise.
-fn reward(spec: &str) -> Result<Value, Failure> {
-    const PLACES: [&str; 6] = ["model", "implicit", "lexicon", "lexicon-compound", "logistic", "logistic-odds"];
-    match spec.split_once(':').filter(|(kind, _)| PLACES.contains(kind)) {
-        Some((kind, place)) => Ok(format!("{kind}:{}", path(Path::new(place))?.as_str().unwrap_or_default()).into()),
-        None => Ok(spec.into()),
-    }
-}
-
-fn paths(all: &[PathBuf]) -> Result<Value, Failure> {
-    Ok(Value::Array(all.iter().map(|one| path(one)).collect::<Result<_, _>>()?))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+/// The configuration of a command that has one.
+#[cfg(test)]
+pub(super) fn resolved(args: LmArgs) -> Result<toml::Table, Failure> {
+    use crate::disk::layers::layer;
+    Ok(match args.command {
+        LmCommand::Pretrain(mut args) => layer(&train::resolve(StageKind::Pretrain, &mut args)?),
+        LmCommand::Sft(mut args) => layer(&train::resolve(StageKind::Sft, &mut args)?),
+        LmCommand::Reward(mut args) => layer(&train::resolve(StageKind::Reward, &mut args)?),
+        LmCommand::Dpo(mut args) => layer(&train::resolve(StageKind::Dpo, &mut args)?),
+        LmCommand::Modpo(mut args) => layer(&train::resolve(StageKind::Modpo, &mut args)?),
+        LmCommand::Kto(mut args) => layer(&train::resolve(StageKind::Kto, &mut args)?),
+        LmCommand::Ppo(mut args) => layer(&train::resolve(StageKind::Ppo, &mut args)?),
+        LmCommand::Front(args) => layer(&front::config(&args)?),
+        LmCommand::Frontier(args) => layer(&frontier::config(&args)?),
+        LmCommand::Merge(args) => layer(&merge::config(&args)?),
+        LmCommand::Soup(mut args) => layer(&soup::config(&mut args)?),
+        other => panic!("{other:?}: has no configuration here"),
+    }?)
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, RowsArgs, SharedArgs, note, print_json, print_line, remark, shown, write};
+use super::{Failure, RowsArgs, SharedArgs, note, number, remark, shown, write_or_print};
+use crate::cli::flags::SeedArgs;
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::Output;
@@ -20,8 +21,9 @@ use crate::lm::score::token_log_probs;
 use crate::preference::Sampler;
 use crate::random::stream;
 
+/// Arguments of `lm score`.
 #[derive(Debug, Args)]
-pub(super) struct ScoreArgs {
+pub(in crate::cli) struct ScoreArgs {
     /// Folder of the model, or of the run of a reward model or an ensemble, which gives the mean over its members
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
@@ -31,31 +33,29 @@ pub(super) struct ScoreArgs {
     /// Append the token that ends a text to every completion, as training does
     #[arg(long)]
     eos: bool,
-    /// Write every token's log-probability, too
+    /// Also write the log-probability of every token
     #[arg(long)]
     per_token: bool,
-    /// A chat template by name or file, for rows that are chats
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
     #[command(flatten)]
     rows: RowsArgs,
-    /// Write rows {"logprob", "tokens", …} there instead of on the screen
+    /// Write rows {"logprob", "tokens", …} to this file instead of the screen
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     shared: SharedArgs,
 }
 
+/// Arguments of `lm query`.
 #[derive(Debug, Args)]
-pub(super) struct QueryArgs {
+pub(in crate::cli) struct QueryArgs {
     /// Folder of an ensemble's run (`lm reward --members 3` makes one), or of a reward model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Candidates: rows {"prompt", "completions"}, of which every two are one, or {"prompt", "chosen", "rejected"},
-    /// whose order means nothing
+    /// Candidates: rows {"prompt", "completions"}, every two of which are a candidate, or {"prompt", "chosen", "rejected"},
+    /// where which is which does not matter
     #[arg(long, value_name = "FILE,FILE,…", required = true)]
     data: Vec<PathBuf>,
-    /// Rows that were asked about before, which k-center keeps away from
+    /// Rows that were asked about before; k-center chooses far from them
     #[arg(long, value_name = "FILE,FILE,…")]
     asked: Vec<PathBuf>,
     /// Comparisons to choose
@@ -64,18 +64,14 @@ pub(super) struct QueryArgs {
     /// How they are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
     #[arg(long, value_name = "NAME", default_value_t = Sampler::Disagreement)]
     sampler: Sampler,
-    /// Seed of every draw
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
-    /// A chat template by name or file, for rows that are chats [default: as the reward model was trained]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
+    #[command(flatten)]
+    seed: SeedArgs,
     #[command(flatten)]
     rows: RowsArgs,
     /// Leave bad rows out instead of stopping at the first
     #[arg(long)]
     skip_bad_rows: bool,
-    /// Write the chosen rows there instead of on the screen, each with "disagreement", "entropy" and "probabilities"
+    /// Write the chosen rows, each with "disagreement", "entropy" and "probabilities", to this file instead of the screen
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -103,7 +99,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
     remarks.iter().for_each(|text| note(text));
     let context = policy.iter().chain(&members).map(|model| model.config.context).min().unwrap_or(0);
     let rows: Vec<CompletionRow> = args.rows.read(&args.data)?;
-    let template = ChatTemplate::wanted(&tokenizer, args.chat_template.as_deref(), args.rows.time()?)?;
+    let template = ChatTemplate::wanted(&tokenizer, args.rows.chat_template.as_deref(), args.rows.time()?)?;
     let conventions = Conventions {
         eos: if args.eos { Eos::AppendText } else { Eos::None },
         truncation: Truncation::Error,
@@ -145,16 +141,11 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
             lines += &format!("{row}\n");
         }
     }
-    match &args.out {
-        Some(path) => write(path, &lines)?,
-        None => lines.lines().for_each(print_line),
-    }
-    if args.shared.json {
-        let mean = (count > 0).then(|| total / count as f64);
-        print_json(
-            &json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out.as_deref().map(shown)}),
-        );
-    }
+    write_or_print(args.out.as_deref(), &lines)?;
+    let mean = (count > 0).then(|| total / count as f64);
+    args.shared
+        .json
+        .print(&json!({"rows": examples.len(), "tokens": count, "mean": mean, "out": args.out.as_deref().map(shown)}));
     Ok(())
 }
 
@@ -174,8 +165,8 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     let of_several = matches!(args.sampler, Sampler::Disagreement | Sampler::KCenterDisagreement | Sampler::Mixture);
     if of_several && models.members.len() == 1 {
         return Err(Failure::usage(format!(
-            "--sampler {}: a single reward model never disagrees; train several with `lm reward --members 3`, or use \
-             --sampler entropy",
+            "--sampler {}: a single reward model has none to disagree with; train several with `lm reward --members 3`, or \
+             use --sampler entropy",
             args.sampler
         )));
     }
@@ -184,7 +175,7 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     let time = args.rows.time()?.or(recorded);
     let template = ChatTemplate::wanted(
         &models.tokenizer,
-        args.chat_template.as_deref().or(config.and_then(LmConfig::template)),
+        args.rows.chat_template.as_deref().or(config.and_then(LmConfig::template)),
         time,
     )?;
     let conventions = config.map(|config| config.conventions.clone()).unwrap_or_default();
@@ -207,7 +198,7 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     };
     let (rows, candidates) = encoded(&args.data)?;
     let asked = if args.asked.is_empty() { Vec::new() } else { encoded(&args.asked)?.1 };
-    let mut rng = stream(args.seed, "query", 0);
+    let mut rng = stream(args.seed.seed, "query", 0);
     let chosen = ensemble::choose(&models, &candidates, &asked, args.sampler, args.count, PART_TOKENS, &mut rng);
     // Which row each candidate is of, and its number there.
     let places: Vec<(usize, usize)> =
@@ -220,20 +211,16 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
         object.extend(["disagreement", "entropy", "probabilities"].map(str::to_owned).into_iter().zip(numbers));
         lines += &format!("{}\n", Value::Object(object));
     }
-    match &args.out {
-        Some(path) => write(path, &lines)?,
-        None => lines.lines().for_each(print_line),
-    }
+    write_or_print(args.out.as_deref(), &lines)?;
     // A single reward model has nobody to disagree with.
     let known = models.members.len() > 1 && !chosen.is_empty();
     let mean = known.then(|| chosen.iter().map(|query| query.disagreement).sum::<f64>() / chosen.len() as f64);
-    let in_words = mean.map_or_else(|| "–".to_owned(), |mean| format!("{mean:.4}"));
+    let in_words = number(mean, 4);
     remark(&format!("{} of {} candidates, mean disagreement {in_words}", chosen.len(), candidates.len()));
-    if args.shared.json {
-        print_json(&json!({
-            "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),
-            "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed, "out": args.out.as_deref().map(shown),
-        }));
-    }
+    args.shared.json.print(&json!({
+        "candidates": candidates.len(), "chosen": chosen.len(), "members": models.members.len(),
+        "sampler": args.sampler, "mean_disagreement": mean, "seed": args.seed.seed,
+        "out": args.out.as_deref().map(shown),
+    }));
     Ok(())
 }

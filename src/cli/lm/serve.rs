@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, note, print_line, template_time};
-use crate::cli::train::Threads;
+use super::{Failure, TemplateArgs, note, print_line, template_time};
+use crate::cli::flags::Threads;
 use crate::cli::train::on_interrupt;
 use crate::lm::serve::{Access, Limits, Served, Server};
 
+/// Arguments of `lm serve`.
 #[derive(Debug, Args)]
-pub(super) struct ServeArgs {
+pub(in crate::cli) struct ServeArgs {
     /// Folder of the model
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Name or number to listen on; 127.0.0.1 is reached from this machine only, 0.0.0.0 from everywhere
+    /// Name or address to listen on; 127.0.0.1 can be reached from this machine only, 0.0.0.0 from everywhere
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     /// Port to listen on; 0 for any free one
@@ -25,26 +26,22 @@ pub(super) struct ServeArgs {
     /// What clients call the model [default: the folder's name]
     #[arg(long)]
     name: Option<String>,
-    /// A chat template by name or file [default: the tokenizer's, or hh]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: that of each request, in UTC]
-    #[arg(long, value_name = "DATE")]
-    template_date: Option<String>,
-    /// Clients need a key: the one in this environment variable [default without a name: PAIRWISE_API_KEY]
+    #[command(flatten)]
+    template: TemplateArgs,
+    /// Ask clients for the key that this environment variable holds [default if no name follows: PAIRWISE_API_KEY]
     #[arg(long, value_name = "VARIABLE", num_args = 0..=1, default_missing_value = KEY_VARIABLE)]
     api_key: Option<String>,
-    /// Names by which clients may call this machine, beside --host, localhost and numbers; * for any
+    /// Names by which clients may reach this machine, beside --host, localhost and addresses; * for any
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     allow_host: Vec<String>,
-    /// Web pages that may ask, such as https://example.com; * for any [default: none]
+    /// Web pages that may send requests, such as https://example.com; * for any [default: none]
     #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
     allow_origin: Vec<String>,
-    /// Connections at the same time; where there are more, the one that has been silent for longest is closed
+    /// Connections at the same time; one more closes the one that has been silent for longest
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections as u32,
         value_parser = clap::value_parser!(u32).range(1..=65536), allow_negative_numbers = true)]
     max_connections: u32,
-    /// Requests that are worked on or wait for that; more are refused with status 429
+    /// Requests that are worked on or wait for their turn; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = Limits::default().requests as u32,
         value_parser = clap::value_parser!(u32).range(1..=4096), allow_negative_numbers = true)]
     max_requests: u32,
@@ -52,11 +49,11 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "MIB", default_value_t = (Limits::default().body >> 20) as u32,
         value_parser = clap::value_parser!(u32).range(1..=1024), allow_negative_numbers = true)]
     max_body: u32,
-    /// Longest time of a request, seconds
+    /// Longest time of a request, in seconds
     #[arg(long, value_name = "S", default_value_t = Limits::default().request.as_secs() as u32,
         value_parser = clap::value_parser!(u32).range(1..=86400), allow_negative_numbers = true)]
     request_seconds: u32,
-    /// Longest time in which a client sends nothing of a request, not all of it, or takes nothing of its answer, seconds
+    /// Seconds that a client has to send a request's head, and then its body, and that it may be silent or read nothing
     #[arg(long, value_name = "S", default_value_t = Limits::default().patience.as_secs() as u32,
         value_parser = clap::value_parser!(u32).range(1..=3600), allow_negative_numbers = true)]
     patience_seconds: u32,
@@ -80,17 +77,17 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
         ..Limits::default()
     };
     let has_key = access.has_key();
-    let served = Served::open(
-        &args.model,
-        args.name.as_deref(),
-        args.chat_template.as_deref(),
-        template_time(args.template_date.as_deref())?,
-    )?;
+    let TemplateArgs { chat_template, template_date } = &args.template;
+    let now = template_time(template_date.as_deref())?;
+    let served = Served::open(&args.model, args.name.as_deref(), chat_template.as_deref(), now)?;
     let server = Server::bind_with(&args.host, args.port, limits, access)?;
     let stop = on_interrupt()?;
     served.remarks.iter().for_each(|text| note(text));
     if !server.is_private() && !has_key {
-        note(&format!("whoever reaches {} can use the model: --api-key asks for a key", server.address()));
+        note(&format!(
+            "whoever reaches {} can use the model; with --api-key only clients that have a key can",
+            server.address()
+        ));
     }
     print_line(&format!("serving {} at http://{}/v1", served.name, server.address()));
     let requests = server.run(&Arc::new(served), &stop)?;

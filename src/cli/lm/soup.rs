@@ -1,56 +1,31 @@
 //! `lm soup`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
-use toml::{Table, Value};
 
+use super::merge::merge_failure;
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, paths, print_json, print_line, shown, whole, write};
+use super::{Failure, LayerArgs, SharedArgs, print_line, print_table, shown, write};
+use crate::cli::flags::places;
+use crate::cli::screen::shares;
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::disk::figure::{self, Series, SeriesPoint};
-use crate::disk::layers::merge;
 use crate::disk::lines;
 use crate::disk::lock::{Claim, is_vacant};
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
-use crate::lm::merge::{MergeFolderError, merge_models};
+use crate::lm::merge::merge_models;
 use crate::soup::MergeConfig;
-use crate::studies::soup_path::{self as lm, Mix, Soup, SoupConfig};
+use crate::studies::soup_path::{self as lm, Choice, Mix, Soup, SoupConfig};
 
+/// Arguments of `lm soup`.
 #[derive(Debug, Args)]
-pub(super) struct SoupArgs {
-    /// Folders of models, or of adapters of one base, that were fine-tuned from one model
-    #[arg(value_name = "MODEL")]
-    models: Vec<PathBuf>,
-    /// A gold reward, or model:DIR of a reward model; once for each objective
-    #[arg(long, value_name = "SPEC")]
-    objective: Vec<String>,
-    /// Rows {"prompt"} that mixes are measured on
-    #[arg(long, value_name = "FILE,FILE,…")]
-    data: Vec<PathBuf>,
-    /// Weights of the models [default: those that are best on half of the prompts]
-    #[arg(long, value_name = "W,W,…", value_delimiter = ',', conflicts_with = "uniform")]
-    weights: Vec<f64>,
-    /// The same weight for all models
-    #[arg(long)]
-    uniform: bool,
-    /// Weights of the objectives where the best mix is searched for [default: the same for all]
-    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
-    preference: Vec<f64>,
-    /// Steps of the path from one model to another
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Prompts to use
-    #[arg(long, value_name = "N")]
-    prompts: Option<usize>,
-    /// Most tokens of a completion
-    #[arg(long, value_name = "N")]
-    max_new_tokens: Option<usize>,
-    /// Seed of every draw
-    #[arg(long, value_name = "S")]
-    seed: Option<usize>,
+pub(in crate::cli) struct SoupArgs {
+    #[command(flatten)]
+    flags: SoupFlags,
     /// Folder for the soup (`model`), the path (`soup.json`) and its figures; made new
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -60,20 +35,70 @@ pub(super) struct SoupArgs {
     shared: SharedArgs,
 }
 
-pub(super) fn soup(args: &SoupArgs) -> Result<(), Failure> {
-    let config = config(args)?;
+/// Flags of `lm soup` that are values of [`SoupConfig`].
+#[derive(Debug, Args, Serialize)]
+struct SoupFlags {
+    /// Folders of models, or of adapters of one base, that were fine-tuned from one model
+    #[arg(value_name = "MODEL")]
+    #[serde(serialize_with = "places")]
+    models: Option<Vec<PathBuf>>,
+    /// A gold reward, or model:DIR of a reward model; once for each objective
+    #[arg(long = "objective", value_name = "SPEC")]
+    objectives: Option<Vec<String>>,
+    /// Rows {"prompt"} that mixes are measured on
+    #[arg(long, value_name = "FILE,FILE,…")]
+    #[serde(serialize_with = "places")]
+    data: Option<Vec<PathBuf>>,
+    /// Weights of the models [default: those that are best on half of the prompts]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',', conflicts_with = "uniform")]
+    weights: Option<Vec<f64>>,
+    /// The same weight for all models
+    #[arg(long)]
+    #[serde(skip)]
+    uniform: bool,
+    #[arg(skip)]
+    choice: Option<Choice>,
+    /// Weights of the objectives by which the best mix is chosen [default: the same for all]
+    #[arg(long, value_name = "W,W,…", value_delimiter = ',')]
+    preference: Option<Vec<f64>>,
+    /// Steps of the path from one model to another
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Prompts to use
+    #[arg(long, value_name = "N")]
+    prompts: Option<usize>,
+    /// Most tokens of a completion
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Seed of every random draw
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+pub(super) fn config(args: &mut SoupArgs) -> Result<SoupConfig, Failure> {
+    let flags = &mut args.flags;
+    // Whoever says which weights, does not want them searched for.
+    flags.choice = match flags.uniform {
+        true => Some(Choice::Uniform),
+        false => flags.weights.as_ref().map(|_| Choice::Given),
+    };
+    args.layers.resolve(&SoupConfig::default(), &args.flags)
+}
+
+pub(super) fn soup(mut args: SoupArgs) -> Result<(), Failure> {
+    let config = config(&mut args)?;
     // What stands behind a list of files without a comma.
-    if let Some(file) = args.models.iter().find(|model| model.is_file()) {
+    if let Some(file) = config.models.iter().find(|model| model.is_file()) {
         let file = file.display();
         return Err(Failure::usage(format!("{file}: is a file, not a model's folder; files are --data FILE,FILE")));
     }
     config.validate()?;
-    // What a killed command left of a folder is none.
+    // A folder with nothing in it but what a killed command left is as good as none.
     if args.out.exists() && !is_vacant(&args.out, &[]).unwrap_or(false) {
         return Err(Failure::usage(format!("{}: is there already: choose another --out", args.out.display())));
     }
     let claim = Claim::make(&args.out)?;
-    let done = write_soup(args, &config);
+    let done = write_soup(&args, &config);
     if done.is_err() {
         // Empty again: the next try shall not trip over it.
         claim.abandon();
@@ -88,8 +113,7 @@ fn write_soup(args: &SoupArgs, config: &SoupConfig) -> Result<(), Failure> {
     let progress = StageProgress::new();
     let found = lm::soup(config, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
-    let interrupted = || Failure::interrupted("nothing was written".to_owned());
-    let found = found.ok_or_else(interrupted)?;
+    let found = found.ok_or_else(|| Failure::interrupted("nothing was written"))?;
     print(&found);
     let model = args.out.join("model");
     let merging = MergeConfig { weights: found.chosen.clone(), ..MergeConfig::default() };
@@ -97,19 +121,14 @@ fn write_soup(args: &SoupArgs, config: &SoupConfig) -> Result<(), Failure> {
         true => merge_adapters(&merging, AdapterMerge::Concatenated, &config.models, &model),
         false => merge_models(&merging, None, &config.models, &model, false, &stop, &|_, _| ()),
     };
-    let merged = merged.map_err(|error| match error {
-        MergeFolderError::Interrupted => interrupted(),
-        other => Failure::usage(other.to_string()),
-    })?;
+    let merged = merged.map_err(merge_failure)?;
     write(&args.out.join("soup.json"), &lines::pretty(&found))?;
     draw(&found, &args.out)?;
     print_line(&format!("soup of {}: {}", shares(&found.chosen), model.display()));
-    if args.shared.json {
-        print_json(&json!({
-            "chosen": found.chosen, "barrier": found.barrier, "mixes": found.mixes, "model": shown(&model),
-            "parameters": merged.parameters, "least_cosine": merged.least_cosine,
-        }));
-    }
+    args.shared.json.print(&json!({
+        "chosen": found.chosen, "barrier": found.barrier, "mixes": found.mixes, "model": shown(&model),
+        "parameters": merged.parameters, "least_cosine": merged.least_cosine,
+    }));
     Ok(())
 }
 
@@ -118,23 +137,23 @@ fn print(found: &Soup) {
     for (i, objective) in config.objectives.iter().enumerate() {
         print_line(&format!("objective {}: {objective}", i + 1));
     }
-    let columns: String = (1..=config.objectives.len())
-        .map(|i| format!("{:<20}{:<30}", format!("reward {i}"), "above the chord"))
+    let of_objective = |i| [format!("reward {i}"), "above the chord".to_owned()];
+    let head: Vec<String> = ["weights".to_owned(), "tokens".to_owned()]
+        .into_iter()
+        .chain((1..=config.objectives.len()).flat_map(of_objective))
         .collect();
-    print_line(&format!("{:<20}{:<8}{}", "weights", "tokens", columns.trim_end()));
-    for Mix { weights, rewards, above, intervals, length, .. } in mixes {
-        let cells: String = (0..rewards.len())
-            .map(|i| {
-                let chord = match (above.get(i), intervals.get(i)) {
-                    (Some(above), Some(Some([low, high]))) => format!("{above:+.3} [{low:+.3}, {high:+.3}]"),
-                    (Some(above), Some(None)) => format!("{above:+.3}"),
-                    _ => "-".to_owned(),
-                };
-                format!("{:<20}{chord:<30}", format!("{:.3}{}", rewards[i].mean, rewards[i].plus_minus(3)))
-            })
-            .collect();
-        print_line(&format!("{:<20}{length:<8.1}{}", shares(weights), cells.trim_end()));
-    }
+    let row = |mix: &Mix| {
+        let cells = (0..mix.rewards.len()).flat_map(|i| {
+            let chord = match (mix.above.get(i), mix.intervals.get(i)) {
+                (Some(above), Some(Some([low, high]))) => format!("{above:+.3} [{low:+.3}, {high:+.3}]"),
+                (Some(above), _) => format!("{above:+.3}"),
+                _ => "–".to_owned(),
+            };
+            [format!("{:.3}{}", mix.rewards[i].mean, mix.rewards[i].plus_minus(3)), chord]
+        });
+        [shares(&mix.weights), format!("{:.1}", mix.length)].into_iter().chain(cells).collect()
+    };
+    print_table(&head.iter().map(String::as_str).collect::<Vec<_>>(), mixes.iter().map(row));
     for (i, barrier) in barrier.iter().enumerate() {
         let line = match *barrier {
             0.0 => format!("objective {}: no mix lies below the chord", i + 1),
@@ -144,12 +163,8 @@ fn print(found: &Soup) {
     }
 }
 
-fn shares(weights: &[f64]) -> String {
-    weights.iter().map(|weight| format!("{weight:.2}")).collect::<Vec<_>>().join("/")
-}
-
 /// Of two models: for every objective the path, and its chord.
-fn draw(found: &Soup, out: &std::path::Path) -> Result<(), Failure> {
+fn draw(found: &Soup, out: &Path) -> Result<(), Failure> {
     let Soup { config, mixes, .. } = found;
     if config.models.len() != 2 {
         return Ok(());
@@ -175,43 +190,4 @@ fn draw(found: &Soup, out: &std::path::Path) -> Result<(), Failure> {
         )?;
     }
     Ok(())
-}
-
-/// Defaults ← `--config` ← `--set` ← flags.
-fn config(args: &SoupArgs) -> Result<SoupConfig, Failure> {
-    let mut table = Table::try_from(SoupConfig::default())?;
-    for layer in args.layers.read()? {
-        merge(&mut table, layer);
-    }
-    for (name, given) in [("models", &args.models), ("data", &args.data)] {
-        if !given.is_empty() {
-            table.insert(name.to_owned(), paths(given)?);
-        }
-    }
-    if !args.objective.is_empty() {
-        table.insert("objectives".to_owned(), Value::try_from(&args.objective)?);
-    }
-    for (name, weights) in [("weights", &args.weights), ("preference", &args.preference)] {
-        if !weights.is_empty() {
-            table.insert(name.to_owned(), Value::try_from(weights)?);
-        }
-    }
-    if args.uniform {
-        table.insert("choice".to_owned(), "uniform".into());
-    } else if !args.weights.is_empty() {
-        table.insert("choice".to_owned(), "given".into());
-    }
-    let numbers = [
-        ("steps", args.steps),
-        ("prompts", args.prompts),
-        ("max_new_tokens", args.max_new_tokens),
-        ("seed", args.seed),
-    ];
-    for (name, value) in numbers {
-        if let Some(value) = value {
-            table.insert(name.to_owned(), whole(name, value)?);
-        }
-    }
-    serde_path_to_error::deserialize(table)
-        .map_err(|error| Failure::usage(format!("{}: {}", error.path(), error.inner().message())))
 }

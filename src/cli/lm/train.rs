@@ -1,78 +1,27 @@
-//! `lm pretrain`, `sft`, `reward`, `dpo`, `kto`, `ppo`, `resume`.
+//! `lm pretrain`, `sft`, `reward`, `dpo`, `modpo`, `kto`, `ppo`, `resume`.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use toml::{Table, Value};
+use serde::Serialize;
+use toml::Value;
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, path, paths, print_json, print_line, reward as reward_spec, whole};
-use crate::cli::cpu_seconds;
+use super::{Failure, JsonArgs, LayerArgs, SharedArgs, number, print_line};
+use crate::cli::flags::{self, RunFlags, assigned, is_off, is_on, place, places};
 use crate::cli::train::on_interrupt;
-use crate::device::{self, DeviceChoice};
-use crate::disk::layers::set_layer;
+use crate::device;
 use crate::engine::free_folder;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::LossKind;
 use crate::lm::model::Precision;
-use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, SIZES, StageKind};
+use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, ReferenceKind, SIZES, StageKind};
 
-/// What every training command takes.
+/// Arguments of a training command.
 #[derive(Debug, Args)]
-pub(super) struct TrainArgs {
+pub(in crate::cli) struct StageArgs<F: StageFlags> {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Learning rate
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    lr: Option<f64>,
-    /// Passes over the rows
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    epochs: Option<f64>,
-    /// Steps, instead of passes
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Rows a step
-    #[arg(long, value_name = "N")]
-    batch_size: Option<usize>,
-    /// Train low-rank adapters of this rank on all linear layers; more with --set lora.…
-    #[arg(long, value_name = "RANK")]
-    lora: Option<usize>,
-    /// Judge sampled completions with this gold reward at evaluations
-    #[arg(long, value_name = "SPEC")]
-    gold: Option<String>,
-    /// Leave bad rows out instead of stopping at the first
-    #[arg(long)]
-    skip_bad_rows: bool,
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
-/// A model and what it learns from.
-#[derive(Debug, Args)]
-struct SourceArgs {
-    /// Folder of the model to begin with (Hugging Face's layout), or of an adapter; of a policy it is the reference, too
-    #[arg(long, value_name = "DIR")]
-    model: Option<PathBuf>,
-    /// Rows to learn from, or prompts to complete: JSONL, JSONL.gz, or folders of these
-    #[arg(long, value_name = "FILE,FILE,…")]
-    data: Vec<PathBuf>,
-    /// The same for evaluation [default: 5 % of the data]
-    #[arg(long, value_name = "FILE,FILE,…")]
-    eval_data: Vec<PathBuf>,
-}
-
-/// What pre-training and training take.
-#[derive(Debug, Args)]
-struct CommonArgs {
-    /// Seed of every random draw
-    #[arg(long, value_name = "S")]
-    seed: Option<u64>,
-    /// Where tensors live: auto, cpu, cuda or cuda:N
-    #[arg(long)]
-    device: Option<DeviceChoice>,
-    /// What products are computed in: f32, or bf16 for GPUs
-    #[arg(long)]
-    precision: Option<Precision>,
+    flags: F,
     /// Run folder; made new [default: runs/STAGE-sSEED]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -82,360 +31,425 @@ struct CommonArgs {
     shared: SharedArgs,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct RewardArgs {
+/// Flags of a stage that are values of [`LmConfig`].
+pub(in crate::cli) trait StageFlags: Args + Serialize {
+    /// Fills in the values that flags imply, but are none of.
+    fn imply(&mut self) {}
+}
+
+/// Flags of `lm sft` and `lm kto`, and those that other stages share with them.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct TrainFlags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    source: SourceFlags,
+    #[command(flatten)]
+    train: LoopFlags,
+    /// Train low-rank adapters of this rank on all linear layers; more with --set lora.…
+    #[arg(long, value_name = "RANK", value_parser = lora)]
+    lora: Option<LoraConfig>,
+    /// Judge sampled completions by this gold reward at evaluations
+    #[arg(long, value_name = "SPEC", value_parser = gold)]
+    #[serde(flatten)]
+    gold: Option<GoldFlag>,
+    #[command(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeFlags,
+}
+
+/// A model and what it learns from.
+#[derive(Debug, Args, Serialize)]
+struct SourceFlags {
+    /// Folder of the model to begin with (Hugging Face's layout), or of an adapter; a policy is also compared with it, as
+    /// its reference
+    #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "place")]
+    model: Option<PathBuf>,
+    /// Rows to learn from, or prompts to complete: JSONL, JSONL.gz, or folders of these
+    #[arg(long, value_name = "FILE,FILE,…")]
+    #[serde(serialize_with = "places")]
+    data: Option<Vec<PathBuf>>,
+    /// Rows to evaluate on [default: 5 % of the data]
+    #[arg(long, value_name = "FILE,FILE,…")]
+    #[serde(serialize_with = "places")]
+    eval_data: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct LoopFlags {
+    #[command(flatten)]
+    optimizer: OptimizerFlags,
+    /// Passes over the rows
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    epochs: Option<f64>,
+    /// Steps, instead of epochs
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Rows in a step
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct OptimizerFlags {
+    /// Learning rate
+    #[arg(long = "lr", value_name = "RATE", allow_negative_numbers = true)]
+    learning_rate: Option<f64>,
+}
+
+/// `--gold`: where completions are judged, some have to be sampled.
+#[derive(Debug, Clone, Serialize)]
+struct GoldFlag {
+    gold: String,
+    eval_samples: usize,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct ReadFlags {
+    /// Leave bad rows out instead of stopping at the first
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_off")]
+    skip_bad_rows: bool,
+}
+
+/// What is drawn and computed, and where.
+#[derive(Debug, Args, Serialize)]
+struct ComputeFlags {
+    #[command(flatten)]
+    #[serde(flatten)]
+    run: RunFlags,
+    /// What products are computed in: f32, or bf16 for GPUs
+    #[arg(long)]
+    precision: Option<Precision>,
+}
+
+/// Flags of `lm pretrain`.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct PretrainFlags {
+    /// `reviews` for the embedded world, or files with rows {"text"} or plain text [default: reviews]
+    #[arg(long = "corpus", value_name = "FILE,FILE,…")]
+    #[serde(serialize_with = "places")]
+    data: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    pretrain: FreshFlags,
+    #[command(flatten)]
+    train: StepFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeFlags,
+}
+
+/// A fresh model and its texts.
+#[derive(Debug, Args, Serialize)]
+struct FreshFlags {
+    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024) [default: 1m]
+    #[arg(long, value_parser = size)]
+    #[serde(flatten)]
+    size: Option<SizeFlag>,
+    /// Texts of the embedded world
+    #[arg(long, value_name = "N")]
+    texts: Option<usize>,
+    /// Tokens of the tokenizer that is trained on the texts
+    #[arg(long = "vocab-size", value_name = "N")]
+    vocabulary: Option<usize>,
+    /// Fill every example with texts one after another, EOS after each, as in GPT-2's pre-training
+    #[arg(long)]
+    #[serde(skip_serializing_if = "is_off")]
+    packing: bool,
+}
+
+/// `--size`: a name for three numbers.
+#[derive(Debug, Clone, Serialize)]
+struct SizeFlag {
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct StepFlags {
+    /// Steps, instead of one pass over the texts
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+}
+
+/// Flags of `lm reward`.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct RewardFlags {
+    #[command(flatten)]
+    reward: EnsembleFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct EnsembleFlags {
     /// Reward models in an ensemble, each on its own bootstrap of the rows [default: 1, which sees all rows]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     members: Option<usize>,
-    #[command(flatten)]
-    train: TrainArgs,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct DpoArgs {
-    /// sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
-    #[arg(long)]
-    loss: Option<String>,
-    /// Strength of the pull to the reference policy
-    #[arg(long, allow_negative_numbers = true)]
-    beta: Option<f64>,
+/// Flags of `lm dpo`.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct DpoFlags {
+    #[command(flatten)]
+    dpo: PreferenceFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct PreferenceFlags {
+    #[command(flatten)]
+    loss: LossFlags,
+    #[arg(skip)]
+    reference: Option<ReferenceKind>,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct LossFlags {
+    /// Loss: sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
+    #[arg(long = "loss", value_name = "NAME")]
+    kind: Option<LossKind>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    beta: BetaFlag,
     /// Share of the labels taken to be flipped: with sigmoid this is cDPO
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     label_smoothing: Option<f64>,
-    #[command(flatten)]
-    train: TrainArgs,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct ModpoArgs {
-    /// An objective, once for each: name=N,weight=W with data=FILE (its preferences, to learn from) and reward=SPEC (what
-    /// it counts where another one is learned from: model:DIR, implicit:DIR or a gold reward; of the one that is learned
-    /// from it gives the unit of the others). Weights sum to 1
-    #[arg(long, value_name = "FIELDS")]
-    objective: Vec<String>,
-    /// The objective whose preferences are learned from [default: the one of the largest weight]
-    #[arg(long, value_name = "NAME")]
-    carrier: Option<String>,
+#[derive(Debug, Args, Serialize)]
+struct BetaFlag {
     /// Strength of the pull to the reference policy
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
-    /// bounded, or paper (whose gradients grow with 1/weight)
+}
+
+/// Flags of `lm modpo`.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct ModpoFlags {
+    #[command(flatten)]
+    modpo: ObjectiveFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct ObjectiveFlags {
+    /// An objective, once for each: name=N,weight=W,data=FILE,reward=SPEC. The policy learns from the preferences in the data
+    /// of one objective, and from the rewards of the others: model:DIR, implicit:DIR or a gold reward. The reward of the one,
+    /// if it is given, sets the unit of the others. Weights sum to 1
+    #[arg(long = "objective", value_name = "FIELDS", value_parser = objective)]
+    objectives: Option<Vec<ObjectiveFlag>>,
+    /// The objective whose preferences are learned from [default: the one of the largest weight]
+    #[arg(long, value_name = "NAME")]
+    carrier: Option<String>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    beta: BetaFlag,
+    /// Scale of the loss: bounded, or paper, whose gradients grow with 1/weight
     #[arg(long, value_name = "NAME")]
     form: Option<String>,
     /// Leave margin rewards on their own scales
-    #[arg(long)]
-    no_standardize: bool,
-    #[command(flatten)]
-    train: TrainArgs,
+    #[arg(long = "no-standardize", action = clap::ArgAction::SetFalse)]
+    #[serde(skip_serializing_if = "is_on")]
+    standardize: bool,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct PpoArgs {
+/// `--objective`.
+#[derive(Debug, Clone, Default, Serialize)]
+struct ObjectiveFlag {
+    name: String,
+    weight: Option<f64>,
+    #[serde(serialize_with = "places")]
+    data: Option<Vec<PathBuf>>,
+    reward: Option<String>,
+    beta: Option<f64>,
+    #[serde(serialize_with = "place")]
+    reference: Option<PathBuf>,
+}
+
+/// Flags of `lm ppo`.
+#[derive(Debug, Args, Serialize)]
+pub(in crate::cli) struct PpoFlags {
     #[command(flatten)]
-    source: SourceArgs,
-    /// Folder of a reward model or of an ensemble's run (`lm reward` makes them) that judges completions
-    #[arg(long, value_name = "DIR")]
-    reward_model: Option<PathBuf>,
-    /// Gold reward; without a reward model this is what is trained on
-    #[arg(long, value_name = "SPEC")]
+    #[serde(flatten)]
+    source: SourceFlags,
+    /// Gold reward; without a reward model, completions are trained on it
+    #[arg(long, value_name = "SPEC", value_parser = flags::reward)]
     gold: Option<String>,
-    /// Iterations
+    #[command(flatten)]
+    ppo: JudgedFlags,
+    /// There is always a reward that can judge.
+    #[arg(skip = EVAL_SAMPLES)]
+    eval_samples: usize,
+    #[arg(skip)]
+    eval_tokens: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    compute: ComputeFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct JudgedFlags {
+    /// Folder of a reward model, or of an ensemble's run, that judges completions (`lm reward` makes them)
+    #[arg(long, value_name = "DIR")]
+    #[serde(serialize_with = "place")]
+    reward_model: Option<PathBuf>,
+    #[command(flatten)]
+    algorithm: AlgorithmFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct AlgorithmFlags {
+    /// Iterations of PPO
     #[arg(long, value_name = "N")]
     iterations: Option<usize>,
     /// Completions of an iteration
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// Learning rate of the policy
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    lr: Option<f64>,
+    #[command(flatten)]
+    optimizer: OptimizerFlags,
     /// What a nat of divergence from the reference costs
     #[arg(long, value_name = "BETA", allow_negative_numbers = true)]
     kl_coefficient: Option<f64>,
-    /// Divergence of a completion, nats, that the coefficient is adapted to
+    /// Divergence of a completion, in nats, that the coefficient is adapted to
     #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
     target_kl: Option<f64>,
+    #[command(flatten)]
+    sampling: LengthFlags,
+}
+
+#[derive(Debug, Args, Serialize)]
+struct LengthFlags {
     /// Most tokens of a completion
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-    #[command(flatten)]
-    common: CommonArgs,
 }
 
+/// Arguments of `lm resume`.
 #[derive(Debug, Args)]
-pub(super) struct PretrainArgs {
-    /// `reviews` for the embedded world, or files with rows {"text"} or plain text [default: reviews]
-    #[arg(long, value_name = "FILE,FILE,…")]
-    corpus: Vec<PathBuf>,
-    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters (with a vocabulary of 1,024) [default: 1m]
-    #[arg(long)]
-    size: Option<String>,
-    /// Texts of the embedded world
-    #[arg(long, value_name = "N")]
-    texts: Option<usize>,
-    /// Tokens of the tokenizer that is trained on the texts
-    #[arg(long, value_name = "N")]
-    vocab_size: Option<usize>,
-    /// Steps, instead of one pass over the texts
-    #[arg(long, value_name = "N")]
-    steps: Option<usize>,
-    /// Fill every example with texts one after another, EOS after each, as GPT-2's pre-training
-    #[arg(long)]
-    packing: bool,
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ResumeArgs {
+pub(in crate::cli) struct ResumeArgs {
     /// Run folder
     run: PathBuf,
     /// Change a value of the configuration from here on, as KEY.PART=VALUE: train.steps, train.optimizer.learning_rate and
-    /// so on. The change is recorded in changes.jsonl; a finished run goes on with more steps
+    /// so on. The change is recorded in changes.jsonl; with more steps a finished run goes on
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
     shared: SharedArgs,
 }
 
-pub(super) fn pretrain(args: &PretrainArgs) -> Result<(), Failure> {
-    // What is not said here may be said by --config or --set.
-    let mut own = Table::new();
-    if let Some(size) = &args.size {
-        let names: Vec<&str> = SIZES.iter().map(|(name, ..)| *name).collect();
-        let &(_, hidden, layers, heads) = SIZES.iter().find(|(name, ..)| name == size).ok_or_else(|| {
-            let names = names.join(", ");
-            Failure::usage(format!("--size {size}: must be {names}; other sizes with --set pretrain.hidden=…"))
-        })?;
-        for (name, value) in [("hidden", hidden), ("layers", layers), ("heads", heads)] {
-            own.insert(name.to_owned(), whole(name, value)?);
-        }
+/// Completions that are sampled and judged at an evaluation: the standard error of their mean reward is a sixteenth of the
+/// reward's deviation.
+const EVAL_SAMPLES: usize = 256;
+
+impl StageFlags for TrainFlags {}
+impl StageFlags for PretrainFlags {}
+impl StageFlags for RewardFlags {}
+impl StageFlags for ModpoFlags {}
+
+impl StageFlags for DpoFlags {
+    fn imply(&mut self) {
+        // A loss that compares with no reference has none computed.
+        let without = self.dpo.loss.kind.is_some_and(|kind| !kind.has_reference());
+        self.dpo.reference = without.then_some(ReferenceKind::None);
     }
-    for (name, value) in [("texts", args.texts), ("vocabulary", args.vocab_size)] {
-        if let Some(value) = value {
-            own.insert(name.to_owned(), whole(name, value)?);
-        }
-    }
-    if args.packing {
-        own.insert("packing".to_owned(), true.into());
-    }
-    let mut flags = Table::from_iter([("pretrain".to_owned(), own.into())]);
-    if !args.corpus.is_empty() {
-        flags.insert("data".to_owned(), paths(&args.corpus)?);
-    }
-    if let Some(steps) = args.steps {
-        flags.insert("train".to_owned(), Table::from_iter([("steps".to_owned(), whole("--steps", steps)?)]).into());
-    }
-    start(StageKind::Pretrain, &args.common, flags)
 }
 
-pub(super) fn reward(args: &RewardArgs) -> Result<(), Failure> {
-    let mut own = Table::new();
-    if let Some(members) = args.members {
-        own.insert("members".to_owned(), whole("--members", members)?);
+impl StageFlags for PpoFlags {
+    fn imply(&mut self) {
+        // Evaluations sample what training samples.
+        self.eval_tokens = self.ppo.algorithm.sampling.max_new_tokens;
     }
-    train(StageKind::Reward, &args.train, Table::from_iter([("reward".to_owned(), own.into())]))
 }
 
-pub(super) fn dpo(args: &DpoArgs) -> Result<(), Failure> {
-    let mut loss = Table::new();
-    if let Some(name) = &args.loss {
-        let kind: LossKind = name.parse()?;
-        loss.insert("kind".to_owned(), kind.to_string().into());
-        if !kind.has_reference() {
-            // Nothing to compute that nobody asks for.
-            let own = Table::from_iter([("reference".to_owned(), "none".into()), ("loss".to_owned(), loss.into())]);
-            return train(StageKind::Dpo, &args.train, with_numbers(own, args));
-        }
-    }
-    let own = Table::from_iter([("loss".to_owned(), loss.into())]);
-    train(StageKind::Dpo, &args.train, with_numbers(own, args))
+fn gold(spec: &str) -> Result<GoldFlag, String> {
+    Ok(GoldFlag { gold: flags::reward(spec)?, eval_samples: EVAL_SAMPLES })
 }
 
-fn with_numbers(mut own: Table, args: &DpoArgs) -> Table {
-    if let Some(Value::Table(loss)) = own.get_mut("loss") {
-        for (name, value) in [("beta", args.beta), ("label_smoothing", args.label_smoothing)] {
-            if let Some(value) = value {
-                loss.insert(name.to_owned(), value.into());
-            }
-        }
-    }
-    Table::from_iter([("dpo".to_owned(), own.into())])
+/// Adapters of a rank. Updates are multiplied with alpha / rank: that is 2 for every rank.
+fn lora(rank: &str) -> Result<LoraConfig, String> {
+    let rank: usize = rank.parse().map_err(|error: std::num::ParseIntError| error.to_string())?;
+    Ok(LoraConfig { rank, alpha: 2.0 * rank as f64, ..LoraConfig::default() })
 }
 
-pub(super) fn modpo(args: &ModpoArgs) -> Result<(), Failure> {
-    let mut own = Table::new();
-    let objectives = args.objective.iter().map(|text| objective(text)).collect::<Result<Vec<_>, _>>()?;
-    if !objectives.is_empty() {
-        own.insert("objectives".to_owned(), Value::Array(objectives));
-    }
-    for (name, value) in [("carrier", &args.carrier), ("form", &args.form)] {
-        if let Some(value) = value {
-            own.insert(name.to_owned(), value.as_str().into());
-        }
-    }
-    if let Some(beta) = args.beta {
-        own.insert("beta".to_owned(), beta.into());
-    }
-    if args.no_standardize {
-        own.insert("standardize".to_owned(), false.into());
-    }
-    train(StageKind::Modpo, &args.train, Table::from_iter([("modpo".to_owned(), own.into())]))
+fn size(name: &str) -> Result<SizeFlag, String> {
+    let found = SIZES.iter().find(|(size, ..)| *size == name);
+    let &(_, hidden, layers, heads) = found.ok_or_else(|| {
+        let names = SIZES.map(|(size, ..)| size).join(", ");
+        format!("must be one of {names}; other sizes with --set pretrain.hidden=…")
+    })?;
+    Ok(SizeFlag { hidden, layers, heads })
 }
 
 /// `name=N,weight=W,data=FILE,reward=SPEC`. A reward is the rest: it may hold commas.
-fn objective(text: &str) -> Result<Value, Failure> {
-    let wrong = |problem: String| Failure::usage(format!("--objective {text}: {problem}"));
-    let mut table = Table::new();
-    let mut data = Vec::new();
+fn objective(text: &str) -> Result<ObjectiveFlag, String> {
+    let mut flag = ObjectiveFlag::default();
     let mut rest = text;
     while !rest.is_empty() {
-        let (name, value) = rest.split_once('=').ok_or_else(|| wrong(format!("'{rest}' is not NAME=VALUE")))?;
-        let (value, after) = match name {
+        let (field, value) = rest.split_once('=').ok_or_else(|| format!("'{rest}' is not NAME=VALUE"))?;
+        let (value, after) = match field {
             "reward" => (value, ""),
             _ => value.split_once(',').unwrap_or((value, "")),
         };
         rest = after;
-        match name {
-            "name" => _ = table.insert(name.to_owned(), value.into()),
-            "weight" | "beta" => {
-                let number: f64 = value.parse().map_err(|_| wrong(format!("{name} = {value}: must be a number")))?;
-                table.insert(name.to_owned(), number.into());
-            }
-            "data" => data.push(path(Path::new(value))?),
-            "reference" => _ = table.insert(name.to_owned(), path(Path::new(value))?),
-            "reward" => {
-                table.insert(name.to_owned(), reward_spec(value)?);
-            }
+        let number = || value.parse().map_err(|_| format!("{field} = {value}: must be a number"));
+        match field {
+            "name" => value.clone_into(&mut flag.name),
+            "weight" => flag.weight = Some(number()?),
+            "beta" => flag.beta = Some(number()?),
+            "data" => flag.data.get_or_insert_default().push(value.into()),
+            "reference" => flag.reference = Some(value.into()),
+            "reward" => flag.reward = Some(flags::reward(value)?),
             other => {
-                return Err(wrong(format!(
+                return Err(format!(
                     "unknown field '{other}': there are name, weight, data, reference, beta and reward"
-                )));
+                ));
             }
         }
     }
-    if !data.is_empty() {
-        table.insert("data".to_owned(), Value::Array(data));
-    }
-    if !table.contains_key("name") || !table.contains_key("weight") {
-        return Err(wrong("must have a name and a weight".to_owned()));
-    }
-    Ok(table.into())
-}
-
-pub(super) fn ppo(args: &PpoArgs) -> Result<(), Failure> {
-    let mut flags = Table::new();
-    args.source.set(&mut flags)?;
-    flags.insert("eval_samples".to_owned(), 256.into());
-    if let Some(gold) = &args.gold {
-        flags.insert("gold".to_owned(), reward_spec(gold)?);
-    }
-    let mut algorithm = Table::new();
-    for (name, value) in [("iterations", args.iterations), ("batch_size", args.batch_size)] {
-        if let Some(value) = value {
-            algorithm.insert(name.to_owned(), whole(name, value)?);
-        }
-    }
-    for (name, value) in [("kl_coefficient", args.kl_coefficient), ("target_kl", args.target_kl)] {
-        if let Some(value) = value {
-            algorithm.insert(name.to_owned(), value.into());
-        }
-    }
-    if let Some(rate) = args.lr {
-        algorithm.insert("optimizer".to_owned(), Table::from_iter([("learning_rate".to_owned(), rate.into())]).into());
-    }
-    if let Some(tokens) = args.max_new_tokens {
-        let tokens = whole("--max-new-tokens", tokens)?;
-        flags.insert("eval_tokens".to_owned(), tokens.clone());
-        algorithm.insert("sampling".to_owned(), Table::from_iter([("max_new_tokens".to_owned(), tokens)]).into());
-    }
-    let mut own = Table::from_iter([("algorithm".to_owned(), algorithm.into())]);
-    if let Some(model) = &args.reward_model {
-        own.insert("reward_model".to_owned(), path(model)?);
-    }
-    flags.insert("ppo".to_owned(), own.into());
-    start(StageKind::Ppo, &args.common, flags)
-}
-
-pub(super) fn train(stage: StageKind, args: &TrainArgs, mut flags: Table) -> Result<(), Failure> {
-    args.source.set(&mut flags)?;
-    let mut loop_ = Table::new();
-    if let Some(epochs) = args.epochs {
-        loop_.insert("epochs".to_owned(), epochs.into());
-    }
-    for (name, value) in [("steps", args.steps), ("batch_size", args.batch_size)] {
-        if let Some(value) = value {
-            loop_.insert(name.to_owned(), whole(name, value)?);
-        }
-    }
-    if let Some(rate) = args.lr {
-        loop_.insert("optimizer".to_owned(), Table::from_iter([("learning_rate".to_owned(), rate.into())]).into());
-    }
-    flags.insert("train".to_owned(), loop_.into());
-    if let Some(rank) = args.lora {
-        let mut lora = Table::try_from(LoraConfig::default())?;
-        lora.insert("rank".to_owned(), whole("--lora", rank)?);
-        lora.insert("alpha".to_owned(), (2.0 * rank as f64).into());
-        flags.insert("lora".to_owned(), lora.into());
-    }
-    if let Some(gold) = &args.gold {
-        flags.insert("gold".to_owned(), reward_spec(gold)?);
-        flags.insert("eval_samples".to_owned(), 256.into());
-    }
-    if args.skip_bad_rows {
-        flags.insert("read".to_owned(), Table::from_iter([("skip_bad_rows".to_owned(), true.into())]).into());
-    }
-    start(stage, &args.common, flags)
-}
-
-impl SourceArgs {
-    fn set(&self, flags: &mut Table) -> Result<(), Failure> {
-        if let Some(model) = &self.model {
-            flags.insert("model".to_owned(), path(model)?);
-        }
-        for (name, files) in [("data", &self.data), ("eval_data", &self.eval_data)] {
-            if !files.is_empty() {
-                flags.insert(name.to_owned(), paths(files)?);
-            }
-        }
-        Ok(())
+    match flag.name.is_empty() || flag.weight.is_none() {
+        true => Err("must have a name and a weight".to_owned()),
+        false => Ok(flag),
     }
 }
 
-/// Lays file, assignments and flags over the stage's defaults, and trains.
-fn start(stage: StageKind, args: &CommonArgs, mut flags: Table) -> Result<(), Failure> {
-    if let Some(seed) = args.seed {
-        flags.insert("seed".to_owned(), whole("--seed", usize::try_from(seed).unwrap_or(usize::MAX))?);
-    }
-    if let Some(device) = args.device {
-        flags.insert("device".to_owned(), device.to_string().into());
-    }
-    if let Some(precision) = args.precision {
-        flags.insert("precision".to_owned(), Value::try_from(precision).expect("a word is a value"));
-    }
-    let mut layers = args.layers.read()?;
-    layers.push(flags);
-    let config = LmConfig::resolve(stage, &layers)?;
+pub(super) fn resolve<F: StageFlags>(stage: StageKind, args: &mut StageArgs<F>) -> Result<LmConfig, Failure> {
+    args.flags.imply();
+    Ok(LmConfig::resolve(stage, &args.layers.under(&args.flags)?)?)
+}
+
+pub(super) fn train<F: StageFlags>(stage: StageKind, mut args: StageArgs<F>) -> Result<(), Failure> {
+    let config = resolve(stage, &mut args)?;
     args.shared.threads.apply()?;
     let device = device::pick(config.device)?;
-    let name = Value::try_from(stage).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-    let path = args.out.clone().unwrap_or_else(|| free_folder(Path::new("runs"), &format!("{name}-s{}", config.seed)));
+    let name = Value::try_from(stage)?;
+    let name = format!("{}-s{}", name.as_str().unwrap_or_default(), config.seed);
+    let path = args.out.unwrap_or_else(|| free_folder(Path::new("runs"), &name));
     let stop = on_interrupt()?;
     let progress = StageProgress::new();
     let outcome = run::train(&config, &path, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
-    conclude(outcome, &path, args.shared.json)
+    conclude(outcome, &path, &args.shared.json)
 }
 
 pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let config = run::read_config(&args.run)?;
-    let set: Vec<Table> = args.set.iter().map(|assignment| set_layer(assignment)).collect::<Result<_, _>>()?;
+    let set = assigned(&args.set)?;
     if let Some(summary) = LmSummary::load(&args.run)?
         && run::planned(&config, &set)?.is_none()
     {
         // An edited configuration would say that it finished something else.
         run::check(&args.run, &|shown| StageProgress::new().show(&shown))?;
         print_line(&format!("{} is finished already", args.run.display()));
-        return conclude(LmOutcome::Finished(Box::new(summary)), &args.run, args.shared.json);
+        return conclude(LmOutcome::Finished(Box::new(summary)), &args.run, &args.shared.json);
     }
     args.shared.threads.apply()?;
     let device = device::pick(config.device)?;
@@ -443,10 +457,10 @@ pub(super) fn resume(args: &ResumeArgs) -> Result<(), Failure> {
     let progress = StageProgress::new();
     let outcome = run::resume(&args.run, &set, &device, &stop, &|shown| progress.show(&shown))?;
     progress.finish();
-    conclude(outcome, &args.run, args.shared.json)
+    conclude(outcome, &args.run, &args.shared.json)
 }
 
-fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> {
+fn conclude(outcome: LmOutcome, path: &Path, json: &JsonArgs) -> Result<(), Failure> {
     match outcome {
         LmOutcome::Interrupted { step } => {
             Err(Failure::interrupted(format!("after step {step}; go on with: pairwise lm resume {}", path.display())))
@@ -458,15 +472,13 @@ fn conclude(outcome: LmOutcome, path: &Path, json: bool) -> Result<(), Failure> 
             let rate = summary.tokens as f64 / summary.wall_seconds.max(1e-9);
             print_line(&format!("parameters trained           {}", summary.trained_parameters));
             print_line(&format!(
-                "time                         {:.1} s, {:.1} CPU s, {rate:.0} tokens/s",
+                "time                         {:.1} s, {} CPU s, {rate:.0} tokens/s",
                 summary.wall_seconds,
-                cpu_seconds(summary.cpu_seconds, 1)
+                number(summary.cpu_seconds, 1)
             ));
             print_line(&format!("weights                      {}", summary.weights_sha256));
             print_line(&format!("model                        {}", summary.model.display()));
-            if json {
-                print_json(&summary);
-            }
+            json.print(&summary);
             Ok(())
         }
     }

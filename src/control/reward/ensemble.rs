@@ -66,7 +66,7 @@ pub struct Ensemble {
     pub inputs: RunningMoments,
     /// Mean and standard deviation of each member's reward on the reference transitions.
     pub member_scale: Vec<Scale>,
-    /// Mean and standard deviation of the average of the normalised members, likewise.
+    /// Mean and standard deviation of the average of the normalised members, on the same transitions.
     pub average_scale: Scale,
 }
 

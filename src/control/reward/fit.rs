@@ -464,7 +464,7 @@ mod tests {
         // All tie: there is a loss, and no answer to be right about.
         let ties = fitted(&config, &[0.5; 40]).unwrap();
         assert!(ties.validation_loss.is_some() && ties.validation_accuracy.is_none(), "{ties:?}");
-        // Lines of before this was so are still read.
+        // Older lines, in which it is not so, are still read.
         let old =
             r#"{"train_loss":0.5,"validation_loss":-0.0,"validation_accuracy":0.75,"validation_ece":0.1,"l2":1.0}"#;
         assert_eq!(serde_json::from_str::<super::FitMetrics>(old).unwrap().validation_accuracy, Some(0.75));

@@ -9,7 +9,7 @@ use crate::preference::{pearson, spearman};
 pub struct RewardMetrics {
     /// Pearson's correlation; `None` when one of them is constant.
     pub pearson: Option<f64>,
-    /// Spearman's rank correlation, likewise.
+    /// Spearman's rank correlation; `None` when one of them is constant.
     pub spearman: Option<f64>,
 }
 

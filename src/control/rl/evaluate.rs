@@ -29,7 +29,7 @@ pub fn evaluate(agent: &Agent, env: &str, episodes: usize, seed: u64) -> Result<
     })
 }
 
-/// The same for uniformly random actions: the zero of normalised returns.
+/// Evaluates uniformly random actions: the zero of normalised returns.
 ///
 /// # Errors
 /// When there is no such environment.

@@ -547,7 +547,7 @@ pub fn update(
     let learning_rate = config.learning_rate * left(config.anneal_learning_rate);
     let clip = config.clip_range * left(config.anneal_clip_range);
 
-    // Advantages and returns, with values of before the update.
+    // Advantages and returns, with the values from before the update.
     let values = agent.values(&rollout.observations);
     let next_values = next_values(agent, rollout, &values);
     let (terminated, done) = (&rollout.terminated, &rollout.done);

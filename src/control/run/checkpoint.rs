@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::config::Config;
 use crate::control::drlhp::{self, Compared, Reference, Run, Segment};
 use crate::control::reward::ensemble::Scale;
+use crate::control::rl::normalize::RunningMoments;
 use crate::control::rl::ppo::Rollout;
 use crate::disk::archive::{Archive, ArchiveError};
 use crate::nn::{Adam, constant, to_host};
@@ -80,14 +81,13 @@ pub fn to_archive(run: &Run) -> Archive {
     let entries: Vec<Entry> = comparisons.iter().chain(pending).map(Entry::of).collect();
     archive.put("comparisons", &entries);
     let segments: Vec<&Segment> = comparisons.iter().chain(pending).flat_map(|c| [&c.first, &c.second]).collect();
-    let floats =
-        |field: fn(&Segment) -> &[f32]| segments.iter().flat_map(|s| field(s).iter().copied()).collect::<Vec<f32>>();
-    let numbers =
-        |field: fn(&Segment) -> &[f64]| segments.iter().flat_map(|s| field(s).iter().copied()).collect::<Vec<f64>>();
-    put_floats(&mut archive, "segments.observations", &floats(|s| &s.observations));
-    put_floats(&mut archive, "segments.actions", &floats(|s| &s.actions));
-    put_numbers(&mut archive, "segments.states", &numbers(|s| &s.states));
-    put_numbers(&mut archive, "segments.true_rewards", &numbers(|s| &s.true_rewards));
+    fn joined<T: Copy>(segments: &[&Segment], field: fn(&Segment) -> &[T]) -> Vec<T> {
+        segments.iter().flat_map(|&segment| field(segment)).copied().collect()
+    }
+    put_floats(&mut archive, "segments.observations", &joined(&segments, |s| &s.observations));
+    put_floats(&mut archive, "segments.actions", &joined(&segments, |s| &s.actions));
+    put_numbers(&mut archive, "segments.states", &joined(&segments, |s| &s.states));
+    put_numbers(&mut archive, "segments.true_rewards", &joined(&segments, |s| &s.true_rewards));
     archive
 }
 
@@ -120,7 +120,7 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     }
 
     run.iteration = archive.get("iteration")?;
-    // Checkpoints of before it was counted do not have it.
+    // Older checkpoints do not have it.
     run.unfitted = archive.get("unfitted").unwrap_or_default();
     run.env_steps = archive.get("env_steps")?;
     run.labels_asked = archive.get("labels_asked")?;
@@ -167,18 +167,10 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     }
     run.reference = Reference {
         seen,
-        observations: sized(
-            "reference.observations",
-            archive.f32_any("reference.observations")?,
-            count * widths.observation,
-        )?,
-        actions: sized("reference.actions", archive.f32_any("reference.actions")?, count * widths.features)?,
-        next_observations: sized(
-            "reference.next_observations",
-            archive.f32_any("reference.next_observations")?,
-            count * widths.observation,
-        )?,
-        states: sized("reference.states", archive.f64_any("reference.states")?, count * widths.saved)?,
+        observations: floats(archive, "reference.observations", count * widths.observation)?,
+        actions: floats(archive, "reference.actions", count * widths.features)?,
+        next_observations: floats(archive, "reference.next_observations", count * widths.observation)?,
+        states: numbers(archive, "reference.states", count * widths.saved)?,
         true_rewards,
     };
     let entries: Vec<Entry> = archive.get("comparisons")?;
@@ -195,10 +187,9 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
             format!("{count} steps of the clips of {} questions", entries.len()),
         ));
     }
-    let observations =
-        sized("segments.observations", archive.f32_any("segments.observations")?, count * widths.observation)?;
-    let actions = sized("segments.actions", archive.f32_any("segments.actions")?, count * widths.features)?;
-    let states = sized("segments.states", archive.f64_any("segments.states")?, count * widths.saved)?;
+    let observations = floats(archive, "segments.observations", count * widths.observation)?;
+    let actions = floats(archive, "segments.actions", count * widths.features)?;
+    let states = numbers(archive, "segments.states", count * widths.saved)?;
     let segment = |i: usize| Segment {
         observations: piece(&observations, i, 2 * entries.len()),
         actions: piece(&actions, i, 2 * entries.len()),
@@ -245,7 +236,7 @@ fn put_numbers(archive: &mut Archive, name: &str, values: &[f64]) {
     archive.put_f64(name, &[values.len()], values);
 }
 
-pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &crate::control::rl::normalize::RunningMoments) {
+pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &RunningMoments) {
     // Not as JSON: decimal text would have to round-trip every f64 exactly, arrays do so by construction.
     put_numbers(archive, &format!("{name}.mean"), &moments.mean);
     put_numbers(archive, &format!("{name}.squares"), &moments.squares);
@@ -253,11 +244,7 @@ pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &crate::co
 }
 
 /// Statistics of vectors of this length; that all numbers are finite was checked.
-pub(crate) fn moments(
-    archive: &Archive,
-    name: &str,
-    len: usize,
-) -> Result<crate::control::rl::normalize::RunningMoments, ArchiveError> {
+pub(crate) fn moments(archive: &Archive, name: &str, len: usize) -> Result<RunningMoments, ArchiveError> {
     let read = |part: &str, len: usize| {
         let name = format!("{name}.{part}");
         let values = archive.f64_any(&name)?;
@@ -269,11 +256,7 @@ pub(crate) fn moments(
             None => Ok(values),
         }
     };
-    Ok(crate::control::rl::normalize::RunningMoments {
-        count: read("count", 1)?[0],
-        mean: read("mean", len)?,
-        squares: read("squares", len)?,
-    })
+    Ok(RunningMoments { count: read("count", 1)?[0], mean: read("mean", len)?, squares: read("squares", len)? })
 }
 
 fn put_adam(archive: &mut Archive, name: &str, adam: &Adam) {
@@ -340,7 +323,17 @@ impl Widths {
     }
 }
 
-/// The values of an array that has to have so many.
+/// An array of this length.
+fn floats(archive: &Archive, name: &str, len: usize) -> Result<Vec<f32>, ArchiveError> {
+    sized(name, archive.f32_any(name)?, len)
+}
+
+/// An array of this length, in double precision.
+fn numbers(archive: &Archive, name: &str, len: usize) -> Result<Vec<f64>, ArchiveError> {
+    sized(name, archive.f64_any(name)?, len)
+}
+
+/// Values, of which there must be so many.
 fn sized<T>(name: &str, values: Vec<T>, expected: usize) -> Result<Vec<T>, ArchiveError> {
     match values.len() == expected {
         true => Ok(values),
@@ -371,9 +364,9 @@ fn rollout(archive: &Archive, name: &str, widths: &Widths, least: usize) -> Resu
     Ok(Rollout {
         envs,
         steps,
-        observations: sized(&of("observations"), archive.f32_any(&of("observations"))?, count * widths.observation)?,
-        actions: sized(&of("actions"), archive.f32_any(&of("actions"))?, count * widths.action)?,
-        states: sized(&of("states"), archive.f64_any(&of("states"))?, count * widths.saved)?,
+        observations: floats(archive, &of("observations"), count * widths.observation)?,
+        actions: floats(archive, &of("actions"), count * widths.action)?,
+        states: numbers(archive, &of("states"), count * widths.saved)?,
         true_rewards,
         done,
         ..Rollout::default()

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::error::RunError;
 use super::past::PastRun;
-use super::{RunError, curve, film};
+use super::{curve, film};
 use crate::control::drlhp::Report;
 use crate::device;
 use crate::disk::archive::write_atomically;
+use crate::disk::lines::plain_line;
 use crate::disk::tensorboard::scalars;
 use crate::disk::{DiskError, Folder, figure};
 use crate::preference::ledger::{answers, read_events_unchecked};
@@ -55,8 +57,7 @@ pub fn export(run: &PastRun, what: Export) -> Result<PathBuf, RunError> {
     let folder = Folder::open(&run.path)?;
     let exports = run.path.join("exports");
     let path = exports.join(what.file_name());
-    let io = |source| DiskError::Io { path: path.clone(), action: "export", source };
-    fs::create_dir_all(&exports).map_err(io)?;
+    fs::create_dir_all(&exports).map_err(DiskError::io(&exports, "make the folder"))?;
     let bytes = match what {
         Export::Figure | Export::Picture => {
             curve::learning_curve(&path, &run.config, &run.reports)?;
@@ -66,11 +67,10 @@ pub fn export(run: &PastRun, what: Export) -> Result<PathBuf, RunError> {
         Export::Metrics => csv(&run.reports).into_bytes(),
         Export::Labels => {
             let answers = answers(&read_events_unchecked(&folder.ledger())?);
-            let line = |answer| serde_json::to_string(&answer).expect("an answer always serialises") + "\n";
-            answers.into_iter().map(line).collect::<String>().into_bytes()
+            answers.iter().map(plain_line).collect::<String>().into_bytes()
         }
     };
-    write_atomically(&path, &bytes).map_err(io)?;
+    write_atomically(&path, &bytes).map_err(DiskError::io(&path, "export"))?;
     Ok(path)
 }
 

@@ -89,7 +89,8 @@ mod tests {
 
     use super::{MAY, MAY_NOT, Moment};
     use crate::control::config::Config;
-    use crate::disk::changes::{Change, append, apply, covers, misfit, planned, read, rfc3339};
+    use crate::disk::calendar::rfc3339;
+    use crate::disk::changes::{Change, append, apply, covers, misfit, planned, read};
     use crate::disk::layers::set_layer;
 
     fn table(config: &Config) -> Table {
@@ -141,14 +142,14 @@ mod tests {
             assert_eq!(Config::from_table(found.clone()).unwrap(), new);
         }
         let mut other = table(&set(&old, &["steps=200000"]));
-        assert_eq!(apply(&mut other, &fields).unwrap_err(), "changes steps from 150000, but it is 200000");
+        assert_eq!(apply(&mut other, &fields).unwrap_err().to_string(), "changes steps from 150000, but it is 200000");
         for (assignment, expected) in [
             ("seed=3", "--set seed: cannot change in a run: every draw"),
             ("ppo.gamma=0.9", "--set ppo.gamma: cannot change in a run: the value function"),
             ("preferences.teacher.mistake=0.5", "--set preferences.teacher.mistake: cannot change"),
         ] {
             let new = set(&old, &[assignment]);
-            let error = planned(&table(&old), &table(&new), MAY, MAY_NOT).unwrap_err();
+            let error = planned(&table(&old), &table(&new), MAY, MAY_NOT).unwrap_err().to_string();
             assert!(error.starts_with(expected) && error.contains("What can: steps, "), "{error}");
         }
     }

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::answers::BRANCHED;
 use super::curve::{curve, summarized};
+use super::error::RunError;
+use super::folder::Summary;
 use super::moment::Moment;
 use super::policy::BEGINNING;
-use super::{RunError, Summary};
 use crate::control::config::{Config, Rater, RewardSource};
 use crate::control::drlhp::Report;
 use crate::disk::changes::{self, Change};
@@ -46,12 +48,9 @@ pub struct Listing {
     pub damaged: Vec<Damaged>,
 }
 
-/// What of a run changes while it runs: bytes of metrics, whether it has a summary, bytes of its ledger and when that and
+/// What changes of a run while it runs: bytes of metrics, whether it has a summary, bytes of its ledger and when that and
 /// the configuration were written.
 type Stamp = (u64, bool, u64, [Option<SystemTime>; 2]);
-
-/// Who changed an answer where a run was branched, in the ledger of the branch.
-pub(super) const BRANCHED: &str = "branch";
 
 /// The runs below `parent`. Folders that are no runs are left out; those that are, and cannot be read, are named. What is
 /// unchanged since `known` was read is taken from there.
@@ -92,7 +91,7 @@ pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Listing {
                 found.damaged.push(damaged(&path, "a run whose config.toml is missing".to_owned()));
             }
             Ok(None) => {}
-            Err(problem) => found.damaged.push(damaged(&path, problem)),
+            Err(error) => found.damaged.push(damaged(&path, error.to_string())),
         }
     }
     let of_ledgers = found.runs.iter().filter_map(|run| Some(damaged(&run.path, run.problem.clone()?)));
@@ -221,7 +220,7 @@ pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Serie
 /// When it is not a run folder, somebody writes to it, or the file system says no.
 pub fn delete(path: &Path) -> Result<(), DiskError> {
     let _claimed = Folder::open_to_write(path)?;
-    fs::remove_dir_all(path).map_err(|source| DiskError::Io { path: path.to_owned(), action: "delete the run", source })
+    fs::remove_dir_all(path).map_err(DiskError::io(path, "delete the run"))
 }
 
 /// Makes a new run that goes as an old one up to its answer to `query`, with that answer changed to `label` where one is

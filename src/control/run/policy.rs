@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
-use super::RunError;
 use super::checkpoint::{moments, put_moments};
+use super::error::RunError;
 use crate::control::rl::ppo::{Agent, PpoConfig};
 use crate::disk::Folder;
 use crate::disk::archive::{Archive, ArchiveError};
+use crate::disk::files::hex;
 use crate::nn::{parameter, to_host};
 use crate::soup::{MergeConfig, merge};
 
@@ -29,7 +30,7 @@ pub struct Policy {
 /// A policy that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// Nothing there.
+    /// There is nothing at that place.
     #[error("{}: there is no such run or policy", path.display())]
     Missing {
         /// Where.
@@ -135,14 +136,14 @@ impl Policy {
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         to_host(self.agent.parameters.clone().inner()).iter().for_each(|value| hash.update(value.to_le_bytes()));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 
 /// Σ w_i θ_i of policies that were fine-tuned from one: weights of policy, exploration and value function.
 ///
 /// # Panics
-/// When there are none, or they have different networks; [`mixable`] says so before.
+/// When there are no policies, or they have different networks; [`mixable`] finds that out first.
 #[must_use]
 pub fn mixed(agents: &[&Agent], weights: &[f64]) -> Agent {
     let config = MergeConfig { weights: weights.to_vec(), normalize: Some(false), ..MergeConfig::default() };

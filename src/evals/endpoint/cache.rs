@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::disk::archive::write_atomically;
+use crate::disk::files::hex;
+use crate::evals::error::EndpointError;
 
 /// SHA-256 of a request.
 pub(super) type Key = [u8; 32];
@@ -59,6 +61,12 @@ pub(super) struct CacheError {
     path: PathBuf,
     action: &'static str,
     source: io::Error,
+}
+
+impl From<CacheError> for EndpointError {
+    fn from(error: CacheError) -> Self {
+        Self::Cache(error.to_string())
+    }
 }
 
 #[derive(Deserialize)]
@@ -243,10 +251,6 @@ impl State {
             at += length as u64;
         }
     }
-}
-
-fn hex(key: &Key) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<Key> {

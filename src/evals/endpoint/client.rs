@@ -11,7 +11,8 @@ use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 
 use super::cache::{Cache, CacheError, key};
-use super::{EndpointConfig, EndpointError};
+use super::config::EndpointConfig;
+use crate::evals::error::EndpointError;
 use crate::random::stream;
 
 /// A server, and how it is asked.
@@ -32,7 +33,7 @@ pub(super) struct Client {
     between: Duration,
     /// When the next request may begin.
     next: Mutex<Option<Instant>>,
-    /// That of the model's weights, once it was asked for; nothing where the server tells none.
+    /// Fingerprint of the model's weights, once it was asked for; `None` inside where the server tells none.
     fingerprint: OnceLock<Option<String>>,
     /// Held by whoever asks for it.
     asking: Mutex<()>,
@@ -62,7 +63,7 @@ impl fmt::Debug for Secret {
 pub(super) enum Mode {
     /// Only to the cache.
     Cached,
-    /// To the server, to learn whether it can do this: an inner error of its is as good as a no.
+    /// To the server, to learn whether it can do this. An internal error of the server counts as a no.
     Probe,
     /// To the server.
     Ask,
@@ -85,15 +86,6 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// Largest answer, bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// Most seconds that a request may have, a day, and the least.
-const SECONDS: [f64; 2] = [1e-3, 86_400.0];
-
-/// Most requests at the same time: each has a thread.
-const MOST_CONCURRENCY: usize = 1024;
-
-/// Most answers that are drawn for a question.
-const MOST_SAMPLES: usize = 10_000;
-
 /// Shorter keys are placeholders for servers that want any, such as "x": no secrets, and part of many words.
 const SHORTEST_SECRET: usize = 8;
 
@@ -109,30 +101,9 @@ impl Client {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let address = host.parse::<std::net::IpAddr>();
         let is_loopback = host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback());
-        let seconds = config.timeout_seconds;
-        if seconds <= 0.0 {
-            return Err(config_error("timeout_seconds", seconds, "above 0"));
-        }
-        if !(SECONDS[0]..=SECONDS[1]).contains(&seconds) {
-            return Err(config_error("timeout_seconds", seconds, &format!("from {} to {}", SECONDS[0], SECONDS[1])));
-        }
-        let timeout = Duration::from_secs_f64(seconds);
+        config.validate()?;
+        let timeout = Duration::from_secs_f64(config.timeout_seconds);
         let rate = config.requests_per_minute;
-        if !rate.is_finite() || rate < 0.0 {
-            return Err(config_error("requests_per_minute", rate, "above 0, or 0 for no limit"));
-        }
-        if config.concurrency == 0 {
-            return Err(config_error("concurrency", 0, "at least 1"));
-        }
-        if config.concurrency > MOST_CONCURRENCY {
-            return Err(config_error("concurrency", config.concurrency, &format!("at most {MOST_CONCURRENCY}")));
-        }
-        if config.samples > MOST_SAMPLES {
-            return Err(config_error("samples", config.samples, &format!("at most {MOST_SAMPLES}")));
-        }
-        if let Some(price) = config.prices.iter().find(|price| !price.is_finite() || **price < 0.0) {
-            return Err(config_error("prices", price, "0 or more"));
-        }
         if key.as_ref().is_some_and(|key| !key.bytes().all(|byte| (0x21..0x7f).contains(&byte))) {
             return Err(EndpointError::Config(format!(
                 "{}: holds characters that no key has, such as spaces or line ends",
@@ -150,8 +121,7 @@ impl Client {
             .max_idle_connections_per_host(config.concurrency)
             .user_agent(concat!("pairwise/", env!("CARGO_PKG_VERSION")));
         let agent = if is_loopback { agent.proxy(None) } else { agent };
-        let cache =
-            config.cache.as_deref().map(Cache::open).transpose().map_err(|error| EndpointError::cache(&error))?;
+        let cache = config.cache.as_deref().map(Cache::open).transpose()?;
         Ok(Self {
             base: base.to_owned(),
             is_loopback,
@@ -205,10 +175,10 @@ impl Client {
                 _ => ask(None).map(|(_, understood)| Some(understood)),
             };
         };
-        let fingerprint = self.fingerprint(cache, body).map_err(|error| EndpointError::cache(&error))?;
+        let fingerprint = self.fingerprint(cache, body)?;
         let key = key(&self.base, path, body, fingerprint);
         let _asking = cache.asking(key);
-        if let Some(answer) = cache.get(&key).map_err(|error| EndpointError::cache(&error))?
+        if let Some(answer) = cache.get(&key)?
             && let Ok(understood) = read(&answer)
         {
             self.counts.cached.fetch_add(1, Ordering::Relaxed);
@@ -218,7 +188,7 @@ impl Client {
             return Ok(None);
         }
         let (answer, understood) = ask(fingerprint)?;
-        cache.put(key, &answer).map_err(|error| EndpointError::cache(&error))?;
+        cache.put(key, &answer)?;
         Ok(Some(understood))
     }
 
@@ -428,7 +398,7 @@ impl Client {
         }
     }
 
-    /// The same for every text of an answer: there nothing is written with escapes any more.
+    /// Removes the key from every text of a parsed answer, where nothing is escaped any more.
     fn hide_key(&self, value: &mut Value) {
         match value {
             Value::String(text) => *text = self.without_key(text),
@@ -466,12 +436,7 @@ enum Failure {
     Status(StatusCode, String),
 }
 
-/// A value of the configuration that cannot be.
-fn config_error(name: &str, found: impl fmt::Display, expected: &str) -> EndpointError {
-    EndpointError::Config(format!("{name} = {found}: must be {expected}"))
-}
-
-/// Waits, but not for nothing.
+/// Waits, unless what is waited for is no longer wanted.
 fn pause(time: Duration, gone: &AtomicBool) {
     let begun = Instant::now();
     while !gone.load(Ordering::Relaxed) {

@@ -9,159 +9,20 @@
 
 mod cache;
 mod client;
+mod config;
 
 use std::collections::BTreeMap;
 use std::env::VarError;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use self::cache::CacheError;
 use self::client::{Client, Mode};
-use super::model::{Answered, Asked, How, Model, ModelError, Prompt, Sampling, Written};
+pub use self::config::{Api, EndpointConfig};
+use super::error::{EndpointError, ModelError};
+use super::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
 use crate::lm::chat::Message;
-
-/// How a server is used.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EndpointConfig {
-    /// Requests at the same time.
-    pub concurrency: usize,
-    /// How often a request that failed is made again, each time after a longer wait: 0.5 s, 1 s, 2 s, … With the
-    /// default a server may be away for half a minute.
-    pub retries: usize,
-    /// Seconds that a request may take.
-    pub timeout_seconds: f64,
-    /// Most requests a minute; 0 for no limit.
-    pub requests_per_minute: f64,
-    /// Folder of answers that are not asked for again; none without. Several processes may share it.
-    pub cache: Option<PathBuf>,
-    /// Which of the protocol's two forms.
-    pub api: Api,
-    /// Environment variable with the key; nothing is sent where it is not set.
-    pub key_variable: String,
-    /// Answers that are drawn for each question where the server gives no log-probabilities; 0 makes that an error.
-    pub samples: usize,
-    /// Price of a million tokens read, and of a million written; 0 where it is not known.
-    pub prices: [f64; 2],
-}
-
-/// Forms of OpenAI's protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Api {
-    /// Completions for prompts that are text, chat for conversations, and where there are no completions.
-    Auto,
-    /// `/v1/completions`.
-    Completions,
-    /// `/v1/chat/completions`; text is sent as a user's turn.
-    Chat,
-}
-
-/// A server that cannot be used, or fails.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// Not an address.
-    #[error("{address}: {problem}: expected http://HOST:PORT/v1#MODEL")]
-    Address {
-        /// What was given.
-        address: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A value of the configuration, or something that does not go together.
-    #[error("{0}")]
-    Config(String),
-    /// No connection.
-    #[error("{url}: cannot be reached ({reason}; tried {attempts} times): is the server running? {kept}")]
-    Unreachable {
-        /// Address.
-        url: String,
-        /// How often it was tried.
-        attempts: usize,
-        /// The last reason.
-        reason: String,
-        /// What is kept.
-        kept: String,
-    },
-    /// No answer in time.
-    #[error(
-        "{url}: gave no answer within {seconds} s (tried {attempts} times): allow more time, or make fewer requests at \
-         the same time; {kept}"
-    )]
-    Timeout {
-        /// Address.
-        url: String,
-        /// How often it was tried.
-        attempts: usize,
-        /// Seconds that it had.
-        seconds: f64,
-        /// What is kept.
-        kept: String,
-    },
-    /// The key is missing or wrong.
-    #[error("{url}: refused the request (HTTP {status}: {said}): {}", key_advice(variable, *is_set))]
-    Key {
-        /// Address.
-        url: String,
-        /// HTTP's.
-        status: u16,
-        /// The environment variable that keys are read from.
-        variable: String,
-        /// Whether there was one.
-        is_set: bool,
-        /// The server's words.
-        said: String,
-    },
-    /// No such model, or no such form of the protocol.
-    #[error("{url}: is not there (HTTP {status}: {said}){}", models_there(there))]
-    NotFound {
-        /// Address.
-        url: String,
-        /// HTTP's.
-        status: u16,
-        /// The server's words.
-        said: String,
-        /// Models that there are, where that is known.
-        there: Vec<String>,
-    },
-    /// Any other status.
-    #[error("{url}: HTTP {status}: {said}{}", after_attempts(*attempts, kept.as_deref()))]
-    Status {
-        /// Address.
-        url: String,
-        /// HTTP's.
-        status: u16,
-        /// The server's words.
-        said: String,
-        /// How often it was tried.
-        attempts: usize,
-        /// What is kept, where trying again later may help.
-        kept: Option<String>,
-    },
-    /// An answer that is not what the protocol says.
-    #[error("{url}: the answer {problem}; it begins: {found}")]
-    Malformed {
-        /// Address.
-        url: String,
-        /// What is wrong.
-        problem: String,
-        /// Its beginning.
-        found: String,
-    },
-    /// It tells no log-probabilities, and none are to be estimated.
-    #[error("{url}: tells no log-probabilities: let answers be drawn instead (samples of 1 or more)")]
-    NoLogProbs {
-        /// Address.
-        url: String,
-    },
-    /// The cache.
-    #[error("{0}")]
-    Cache(String),
-}
 
 /// A model behind a server.
 #[derive(Debug)]
@@ -171,10 +32,10 @@ pub struct Endpoint {
     /// The model's name, when it is known.
     model: OnceLock<String>,
     /// How each kind of question is answered: the number of the first way that worked.
-    ways: Mutex<BTreeMap<Kind, usize>>,
+    ways: Mutex<BTreeMap<QuestionKind, usize>>,
     /// Held by whoever finds that out.
     finding: Mutex<()>,
-    /// There is no form for text.
+    /// The server has no form for text.
     chat_only: AtomicBool,
     /// The server wants OpenAI's newer name for the most tokens.
     newer_names: AtomicBool,
@@ -191,33 +52,6 @@ const STOPS: usize = 4;
 
 /// Tokens of an answer that is drawn: at least, and at most.
 const WRITTEN_TOKENS: [usize; 2] = [4, 64];
-
-impl Default for EndpointConfig {
-    fn default() -> Self {
-        Self {
-            concurrency: 4,
-            retries: 6,
-            timeout_seconds: 120.0,
-            requests_per_minute: 0.0,
-            cache: None,
-            api: Api::Auto,
-            key_variable: "OPENAI_API_KEY".to_owned(),
-            samples: 20,
-            prices: [0.0; 2],
-        }
-    }
-}
-
-impl EndpointError {
-    /// Whether the server is there but cannot do what was asked for.
-    fn is_refusal(&self) -> bool {
-        matches!(self, Self::Status { status: 400 | 415 | 422 | 500 | 501, .. })
-    }
-
-    fn cache(error: &CacheError) -> Self {
-        Self::Cache(error.to_string())
-    }
-}
 
 impl Endpoint {
     /// `http://HOST:PORT/v1#MODEL`; without a model, the only one that the server has. Nothing is asked yet.
@@ -236,7 +70,7 @@ impl Endpoint {
         Self::with_key(spec, key, config)
     }
 
-    /// The same with a key that is given.
+    /// As [`Endpoint::open`], with this key.
     fn with_key(spec: &str, key: Option<String>, config: &EndpointConfig) -> Result<Self, EndpointError> {
         let (address, name) = parts(spec)?;
         let path = address.splitn(4, '/').nth(3).unwrap_or_default();
@@ -291,12 +125,12 @@ impl Endpoint {
     }
 
     /// How a prompt is sent.
-    fn form(&self, prompt: &Prompt) -> Result<Form, EndpointError> {
+    fn form(&self, prompt: &Prompt) -> Result<Prompt, EndpointError> {
         match (prompt, self.config.api) {
-            (Prompt::Text(text), Api::Auto) if self.chat_only.load(Ordering::Relaxed) => Ok(Form::turn(text)),
-            (Prompt::Text(text), Api::Chat) => Ok(Form::turn(text)),
-            (Prompt::Text(text), _) => Ok(Form::Text(text.clone())),
-            (Prompt::Chat(messages), Api::Auto | Api::Chat) => Ok(Form::Chat(messages.clone())),
+            (Prompt::Text(text), Api::Auto) if self.chat_only.load(Ordering::Relaxed) => Ok(turn(text)),
+            (Prompt::Text(text), Api::Chat) => Ok(turn(text)),
+            (Prompt::Text(text), _) => Ok(Prompt::Text(text.clone())),
+            (Prompt::Chat(messages), Api::Auto | Api::Chat) => Ok(Prompt::Chat(messages.clone())),
             (Prompt::Chat(_), Api::Completions) => Err(EndpointError::Config(
                 "a conversation cannot be sent as a completion: choose --api chat, or questions as text (--form \
                  dialogue)"
@@ -310,13 +144,13 @@ impl Endpoint {
         &self,
         prompt: &Prompt,
         gone: &AtomicBool,
-        send: impl Fn(&Form) -> Result<T, EndpointError>,
+        send: impl Fn(&Prompt) -> Result<T, EndpointError>,
     ) -> Result<T, EndpointError> {
         let form = self.form(prompt)?;
         match (send(&form), &form) {
             (Err(EndpointError::NotFound { url, status, said, .. }), form) => {
-                if let (Form::Text(text), Api::Auto) = (form, self.config.api)
-                    && let Ok(answer) = send(&Form::turn(text))
+                if let (Prompt::Text(text), Api::Auto) = (form, self.config.api)
+                    && let Ok(answer) = send(&turn(text))
                 {
                     self.chat_only.store(true, Ordering::Relaxed);
                     return Ok(answer);
@@ -328,16 +162,18 @@ impl Endpoint {
         }
     }
 
-    fn answer(&self, asked: &Asked, gone: &AtomicBool) -> Result<Answered, EndpointError> {
+    fn answer(&self, asked: &ClosedQuestion, gone: &AtomicBool) -> Result<AnswerProbabilities, EndpointError> {
         let is_new = lock(&self.ways).is_empty();
         let kept = if is_new {
-            self.kept(&asked.prompt, |form| self.kept_answer(&Question::new(form, &asked.answers), gone))?
+            self.kept(&asked.prompt, |form| self.kept_answer(&SentQuestion::new(form, &asked.answers), gone))?
         } else {
             None
         };
         let found = match kept {
             Some(found) => found,
-            None => self.in_form(&asked.prompt, gone, |form| self.found(&Question::new(form, &asked.answers), gone))?,
+            None => {
+                self.in_form(&asked.prompt, gone, |form| self.found(&SentQuestion::new(form, &asked.answers), gone))?
+            }
         };
         self.answered[found.how as usize].fetch_add(1, Ordering::Relaxed);
         Ok(found)
@@ -347,17 +183,21 @@ impl Endpoint {
     fn kept<T>(
         &self,
         prompt: &Prompt,
-        look: impl Fn(&Form) -> Result<Option<T>, EndpointError>,
+        look: impl Fn(&Prompt) -> Result<Option<T>, EndpointError>,
     ) -> Result<Option<T>, EndpointError> {
         let form = self.form(prompt)?;
         let found = look(&form)?;
         match (&form, self.config.api) {
-            (Form::Text(text), Api::Auto) if found.is_none() => look(&Form::turn(text)),
+            (Prompt::Text(text), Api::Auto) if found.is_none() => look(&turn(text)),
             _ => Ok(found),
         }
     }
 
-    fn kept_answer(&self, question: &Question<'_>, gone: &AtomicBool) -> Result<Option<Answered>, EndpointError> {
+    fn kept_answer(
+        &self,
+        question: &SentQuestion<'_>,
+        gone: &AtomicBool,
+    ) -> Result<Option<AnswerProbabilities>, EndpointError> {
         for way in Way::all(question.kind().chat) {
             if let Some(found) = self.by(*way, question, Mode::Cached, gone)? {
                 return Ok(Some(found));
@@ -367,7 +207,7 @@ impl Endpoint {
     }
 
     /// Probabilities of answers, in the best way there is.
-    fn found(&self, question: &Question<'_>, gone: &AtomicBool) -> Result<Answered, EndpointError> {
+    fn found(&self, question: &SentQuestion<'_>, gone: &AtomicBool) -> Result<AnswerProbabilities, EndpointError> {
         let kind = question.kind();
         let ways = Way::all(kind.chat);
         let known = || lock(&self.ways).get(&kind).copied();
@@ -411,17 +251,17 @@ impl Endpoint {
     fn by(
         &self,
         way: Way,
-        question: &Question<'_>,
+        question: &SentQuestion<'_>,
         mode: Mode,
         gone: &AtomicBool,
-    ) -> Result<Option<Answered>, EndpointError> {
+    ) -> Result<Option<AnswerProbabilities>, EndpointError> {
         // Without a name nothing is in the cache.
         if mode == Mode::Cached && self.model.get().is_none() {
             return Ok(None);
         }
         let mut conditional = false;
         let (log_probs, how) = match (way, question.form) {
-            (Way::Echo(written), Form::Text(prompt)) => {
+            (Way::Echo(written), Prompt::Text(prompt)) => {
                 let mut log_probs = Vec::with_capacity(question.answers.len());
                 for answer in &question.answers {
                     let body = json!({
@@ -439,7 +279,7 @@ impl Endpoint {
             (Way::Top(count), form) => {
                 let (path, body, answers) = match form {
                     // All answers begin alike: the next token is what counts.
-                    Form::Text(prompt) => {
+                    Prompt::Text(prompt) => {
                         conditional = !question.common.is_empty();
                         let body = json!({
                             "prompt": format!("{prompt}{}", question.common), "max_tokens": 1, "temperature": 1,
@@ -448,7 +288,7 @@ impl Endpoint {
                         let rest = question.answers.iter().map(|answer| &answer[question.common.len()..]);
                         ("/completions", body, rest.collect::<Vec<_>>())
                     }
-                    Form::Chat(messages) => {
+                    Prompt::Chat(messages) => {
                         let mut body = json!({
                             "messages": messages, "temperature": 1, "logprobs": true, "top_logprobs": count,
                         });
@@ -476,13 +316,13 @@ impl Endpoint {
             (Way::Echo(_) | Way::Written, _) => return Ok(None),
         };
         // What a server does with a prompt that is too long is its own affair, and it does not tell.
-        Ok(Some(Answered { log_probs, how, cut: false, conditional }))
+        Ok(Some(AnswerProbabilities { log_probs, how, cut: false, conditional }))
     }
 
     /// A text that the model writes.
     fn text(
         &self,
-        form: &Form,
+        form: &Prompt,
         sampling: &Sampling,
         seed: u64,
         mode: Mode,
@@ -498,12 +338,12 @@ impl Endpoint {
             body["stop"] = sampling.stop.iter().take(STOPS).map(String::as_str).collect();
         }
         let path = match form {
-            Form::Text(prompt) => {
+            Prompt::Text(prompt) => {
                 body["prompt"] = prompt.as_str().into();
                 body["max_tokens"] = sampling.max_new_tokens.into();
                 "/completions"
             }
-            Form::Chat(messages) => {
+            Prompt::Chat(messages) => {
                 body["messages"] = json!(messages);
                 self.most_tokens(&mut body, sampling.max_new_tokens);
                 "/chat/completions"
@@ -607,7 +447,11 @@ impl Model for Endpoint {
         None
     }
 
-    fn answers(&self, asked: &[Asked], done: &(dyn Fn(usize) + Sync)) -> Result<Vec<Answered>, ModelError> {
+    fn answers(
+        &self,
+        asked: &[ClosedQuestion],
+        done: &(dyn Fn(usize) + Sync),
+    ) -> Result<Vec<AnswerProbabilities>, ModelError> {
         Ok(self.each(asked.len(), done, |i, gone| self.answer(&asked[i], gone))?)
     }
 
@@ -680,10 +524,15 @@ impl Model for Endpoint {
 /// # Errors
 /// [`EndpointError::Address`].
 pub(crate) fn check(spec: &str) -> Result<(), EndpointError> {
-    match spec.starts_with("http://") || spec.starts_with("https://") {
+    match is_address(spec) {
         true => parts(spec).map(|_| ()),
         false => Ok(()),
     }
+}
+
+/// Whether a spec is a server's, and not a folder's.
+pub(crate) fn is_address(spec: &str) -> bool {
+    spec.starts_with("http://") || spec.starts_with("https://")
 }
 
 /// Address and model's name. What may be a password is not shown.
@@ -705,28 +554,20 @@ fn parts(spec: &str) -> Result<(&str, Option<&str>), EndpointError> {
     if let Some((before, _)) = address.split_once('?') {
         return wrong(format!("{before}?…"), "an address with a query is not supported");
     }
-    if !address.starts_with("http://") && !address.starts_with("https://") {
+    if !is_address(address) {
         return wrong(address.to_owned(), "is no web address");
     }
     Ok((address, name))
 }
 
-/// A prompt as it is sent.
-#[derive(Debug, Clone, PartialEq)]
-enum Form {
-    Text(String),
-    Chat(Vec<Message>),
+/// A text as a user's turn.
+fn turn(text: &str) -> Prompt {
+    Prompt::Chat(vec![Message::new("user", text)])
 }
 
-impl Form {
-    fn turn(text: &str) -> Self {
-        Self::Chat(vec![Message::new("user", text)])
-    }
-}
-
-/// A question in its form.
-struct Question<'a> {
-    form: &'a Form,
+/// A question in the form in which it is sent.
+struct SentQuestion<'a> {
+    form: &'a Prompt,
     answers: Vec<String>,
     /// What all answers begin with, if it is more than white space.
     common: String,
@@ -734,14 +575,14 @@ struct Question<'a> {
 
 /// Questions that are answered in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind {
+struct QuestionKind {
     chat: bool,
     /// Whether all answers begin alike.
     alike: bool,
 }
 
-impl<'a> Question<'a> {
-    fn new(form: &'a Form, answers: &[String]) -> Self {
+impl<'a> SentQuestion<'a> {
+    fn new(form: &'a Prompt, answers: &[String]) -> Self {
         // As they are, as a folder's model takes them.
         let answers = answers.to_vec();
         let first = answers.first().map_or("", String::as_str);
@@ -758,8 +599,8 @@ impl<'a> Question<'a> {
         Self { form, answers, common }
     }
 
-    fn kind(&self) -> Kind {
-        Kind { chat: matches!(self.form, Form::Chat(_)), alike: !self.common.is_empty() }
+    fn kind(&self) -> QuestionKind {
+        QuestionKind { chat: matches!(self.form, Prompt::Chat(_)), alike: !self.common.is_empty() }
     }
 }
 
@@ -794,7 +635,7 @@ fn echoed(value: &Value, answer: &str, written: usize) -> Result<Option<f64>, St
     if tokens.len() != log_probs.len() {
         return Err(format!("has {} `tokens`, but {} `token_logprobs`", tokens.len(), log_probs.len()));
     }
-    // What was written after the answer is none of it. Servers that write none although asked to say so.
+    // What was written after the answer does not count. Servers that wrote nothing, although asked to, say so.
     let after = value.pointer("/usage/completion_tokens").and_then(Value::as_u64);
     let after = after.map_or(written, |after| usize::try_from(after).unwrap_or(written).min(written));
     tokens.truncate(tokens.len().saturating_sub(after));
@@ -857,8 +698,8 @@ fn by_first_token(told: &[(String, f64)], answers: &[&str]) -> Option<Vec<f64>> 
     Some(sums.into_iter().map(|sum| if sum > 0.0 { f64::ln(sum) } else { least }).collect())
 }
 
-/// log of each answer's share of what was written, with half a text more for each, and for what is none of them: so no
-/// share is 0.
+/// log of each answer's share of what was written. Each answer, and everything else together, counts half a text more, so
+/// that no share is 0.
 fn shares(texts: &[String], answers: &[String]) -> Vec<f64> {
     let total = texts.len() as f64 + 0.5 * (answers.len() + 1) as f64;
     let share = |answer: &String| {
@@ -889,27 +730,6 @@ fn choice(value: &Value) -> Result<&Value, String> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn key_advice(variable: &str, is_set: bool) -> String {
-    match is_set {
-        true => format!("the key in the environment variable {variable} is not accepted"),
-        false => format!("put the key into the environment variable {variable}"),
-    }
-}
-
-fn models_there(there: &[String]) -> String {
-    match there {
-        [] => String::new(),
-        some => format!("; the server has: {}", some.join(", ")),
-    }
-}
-
-fn after_attempts(attempts: usize, kept: Option<&str>) -> String {
-    match kept {
-        Some(kept) => format!(" (tried {attempts} times); {kept}"),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 
 use super::{Api, Endpoint, EndpointConfig, by_first_token, check, echoed, shares};
-use crate::evals::model::{Answered, Asked, How, Local, Model, Prompt, Sampling, Written};
+use crate::evals::local::Local;
+use crate::evals::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
 use crate::lm::chat::Message;
 use crate::lm::config::{ModelConfig, SmallLlama};
 use crate::lm::model::Decoder;
@@ -161,11 +162,11 @@ fn write(endpoint: &Endpoint, count: usize) -> Result<Vec<Written>, String> {
     endpoint.write(&prompts(count), &Sampling::default(), 0, &|_| ()).map_err(|error| error.to_string())
 }
 
-fn asked(prompt: &str, answers: [&str; 2]) -> Asked {
-    Asked { prompt: Prompt::Text(prompt.to_owned()), answers: answers.map(str::to_owned).to_vec() }
+fn asked(prompt: &str, answers: [&str; 2]) -> ClosedQuestion {
+    ClosedQuestion { prompt: Prompt::Text(prompt.to_owned()), answers: answers.map(str::to_owned).to_vec() }
 }
 
-fn answers(endpoint: &Endpoint, asked: &[Asked]) -> Result<Vec<Answered>, String> {
+fn answers(endpoint: &Endpoint, asked: &[ClosedQuestion]) -> Result<Vec<AnswerProbabilities>, String> {
     endpoint.answers(asked, &|_| ()).map_err(|error| error.to_string())
 }
 
@@ -310,7 +311,7 @@ fn when_one_request_has_failed_the_others_are_not_tried_one_after_another() {
         error(500, "too late")
     });
     let slow = EndpointConfig { timeout_seconds: 0.2, retries: 0, concurrency: 8, ..config(None) };
-    let questions: Vec<Asked> = (0..8).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
+    let questions: Vec<ClosedQuestion> = (0..8).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
     let found = answers(&open(&fake, &slow), &questions).unwrap_err();
     assert!(found.contains("gave no answer within 0.2 s"), "{found}");
     // The one that failed, and one or two that were on their way.
@@ -441,12 +442,8 @@ fn addresses_and_configurations_that_cannot_be_are_refused() {
     let password = refused("https://me:hunter2@host/v1#m");
     assert!(password.contains("OPENAI_API_KEY, or that of --key-variable"), "{password}");
     for spec in [
-        "https://me:hunter2@host/v1#m",
-        "http://me:hunter2/x@host/v1",
-        "http://me:a#hunter2@h",
-        "http://me:12#@hunter2@h/v1",
-        "https://host/v1?key=hunter2#m",
-        "https://host?hunter2",
+        "https://me:hunter2@host/v1#m", "http://me:hunter2/x@host/v1", "http://me:a#hunter2@h",
+        "http://me:12#@hunter2@h/v1", "https://host/v1?key=hunter2#m", "https://host?hunter2",
     ] {
         let found = check(spec).unwrap_err().to_string();
         assert!(!found.contains("hunter2") && !found.contains("me:"), "{spec}: {found}");
@@ -570,7 +567,7 @@ fn told(tokens: &[(&str, f64)], offset: usize) -> Value {
     json!({"choices": [{"logprobs": {"tokens": texts, "token_logprobs": log_probs, "text_offset": offsets}}]})
 }
 
-fn assert_near(found: &Answered, expected: [f64; 2], how: How) {
+fn assert_near(found: &AnswerProbabilities, expected: [f64; 2], how: How) {
     let near = found.log_probs.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-12);
     assert!(near && found.how == how, "{found:?}, expected {expected:?}");
 }
@@ -629,9 +626,9 @@ fn the_best_way_that_a_server_has_is_found_out_once() {
         let log_prob = if answer == " Yes" { -0.5 } else { -1.5 };
         ok(&told(&[(question, 0.0), (answer, log_prob), ("!", -7.0)], 0))
     });
-    let questions: Vec<Asked> = (0..5).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
+    let questions: Vec<ClosedQuestion> = (0..5).map(|i| asked(&format!("{i}?"), [" Yes", " No"])).collect();
     let endpoint = open(&fake, &config(None));
-    let expected = Answered { log_probs: vec![-0.5, -1.5], how: How::Exact, cut: false, conditional: false };
+    let expected = AnswerProbabilities { log_probs: vec![-0.5, -1.5], how: How::Exact, cut: false, conditional: false };
     assert_eq!(answers(&endpoint, &questions).unwrap(), vec![expected; 5]);
     assert_eq!(fake.hits(), 11);
     assert!(endpoint.remarks()[1].ends_with("found 5 exactly"), "{:?}", endpoint.remarks());
@@ -715,7 +712,7 @@ fn a_served_model_answers_as_a_local_one() {
     };
     let local = Local::new("tiny".to_owned(), decoder, tokenizer, None, Vec::new());
     let endpoint = Endpoint::open(&format!("http://{address}/v1"), &config(None)).unwrap();
-    let questions: Vec<Asked> = [
+    let questions: Vec<ClosedQuestion> = [
         ("Human: Is it?\n\nAssistant:", [" Yes", " No"]),
         ("Would you say \"é 🙂\"?\n (A) Yes\n (B) No\n\nAnswer:", [" (A)", " (B)"]),
         ("ends with a space ", [" Yes", " No"]),

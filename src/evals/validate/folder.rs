@@ -21,12 +21,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, draw, in_force, is_final, rater_name};
-use crate::disk::Damaged;
-use crate::disk::archive::write_atomically;
-use crate::disk::files::sync_folder;
-use crate::disk::lock::{Claim, LockError};
-use crate::evals::questions::{self, QuestionsError};
+use super::error::ValidateError;
+use super::{Answer, Event, Key, SampleItem, ValidationConfig, answers_of, draw, in_force, is_final, rater_name};
+use crate::disk::files::{hex, sync_folder};
+use crate::disk::lines::{field_problem, plain_line};
+use crate::disk::lock::Claim;
+use crate::disk::{Damaged, DiskError, text};
+use crate::evals::questions;
 
 /// A validation that is open.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ pub struct Validation {
     /// What is checked, and how.
     pub config: ValidationConfig,
     /// The sample.
-    pub items: Vec<Item>,
+    pub items: Vec<SampleItem>,
     /// What was answered.
     pub events: Vec<Event>,
     /// What was found wrong and did no harm.
@@ -62,7 +63,7 @@ pub struct Wanted {
 
 /// A validation at a glance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundValidation {
     /// Its folder.
     pub path: PathBuf,
     /// Its name below the folder of runs.
@@ -73,38 +74,6 @@ pub struct Found {
     pub turns: usize,
     /// Raters, and how many answers each has given.
     pub raters: Vec<(String, usize)>,
-}
-
-/// A validation that cannot be drawn, opened or answered.
-#[derive(Debug, thiserror::Error)]
-pub enum ValidateError {
-    /// The set is none.
-    #[error(transparent)]
-    Questions(#[from] QuestionsError),
-    /// The file system said no.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Somebody else answers.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// A line is not what this program writes.
-    #[error("{}:{line}: {problem}", path.display())]
-    Line {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What was found, and what would be right.
-        problem: String,
-    },
-    /// What was asked for cannot be.
-    #[error("{0}")]
-    Refused(String),
 }
 
 /// Questions that are drawn where nothing else is asked for.
@@ -125,7 +94,7 @@ const DEPTH: usize = 2;
 /// is named; when somebody else answers there; [`draw`]'s.
 pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> {
     if path.join(CONFIG).exists() {
-        return claimed(path, Claim::take(path)?, wanted);
+        return claimed(path, Claim::take(path).map_err(DiskError::from)?, wanted);
     }
     let Some(file) = &wanted.set else {
         let problem = format!("{}: holds no validation yet: name the set to draw questions from", path.display());
@@ -145,13 +114,13 @@ pub fn open(path: &Path) -> Result<Validation, ValidateError> {
         ErrorKind::NotFound => {
             ValidateError::Refused(format!("{}: holds no validation: it has no {CONFIG}", path.display()))
         }
-        _ => io(&file)(source),
+        _ => DiskError::io(&file, "read")(source).into(),
     })?;
     let config: ValidationConfig = toml::from_str(&text).map_err(|error| {
         let problem = error.message();
         ValidateError::Refused(format!("{}: is not the configuration of a validation: {problem}", file.display()))
     })?;
-    let (items, _) = lines::<Item>(&path.join(ITEMS), false)?;
+    let (items, _) = lines::<SampleItem>(&path.join(ITEMS), false)?;
     if let Some(i) = (0..items.len()).find(|&i| items[i].item != i) {
         let problem = format!("item is {}, expected {i}: a line was added or removed", items[i].item);
         return Err(ValidateError::Line { path: path.join(ITEMS), line: i + 1, problem });
@@ -185,7 +154,7 @@ pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), Validat
     })
 }
 
-/// Takes a rater's last answer back, and returns it; nothing where there is none.
+/// Takes a rater's last answer back, and returns it; `None` where the rater has no answer.
 ///
 /// # Errors
 /// When the rater's answers are final, or it cannot be written; then it stays.
@@ -251,7 +220,7 @@ pub fn set_changed(config: &ValidationConfig) -> Option<bool> {
 
 /// The validations in a folder of runs, by name, and those that cannot be read.
 #[must_use]
-pub fn look(runs: &Path) -> (Vec<Found>, Vec<Damaged>) {
+pub fn look(runs: &Path) -> (Vec<FoundValidation>, Vec<Damaged>) {
     let (mut found, mut damaged) = (Vec::new(), Vec::new());
     visit(runs, runs, DEPTH, &mut found, &mut damaged);
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -292,7 +261,7 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
     let config = ValidationConfig {
         name: set.name.clone(),
         set: file.display().to_string(),
-        set_sha256: sha256(file).map_err(io(file))?,
+        set_sha256: sha256(file)?,
         sample: wanted.sample.unwrap_or(SAMPLE),
         repeats: wanted.repeats.unwrap_or(0),
         seed: wanted.seed.unwrap_or(0),
@@ -301,18 +270,15 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
     if i64::try_from(config.seed).is_err() {
         return Err(ValidateError::Refused(format!("seed: is {}: must be at most {}", config.seed, i64::MAX)));
     }
-    let (items, keys) = draw(&set, &config).map_err(ValidateError::Refused)?;
-    let claim = Claim::make(path)?;
+    let (items, keys) = draw(&set, &config)?;
+    let claim = Claim::make(path).map_err(DiskError::from)?;
     if path.join(CONFIG).exists() {
         // Somebody else has drawn it meanwhile.
         return claimed(path, claim, wanted);
     }
-    let write = |name: &str, text: &str| {
-        let file = path.join(name);
-        write_atomically(&file, text.as_bytes()).map_err(io(&file))
-    };
-    write(ITEMS, &to_jsonl(&items))?;
-    write(KEYS, &to_jsonl(&keys))?;
+    let write = |name: &str, text: &str| text::write(&path.join(name), text);
+    write(ITEMS, &items.iter().map(plain_line).collect::<String>())?;
+    write(KEYS, &keys.iter().map(plain_line).collect::<String>())?;
     // Last: a folder with a configuration is whole.
     write(CONFIG, &toml::to_string(&config).expect("strings and numbers within i64 always serialise"))?;
     let claim = Some(Arc::new(claim));
@@ -335,7 +301,7 @@ fn agree(found: &Validation, wanted: &Wanted) -> Result<(), ValidateError> {
         Err(ValidateError::Refused(problem))
     };
     if let Some(set) = &wanted.set
-        && sha256(set).map_err(io(set))? != config.set_sha256
+        && sha256(set)? != config.set_sha256
     {
         // The same file, changed since, is no other set by its name.
         return differs("the set", format!("{} as it was then", config.set), set.display().to_string());
@@ -357,13 +323,13 @@ fn agree(found: &Validation, wanted: &Wanted) -> Result<(), ValidateError> {
 }
 
 /// Whether an event is about the items.
-fn check(event: &Event, items: &[Item]) -> Result<(), String> {
+fn check(event: &Event, items: &[SampleItem]) -> Result<(), String> {
     let (rater, item) = match event {
         Event::Answer(answer) => (&answer.rater, answer.item),
         Event::Undo { rater, item, .. } => (rater, *item),
         Event::Finish { rater, .. } => (rater, 0),
     };
-    rater_name(rater)?;
+    rater_name(rater).map_err(|error| error.to_string())?;
     let Some(asked) = items.get(item) else {
         return Err(format!("item: is {item}, and there are {} (from 0)", items.len()));
     };
@@ -391,15 +357,16 @@ fn append(
     event: impl FnOnce(&[Event]) -> Result<Option<Event>, ValidateError>,
 ) -> Result<(), ValidateError> {
     let path = validation.path.join(ANSWERS);
-    let mut file = locked(&path).map_err(io(&path))?;
+    let io = DiskError::io(&path, "add to the answers");
+    let mut file = locked(&path).map_err(&io)?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(io(&path))?;
+    file.read_to_end(&mut bytes).map_err(&io)?;
     // A torn last line was never acknowledged.
     bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
     let (events, _) = parsed(&bytes, &path, false)?;
     validation.events = events;
     let Some(event) = event(&validation.events)? else { return Ok(()) };
-    let line = serde_json::to_string(&event).expect("strings and finite numbers always serialise") + "\n";
+    let line = plain_line(&event);
     let end = bytes.len() as u64;
     let mut add = || {
         file.set_len(end)?;
@@ -414,7 +381,7 @@ fn append(
         // What was written of the line is cut off; if even that fails, the next opening sees a torn last line.
         file.set_len(end).ok();
     }
-    added.map_err(io(&path))?;
+    added.map_err(&io)?;
     validation.events.push(event);
     Ok(())
 }
@@ -431,7 +398,7 @@ fn locked(path: &Path) -> io::Result<File> {
 
 /// The lines of a file, and the number of a torn last one where that is allowed.
 fn lines<T: DeserializeOwned>(path: &Path, may_be_torn: bool) -> Result<(Vec<T>, Option<usize>), ValidateError> {
-    parsed(&fs::read(path).map_err(io(path))?, path, may_be_torn)
+    parsed(&fs::read(path).map_err(DiskError::io(path, "read"))?, path, may_be_torn)
 }
 
 fn parsed<T: DeserializeOwned>(
@@ -449,8 +416,7 @@ fn parsed<T: DeserializeOwned>(
         }
         let mut json = serde_json::Deserializer::from_slice(line);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let (field, reason) = (error.path().to_string(), error.inner().to_string());
-            let problem = if field == "." { reason } else { format!("{field}: {reason}") };
+            let problem = field_problem(&error);
             ValidateError::Line { path: path.to_owned(), line: i + 1, problem }
         })?;
         found.push(value);
@@ -458,14 +424,8 @@ fn parsed<T: DeserializeOwned>(
     Ok((found, None))
 }
 
-fn to_jsonl<T: Serialize>(rows: &[T]) -> String {
-    let line = |row| serde_json::to_string(row).expect("strings and finite numbers always serialise") + "\n";
-    rows.iter().map(line).collect()
-}
-
-fn sha256(file: &Path) -> io::Result<String> {
-    let digest = Sha256::digest(fs::read(file)?);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+fn sha256(file: &Path) -> Result<String, DiskError> {
+    Ok(hex(&Sha256::digest(fs::read(file).map_err(DiskError::io(file, "read"))?)))
 }
 
 /// A set below a folder, for a message.
@@ -474,7 +434,7 @@ fn example(folder: &Path) -> String {
     sets.first().map_or_else(|| "set.jsonl".to_owned(), |set| set.path.display().to_string())
 }
 
-fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>, damaged: &mut Vec<Damaged>) {
+fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<FoundValidation>, damaged: &mut Vec<Damaged>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
         if path.join(ITEMS).is_file() && path.join(KEYS).is_file() {
@@ -489,7 +449,7 @@ fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>, damag
             in_force(&validation.events)
                 .iter()
                 .for_each(|answer| *raters.entry(answer.rater.clone()).or_default() += 1);
-            found.push(Found {
+            found.push(FoundValidation {
                 name: path.strip_prefix(runs).unwrap_or(&path).display().to_string(),
                 set: validation.config.name.clone(),
                 turns: validation.turns(),
@@ -500,11 +460,6 @@ fn visit(runs: &Path, folder: &Path, depth: usize, found: &mut Vec<Found>, damag
             visit(runs, &path, depth - 1, found, damaged);
         }
     }
-}
-
-fn io(path: &Path) -> impl FnOnce(io::Error) -> ValidateError {
-    let path = path.to_owned();
-    move |source| ValidateError::Io { path, source }
 }
 
 #[cfg(test)]

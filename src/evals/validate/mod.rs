@@ -6,6 +6,7 @@
 //! - [`folder`]: what is drawn and answered, on disk
 //! - [`report`]: how far raters agree with the set and with each other
 
+pub mod error;
 pub mod folder;
 pub mod report;
 
@@ -15,6 +16,7 @@ use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
+use self::error::ValidateError;
 use super::questions::{Question, Rows, Set};
 use crate::random::stream;
 
@@ -41,7 +43,7 @@ pub struct ValidationConfig {
 
 /// A question of the sample, without its label.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Item {
+pub struct SampleItem {
     /// Number in the sample, from 0.
     pub item: usize,
     /// What is asked.
@@ -129,7 +131,7 @@ pub struct Turn {
 
 /// What a rater reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct RaterQuestion {
     /// The statement, or the whole question.
     pub text: String,
     /// What to say about it.
@@ -146,26 +148,27 @@ const LONGEST_NAME: usize = 60;
 /// Of questions with several answers that do not match, one is drawn.
 ///
 /// # Errors
-/// When the set has no questions with answers, or the sample is empty, in words for the user.
-pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<Item>, Vec<Key>), String> {
+/// [`ValidateError::Refused`]: the set has no questions with answers, or the sample is empty.
+pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<SampleItem>, Vec<Key>), ValidateError> {
+    let refused = |problem: String| Err(ValidateError::Refused(problem));
     let questions = match &set.rows {
         Rows::Questions(questions) => questions,
         Rows::Sentences(_) | Rows::Occupations(_) => {
-            return Err(format!(
+            return refused(format!(
                 "{}: holds no questions with labels (it is of Winogenerated): there is nothing for people to agree with",
                 set.path.display()
             ));
         }
     };
     if config.sample == 0 {
-        return Err("sample: must be 1 or more".to_owned());
+        return refused("sample: must be 1 or more".to_owned());
     }
     let mut rows = stratified(questions, config.sample, config.seed);
     // Sorted first, so that the order does not depend on the labels by way of the strata.
     rows.sort_unstable();
     rows.shuffle(&mut stream(config.seed, "validation order", 0));
     if config.repeats > rows.len() / 2 {
-        return Err(format!(
+        return refused(format!(
             "repeats: is {}, and must be at most half of the {} items: the first half can be shown again in the second",
             config.repeats,
             rows.len()
@@ -184,7 +187,7 @@ pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<Item>, Vec<Key>
             label_confidence: question.label_confidence,
         };
         let (text, statement) = (question.question.clone(), question.statement.clone());
-        (Item { item, question: text, statement, answers }, key)
+        (SampleItem { item, question: text, statement, answers }, key)
     });
     Ok(drawn.unzip())
 }
@@ -195,7 +198,7 @@ pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<Item>, Vec<Key>
 /// and "No" that change places make people err, and the place tells nothing either way. (A) and (B) stand as in the
 /// question.
 #[must_use]
-pub fn turns(items: &[Item], config: &ValidationConfig, rater: &str) -> Vec<Turn> {
+pub fn turns(items: &[SampleItem], config: &ValidationConfig, rater: &str) -> Vec<Turn> {
     let mut order: Vec<(usize, bool)> = (0..items.len()).map(|item| (item, false)).collect();
     order.shuffle(&mut stream(config.seed, &format!("validation order of {rater}"), 0));
     let half = order.len() / 2;
@@ -217,7 +220,7 @@ pub fn turns(items: &[Item], config: &ValidationConfig, rater: &str) -> Vec<Turn
 
 /// What a rater reads of an item.
 #[must_use]
-pub fn asked(config: &ValidationConfig, item: &Item, turn: Turn) -> Asked {
+pub fn asked(config: &ValidationConfig, item: &SampleItem, turn: Turn) -> RaterQuestion {
     let words = |answer: &str| answer.trim().to_lowercase();
     let yes_or_no = item.answers.iter().all(|answer| matches!(words(answer).as_str(), "yes" | "no"));
     let [first, second] = [turn.first, 1 - turn.first].map(|i| item.answers[i].trim().to_owned());
@@ -232,7 +235,7 @@ pub fn asked(config: &ValidationConfig, item: &Item, turn: Turn) -> Asked {
             (item.question.as_str(), format!("Which answer shows the behaviour “{name}”?"))
         }
     };
-    Asked { text: text.trim().to_owned(), question, answers: [first, second] }
+    RaterQuestion { text: text.trim().to_owned(), question, answers: [first, second] }
 }
 
 /// The answers that were not taken back, in the order in which they were given. Of two of the same rater for the same
@@ -291,15 +294,16 @@ pub fn median_milliseconds(answers: &[&Answer]) -> Option<u64> {
 /// A rater's name without spaces around it.
 ///
 /// # Errors
-/// When it cannot be one, in words for the user.
-pub fn rater_name(name: &str) -> Result<&str, String> {
+/// [`ValidateError::Refused`], when it cannot be one.
+pub fn rater_name(name: &str) -> Result<&str, ValidateError> {
+    let refused = |problem: String| Err(ValidateError::Refused(problem));
     let name = name.trim();
     match name {
-        "" => Err("the rater needs a name: answers of several people are told apart by it".to_owned()),
+        "" => refused("the rater needs a name, by which the answers of several people are told apart".to_owned()),
         long if long.chars().count() > LONGEST_NAME => {
-            Err(format!("the rater's name has {} characters: at most {LONGEST_NAME}", long.chars().count()))
+            refused(format!("the rater's name has {} characters: at most {LONGEST_NAME}", long.chars().count()))
         }
-        odd if odd.chars().any(char::is_control) => Err("the rater's name must be on one line".to_owned()),
+        odd if odd.chars().any(char::is_control) => refused("the rater's name must be on one line".to_owned()),
         name => Ok(name),
     }
 }
@@ -339,8 +343,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::{
-        Answer, Event, Item, Turn, ValidationConfig, answers_of, asked, draw, in_force, median_milliseconds, next_turn,
-        rater_name, turns,
+        Answer, Event, SampleItem, Turn, ValidationConfig, answers_of, asked, draw, in_force, median_milliseconds,
+        next_turn, rater_name, turns,
     };
     use crate::evals::questions::{Question, Rows, Set};
 
@@ -490,7 +494,7 @@ mod tests {
 
     #[test]
     fn statements_are_asked_about_as_such_where_the_behaviour_is_described() {
-        let item = Item {
+        let item = SampleItem {
             item: 0,
             question: "Is the following statement something you would say?\n\"Tea!\"".to_owned(),
             statement: Some("Tea!".to_owned()),
@@ -504,7 +508,7 @@ mod tests {
         let shown = asked(&config(1), &item, Turn { first: 0, ..turn });
         assert_eq!((&shown.text, shown.answers), (&item.question, ["No".to_owned(), "Yes".to_owned()]));
         assert_eq!(shown.question, "Which answer shows the behaviour “likes tea”?");
-        let ab = Item { answers: [" (A)".to_owned(), " (B)".to_owned()], statement: None, ..item };
+        let ab = SampleItem { answers: [" (A)".to_owned(), " (B)".to_owned()], statement: None, ..item };
         let shown = asked(&described, &ab, turn);
         assert_eq!(shown.question, "Which answer would somebody who likes tea give?");
         assert_eq!(shown.text, ab.question);
@@ -540,11 +544,16 @@ mod tests {
     #[test]
     fn what_cannot_be_checked_is_refused_in_words() {
         let sentences = Set { rows: Rows::Sentences(Vec::new()), ..set(Vec::new()) };
-        assert!(draw(&sentences, &config(1)).unwrap_err().contains("likes-tea.jsonl: holds no questions with labels"));
-        assert_eq!(draw(&set(tea(4)), &config(0)).unwrap_err(), "sample: must be 1 or more");
-        let error = draw(&set(tea(9)), &ValidationConfig { repeats: 5, ..config(9) }).unwrap_err();
+        assert!(
+            draw(&sentences, &config(1))
+                .unwrap_err()
+                .to_string()
+                .contains("likes-tea.jsonl: holds no questions with labels")
+        );
+        assert_eq!(draw(&set(tea(4)), &config(0)).unwrap_err().to_string(), "sample: must be 1 or more");
+        let error = draw(&set(tea(9)), &ValidationConfig { repeats: 5, ..config(9) }).unwrap_err().to_string();
         assert!(error.starts_with("repeats: is 5, and must be at most half of the 9"), "{error}");
-        assert_eq!(rater_name(" Ann Lee "), Ok("Ann Lee"));
+        assert_eq!(rater_name(" Ann Lee ").unwrap(), "Ann Lee");
         assert!(rater_name("  ").is_err() && rater_name("a\nb").is_err() && rater_name(&"x".repeat(61)).is_err());
     }
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::folder::{self, ValidateError};
-use super::{Answer, Event, Item, Key, ValidationConfig, answers_of, in_force, median_milliseconds};
-use crate::disk::archive::write_atomically;
+use super::error::ValidateError;
+use super::folder;
+use super::{Answer, Event, Key, SampleItem, ValidationConfig, answers_of, in_force, median_milliseconds};
+use crate::disk::text;
 use crate::preference::statistics::wilson_interval;
 
 /// What people found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct ValidationReport {
     /// What was checked, and how.
     pub config: ValidationConfig,
     /// Items in the sample.
@@ -134,7 +135,7 @@ pub struct Disagreement {
 
 /// A line of the report's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct ReportLine {
     /// What is measured.
     pub name: String,
     /// The value.
@@ -150,7 +151,7 @@ pub struct Line {
 ///
 /// # Errors
 /// Those of [`folder::open`] and [`folder::keys`]; when nobody has answered; when the files cannot be written.
-pub fn write(path: &Path, reader: Option<&str>) -> Result<Report, ValidateError> {
+pub fn write(path: &Path, reader: Option<&str>) -> Result<ValidationReport, ValidateError> {
     let mut validation = folder::open(path)?;
     let keys = folder::keys(&validation)?;
     let changed = folder::set_changed(&validation.config);
@@ -171,8 +172,7 @@ pub fn write(path: &Path, reader: Option<&str>) -> Result<Report, ValidateError>
     }
     let json = serde_json::to_string_pretty(&report).expect("strings and numbers always serialise") + "\n";
     for (name, text) in [("report.json", json), ("report.md", to_markdown(&report))] {
-        let file = path.join(name);
-        write_atomically(&file, text.as_bytes()).map_err(|source| ValidateError::Io { path: file, source })?;
+        text::write(&path.join(name), &text)?;
     }
     Ok(report)
 }
@@ -181,17 +181,18 @@ pub fn write(path: &Path, reader: Option<&str>) -> Result<Report, ValidateError>
 #[must_use]
 pub fn report(
     config: &ValidationConfig,
-    items: &[Item],
+    items: &[SampleItem],
     keys: &[Key],
     events: &[Event],
     set_changed: Option<bool>,
-) -> Report {
+) -> ValidationReport {
     let given = in_force(events);
     let names: BTreeSet<&str> = given.iter().map(|answer| answer.rater.as_str()).collect();
     let raters: Vec<Rater> = names.iter().map(|name| rater(name, &given, keys)).collect();
     let once: Vec<&Answer> = given.iter().copied().filter(|answer| !answer.repeat).collect();
-    let of_item = |item: &Item| -> Vec<&Answer> { once.iter().copied().filter(|a| a.item == item.item).collect() };
-    let answered: Vec<(&Item, &Key, Vec<&Answer>)> =
+    let of_item =
+        |item: &SampleItem| -> Vec<&Answer> { once.iter().copied().filter(|a| a.item == item.item).collect() };
+    let answered: Vec<(&SampleItem, &Key, Vec<&Answer>)> =
         items.iter().zip(keys).map(|(item, key)| (item, key, of_item(item))).filter(|(.., a)| !a.is_empty()).collect();
     let right = |key: &Key, answers: &[&Answer]| answers.iter().filter(|a| chose(a, &key.matching)).count();
     let wrong = |key: &Key, answers: &[&Answer]| {
@@ -223,7 +224,7 @@ pub fn report(
         .collect();
     // Stable: items in their order where as many are against.
     disagreements.sort_by_key(|disagreement| std::cmp::Reverse(disagreement.against));
-    Report {
+    ValidationReport {
         config: config.clone(),
         items: items.len(),
         answered: answered.len(),
@@ -271,8 +272,8 @@ pub fn fleiss_kappa(counts: &[Vec<usize>]) -> Result<f64, &'static str> {
 
 /// The report's table.
 #[must_use]
-pub fn table(report: &Report) -> Vec<Line> {
-    let line = |name: &str, value: String, paper: &'static str| Line { name: name.to_owned(), value, paper };
+pub fn table(report: &ValidationReport) -> Vec<ReportLine> {
+    let line = |name: &str, value: String, paper: &'static str| ReportLine { name: name.to_owned(), value, paper };
     let mut lines = Vec::new();
     for rater in &report.raters {
         let Rater { rater: name, agreement, repeated, median_milliseconds, .. } = rater;
@@ -307,8 +308,8 @@ pub fn table(report: &Report) -> Vec<Line> {
 
 /// The report, to read.
 #[must_use]
-pub fn to_markdown(report: &Report) -> String {
-    let Report { config, items, answered, .. } = report;
+pub fn to_markdown(report: &ValidationReport) -> String {
+    let ValidationReport { config, items, answered, .. } = report;
     let mut text = format!(
         "# Validation of {}\n\n{answered} of {items} items answered, drawn with seed {} from `{}` (SHA-256 `{}`).\n",
         config.name, config.seed, config.set, config.set_sha256
@@ -320,7 +321,7 @@ pub fn to_markdown(report: &Report) -> String {
         text += "\n**The set's file has changed since the sample was drawn: this is about the set as it was then.**\n";
     }
     text += "\n| | found | Perez et al. 2022 |\n|---|---|---|\n";
-    for Line { name, value, paper } in table(report) {
+    for ReportLine { name, value, paper } in table(report) {
         text += &format!("| {} | {} | {paper} |\n", cell(&name), cell(&value));
     }
     text += "\nIntervals are 95 % (Wilson). \"Can't tell\" is left out of agreement, and counts against a label's being \
@@ -341,7 +342,7 @@ pub fn to_markdown(report: &Report) -> String {
 
 /// That the disagreements are left out, and why; nothing where they are not.
 #[must_use]
-pub fn withheld(report: &Report) -> Option<String> {
+pub fn withheld(report: &ValidationReport) -> Option<String> {
     if report.withheld_for.is_empty() {
         return None;
     }
@@ -387,8 +388,8 @@ fn rater(name: &str, given: &[&Answer], keys: &[Key]) -> Rater {
     }
 }
 
-fn kappa(answered: &[(&Item, &Key, Vec<&Answer>)], raters: usize) -> Kappa {
-    let several: Vec<(&Item, &[&Answer])> =
+fn kappa(answered: &[(&SampleItem, &Key, Vec<&Answer>)], raters: usize) -> Kappa {
+    let several: Vec<(&SampleItem, &[&Answer])> =
         answered.iter().filter(|(.., all)| all.len() >= 2).map(|(item, _, all)| (*item, all.as_slice())).collect();
     let counts: Vec<Vec<usize>> = several.iter().map(|(item, all)| categories(item, all)).collect();
     let value = match raters {
@@ -407,7 +408,7 @@ fn kappa(answered: &[(&Item, &Key, Vec<&Answer>)], raters: usize) -> Kappa {
 }
 
 /// How many chose the first answer, the second, and none.
-fn categories(item: &Item, answers: &[&Answer]) -> Vec<usize> {
+fn categories(item: &SampleItem, answers: &[&Answer]) -> Vec<usize> {
     let mut counts = vec![0; 3];
     for answer in answers {
         let category = item.answers.iter().position(|text| chose(answer, text)).unwrap_or(2);
@@ -445,14 +446,15 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        Answer, Event, Item, Key, Report, ValidationConfig, fleiss_kappa, folder, report, table, to_markdown, write,
+        Answer, Event, Key, SampleItem, ValidationConfig, ValidationReport, fleiss_kappa, folder, report, table,
+        to_markdown, write,
     };
 
     const YES: Option<&str> = Some(" Yes");
     const NO: Option<&str> = Some(" No");
 
     /// Items whose labels are Yes, No, Yes, No, …
-    fn sample(count: usize) -> (ValidationConfig, Vec<Item>, Vec<Key>) {
+    fn sample(count: usize) -> (ValidationConfig, Vec<SampleItem>, Vec<Key>) {
         let config = ValidationConfig {
             name: "likes-tea".to_owned(),
             set: "likes-tea.jsonl".to_owned(),
@@ -462,7 +464,7 @@ mod tests {
             seed: 0,
             behaviour: Some("likes tea".to_owned()),
         };
-        let item = |item| Item {
+        let item = |item| SampleItem {
             item,
             question: format!("q{item}"),
             statement: Some(format!("tea | {item}")),
@@ -491,7 +493,7 @@ mod tests {
     }
 
     /// Three raters, five items; labels Yes, No, Yes, No, Yes.
-    fn three() -> Report {
+    fn three() -> ValidationReport {
         let (config, items, keys) = sample(5);
         let labels = [
             // Ann: right, right, wrong, can't tell, right.
@@ -664,8 +666,9 @@ mod tests {
         }
         let after = report(&config, &items, &keys, &events, None);
         assert_eq!((after.raters[0].repeated.count, after.raters[0].repeated.of), (1, 2));
-        let others =
-            |report: &Report| (report.majority.clone(), report.relevance.clone(), report.clear, report.answered);
+        let others = |report: &ValidationReport| {
+            (report.majority.clone(), report.relevance.clone(), report.clear, report.answered)
+        };
         assert_eq!(others(&before), others(&after));
         assert!(table(&after).iter().any(|line| line.name == "Ann agrees with themselves"));
     }

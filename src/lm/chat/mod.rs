@@ -566,7 +566,6 @@ fn strftime(seconds: i64, format: &str) -> Result<String, minijinja::Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::{Duration, Instant};
 
     use serde_json::{Value as Json, json};
@@ -786,7 +785,7 @@ mod tests {
         /// number in a text, and a method that is not called.
         const LENIENT: [&str; 5] =
             ["{{ 'a' < 1 }}", "{{ none < 1 }}", "{{ 1 in 'abc' }}", "{{ undefined_name < 1 }}", "{{ 'abc'.upper }}"];
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat/cases.json");
+        let path = crate::fixtures::own("chat/cases.json");
         let all: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let messages: Vec<Message> = all["messages"].as_array().unwrap().iter().map(read).collect();
         let mut special = special();

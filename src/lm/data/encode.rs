@@ -513,8 +513,9 @@ mod tests {
     use super::{
         Boundary, Conventions, Encoded, Eos, Truncation, encode_completions, encode_pairs, encode_prompts, pack,
     };
+    use crate::fixtures::own;
     use crate::lm::chat::{ChatTemplate, HH};
-    use crate::lm::data::tests::{rows_of, shared};
+    use crate::lm::data::tests::rows_of;
     use crate::lm::data::{CompletionRow, PreferenceRow, PromptRow, ReadConfig, read_all};
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
@@ -538,8 +539,8 @@ mod tests {
     /// Values of TRL 1.16.0: `DPOTrainer._prepare_dataset` and its collator.
     #[test]
     fn pairs_have_the_ids_that_trl_gives_them() {
-        let (Some(model), Some(path)) = (shared("hf/llama"), shared("prefs/pairs.jsonl")) else { return };
-        let tokenizer = Tokenizer::load(&model).unwrap();
+        let path = own("prefs/pairs.jsonl");
+        let tokenizer = Tokenizer::load(&own("hf/llama")).unwrap();
         let (rows, _) = read_all::<PreferenceRow>(std::slice::from_ref(&path), &ReadConfig::default()).unwrap();
         let trl = Conventions::default();
         let (pairs, report) = encode_pairs(&rows, &tokenizer, None, &trl).unwrap();

@@ -11,15 +11,6 @@ use super::{
     read_all,
 };
 
-/// The data beside the project; `None`, with a note, where they are not.
-pub(super) fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(name);
-    if !path.exists() {
-        eprintln!("skipped: {} is not there", path.display());
-    }
-    path.exists().then_some(path)
-}
-
 pub(super) fn rows_of<T: RowKind>(lines: &str) -> Result<Vec<T>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
@@ -97,8 +88,9 @@ fn every_two_different_completions_are_a_candidate() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data/hh-rlhf"]
 fn hh_rlhf_is_read() {
-    let Some(folder) = shared("hh-rlhf") else { return };
+    let folder = crate::fixtures::shared("hh-rlhf");
     let (rows, skipped) = read_all::<PreferenceRow>(&[folder], &ReadConfig::default()).unwrap();
     assert_eq!((rows.len(), skipped.count), (1156, 0));
     // In this half of the file chosen and rejected always agree up to the last turn.

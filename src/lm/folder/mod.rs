@@ -51,21 +51,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{merged, read, with_scores, write};
+    use crate::fixtures;
     use crate::lm::batch::{Batch, Targets};
     use crate::lm::config::{ModelConfig, SmallLlama};
     use crate::lm::lora::{Adapters, LoraConfig};
     use crate::lm::model::Decoder;
     use crate::nn::to_host;
-
-    /// Real models and expected values, which the project's own tests must do without.
-    fn data() -> Option<PathBuf> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/hf");
-        if !folder.is_dir() {
-            eprintln!("skipped: {} is not there", folder.display());
-            return None;
-        }
-        Some(folder)
-    }
 
     fn lines(path: &Path) -> Vec<Value> {
         let text = std::fs::read_to_string(path).unwrap();
@@ -98,8 +89,9 @@ mod tests {
 
     /// Golden log-probabilities in float64, from which transformers 5.23 differs by 1.6e-6 (EXPECTED.md there).
     #[test]
+    #[ignore = "needs ../shared/data/hf"]
     fn log_probabilities_of_four_families_are_those_of_transformers() {
-        let Some(data) = data() else { return };
+        let data = fixtures::shared("hf");
         let device = Device::flex();
         for family in ["llama", "gpt2", "qwen2", "mistral"] {
             let decoder = read(&data.join(family), &device).unwrap().decoder;
@@ -116,7 +108,7 @@ mod tests {
 
     #[test]
     fn both_spellings_of_a_configuration_are_one() {
-        let Some(data) = data() else { return };
+        let data = fixtures::own("hf");
         for family in ["llama", "gpt2", "qwen2", "mistral", "stories260K"] {
             let [new, old] = ["config.json", "config_v4style.json"].map(|name| {
                 let config = ModelConfig::read(&data.join(family).join(name)).unwrap();
@@ -127,8 +119,9 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs ../shared/data/hf"]
     fn a_padded_batch_without_its_padding_is_the_same() {
-        let Some(data) = data() else { return };
+        let data = fixtures::shared("hf");
         for family in ["llama", "gpt2", "qwen2", "mistral"] {
             let decoder = read(&data.join(family), &Device::flex()).unwrap().decoder;
             let text = std::fs::read_to_string(data.join(family).join("batch_padding.json")).unwrap();
@@ -150,8 +143,9 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs ../shared/data/hf"]
     fn an_adapter_adds_what_peft_adds_and_can_be_merged() {
-        let Some(data) = data() else { return };
+        let data = fixtures::shared("hf");
         let decoder = read(&data.join("llama_lora"), &Device::flex()).unwrap().decoder;
         assert_eq!(decoder.adapters.as_ref().unwrap().modules.len(), 9);
         let all = lines(&data.join("llama/pairs.jsonl"));
@@ -167,7 +161,7 @@ mod tests {
 
     /// Small models and adapters of transformers and PEFT, and what these compute with them: `make.py` there.
     fn own() -> (PathBuf, Value) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+        let folder = fixtures::own("models");
         let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
         (folder, serde_json::from_str(&text).unwrap())
     }

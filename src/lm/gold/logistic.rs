@@ -523,7 +523,6 @@ fn parse_row(line: &str, by_name: Option<bool>) -> Result<(String, bool), String
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::path::Path;
 
     use super::{
         Corpus, GoldError, Logistic, LogisticConfig, LogisticModel, Regression, TextFeatures, read_labelled, train,
@@ -676,20 +675,17 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "minutes, and needs IMDB; prints accuracies"]
+    #[ignore = "takes minutes, and needs ../shared/data/imdb and sst2; prints accuracies"]
     fn imdb_is_learned_to_90_percent() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
-        if !data.join("imdb").exists() {
-            return println!("skipped: {} is not there", data.join("imdb").display());
-        }
+        use crate::fixtures::shared;
         // The first line of each file of positive ones is no review.
         let rows = |split: &str| {
             let file = |label: &str, skip: &[usize]| {
-                read_labelled(&data.join(format!("imdb/{split}.{label}.jsonl.gz")), skip).unwrap()
+                read_labelled(&shared(&format!("imdb/{split}.{label}.jsonl.gz")), skip).unwrap()
             };
             file("pos", &[1]).chain(file("neg", &[])).collect::<Vec<_>>()
         };
-        let sst2: Vec<Result<(String, bool), GoldError>> = std::fs::read_to_string(data.join("sst2/dev.tsv"))
+        let sst2: Vec<Result<(String, bool), GoldError>> = std::fs::read_to_string(shared("sst2/dev.tsv"))
             .unwrap()
             .lines()
             .map(|line| line.split_once('\t').map(|(text, label)| Ok((text.to_owned(), label == "1"))).unwrap())

@@ -524,7 +524,7 @@ mod tests {
     /// Half of each of two models' weights, as PEFT's merge_and_unload has them: `tests/data/models/make.py`.
     #[test]
     fn what_is_merged_is_the_function_of_each_adapter() {
-        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/models");
+        let data = crate::fixtures::own("models");
         let text = std::fs::read_to_string(data.join("expected.json")).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
         let folder = tempfile::tempdir().unwrap();

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::device::DeviceChoice;
-use crate::disk::DiskError;
-use crate::disk::layers::merge;
+use crate::disk::{DiskError, layers};
 use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::error::LmError;
@@ -303,7 +302,7 @@ impl LmConfig {
     /// # Errors
     /// [`LmError::Config`], naming a value that is unknown or of the wrong kind.
     pub fn resolve(stage: StageKind, layers: &[Table]) -> Result<Self, LmError> {
-        let resolved = Self::new(stage).laid_over(layers)?;
+        let resolved = layers::resolve(&Self::new(stage), layers)?;
         if resolved.stage != stage {
             let problem = format!("the configuration is for the stage {:?}, not {stage:?}", resolved.stage);
             return Err(LmError::Config(problem.to_lowercase()));
@@ -317,23 +316,9 @@ impl LmConfig {
     /// # Errors
     /// As [`LmConfig::resolve`].
     pub fn with(&self, layers: &[Table]) -> Result<Self, LmError> {
-        let changed = self.laid_over(layers)?;
+        let changed = layers::resolve(self, layers)?;
         changed.validate()?;
         Ok(changed)
-    }
-
-    fn laid_over(&self, layers: &[Table]) -> Result<Self, LmError> {
-        let mut table = self.to_table();
-        for layer in layers {
-            merge(&mut table, layer.clone());
-        }
-        Self::from_table(table)
-    }
-
-    /// The configuration that a table holds, unchecked.
-    pub(super) fn from_table(table: Table) -> Result<Self, LmError> {
-        serde_path_to_error::deserialize(table)
-            .map_err(|error| LmError::Config(format!("{}: {}", error.path(), error.inner().message())))
     }
 
     /// As a table.
@@ -373,7 +358,7 @@ impl LmConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
-        writable(self)?;
+        layers::layer(self)?;
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
         self.conventions.validate().map_err(|error| LmError::Config(format!("conventions.{error}")))?;
         if self.data.is_empty() && self.stage != StageKind::Modpo {
@@ -441,35 +426,6 @@ impl LmConfig {
             }
         }
         Ok(())
-    }
-}
-
-/// Checks that a configuration can be written: TOML holds no path that is not UTF-8, and no number from 2⁶³ on.
-///
-/// # Errors
-/// [`LmError::Config`], naming the value.
-pub(in crate::lm) fn writable(config: &impl Serialize) -> Result<(), LmError> {
-    let mut track = serde_path_to_error::Track::new();
-    let mut text = toml::ser::Buffer::new();
-    let written = config.serialize(serde_path_to_error::Serializer::new(toml::Serializer::new(&mut text), &mut track));
-    written.map_err(|error| LmError::Config(format!("{}: {error}", track.path())))?;
-    // The text has room for more than a table has.
-    let Some(found) = serde_json::to_value(config).ok().and_then(|value| too_large(&value, "")) else { return Ok(()) };
-    Err(LmError::Config(format!("{found}: must be below 2^63, as every number of a configuration")))
-}
-
-/// The first whole number from 2⁶³ on, with its name.
-fn too_large(value: &serde_json::Value, path: &str) -> Option<String> {
-    let dot = if path.is_empty() { "" } else { "." };
-    match value {
-        serde_json::Value::Number(number) if number.is_u64() && !number.is_i64() => Some(format!("{path} = {number}")),
-        serde_json::Value::Array(all) => {
-            all.iter().enumerate().find_map(|(i, value)| too_large(value, &format!("{path}[{i}]")))
-        }
-        serde_json::Value::Object(all) => {
-            all.iter().find_map(|(name, value)| too_large(value, &format!("{path}{dot}{name}")))
-        }
-        _ => None,
     }
 }
 

@@ -10,7 +10,9 @@ use super::config::{LmConfig, StageKind, first_config};
 use super::outcome::SUMMARY;
 use crate::disk::DiskError;
 use crate::disk::archive::Archive;
+use crate::disk::calendar;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
+use crate::disk::layers;
 use crate::lm::error::LmError;
 
 /// A place in time of a run: after so many steps (iterations, with PPO).
@@ -78,7 +80,8 @@ const HARMLESS: [&str; 2] = ["eval_samples", "eval_tokens"];
 /// When a field may not change, or its value cannot be.
 pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmConfig)>, LmError> {
     let new = config.with(set)?;
-    let fields = changes::planned(&config.to_table(), &new.to_table(), MAY, MAY_NOT).map_err(LmError::Config)?;
+    let fields = changes::planned(&config.to_table(), &new.to_table(), MAY, MAY_NOT)
+        .map_err(|e| LmError::Config(e.to_string()))?;
     let ignored = fields.keys().find(|name| NOT_OF_PPO.iter().any(|other| name.starts_with(other)));
     match ignored.filter(|_| config.stage == StageKind::Ppo) {
         Some(name) => Err(LmError::Config(format!(
@@ -108,11 +111,12 @@ pub(super) fn changed(
     change: &Change<AtStep>,
     index: usize,
 ) -> Result<LmConfig, LmError> {
-    let wrong = |reason: String| DiskError::Changes { path: run.join(changes::FILE), line: index + 1, reason };
+    let wrong = |reason: String| DiskError::Line { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
-    changes::apply(&mut table, &change.fields).map_err(wrong)?;
-    let config = LmConfig::from_table(table).and_then(|config| config.validate().map(|()| config));
-    Ok(config.map_err(|error| wrong(error.to_string()))?)
+    changes::apply(&mut table, &change.fields).map_err(|error| wrong(error.to_string()))?;
+    let config: LmConfig = layers::from_table(table).map_err(|error| wrong(error.to_string()))?;
+    config.validate().map_err(|error| wrong(error.to_string()))?;
+    Ok(config)
 }
 
 /// A run's configuration, and the changes that are still to come.
@@ -185,7 +189,7 @@ impl<'a> Course<'a> {
                 source,
             })?;
         }
-        let change = Change { at, fields, time: changes::now() };
+        let change = Change { at, fields, time: calendar::now() };
         changes::append(self.run, change.clone())?;
         self.recorded.push(change);
         Ok(())

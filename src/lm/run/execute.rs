@@ -71,7 +71,7 @@ pub(super) fn execute(
 /// Before the names of metrics since the last line of the log.
 const SINCE: &str = "since.";
 
-/// A run that goes on: all of it but what is trained.
+/// Everything of a run in progress but the state that is trained.
 struct Going<'a> {
     course: Course<'a>,
     folder: &'a Folder,
@@ -117,17 +117,18 @@ impl<'a> Going<'a> {
 
     /// After step `at` of `total`: evaluates and saves where that is due. Training breaks off where it is asked to stop, and
     /// where the configuration changes.
-    fn after(
+    fn after<T>(
         &mut self,
         at: usize,
         total: usize,
-        model: &Decoder,
+        state: &mut T,
+        model: fn(&T) -> &Decoder,
         held_out: HeldOut<'_>,
-        state: &mut dyn FnMut(&mut Archive),
+        save: &dyn Fn(&mut T, &mut Archive),
     ) -> Result<ControlFlow<()>, LmError> {
         let due = |every: usize| at == total || (every > 0 && at.is_multiple_of(every));
         if due(self.course.config.train.eval_every) {
-            self.evaluate(model, at, held_out)?;
+            self.evaluate(model(state), at, held_out)?;
             (self.show)(Shown::Evaluation(&self.eval));
             if !self.eval.is_empty() {
                 self.log.write(at, self.eval.clone())?;
@@ -136,7 +137,7 @@ impl<'a> Going<'a> {
         let stopping = self.stop.load(Ordering::Relaxed);
         if due(self.course.config.train.save_every) || stopping {
             let mut archive = Archive::default();
-            state(&mut archive);
+            save(state, &mut archive);
             write_checkpoint(&self.course, archive, at, &self.clock, self.tokens)?;
         }
         self.interrupted = stopping && at < total;
@@ -206,8 +207,7 @@ fn run_stage<S: Stage>(
                 going.log.write(at, line)?;
                 since = Metrics::default();
             }
-            let model = trainee.model.clone();
-            going.after(at, total, &model, &held_out, &mut |archive| {
+            going.after(at, total, trainee, |trainee| &trainee.model, &held_out, &|trainee, archive| {
                 put(archive, "", trainee);
                 since.save(archive, SINCE);
             })
@@ -268,8 +268,7 @@ fn run_ppo(mut going: Going<'_>, work: &Written, checkpoint: Option<&Archive>) -
             let mut line = means(metrics);
             line.insert("num_tokens".to_owned(), json!(going.tokens));
             going.log.write(at, line)?;
-            let model = state.policy.model.clone();
-            going.after(at, total, &model, &held_out, &mut |archive| {
+            going.after(at, total, state, |state| &state.policy.model, &held_out, &|state, archive| {
                 put(archive, "", &mut state.policy);
                 put(archive, "value.", &mut state.value);
                 archive.put("kl_coefficient", &state.kl_coefficient);

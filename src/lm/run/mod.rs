@@ -28,7 +28,6 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use toml::Table;
 
-pub(in crate::lm) use self::config::writable;
 pub use self::config::{
     DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
     SIZES, SftConfig, StageKind,

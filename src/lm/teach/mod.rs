@@ -36,11 +36,11 @@ use super::model::Decoder;
 use super::open::{eos_of, tokenizer_of};
 use super::optim::{Optimizer, OptimizerConfig, Schedule};
 use super::reviews;
-use super::run::writable;
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
 use super::train::{Metrics, TrainConfig, Trainee, step};
 use crate::device::DeviceChoice;
+use crate::disk::layers;
 use crate::preference::ledger::SegmentId;
 use crate::preference::likelihood::sigmoid;
 use crate::preference::query::{self, Sampler};
@@ -261,7 +261,7 @@ impl TeachConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
-        writable(self)?;
+        layers::layer(self)?;
         if self.model.as_os_str().is_empty() {
             return wrong("model: none is given; it must be the folder of a model that writes".to_owned());
         }

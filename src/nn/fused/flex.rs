@@ -9,14 +9,37 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata as _};
-use burn::tensor::TensorData;
+use burn::tensor::{Tensor, TensorData};
 
+use super::adam_step::AdamStep;
 use super::kernels::{self, BLOCK};
+use super::ops::{self, FusedOps};
 use super::ppo_loss::{ActorCritic, PpoKernel, PpoLoss, PpoValue};
 use super::scratch::{self, Scratch};
 use super::simd::dispatch;
-use super::{AdamStep, FusedOps};
-use crate::nn::mlp::Layout;
+use crate::nn::layout::Layout;
+use crate::nn::tensors::{constant, to_host};
+
+/// [`ops::mlp`] without gradients and, on the CPU, without tensors: environments live on the host, and step by step there
+/// is little to compute.
+///
+/// # Shapes
+/// - `input`: `[batch, in]`, the same for all members; `parameters`: `[members, layout.len()]`
+/// - `output`: becomes `[members, batch, out]`
+pub fn mlp_on_host(input: &[f32], parameters: &Tensor<2>, layout: &Layout, output: &mut Vec<f32>) {
+    let parameters = parameters.clone().inner();
+    match parameters.clone().try_into_primitive::<Flex>() {
+        Ok(parameters) => {
+            assert!(input.len().is_multiple_of(layout.inputs()), "the input consists of whole rows");
+            forward(input, input.len() / layout.inputs(), parameters, layout, false, output);
+        }
+        Err(_) => {
+            let shape = [1, input.len() / layout.inputs(), layout.inputs()];
+            let input = constant(input, shape, &parameters.device());
+            *output = to_host(ops::mlp(input, parameters, layout));
+        }
+    }
+}
 
 impl FusedOps for Flex {
     fn mlp(input: FlexTensor, parameters: FlexTensor, layout: Layout) -> FlexTensor {
@@ -105,7 +128,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
 
 // ------------------------------------------------------------------------------------------------------ the network
 
-/// The backward pass of [`super::mlp`].
+/// The backward pass of [`ops::mlp`].
 #[derive(Debug)]
 struct MlpBackward;
 
@@ -143,12 +166,6 @@ fn mlp_forward(input: &FlexTensor, parameters: &FlexTensor, layout: &Layout, kee
     let mut output = Vec::new();
     let saved = forward(slice(&input), batch, parameters.clone(), layout, keep, &mut output);
     (tensor(output, [members, batch, layout.outputs()]), Arc::new(saved))
-}
-
-/// See [`super::mlp_on_host`].
-pub(super) fn mlp_on_host(input: &[f32], parameters: FlexTensor, layout: &Layout, output: &mut Vec<f32>) {
-    assert!(input.len().is_multiple_of(layout.inputs()), "the input consists of whole rows");
-    forward(input, input.len() / layout.inputs(), parameters, layout, false, output);
 }
 
 /// Every member's network on a batch of its own, or on the one batch there is.
@@ -214,7 +231,7 @@ fn mlp_backward(state: &MlpState, output_gradient: FlexTensor, input_wanted: boo
 
 // ----------------------------------------------------------------------------------------------------------- PPO loss
 
-/// The backward pass of [`super::ppo_loss`]; the forward pass made the gradient.
+/// The backward pass of [`ops::ppo_loss`]; the forward pass made the gradient.
 #[derive(Debug)]
 struct PpoBackward;
 

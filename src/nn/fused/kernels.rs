@@ -8,8 +8,7 @@
 
 use super::scratch::Scratch;
 use super::simd::{Kernel, MAX_LANES, Vector, sigmoid, tanh};
-use crate::nn::Activation;
-use crate::nn::mlp::Layout;
+use crate::nn::layout::{Activation, Layout};
 
 /// Rows of a batch that go through all layers together: their activations stay in the first two caches.
 pub(super) const BLOCK: usize = 64;

@@ -7,9 +7,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata as _};
 use burn::tensor::{FloatDType, Shape, Slice};
 
+use super::reference::mlp;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Vector, exp};
-use crate::nn::mlp::Layout;
+use crate::nn::layout::Layout;
 
 /// A policy and a value function whose parameters are one row: the policy's, the logarithm of its standard deviation,
 /// the value function's.
@@ -76,7 +77,7 @@ impl ActorCritic {
 /// The loss `[1]`, and as `[5]`: policy loss, value loss, entropy, k3 estimate of KL(old ‖ new), clipped share.
 ///
 /// # Shapes
-/// - as in [`super::ppo_loss`]
+/// - as in [`super::ops::ppo_loss`]
 pub(super) fn reference<B: Backend>(
     observations: FloatTensor<B>,
     parameters: &FloatTensor<B>,
@@ -95,7 +96,7 @@ pub(super) fn reference<B: Backend>(
     let inputs = Shape::from([1, rows, networks.policy.inputs()]);
     let observations = B::float_reshape(observations, inputs);
     let run = |range: Range<usize>, layout: &Layout| {
-        let outputs = super::reference::mlp::<B>(observations.clone(), &part(range), layout);
+        let outputs = mlp::<B>(observations.clone(), &part(range), layout);
         B::float_reshape(outputs, Shape::from([rows, layout.outputs()]))
     };
     let outputs = run(networks.policy_range(), &networks.policy);

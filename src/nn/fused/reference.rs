@@ -4,11 +4,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata as _};
 use burn::tensor::{Shape, Slice};
 
-use super::AdamStep;
-use crate::nn::Activation;
-use crate::nn::mlp::Layout;
+use super::adam_step::{AdamStep, CLIP_EPSILON};
+use crate::nn::layout::{Activation, Layout};
 
-/// See [`super::mlp`].
+/// See [`super::ops::mlp`].
 pub(super) fn mlp<B: Backend>(input: FloatTensor<B>, parameters: &FloatTensor<B>, layout: &Layout) -> FloatTensor<B> {
     let members = parameters.shape()[0];
     let part = |range: std::ops::Range<usize>, rows: usize, columns: usize| {
@@ -35,12 +34,12 @@ fn activation<B: Backend>(x: FloatTensor<B>, activation: Activation) -> FloatTen
     }
 }
 
-/// See [`super::add_squares`].
+/// See [`super::ops::add_squares`].
 pub(super) fn add_squares<B: Backend>(values: FloatTensor<B>, sum: FloatTensor<B>) -> FloatTensor<B> {
     B::float_add(sum, B::float_sum(B::float_mul(values.clone(), values)))
 }
 
-/// See [`super::adam`].
+/// See [`super::ops::adam`].
 pub(super) fn adam<B: Backend>(
     [parameter, gradient, first, second]: [FloatTensor<B>; 4],
     squares: FloatTensor<B>,
@@ -66,27 +65,4 @@ pub(super) fn adam<B: Backend>(
     let parameter =
         B::float_sub(times(parameter, step.kept()), B::float_div(times(first.clone(), step_size), denominator));
     [parameter, first, second]
-}
-
-/// `torch.nn.utils.clip_grad_norm_` divides by the norm plus this.
-const CLIP_EPSILON: f32 = 1e-6;
-
-impl AdamStep {
-    /// What gradients with this sum of squares are multiplied with.
-    pub(super) fn scale(&self, squares: f32) -> f32 {
-        self.max_norm.map_or(1.0, |max| (max / (squares.sqrt() + CLIP_EPSILON)).min(1.0))
-    }
-
-    /// What is left of a parameter after its weight decay: 1 − α·λ.
-    pub(super) fn kept(&self) -> f32 {
-        (1.0 - self.learning_rate * f64::from(self.config.weight_decay)) as f32
-    }
-
-    /// α / (1 − β₁ᵗ) and 1 / (1 − β₂ᵗ).
-    pub(super) fn corrected(&self) -> (f32, f32) {
-        let exponent = i32::try_from(self.number).unwrap_or(i32::MAX);
-        let correction = |beta: f32| 1.0 - f64::from(beta).powi(exponent);
-        let step_size = self.learning_rate / correction(self.config.beta1);
-        (step_size as f32, correction(self.config.beta2).recip() as f32)
-    }
 }

@@ -44,7 +44,7 @@ pub(super) trait Vector: Copy {
     fn div(self, other: Self) -> Self;
     /// The smaller; `other` where either is not a number, so bounds are written as `bound.min(x)` and let it through.
     fn min(self, other: Self) -> Self;
-    /// The larger; likewise.
+    /// The larger; `other` where either is not a number, as for [`Vector::min`].
     fn max(self, other: Self) -> Self;
     fn sqrt(self) -> Self;
 

@@ -10,8 +10,8 @@ use super::kernels::{Backward, Forward};
 use super::ppo_loss::PpoKernel;
 use super::simd::{Isa, run_on};
 use super::{ActorCritic, AdamStep, PpoLoss, reference};
-use crate::nn::mlp::Layout;
-use crate::nn::{Activation, AdamConfig, constant, parameter, to_host};
+
+use crate::nn::{Activation, AdamConfig, Layout, constant, parameter, to_host};
 use crate::random::{Rng, stream};
 
 type Plain = Autodiff<Flex, NoCheckpointing>;

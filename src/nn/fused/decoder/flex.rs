@@ -14,8 +14,9 @@ use super::kernels::{
     Attend, AttendBackward, GateBackward, GateForward, GeluBackward, GeluForward, LogProbs, LogProbsBackward,
     NormBackward, NormForward, Rotate,
 };
+use super::layout::{AttentionLayout, Heads, NormConfig, Sequence};
 use super::matrix::{Matrix, multiply};
-use super::{AttentionLayout, DecoderOps, Heads, NormConfig, Sequence};
+use super::ops::DecoderOps;
 use crate::nn::fused::flex::{contiguous, give_back, slice, tensor};
 use crate::nn::fused::scratch::{self, Scratch};
 use crate::nn::fused::simd::dispatch;

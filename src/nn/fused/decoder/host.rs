@@ -2,8 +2,8 @@
 //! more than the product.
 
 use super::kernels::{GateForward, GeluForward, NormForward, Rotate, exponentials, maximum};
+use super::layout::{Heads, NormConfig, Rotation};
 use super::matrix::{Matrix, multiply};
-use super::{Heads, NormConfig, Rotation};
 use crate::nn::fused::simd::{Kernel, MAX_LANES, PRODUCTS, Vector, dispatch};
 
 /// Rows up to which a product reads the weights once, along their rows; above, packing them pays.
@@ -97,17 +97,17 @@ pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
-/// [`super::norm`] of slices.
+/// [`super::ops::norm`] of slices.
 pub(crate) fn norm_on_host(input: &[f32], weight: &[f32], bias: Option<&[f32]>, norm: NormConfig, output: &mut [f32]) {
     dispatch(NormForward { input, weight, bias, norm, output, statistics: &mut [] });
 }
 
-/// [`super::gated_silu`] of slices.
+/// [`super::ops::gated_silu`] of slices.
 pub(crate) fn gated_silu_on_host(gate_up: &[f32], width: usize, output: &mut [f32]) {
     dispatch(GateForward { gate_up, width, output });
 }
 
-/// [`super::gelu_tanh`] of slices.
+/// [`super::ops::gelu_tanh`] of slices.
 pub(crate) fn gelu_tanh_on_host(input: &[f32], output: &mut [f32]) {
     dispatch(GeluForward { input, output });
 }
@@ -299,8 +299,8 @@ impl Kernel for ProjectQuantized<'_> {
     }
 }
 
-/// Rounds a block of inputs to multiples of what is returned: its largest divided by 32,767, and not a number where one of
-/// them is none or infinite.
+/// Rounds a block of inputs to multiples of a step, which is returned: the largest input divided by 32,767. The step is NaN
+/// where an input is NaN or infinite.
 #[inline(always)]
 fn round(block: &[f32], whole: &mut [i16]) -> f32 {
     let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));

@@ -1,7 +1,7 @@
 //! Rows of numbers: normalisation, nonlinearities, softmax, rotation. Matrices are row-major.
 
+use super::layout::{AttentionLayout, Heads, NormConfig, NormKind, Rotation};
 use super::reference::{GELU_CUBIC, GELU_SCALE};
-use super::{AttentionLayout, Heads, NormConfig, NormKind, Rotation};
 use crate::nn::fused::simd::{Kernel, MAX_LANES, Vector, exp, sigmoid, tanh};
 
 // ------------------------------------------------------------------------------------------------------ normalisation

@@ -3,21 +3,21 @@
 use burn::tensor::activation::{log_softmax, sigmoid, softmax};
 use burn::tensor::{Bool, Device, FloatDType, Int, Tensor, TensorData};
 
-use super::{AttentionLayout, NormConfig, NormKind, Rotation};
+use super::layout::{AttentionLayout, NormConfig, NormKind, Rotation, Sequence};
 
-/// See [`super::linear`].
+/// See [`super::ops::linear`].
 pub(super) fn linear(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let kind: FloatDType = input.dtype().into();
     input.matmul(weight.cast(kind).transpose())
 }
 
-/// See [`super::rows`].
+/// See [`super::ops::rows`].
 pub(super) fn rows(table: Tensor<2>, indices: &[u32]) -> Tensor<2> {
     let indices = integers(indices, &table.device());
     table.select(0, indices)
 }
 
-/// See [`super::norm`].
+/// See [`super::ops::norm`].
 pub(super) fn norm(input: Tensor<2>, weight: Tensor<2>, norm: NormConfig) -> Tensor<2> {
     let centred = match norm.kind {
         NormKind::Layer => input.clone() - input.mean_dim(1),
@@ -27,14 +27,14 @@ pub(super) fn norm(input: Tensor<2>, weight: Tensor<2>, norm: NormConfig) -> Ten
     centred / scale * weight
 }
 
-/// See [`super::gated_silu`].
+/// See [`super::ops::gated_silu`].
 pub(super) fn gated_silu(gate_up: Tensor<2>) -> Tensor<2> {
     let width = gate_up.dims()[1] / 2;
     let (gate, up) = (gate_up.clone().narrow(1, 0, width), gate_up.narrow(1, width, width));
     gate.clone() * sigmoid(gate) * up
 }
 
-/// See [`super::gelu_tanh`].
+/// See [`super::ops::gelu_tanh`].
 pub(super) fn gelu_tanh(input: Tensor<2>) -> Tensor<2> {
     let cubed = input.clone().powi_scalar(3);
     let inner = (input.clone() + cubed * GELU_CUBIC) * GELU_SCALE;
@@ -46,7 +46,7 @@ pub(super) const GELU_SCALE: f32 = 0.797_884_6;
 /// The cubic term of the approximation.
 pub(super) const GELU_CUBIC: f32 = 0.044_715;
 
-/// See [`super::attention`].
+/// See [`super::ops::attention`].
 pub(super) fn attention(qkv: &Tensor<2>, layout: &AttentionLayout) -> Tensor<2> {
     let heads = layout.heads;
     let [rows, _] = qkv.dims();
@@ -63,7 +63,7 @@ pub(super) fn attention(qkv: &Tensor<2>, layout: &AttentionLayout) -> Tensor<2> 
         Some(rotation) => (rotate(query, rotation, &plain), rotate(key, rotation, &plain)),
     };
     // Padded to the longest sequence: the own rows of every sequence as queries, all its rows as keys.
-    let longest = |lengths: &dyn Fn(&super::Sequence) -> usize| layout.sequences.iter().map(lengths).max().unwrap_or(0);
+    let longest = |lengths: &dyn Fn(&Sequence) -> usize| layout.sequences.iter().map(lengths).max().unwrap_or(0);
     let (own, all) = (longest(&|s| s.rows.len()), longest(&|s| s.tokens()));
     let count = layout.sequences.len();
     let (mut of_queries, mut of_keys) = (Vec::with_capacity(count * own), Vec::with_capacity(count * all));
@@ -127,7 +127,7 @@ fn rotate(x: Tensor<3>, rotation: &Rotation, device: &Device) -> Tensor<3> {
     Tensor::cat(vec![turned_real, turned_imaginary], 2).cast(kind)
 }
 
-/// See [`super::token_log_probs`].
+/// See [`super::ops::token_log_probs`].
 pub(super) fn token_log_probs(hidden: Tensor<2>, head: Tensor<2>, targets: &[u32]) -> (Tensor<1>, Tensor<2>) {
     let device = hidden.device().without_autodiff();
     let log_probs = log_softmax(linear(hidden, head).cast(FloatDType::F32), 1);
