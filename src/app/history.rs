@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use egui::{Grid, RichText, ScrollArea, Sense, Ui, vec2};
+use egui::{ScrollArea, Sense, Ui, vec2};
 
 use super::canvas::Player;
 use super::panel::{Action, Context, Entry, OpenRun, Panel, needs_a_run};
 use super::theme::Theme;
-use super::widgets::{animate, named, toggle};
+use super::widgets::{animate, facts, named, toggle};
 use crate::control::config::Rater;
 use crate::engine::book::{Answers, Saying};
 use crate::engine::run::RunCommand;
@@ -62,7 +62,7 @@ impl Panel for History {
                 ui.label("No answers yet. They appear here as they are given");
                 return;
             }
-            about_the_rater(ui, &consistency(&view.answers));
+            about_the_rater(ui, theme, &consistency(&view.answers));
             if let Some(pair) = self.chosen.and_then(|query| pairs.iter().find(|pair| pair.query == query)) {
                 self.replay(ui, theme, run, pair, actions);
             }
@@ -173,34 +173,29 @@ impl History {
     }
 }
 
-fn about_the_rater(ui: &mut Ui, found: &Consistency) {
+fn about_the_rater(ui: &mut Ui, theme: &Theme, found: &Consistency) {
     let share = |part: usize, whole: usize| match whole {
         0 => "–".to_owned(),
         whole => format!("{:.0} % of {whole}", 100.0 * part as f64 / whole as f64),
     };
-    Grid::new("rater").num_columns(6).spacing([12.0, 4.0]).show(ui, |ui| {
-        let facts = [
-            (
-                "agreement on repeats",
-                share(found.agreed, found.repeated),
-                "Every tenth question shows an earlier pair again, half of them with the sides swapped",
-            ),
-            (
-                "first clip preferred",
-                share(found.first, found.decided),
-                "Of the decided answers. Sides are random, so a share far from one half means a preference for a side",
-            ),
-            (
-                "seconds for an answer",
-                found.seconds.map_or("–".to_owned(), |s| format!("{s:.1}")),
-                "Median time from the appearance of a pair to its answer",
-            ),
-        ];
-        for (name, value, hint) in facts {
-            ui.weak(name).on_hover_text(hint);
-            ui.label(RichText::new(value).strong()).on_hover_text(hint);
-        }
-    });
+    let rows = [
+        (
+            "agreement on repeats",
+            share(found.agreed, found.repeated),
+            "Every tenth question shows an earlier pair again, half of them with the sides swapped",
+        ),
+        (
+            "first clip preferred",
+            share(found.first, found.decided),
+            "Of the decided answers. Sides are random, so a share far from one half means a preference for a side",
+        ),
+        (
+            "seconds for an answer",
+            found.seconds.map_or("–".to_owned(), |s| format!("{s:.1}")),
+            "Median time from the appearance of a pair to its answer",
+        ),
+    ];
+    facts(ui, theme, "rater", &rows);
 }
 
 fn consistency(answers: &Answers) -> Consistency {

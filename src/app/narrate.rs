@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::preference::statistics::quantile;
+
 /// What is said, one JSON object a line.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -75,8 +77,5 @@ pub(super) fn say(what: &Narration) {
 
 /// Median and 99th percentile.
 fn quantiles(values: &[f64]) -> [f64; 2] {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
-    [at(0.5), at(0.99)]
+    [0.5, 0.99].map(|share| quantile(values.iter().copied(), share).unwrap_or(f64::NAN))
 }

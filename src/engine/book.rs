@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::preference::ledger::{self, Answer, Ledger};
+use crate::preference::statistics::quantile;
 use crate::preference::{Event, Label, Repeat, SegmentId, Why};
 
 /// What a person says about a question.
@@ -110,9 +111,7 @@ impl Answers {
     /// Median seconds of an answer; `None` before the first one of a person.
     #[must_use]
     pub fn pace(&self) -> Option<f64> {
-        let mut seconds: Vec<f64> = self.labels.values().filter_map(|given| given.seconds).collect();
-        seconds.sort_by(f64::total_cmp);
-        seconds.get(seconds.len() / 2).copied()
+        quantile(self.labels.values().filter_map(|given| given.seconds), 0.5)
     }
 }
 

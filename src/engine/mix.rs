@@ -21,6 +21,7 @@ use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
+use crate::preference::statistics::quantile;
 use crate::random::stream;
 use crate::studies::control_front::{ControlFront, ControlMethod};
 use crate::studies::front::Fronts;
@@ -213,9 +214,7 @@ impl MixView {
     /// Median and 99th percentile of the milliseconds that wishes took, if there were any.
     #[must_use]
     pub fn latency(&self) -> Option<[f64; 2]> {
-        let mut sorted = self.latencies.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied();
+        let at = |share| quantile(self.latencies.iter().copied(), share);
         Some([at(0.5)?, at(0.99)?])
     }
 }

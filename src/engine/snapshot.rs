@@ -13,6 +13,7 @@ use crate::control::config::{Config, RewardSource};
 use crate::control::drlhp::{self, Compared, Report, Run, Segment};
 use crate::control::epic::epic;
 use crate::control::run::Summary;
+use crate::preference::statistics::quantile;
 use crate::preference::{Repeat, Why, pearson};
 use crate::random::stream;
 
@@ -320,18 +321,10 @@ impl Slice {
         if seen.is_empty() {
             return Err("the agent has seen nothing yet that the reward could be drawn over".to_owned());
         }
-        let sorted: Vec<Vec<f64>> = (0..variables)
-            .map(|variable| {
-                let mut values: Vec<f64> = seen.chunks(saved).map(|state| state[variable]).collect();
-                values.sort_by(f64::total_cmp);
-                values
-            })
-            .collect();
-        let quantile = |variable: usize, share: f64| {
-            let values = &sorted[variable];
-            values[((values.len() - 1) as f64 * share).round() as usize]
+        let seen_at = |variable: usize, share: f64| {
+            quantile(seen.chunks(saved).map(|state| state[variable]), share).unwrap_or_default()
         };
-        let median: Vec<f64> = (0..variables).map(|variable| quantile(variable, 0.5)).collect();
+        let median: Vec<f64> = (0..variables).map(|variable| seen_at(variable, 0.5)).collect();
         // Whether the agent sees the same after a full turn of a variable. Such an angle may have made many turns.
         let mut turns = |variable: usize| -> Result<bool, String> {
             let mut seen = [vec![0.0; obs], vec![0.0; obs]];
@@ -345,7 +338,7 @@ impl Slice {
         };
         let turning = [turns(x)?, turns(y)?];
         let range = |axis: usize, variable| {
-            if turning[axis] { [-PI, PI] } else { [quantile(variable, 0.01), quantile(variable, 0.99)] }
+            if turning[axis] { [-PI, PI] } else { [seen_at(variable, 0.01), seen_at(variable, 0.99)] }
         };
         let range = [range(0, x), range(1, y)];
         let place = |axis: usize, value: f64| if turning[axis] { (value + PI).rem_euclid(TAU) - PI } else { value };

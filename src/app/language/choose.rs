@@ -128,10 +128,8 @@ impl Choose {
             if chosen == ModelChoice::Make {
                 let hint = "Parameters. A million learns to write reviews in some minutes";
                 choice(ui, "size", hint, &SIZES.map(|(name, ..)| name), &mut self.size);
-                let name = ui.label("texts").id;
-                ui.add(DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100))
-                    .labelled_by(name)
-                    .on_hover_text("Reviews that it reads once; twice as many take twice as long");
+                let hint = "Reviews that it reads, each once; twice as many take twice as long";
+                number(ui, "texts", hint, DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100));
             }
         });
         ui.horizontal(|ui| {
@@ -198,11 +196,11 @@ impl Choose {
             number(ui, "Learning rate", hint, rate);
             let hint =
                 "Which pairs you are asked about: any, or those where the model is least sure what you would say";
-            let known: Vec<_> = samplers().collect();
-            let mut chosen = known.iter().position(|sampler| *sampler == config.sampler).unwrap_or(0);
-            let names: Vec<&str> = known.iter().map(|sampler| sampler.name).collect();
-            if choice(ui, "Questions", hint, &names, &mut chosen) {
-                config.sampler = known[chosen];
+            let (hint, samplers) = (format!("{hint}. Now: {}", config.sampler.summary), samplers().collect::<Vec<_>>());
+            let names: Vec<&str> = samplers.iter().map(|sampler| sampler.name).collect();
+            let mut chosen = samplers.iter().position(|sampler| *sampler == config.sampler).unwrap_or_default();
+            if choice(ui, "Questions", &hint, &names, &mut chosen) {
+                config.sampler = samplers[chosen];
             }
             ui.end_row();
         });

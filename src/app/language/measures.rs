@@ -10,7 +10,7 @@ use crate::app::theme::Theme;
 use crate::app::widgets::{choice, facts};
 use crate::engine::language::{LanguageCommand, LanguagePhase};
 use crate::engine::shelf::Shelf;
-use crate::lm::teach::{REVIEWS, TeachReport as Report};
+use crate::lm::teach::{REVIEWS, TeachReport};
 use crate::preference::Label;
 use crate::preference::statistics::wilson_interval;
 
@@ -176,7 +176,7 @@ fn last_answer(ui: &mut Ui, theme: &Theme, session: &OpenSession) {
 }
 
 /// Answers with a better side, and how many were expected.
-fn ahead(reports: &[Report]) -> [usize; 2] {
+fn ahead(reports: &[TeachReport]) -> [usize; 2] {
     reports.iter().fold([0, 0], |sum, report| [sum[0] + report.ahead[0], sum[1] + report.ahead[1]])
 }
 
@@ -259,7 +259,7 @@ fn path(session: &OpenSession) -> Option<Vec<[f64; 2]>> {
     if session.view.config.as_ref()?.gold != GOLD {
         return None;
     }
-    let point = |report: &Report| Some([report.sampled.kl.mean.max(0.0), report.sampled.gold?.mean]);
+    let point = |report: &TeachReport| Some([report.sampled.kl.mean.max(0.0), report.sampled.gold?.mean]);
     let points: Vec<[f64; 2]> = session.view.reports.iter().filter_map(point).collect();
     (!points.is_empty()).then_some(points)
 }
