@@ -16,11 +16,13 @@ fn main() {
     divan::main();
 }
 
-/// Control tasks whose cost per step differs most.
-const TASKS: &[&str] = &["pendulum", "cartpole", "reacher", "acrobot"];
+/// All tasks of fixed length.
+fn tasks() -> impl Iterator<Item = &'static str> {
+    pairwise_envs::tasks().map(|spec| spec.id)
+}
 
 /// Steps of 8 environments with random actions, observations and saved states included.
-#[divan::bench(args = TASKS)]
+#[divan::bench(args = tasks())]
 fn random_rollout(bencher: Bencher, env: &str) {
     let config = Config::preset(env).expect("a task of this project");
     let device = burn::tensor::Device::flex();
@@ -31,7 +33,7 @@ fn random_rollout(bencher: Bencher, env: &str) {
 }
 
 /// The same with actions of a policy.
-#[divan::bench(args = TASKS)]
+#[divan::bench(args = tasks())]
 fn policy_rollout(bencher: Bencher, env: &str) {
     let config = Config::preset(env).expect("a task of this project");
     let device = burn::tensor::Device::flex();
@@ -42,7 +44,7 @@ fn policy_rollout(bencher: Bencher, env: &str) {
 }
 
 /// One PPO update on 2048 transitions: 10 epochs of minibatches of 64. Items are samples trained on.
-#[divan::bench(args = TASKS)]
+#[divan::bench(args = tasks())]
 fn ppo_update(bencher: Bencher, env: &str) {
     let mut config = Config::preset(env).expect("a task of this project");
     (config.ppo.epochs, config.ppo.minibatch_size) = (10, 64);
@@ -92,7 +94,7 @@ fn preference_run(bencher: Bencher) {
 }
 
 /// A frame of 480 pixels.
-#[divan::bench(args = TASKS)]
+#[divan::bench(args = tasks())]
 fn render(bencher: Bencher, env: &str) {
     let mut env = pairwise_envs::make(env).expect("a task of this project");
     let mut observation = vec![0.0; env.spec().observation.len()];

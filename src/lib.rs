@@ -8,6 +8,7 @@ pub mod advantage;
 pub mod finite;
 pub mod random;
 pub mod range;
+pub mod table;
 
 pub mod device;
 pub mod disk;

@@ -10,8 +10,8 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
 use crate::raster::{Palette, render};
-use crate::registry::{UnknownEnv, make};
 use crate::scene::{Ink, Scene, Shape};
+use crate::tasks::{UnknownEnv, make};
 
 /// An environment of this crate as a gymnasium-rs one: `Env<Array1<f32>, i32>` for discrete actions,
 /// `Env<Array1<f32>, Array1<f32>>` for continuous ones.

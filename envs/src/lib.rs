@@ -5,27 +5,18 @@
 //!
 //! **Architecture invariant:** this crate knows nothing of burn, egui or preferences.
 
-mod acrobot;
-mod cart_pole;
 mod env;
 #[cfg(all(unix, feature = "gymnasium-rs"))]
 mod gym;
-mod inverted_pendulum;
-mod mountain_car;
-mod pendulum;
 mod raster;
-mod reacher;
-mod registry;
 mod scene;
-mod task;
-mod taste;
+mod tasks;
 mod vector;
 
 pub use env::{Action, Env, EnvSpec, LARGEST_STATE, Rng, Space, StateError, Step};
 #[cfg(all(unix, feature = "gymnasium-rs"))]
 pub use gym::{FromGym, Gym};
 pub use raster::{Frame, MAX_SIDE, Palette, RasterError, Rgba, gif, png, render, side_by_side};
-pub use registry::{UnknownEnv, make, specs};
 pub use scene::{Ink, Point, Scene, Shape};
-pub use taste::{Judged, Taste, task, tastes};
+pub use tasks::{Judged, Taste, UnknownEnv, make, specs, task, tasks, tastes};
 pub use vector::{Actions, EpisodeRng, Finished, VecEnv, VecEnvState};

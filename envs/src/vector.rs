@@ -1,7 +1,7 @@
 //! Several copies of one environment stepped side by side, reset in the step that ends an episode.
 
 use crate::env::{Action, Env, EnvSpec, Rng, StateError, Step};
-use crate::registry::{UnknownEnv, make};
+use crate::tasks::{UnknownEnv, make};
 
 /// `n` copies of an environment. After [`VecEnv::step`], [`VecEnv::observations`] are those to act on next (of a new
 /// episode where one ended) and [`VecEnv::final_observations`] those that the step led to.

@@ -1,6 +1,6 @@
 //! What every environment promises: a state that is complete, a length that leaks nothing, drawings that fit.
 
-use pairwise_envs::{Action, Actions, Env, Palette, Rng, Scene, Space, StateError, VecEnv, make, render, specs};
+use pairwise_envs::{Action, Actions, Env, Palette, Rng, Scene, Space, StateError, VecEnv, make, render, specs, tasks};
 use rand::{RngExt as _, SeedableRng as _};
 
 fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
@@ -24,7 +24,7 @@ fn random_step(env: &mut dyn Env, rng: &mut Rng) -> (Vec<u32>, u64, bool, bool) 
 #[test]
 fn short_named_tasks_never_end_before_their_horizon() {
     for spec in specs().filter(|spec| !spec.terminates) {
-        let mut env = make(spec.id).expect("the registry lists it");
+        let mut env = make(spec.id).expect("it is listed");
         let mut rng = Rng::seed_from_u64(5);
         let mut observation = vec![0.0; spec.observation.len()];
         for _ in 0..3 {
@@ -35,10 +35,7 @@ fn short_named_tasks_never_end_before_their_horizon() {
             }
         }
     }
-    let fixed: Vec<&str> = specs().filter(|spec| !spec.terminates).map(|spec| spec.id).collect();
-    for id in ["pendulum", "cartpole", "mountain-car", "acrobot", "reacher", "inverted-pendulum"] {
-        assert!(fixed.contains(&id), "{id} must have a fixed horizon");
-    }
+    assert!(tasks().all(|spec| !spec.terminates) && tasks().count() >= 6);
 }
 
 #[test]

@@ -1,18 +1,66 @@
 //! Curves of a run over its environment steps.
 
+use std::sync::Arc;
+
 use egui::{Color32, Rangef, Ui};
-use egui_plot::{Corner, FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, VLine};
+use egui_plot::{Corner, FilledArea, GridMark, Legend, Line, LineStyle, Plot, PlotPoints, PlotUi, Points, VLine};
 
 use super::theme::Theme;
 use crate::control::drlhp::Report;
+use crate::control::run::past::{self, PastRun};
 use crate::disk::figure::Series;
-use crate::engine::Past;
+use crate::engine::snapshot::PastReports;
 
 /// A curve: what it is, and its value in a report.
 pub(super) struct Curve {
     pub name: &'static str,
     pub value: fn(&Report) -> Option<f64>,
 }
+
+/// A value over which runs are compared.
+pub(super) struct Measure {
+    pub name: &'static str,
+    pub hint: &'static str,
+    /// Whether it needs the task's own reward to mean something.
+    truth: bool,
+    value: fn(&Report) -> Option<f64>,
+}
+
+/// Curves of several runs.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// The runs, as they were when it was made.
+    pub runs: Vec<Arc<PastRun>>,
+    /// For each of [`MEASURES`].
+    pub series: Vec<Vec<Series>>,
+}
+
+pub(super) const MEASURES: [Measure; 4] = [
+    Measure {
+        name: "True return",
+        hint: "Mean of the last ten training episodes by the task's own reward",
+        truth: true,
+        value: |r| r.true_return,
+    },
+    Measure {
+        name: "Predicted return",
+        hint: "What the learned reward, normalised, expects of an episode",
+        truth: false,
+        value: |r| r.predicted_return,
+    },
+    Measure {
+        name: "Reward correlation",
+        hint: "Pearson's, of learned and true reward, step by step",
+        truth: true,
+        value: |r| r.reward.and_then(|m| m.pearson),
+    },
+    Measure {
+        name: "Held-out loss",
+        hint: "Cross-entropy of the answers that the reward was not fitted to, in nats",
+        truth: false,
+        value: |r| r.fit.and_then(|f| f.validation_loss),
+    },
+];
 
 /// Points drawn of a past run's curve: a screen has no more columns.
 const POINTS: usize = 1000;
@@ -26,6 +74,30 @@ pub(super) struct Look {
     pub log: bool,
 }
 
+impl Comparison {
+    /// Curves of these runs, those of several seeds as one.
+    pub(super) fn of(runs: Vec<Arc<PastRun>>) -> Self {
+        let known = |run: &&PastRun| run.config.preferences.wanted.is_none();
+        let series = |measure: &Measure| {
+            let shown: Vec<&PastRun> =
+                runs.iter().map(Arc::as_ref).filter(|run| !measure.truth || known(run)).collect();
+            past::series(&shown, measure.value)
+        };
+        Self { series: MEASURES.iter().map(series).collect(), runs }
+    }
+
+    /// Whether there is nothing to show.
+    pub(super) fn is_empty(&self) -> bool {
+        self.series.iter().all(Vec::is_empty)
+    }
+
+    /// Curves of the measure of this name.
+    pub(super) fn measure(&self, name: &str) -> &[Series] {
+        let found = MEASURES.iter().position(|measure| measure.name == name).and_then(|i| self.series.get(i));
+        found.map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Draws a run's curves over environment steps, smoothed by an exponential average that is drawn over the faint raw
 /// values, with label sessions marked by vertical lines, and those of other runs `beside` it.
 pub(super) fn show(
@@ -33,12 +105,12 @@ pub(super) fn show(
     theme: &Theme,
     id: &str,
     height: f32,
-    past: &Past,
+    reported: &PastReports,
     curves: &[Curve],
     look: Look,
     beside: &[Series],
 ) {
-    let reports = &past.reports;
+    let reports = &reported.reports;
     // Zero has no logarithm; what is smaller than this is not worth looking at.
     let scaled = |value: f64| if look.log { value.max(1e-9).log10() } else { value };
     let mut plot = over_steps(theme, id, height);
@@ -49,19 +121,17 @@ pub(super) fn show(
     if !beside.is_empty() {
         plot = plot.legend(legend());
     }
-    // A plot of one value, or of equal ones, has no height of its own.
-    let values = curves.iter().flat_map(|curve| reports.iter().filter_map(curve.value)).filter(|v| v.is_finite());
-    let values = values.map(scaled);
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
-    if low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
-        plot = plot.include_y(low - 0.5).include_y(high + 0.5);
-    }
-    // What is kept of an old value from one report to the next, of which each stands for several iterations in a long run.
-    let smoothing = look.smoothing.powi(i32::try_from(past.every).unwrap_or(i32::MAX));
+    let values = curves
+        .iter()
+        .flat_map(|curve| reports.iter().filter_map(|report| (curve.value)(report)))
+        .filter(|v| v.is_finite());
+    let plot = with_height(plot, values.map(scaled));
+    // In a long run a report stands for several iterations, over which more of an old value is lost.
+    let smoothing = look.smoothing.powi(i32::try_from(reported.every).unwrap_or(i32::MAX));
     plot.show(ui, |plot| {
         let changed = reports.windows(2).filter(|r| r[1].labels_asked > r[0].labels_asked);
         let marks: Vec<f64> = changed.map(|r| r[1].env_steps as f64).collect();
-        // Where sessions are as close as pixels, marks say nothing.
+        // Marks as close as pixels say nothing.
         if marks.len() <= 60 {
             for mark in marks {
                 let line = VLine::new("", mark).color(theme.weak_text.gamma_multiply(0.3)).width(1.0);
@@ -69,7 +139,7 @@ pub(super) fn show(
             }
         }
         for (i, curve) in curves.iter().enumerate() {
-            let points = |r: &Report| (curve.value)(r).map(|value| [r.env_steps as f64, value]);
+            let points = |r: &Arc<Report>| (curve.value)(r).map(|value| [r.env_steps as f64, value]);
             let raw: Vec<[f64; 2]> = reports.iter().filter_map(points).filter(|p| p[1].is_finite()).collect();
             let color: Color32 = theme.curve(i);
             let on_scale =
@@ -96,12 +166,12 @@ fn over_steps<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
     empty(theme, id, height).include_x(0.0).x_axis_formatter(|mark, _| steps(mark.value))
 }
 
-/// A legend where learning curves leave room.
+/// A legend in the corner that learning curves leave free.
 pub(super) fn legend() -> Legend {
     Legend::default().position(Corner::RightBottom)
 }
 
-/// A plot with a few lines across it that leaves the wheel to the panel that it is in.
+/// A plot with a few lines across it. The wheel scrolls the panel that it is in.
 pub(super) fn empty<'a>(theme: &Theme, id: &str, height: f32) -> Plot<'a> {
     let number = |mark: GridMark| {
         let digits = (-mark.step_size.log10().floor()).clamp(0.0, 9.0) as usize;
@@ -143,7 +213,7 @@ pub(super) fn round_values((low, high): (f64, f64), count: f32) -> Vec<GridMark>
     marks.map(|mark| GridMark { value: mark as f64 * step, step_size: step }).collect()
 }
 
-/// The same on a logarithmic scale: decimal logarithms of such values, or of powers of ten alone where these are many.
+/// The same on a logarithmic scale: decimal logarithms of such values, or only of powers of ten where there are many.
 fn powers((low, high): (f64, f64)) -> Vec<GridMark> {
     let (first, last) = (low.floor() as i32, high.ceil() as i32);
     let times: &[f64] = if last - first > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
@@ -152,21 +222,39 @@ fn powers((low, high): (f64, f64)) -> Vec<GridMark> {
     marks.map(|value| GridMark { value, step_size: 1.0 }).collect()
 }
 
-/// Series with their intervals, in the colours from number `first` on.
-fn overlay(plot: &mut PlotUi<'_>, theme: &Theme, series: &[Series], first: usize, scaled: &dyn Fn(f64) -> f64) {
-    for (i, series) in series.iter().enumerate() {
-        let color = theme.curve(first + i);
+/// Lines with their intervals and dots, in the colours from number `first` on; dashed where there are fewer colours.
+pub(super) fn overlay(
+    plot: &mut PlotUi<'_>,
+    theme: &Theme,
+    series: &[Series],
+    first: usize,
+    scaled: &dyn Fn(f64) -> f64,
+) {
+    for (i, series) in (first..).zip(series) {
+        let (name, color) = (series.name.as_str(), theme.curve(i));
         let stride = series.points.len().div_ceil(POINTS).max(1);
         let with_interval = || series.points.iter().filter_map(|point| Some((point.x, point.interval?)));
         let xs: Vec<f64> = with_interval().map(|(x, _)| x).collect();
         if !xs.is_empty() {
             let bound = |i: usize| with_interval().map(|(_, interval)| scaled(interval[i])).collect::<Vec<f64>>();
-            let area = FilledArea::new("", &xs, &bound(0), &bound(1)).fill_color(color.gamma_multiply(0.2));
+            let area = FilledArea::new("", &xs, &bound(0), &bound(1)).fill_color(color.gamma_multiply(0.15));
             plot.add(area.allow_hover(false));
         }
+        let style = if i < theme.curves.len() { LineStyle::Solid } else { LineStyle::dashed_loose() };
         let points: PlotPoints<'static> =
             series.points.iter().step_by(stride).map(|point| [point.x, scaled(point.y)]).collect();
-        plot.line(Line::new(series.name.as_str(), points).color(color).width(2.0));
+        plot.line(Line::new(name, points).color(color).width(2.0).style(style));
+        let dots: PlotPoints<'static> = series.dots.iter().map(|&(x, y)| [x, scaled(y)]).collect();
+        plot.points(Points::new(name, dots).color(color).radius(2.0));
+    }
+}
+
+/// Gives a plot of one value, or of equal ones, a height: it has none of its own.
+pub(super) fn with_height<'a>(plot: Plot<'a>, values: impl Iterator<Item = f64>) -> Plot<'a> {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    match low <= high && high - low <= 1e-6 * high.abs().max(1.0) {
+        true => plot.include_y(low - 0.5).include_y(high + 0.5),
+        false => plot,
     }
 }
 

@@ -1,20 +1,29 @@
 //! All answers of a run: see a pair again, change its answer, take it back.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use egui::{Grid, RichText, Role, ScrollArea, Sense, Ui, WidgetInfo, vec2};
+use egui::{ScrollArea, Sense, Ui, vec2};
 
-use super::stage::Player;
+use super::canvas::Player;
+use super::panel::{Action, Context, Entry, OpenRun, Panel, needs_a_run};
 use super::theme::Theme;
-use super::{Action, Session, animate};
+use super::widgets::{animate, facts, named, toggle};
 use crate::control::config::Rater;
-use crate::engine::{Command, Given, Pair};
+use crate::engine::book::{Answers, Saying};
+use crate::engine::run::RunCommand;
+use crate::engine::snapshot::ClipPair;
 use crate::preference::Label;
+
+pub(super) const PANEL: Entry = Entry {
+    name: "history",
+    hint: "All answers: see, change or take back",
+    missing: needs_a_run,
+    make: || Box::new(History::default()),
+};
 
 /// What the panel remembers of a run.
 #[derive(Default)]
-pub(super) struct History {
+struct History {
     player: Player,
     chosen: Option<u64>,
 }
@@ -32,162 +41,166 @@ struct Consistency {
     seconds: Option<f64>,
 }
 
+/// What an answer can be changed to.
+const LABELS: [(Label, &str); 4] =
+    [(Label::First, "First"), (Label::Second, "Second"), (Label::Equal, "Equal"), (Label::Skip, "None")];
+
 const THUMBNAIL: egui::Vec2 = vec2(88.0, 56.0);
 
 /// Widths of the columns of text, points.
 const COLUMNS: [f32; 4] = [104.0, 124.0, 124.0, 56.0];
 
-/// Shows the panel.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
-    egui::CentralPanel::default().show(ui, |ui| {
-        ui.heading("Answers");
-        let pairs = Arc::clone(&session.view.answered);
-        if pairs.is_empty() {
-            ui.label("No answers yet. They appear here as they are given");
-            return;
-        }
-        about_the_rater(ui, &consistency(&session.view.labels));
-        if let Some(pair) = session.history.chosen.and_then(|query| pairs.iter().find(|p| p.query == query)) {
-            replay(ui, theme, session, pair, actions);
-        }
-        ui.separator();
-        // Newest first; only the rows on the screen are drawn.
-        let row = THUMBNAIL.y + ui.spacing().item_spacing.y;
-        ScrollArea::vertical().auto_shrink(false).show_rows(ui, row, pairs.len(), |ui, rows| {
-            for index in rows {
-                entry(ui, theme, session, &pairs[pairs.len() - 1 - index]);
+impl Panel for History {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, run: Some(run), actions, .. } = context else { return };
+        egui::CentralPanel::default().show(ui, |ui| {
+            ui.heading("Answers");
+            let view = &run.view;
+            let pairs = view.answers.answered.iter().filter_map(|query| view.pairs.get(query)).cloned();
+            let pairs: Vec<Arc<ClipPair>> = pairs.collect();
+            if pairs.is_empty() {
+                ui.label("No answers yet. They appear here as they are given");
+                return;
             }
-        });
-    });
-}
-
-fn entry(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair) {
-    let Session { stage, view, history, .. } = session;
-    let given = view.labels.get(&pair.query).copied();
-    ui.horizontal(|ui| {
-        for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
-            let rect = ui.allocate_exact_size(THUMBNAIL, Sense::hover()).0;
-            ui.painter().rect_filled(rect, 4.0, theme.card);
-            let middle = stage.frames(&clip.states) / 2;
-            stage.draw(ui.painter(), rect.shrink(3.0), &clip.states, middle, theme, None);
-            ui.painter().hline(rect.x_range(), rect.bottom(), egui::Stroke::new(2.0, color));
-        }
-        let name = format!("Question {}", pair.query + 1);
-        let chosen = history.chosen == Some(pair.query);
-        let cell = |ui: &mut Ui, column: usize, add: &mut dyn FnMut(&mut Ui)| {
-            let size = vec2(COLUMNS[column], THUMBNAIL.y);
-            ui.allocate_ui_with_layout(size, egui::Layout::left_to_right(egui::Align::Center), |ui| {
-                ui.set_min_width(size.x);
-                add(ui);
+            about_the_rater(ui, theme, &consistency(&view.answers));
+            if let Some(pair) = self.chosen.and_then(|query| pairs.iter().find(|pair| pair.query == query)) {
+                self.replay(ui, theme, run, pair, actions);
+            }
+            ui.separator();
+            // Newest first; only the rows on the screen are drawn.
+            let row = THUMBNAIL.y + ui.spacing().item_spacing.y;
+            ScrollArea::vertical().auto_shrink(false).show_rows(ui, row, pairs.len(), |ui, rows| {
+                for index in rows {
+                    self.entry(ui, theme, run, &pairs[pairs.len() - 1 - index]);
+                }
             });
-        };
-        cell(ui, 0, &mut |ui| {
-            if ui.selectable_label(chosen, &name).on_hover_text("See this pair again").clicked() {
-                history.chosen = (!chosen).then_some(pair.query);
-                history.player = Player::default();
+        });
+    }
+
+    fn run_changed(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl History {
+    fn entry(&mut self, ui: &mut Ui, theme: &Theme, run: &mut OpenRun, pair: &ClipPair) {
+        let OpenRun { canvas, view, .. } = run;
+        let given = view.answers.labels.get(&pair.query).copied();
+        ui.horizontal(|ui| {
+            for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
+                let rect = ui.allocate_exact_size(THUMBNAIL, Sense::hover()).0;
+                ui.painter().rect_filled(rect, 4.0, theme.card);
+                let middle = canvas.frames(&clip.states) / 2;
+                canvas.draw(ui.painter(), rect.shrink(3.0), &clip.states, middle, theme, None);
+                ui.painter().hline(rect.x_range(), rect.bottom(), egui::Stroke::new(2.0, color));
             }
-        });
-        cell(ui, 1, &mut |ui| {
-            ui.label(given.map_or("…", |given| in_words(given.label)));
-        });
-        cell(ui, 2, &mut |ui| {
-            ui.weak(format!("after {} steps", super::curves::steps(pair.step as f64)));
-        });
-        if let Some(seconds) = given.and_then(|given| given.seconds) {
-            cell(ui, 3, &mut |ui| {
-                ui.weak(format!("{seconds:.1} s"));
+            let name = format!("Question {}", pair.query + 1);
+            let chosen = self.chosen == Some(pair.query);
+            let cell = |ui: &mut Ui, column: usize, add: &mut dyn FnMut(&mut Ui)| {
+                let size = vec2(COLUMNS[column], THUMBNAIL.y);
+                ui.allocate_ui_with_layout(size, egui::Layout::left_to_right(egui::Align::Center), |ui| {
+                    ui.set_min_width(size.x);
+                    add(ui);
+                });
+            };
+            cell(ui, 0, &mut |ui| {
+                if ui.selectable_label(chosen, &name).on_hover_text("See this pair again").clicked() {
+                    self.chosen = (!chosen).then_some(pair.query);
+                    self.player = Player::default();
+                }
             });
-        }
-        if let Some(repeat) = pair.repeat {
-            let swapped = if repeat.swapped { ", sides swapped" } else { "" };
-            ui.weak(format!("repeats question {}{swapped}", repeat.of + 1))
-                .on_hover_text("A hidden repeat, to see whether you agree with yourself; nothing is learned from it");
-        }
-    });
+            cell(ui, 1, &mut |ui| {
+                ui.label(given.map_or("–", |given| in_words(given.label)));
+            });
+            cell(ui, 2, &mut |ui| {
+                ui.weak(format!("after {} steps", super::curves::steps(pair.step as f64)));
+            });
+            if let Some(seconds) = given.and_then(|given| given.seconds) {
+                cell(ui, 3, &mut |ui| {
+                    ui.weak(format!("{seconds:.1} s"));
+                });
+            }
+            if let Some(repeat) = pair.repeat {
+                let swapped = if repeat.swapped { ", sides swapped" } else { "" };
+                ui.weak(format!("repeats question {}{swapped}", repeat.of + 1)).on_hover_text(
+                    "A hidden repeat, to see whether you agree with yourself; nothing is learned from it",
+                );
+            }
+        });
+    }
+
+    fn replay(&mut self, ui: &mut Ui, theme: &Theme, run: &mut OpenRun, pair: &ClipPair, actions: &mut Vec<Action>) {
+        let person = run.view.config.preferences.rater == Rater::Person && !run.view.ended();
+        let frames = run.canvas.frames(&pair.clips[0].states);
+        self.player.advance(f64::from(ui.input(|i| i.stable_dt)), run.canvas.spec().dt, frames);
+        let frame = self.player.frame(frames);
+        ui.horizontal(|ui| {
+            let width = (ui.available_width() - 12.0) / 2.0;
+            for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
+                let rect = ui.allocate_exact_size(vec2(width, 200.0), Sense::hover()).0;
+                ui.painter().rect_filled(rect, 8.0, theme.card);
+                ui.painter().rect_stroke(rect, 8.0, egui::Stroke::new(2.0, color), egui::StrokeKind::Inside);
+                run.canvas.draw(ui.painter(), rect.shrink(10.0), &clip.states, frame, theme, None);
+            }
+        });
+        let now = run.view.answers.labels.get(&pair.query).map(|given| given.label);
+        ui.horizontal(|ui| {
+            ui.label("Change the answer to");
+            for (label, name) in LABELS {
+                let hint = match person {
+                    true => "Counts from the next fit on. The ledger keeps the old answer as well",
+                    false => "Only a person's answers can be changed, and only while the run goes on",
+                };
+                if ui.add_enabled_ui(person, |ui| toggle(ui, now == Some(label), name, hint)).inner {
+                    let query = pair.query;
+                    // "None" is final. A pair that is undone in the Teach panel is asked again.
+                    run.send(RunCommand::Say(Saying::Relabel { query, label }), actions);
+                }
+            }
+        });
+        ui.horizontal(|ui| {
+            ui.label("Branch here with");
+            for (label, name) in LABELS {
+                let name = name.to_lowercase();
+                let hint = "Begins a new run that repeats this one up to here, takes this answer, and goes on by itself. This \
+                            run is kept; its curves are shown beside the new ones";
+                if named(ui, &name, &format!("Branch with {name}"), hint, true) {
+                    actions.push(Action::Branch { query: pair.query, label });
+                }
+            }
+        });
+        animate(ui);
+    }
 }
 
-fn replay(ui: &mut Ui, theme: &Theme, session: &mut Session, pair: &Pair, actions: &mut Vec<Action>) {
-    let person = session.engine.config.preferences.rater == Rater::Person && !session.engine.ended();
-    let Session { stage, history, view, .. } = session;
-    let frames = stage.frames(&pair.clips[0].states);
-    history.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
-    let frame = history.player.frame(frames);
-    ui.horizontal(|ui| {
-        let width = (ui.available_width() - 12.0) / 2.0;
-        for (clip, color) in pair.clips.iter().zip([theme.first, theme.second]) {
-            let rect = ui.allocate_exact_size(vec2(width, 200.0), Sense::hover()).0;
-            ui.painter().rect_filled(rect, 8.0, theme.card);
-            ui.painter().rect_stroke(rect, 8.0, egui::Stroke::new(2.0, color), egui::StrokeKind::Inside);
-            stage.draw(ui.painter(), rect.shrink(10.0), &clip.states, frame, theme, None);
-        }
-    });
-    let now = view.labels.get(&pair.query).map(|given| given.label);
-    ui.horizontal(|ui| {
-        ui.label("Change the answer to");
-        let labels =
-            [(Label::First, "First"), (Label::Second, "Second"), (Label::Equal, "Equal"), (Label::Skip, "None")];
-        for (label, name) in labels {
-            let hint =
-                "Takes effect with the next fit; the change is written to the ledger, the old answer stays in it";
-            let button = egui::Button::selectable(now == Some(label), name).frame_when_inactive(true);
-            let changed = ui.add_enabled(person, button).on_hover_text(hint);
-            if changed.on_disabled_hover_text("Only a person's answers in a run that goes on can be changed").clicked()
-            {
-                let query = pair.query;
-                // "None" is the last word on a pair; one that is undone in the Teach panel is asked again.
-                actions.push(Action::Send(Command::Relabel { query, label }));
-            }
-        }
-    });
-    ui.horizontal(|ui| {
-        ui.label("Branch here with");
-        let labels =
-            [(Label::First, "first"), (Label::Second, "second"), (Label::Equal, "equal"), (Label::Skip, "none")];
-        for (label, name) in labels {
-            let button = ui.button(name);
-            button.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("Branch with {name}")));
-            let hint = "A new run that goes as this one up to here, with this answer, and asks anew from here on; \
-                        it opens beside this one, which is kept";
-            if button.on_hover_text(hint).clicked() {
-                actions.push(Action::Branch { query: pair.query, label });
-            }
-        }
-    });
-    animate(ui);
-}
-
-fn about_the_rater(ui: &mut Ui, found: &Consistency) {
+fn about_the_rater(ui: &mut Ui, theme: &Theme, found: &Consistency) {
     let share = |part: usize, whole: usize| match whole {
         0 => "–".to_owned(),
         whole => format!("{:.0} % of {whole}", 100.0 * part as f64 / whole as f64),
     };
-    Grid::new("rater").num_columns(6).spacing([12.0, 4.0]).show(ui, |ui| {
-        let facts = [
-            (
-                "agreement on repeats",
-                share(found.agreed, found.repeated),
-                "Every tenth question shows an earlier pair again, half of them with the sides swapped",
-            ),
-            (
-                "first clip preferred",
-                share(found.first, found.decided),
-                "Of the decided answers. Far from one half, with random sides, means a preference for a side",
-            ),
-            (
-                "seconds for an answer",
-                found.seconds.map_or("–".to_owned(), |s| format!("{s:.1}")),
-                "Median, from the appearance of a pair",
-            ),
-        ];
-        for (name, value, hint) in facts {
-            ui.weak(name).on_hover_text(hint);
-            ui.label(RichText::new(value).strong()).on_hover_text(hint);
-        }
-    });
+    let rows = [
+        (
+            "agreement on repeats",
+            share(found.agreed, found.repeated),
+            "Every tenth question shows an earlier pair again, half of them with the sides swapped",
+        ),
+        (
+            "first clip preferred",
+            share(found.first, found.decided),
+            "Of the decided answers. Sides are random, so a share far from one half means a preference for a side",
+        ),
+        (
+            "seconds for an answer",
+            found.seconds.map_or("–".to_owned(), |s| format!("{s:.1}")),
+            "Median time from the appearance of a pair to its answer",
+        ),
+    ];
+    facts(ui, theme, "rater", &rows);
 }
 
-fn consistency(labels: &BTreeMap<u64, Given>) -> Consistency {
-    let mut found = Consistency::default();
+fn consistency(answers: &Answers) -> Consistency {
+    let labels = &answers.labels;
+    let mut found = Consistency { seconds: answers.pace(), ..Consistency::default() };
     let decided = |label: Label| matches!(label, Label::First | Label::Second);
     for given in labels.values() {
         if decided(given.label) {
@@ -202,9 +215,6 @@ fn consistency(labels: &BTreeMap<u64, Given>) -> Consistency {
             found.agreed += usize::from(before == given.label);
         }
     }
-    let mut seconds: Vec<f64> = labels.values().filter_map(|given| given.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    found.seconds = seconds.get(seconds.len() / 2).copied();
     found
 }
 
@@ -220,9 +230,10 @@ fn in_words(label: Label) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use super::{Consistency, consistency};
-    use crate::engine::Given;
+    use crate::engine::book::{Answers, Given};
     use crate::preference::{Label, Repeat};
 
     #[test]
@@ -238,7 +249,8 @@ mod tests {
             (5, given(Label::First, 4.0, swapped(2))),
         ]);
         let expected = Consistency { repeated: 2, agreed: 1, decided: 5, first: 3, seconds: Some(4.0) };
-        assert_eq!(consistency(&labels), expected);
-        assert_eq!(consistency(&BTreeMap::new()), Consistency::default());
+        let answers = Answers { labels: Arc::new(labels), ..Answers::default() };
+        assert_eq!(consistency(&answers), expected);
+        assert_eq!(consistency(&Answers::default()), Consistency::default());
     }
 }

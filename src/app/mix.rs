@@ -2,33 +2,43 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use egui::{
-    Button, ComboBox, Label as Text, Panel as Side, Pos2, RichText, ScrollArea, Sense, Slider, Stroke, TextEdit, Ui,
-};
+use egui::{Button, Label as Text, Pos2, RichText, ScrollArea, Sense, Slider, Stroke, TextEdit, Ui};
 use egui_plot::{Line, LineStyle, PlotPoint, PlotPoints, Points};
 
+use super::background::{Repeated, waker};
+use super::canvas::{Canvas, Player};
 use super::curves;
-use super::stage::{Player, Stage};
+use super::narrate::Narration;
+use super::panel::{Action, Context, Entry, Panel, always};
 use super::theme::Theme;
-use super::{Action, Message, animate, waker};
+use super::widgets::{animate, aside, choice};
 use crate::engine::free_folder;
-use crate::engine::mix::{Doing, Front, Kind, MixEngine, Phase, Pick, Shown, View, Wish, fronts};
+use crate::engine::mix::{
+    Fulfilled, MixCommand, MixEngine, MixFront, MixKind, MixPhase, MixView, Performance, Pick, Wish, fronts,
+};
 use crate::pareto::front as non_dominated;
+
+pub(super) const PANEL: Entry = Entry {
+    name: "mix",
+    hint: "Weigh objectives by hand, and see at once what the mix does",
+    missing: always,
+    make: || Box::new(Mix::default()),
+};
 
 /// What the panel remembers.
 #[derive(Default)]
-pub(super) struct Mix {
+struct Mix {
     fronts: Vec<PathBuf>,
-    read: Option<Instant>,
-    open: Option<Open>,
+    reading: Repeated<Vec<PathBuf>>,
+    open: Option<OpenFront>,
 }
 
 /// A front that is open.
-struct Open {
+struct OpenFront {
     engine: MixEngine,
-    view: View,
+    view: MixView,
     /// Which of the front's seeds is shown.
     seed: u64,
     /// Which soup is mixed.
@@ -40,133 +50,125 @@ struct Open {
     axes: [usize; 2],
     text: String,
     draw: u64,
-    stage: Option<Stage>,
+    canvas: Option<Canvas>,
     player: Player,
     /// What plays.
-    playing: Option<Arc<Shown>>,
+    playing: Option<Arc<Fulfilled>>,
     /// Messages of the engine that were shown.
     told: usize,
     /// Whether anything was wished for yet.
     begun: bool,
 }
 
-/// What the panel asks for.
-pub(super) enum Request {
-    /// A front.
-    Open(PathBuf),
-    /// Something to be shown.
-    Wish(Wish),
-    /// The present mix as a model, in this place.
-    Save(Pick, PathBuf),
-}
-
-/// Time between two looks at the folder of runs.
-const BETWEEN_READS: Duration = Duration::from_secs(3);
-
 /// Pixels from a point of the plot within which a click is meant for it.
 const NEAR: f32 = 12.0;
 
-/// What language models complete at first: a beginning that says nothing of what is to come.
+/// The first text to complete: it does not say what the review will be like.
 const BEGINNING: &str = "We bought";
 
-impl Mix {
-    /// Shows the panel. `runs` is the folder of all runs.
-    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, actions: &mut Vec<Action>) {
-        if self.read.is_none_or(|read| read.elapsed() > BETWEEN_READS) {
-            self.fronts = fronts(runs);
-            self.read = Some(Instant::now());
-        }
-        ui.ctx().request_repaint_after(BETWEEN_READS);
-        let mut requests = Vec::new();
-        if self.open.is_none()
-            && let Some(newest) = self.fronts.first()
-        {
-            requests.push(Request::Open(newest.clone()));
-        }
+impl Panel for Mix {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, runs, actions, .. } = context;
+        let found = self.reading.news(ui.ctx(), || {
+            let runs = runs.to_owned();
+            move || fronts(&runs)
+        });
+        self.fronts = found.unwrap_or(std::mem::take(&mut self.fronts));
         if let Some(open) = &mut self.open {
-            open.settle(&mut requests);
+            open.settle();
             if let Some(front) = open.view.front.clone() {
-                let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
-                Side::right("front").default_size(430.0).min_size(320.0).frame(frame).show(ui, |ui| {
-                    open.plot(ui, theme, &front, &mut requests);
-                });
+                aside(ui, theme, "front", [430.0, 320.0], |ui| open.plot(ui, theme, &front));
             }
         }
-        egui::CentralPanel::default().show(ui, |ui| self.middle(ui, theme, runs, &mut requests));
-        actions.extend(requests.into_iter().map(Action::Mix));
+        let mut wanted = None;
+        egui::CentralPanel::default().show(ui, |ui| wanted = self.middle(ui, theme, runs, actions));
+        if let Some(path) = wanted.or_else(|| self.fronts.first().filter(|_| self.open.is_none()).cloned()) {
+            self.open = Some(OpenFront::new(MixEngine::open(&path, waker(ui.ctx()))));
+        }
     }
 
-    fn middle(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, requests: &mut Vec<Request>) {
+    fn news(&mut self) -> Option<String> {
+        let open = self.open.as_mut()?;
+        open.view = open.engine.view();
+        open.view.messages.news(&mut open.told)
+    }
+
+    fn end(&mut self) -> Option<Narration> {
+        let view = self.open.take()?.view;
+        Some(Narration::Mixed { milliseconds: view.latency()?, count: view.latencies.len() })
+    }
+}
+
+impl Mix {
+    /// What is shown, and the weights. Which front is wanted instead, if another one is.
+    fn middle(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, actions: &mut Vec<Action>) -> Option<PathBuf> {
+        let mut wanted = None;
         let weak = |ui: &mut Ui, text: &str| {
             ui.add(Text::new(RichText::new(text).color(theme.weak_text)).wrap());
         };
         ui.horizontal_wrapped(|ui| {
             ui.heading("Mix");
-            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let shown = self.open.as_ref().map(|open| open.engine.path.clone());
             if !self.fronts.is_empty() {
-                let label = ui.label("of").id;
-                ComboBox::from_id_salt("which-front")
-                    .selected_text(shown.as_deref().map_or_else(String::new, name))
-                    .show_ui(ui, |ui| {
-                        for path in &self.fronts {
-                            let selected = shown.as_ref() == Some(path);
-                            if ui.selectable_label(selected, name(path)).clicked() && !selected {
-                                requests.push(Request::Open(path.clone()));
-                            }
-                        }
-                    })
-                    .response
-                    .labelled_by(label)
-                    .on_hover_text("Which front, by the name of its folder");
+                let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let names: Vec<String> = self.fronts.iter().map(name).collect();
+                let shown = |path: &PathBuf| self.open.as_ref().is_some_and(|open| open.view.folder == *path);
+                let mut chosen = self.fronts.iter().position(shown).unwrap_or(usize::MAX);
+                if choice(ui, "of", "Which front, by the name of its folder", &names, &mut chosen) {
+                    wanted = Some(self.fronts[chosen].clone());
+                }
             }
             if let Some(open) = &mut self.open
                 && let Some(front) = open.view.front.clone()
             {
-                open.choices(ui, &front, requests);
+                open.choices(ui, &front);
             }
         });
         let Some(open) = &mut self.open else {
+            if !self.reading.looked() {
+                weak(ui, "Reading the folder of runs");
+                return wanted;
+            }
             weak(
                 ui,
                 "There is no front here yet. `pairwise front reacher` fine-tunes policies for precision and for little effort; \
-                 `pairwise lm front` trains language models for two objectives. Both take minutes to an hour, and what they \
-                 made can be mixed here",
+                 `pairwise lm front` trains language models for two objectives. Each takes minutes to an hour, and makes policies \
+                 that can be mixed here",
             );
-            return;
+            return wanted;
         };
         match &open.view.phase {
-            Phase::Opening => {
-                ui.label("reading the front");
-                return;
+            MixPhase::Opening => {
+                ui.label("Reading the front");
+                return wanted;
             }
-            Phase::Failed(reason) => {
+            MixPhase::Failed(reason) => {
                 ui.colored_label(theme.error, reason);
-                return;
+                return wanted;
             }
-            Phase::Ready => {}
+            MixPhase::Ready => {}
         }
-        let Some(front) = open.view.front.clone() else { return };
+        let Some(front) = open.view.front.clone() else { return wanted };
         if front.soups.is_empty() {
-            weak(ui, "This front has no soups, so that nothing can be mixed; click its points to see what they do");
+            weak(ui, "This front has no soups, so nothing can be mixed. Click a point to see what it does");
         }
         ui.add_space(6.0);
         match &front.kind {
-            Kind::Control { .. } => open.acts(ui, theme, below(&front), requests),
-            Kind::Language { .. } => open.writes(ui, theme, below(&front), requests),
+            MixKind::Control { .. } => open.acts(ui, theme, below(&front)),
+            MixKind::Language { .. } => open.writes(ui, theme, below(&front)),
         }
         ui.add_space(8.0);
-        open.weights(ui, theme, &front, requests);
+        open.weights(ui, theme, &front);
         ui.add_space(8.0);
         ui.horizontal_wrapped(|ui| {
             let hint = "Write this mix into the folder of runs: a model for `pairwise lm sample`, or a policy";
             let able = open.point.is_some() || !front.soups.is_empty();
             if ui.add_enabled(able, Button::new("Save this mix")).on_hover_text(hint).clicked() {
                 let path = match front.kind {
-                    Kind::Language { .. } => free_folder(runs, "mix"),
-                    Kind::Control { .. } => free_folder(runs, "mix.safetensors"),
+                    MixKind::Language { .. } => free_folder(runs, "mix"),
+                    MixKind::Control { .. } => free_folder(runs, "mix.safetensors"),
                 };
-                requests.push(Request::Save(open.pick(), path));
+                let refused = open.engine.send(MixCommand::Save(open.pick(), path)).err();
+                actions.extend(refused.map(|refused| Action::Tell(refused.to_string())));
             }
             if let Some(path) = &open.view.saved {
                 ui.weak(format!("saved to {}", path.display()));
@@ -176,43 +178,14 @@ impl Mix {
             let text = format!("answers in {median:.0} ms, 99 % within {last:.0} ms");
             ui.label(RichText::new(text).small().color(theme.weak_text)).on_hover_text(
                 "From the movement of the slider to the first state or token of the new mix, over the last thousand movements \
-                 that were not overtaken by another",
+                 that were not replaced by a newer one",
             );
         }
-    }
-
-    /// Carries a request out.
-    pub(super) fn act(&mut self, ctx: &egui::Context, request: Request) -> Result<(), String> {
-        match (request, &mut self.open) {
-            (Request::Open(path), _) => self.open = Some(Open::new(MixEngine::open(&path, waker(ctx)))),
-            (Request::Wish(wish), Some(open)) => open.engine.wish(wish),
-            (Request::Save(pick, path), Some(open)) => {
-                open.engine.save(pick, path).map_err(|_| "the last mix is still being saved".to_owned())?;
-            }
-            (Request::Wish(_) | Request::Save(..), None) => {}
-        }
-        Ok(())
-    }
-
-    /// Something to tell, if there is.
-    pub(super) fn news(&mut self) -> Option<Message> {
-        let open = self.open.as_mut()?;
-        open.view = open.engine.view();
-        let (count, reason) = open.view.message.clone()?;
-        (count > open.told).then(|| {
-            open.told = count;
-            Message::Failed(reason)
-        })
-    }
-
-    /// Milliseconds from a slider's movement to what it shows: median and 99th percentile, and of how many.
-    pub(super) fn latency(&self) -> Option<([f64; 2], usize)> {
-        let open = self.open.as_ref()?;
-        Some((open.view.latency()?, open.view.latencies.len()))
+        wanted
     }
 }
 
-impl Open {
+impl OpenFront {
     fn new(engine: MixEngine) -> Self {
         Self {
             view: engine.view(),
@@ -224,7 +197,7 @@ impl Open {
             axes: [0, 1],
             text: BEGINNING.to_owned(),
             draw: 0,
-            stage: None,
+            canvas: None,
             player: Player::default(),
             playing: None,
             told: 0,
@@ -232,26 +205,26 @@ impl Open {
         }
     }
 
-    /// Makes what is shown fit the front, once that is read.
-    fn settle(&mut self, requests: &mut Vec<Request>) {
+    /// Fits what is shown to the front, once that is read.
+    fn settle(&mut self) {
         let Some(front) = self.view.front.clone() else { return };
         if !self.begun {
             self.begun = true;
             self.seed = front.seeds.first().copied().unwrap_or_default();
             let objectives = front.objectives.len();
             self.weights = vec![1.0 / objectives as f64; objectives];
-            if let Kind::Control { env } = &front.kind {
-                self.stage = Stage::new(env);
+            if let MixKind::Control { env } = &front.kind {
+                self.canvas = Canvas::new(env);
             }
             self.soup = front.soups.iter().position(|soup| soup.seed == self.seed).unwrap_or_default();
             if front.soups.is_empty() {
                 self.point = front.points.iter().position(|point| point.shown);
             }
             if !front.soups.is_empty() || self.point.is_some() {
-                requests.push(Request::Wish(self.wish(None)));
+                self.show(None);
             }
         }
-        // What a slider asked for has come.
+        // Something new has come that was asked for.
         if let Some(shown) = &self.view.shown
             && !self.playing.as_ref().is_some_and(|playing| Arc::ptr_eq(playing, shown))
         {
@@ -267,34 +240,30 @@ impl Open {
         }
     }
 
-    fn wish(&self, from: Option<Vec<f64>>) -> Wish {
-        Wish { pick: self.pick(), text: self.text.clone(), draw: self.draw, from, asked: Instant::now() }
+    /// Asks for what is chosen, from a state on.
+    fn show(&self, from: Option<Vec<f64>>) {
+        let (pick, text, asked) = (self.pick(), self.text.clone(), Instant::now());
+        // It is refused only while hundreds of others wait, of which the newest counts.
+        self.engine.send(MixCommand::Show(Wish { pick, text, draw: self.draw, from, asked })).ok();
     }
 
-    /// The state that is shown at the moment, so that another policy goes on from it.
+    /// The state that is shown at the moment, for another policy to go on from.
     fn state(&self) -> Option<Vec<f64>> {
-        let (stage, playing) = (self.stage.as_ref()?, self.playing.as_ref()?);
-        let Doing::Acts { states } = &playing.doing else { return None };
-        let (saved, frames) = (stage.spec().saved_len, stage.frames(states));
+        let (canvas, playing) = (self.canvas.as_ref()?, self.playing.as_ref()?);
+        let Performance::Acts { states } = &playing.performance else { return None };
+        let (saved, frames) = (canvas.spec().saved_len, canvas.frames(states));
         let frame = self.player.frame(frames);
         Some(states.get(frame * saved..(frame + 1) * saved)?.to_vec())
     }
 
     /// Seed, and which policies are mixed.
-    fn choices(&mut self, ui: &mut Ui, front: &Front, requests: &mut Vec<Request>) {
+    fn choices(&mut self, ui: &mut Ui, front: &MixFront) {
         let mut changed = false;
         if front.seeds.len() > 1 {
-            let label = ui.label("seed").id;
-            ComboBox::from_id_salt("which-seed")
-                .selected_text(self.seed.to_string())
-                .show_ui(ui, |ui| {
-                    for seed in &front.seeds {
-                        changed |= ui.selectable_value(&mut self.seed, *seed, seed.to_string()).changed();
-                    }
-                })
-                .response
-                .labelled_by(label)
-                .on_hover_text("Each seed has a beginning and policies of its own");
+            let names: Vec<String> = front.seeds.iter().map(u64::to_string).collect();
+            let mut chosen = front.seeds.iter().position(|seed| *seed == self.seed).unwrap_or_default();
+            changed = choice(ui, "seed", "Each seed has its own start and its own policies", &names, &mut chosen);
+            self.seed = front.seeds[chosen];
         }
         let own: Vec<usize> = (0..front.soups.len()).filter(|&i| front.soups[i].seed == self.seed).collect();
         if !own.contains(&self.soup)
@@ -304,37 +273,29 @@ impl Open {
             changed = true;
         }
         if own.len() > 1 {
-            let name = |soup: usize| front.soups.get(soup).map_or("", |soup| soup.name.as_str());
-            let label = ui.label("by").id;
-            ComboBox::from_id_salt("which-soup")
-                .selected_text(name(self.soup))
-                .show_ui(ui, |ui| {
-                    for soup in own {
-                        changed |= ui.selectable_value(&mut self.soup, soup, name(soup)).changed();
-                    }
-                })
-                .response
-                .labelled_by(label)
-                .on_hover_text("Which single-objective policies are mixed");
+            let names: Vec<&str> = own.iter().map(|&soup| front.soups[soup].name.as_str()).collect();
+            let mut chosen = own.iter().position(|&soup| soup == self.soup).unwrap_or_default();
+            changed |= choice(ui, "by", "Which single-objective policies are mixed", &names, &mut chosen);
+            self.soup = own[chosen];
         }
         if changed {
             self.point = None;
-            requests.push(Request::Wish(self.wish(None)));
+            self.show(None);
         }
     }
 
     /// The policy in its task.
-    fn acts(&mut self, ui: &mut Ui, theme: &Theme, below: f32, requests: &mut Vec<Request>) {
+    fn acts(&mut self, ui: &mut Ui, theme: &Theme, below: f32) {
         let height = (ui.available_height() - below).max(160.0);
         let (response, painter) = ui.allocate_painter(egui::vec2(ui.available_width(), height), Sense::hover());
         painter.rect_filled(response.rect, 8.0, theme.card);
         let again = {
-            let (Some(stage), Some(playing)) = (&mut self.stage, &self.playing) else { return };
-            let Doing::Acts { states } = &playing.doing else { return };
-            let (frames, dt) = (stage.frames(states), stage.spec().dt);
+            let (Some(canvas), Some(playing)) = (&mut self.canvas, &self.playing) else { return };
+            let Performance::Acts { states } = &playing.performance else { return };
+            let (frames, dt) = (canvas.frames(states), canvas.spec().dt);
             let seconds = f64::from(ui.input(|input| input.stable_dt)).min(0.1);
             self.player.position += seconds * self.player.speed / dt;
-            stage.draw(&painter, response.rect, states, self.player.frame(frames), theme, None);
+            canvas.draw(&painter, response.rect, states, self.player.frame(frames), theme, None);
             let over = self.player.position >= frames as f64;
             if over {
                 // The last state stays until the next episode has come.
@@ -344,13 +305,13 @@ impl Open {
         };
         if again {
             self.draw += 1;
-            requests.push(Request::Wish(self.wish(None)));
+            self.show(None);
         }
         animate(ui);
     }
 
     /// The model, completing a text.
-    fn writes(&mut self, ui: &mut Ui, theme: &Theme, below: f32, requests: &mut Vec<Request>) {
+    fn writes(&mut self, ui: &mut Ui, theme: &Theme, below: f32) {
         let mut changed = false;
         ui.horizontal(|ui| {
             let label = ui.label("Text to complete").id;
@@ -362,15 +323,16 @@ impl Open {
             }
         });
         if changed && !self.text.trim().is_empty() {
-            requests.push(Request::Wish(self.wish(None)));
+            self.show(None);
         }
         ui.add_space(6.0);
-        // Less the frame's own margins.
+        // Without the margins of the frame.
         let height = (ui.available_height() - below - 28.0).max(120.0);
         egui::Frame::new().fill(theme.card).inner_margin(14).corner_radius(8).show(ui, |ui| {
             ScrollArea::vertical().id_salt("completion").auto_shrink(false).max_height(height).show(ui, |ui| {
                 ui.set_min_height(height);
-                let Some(Doing::Writes { text, completion, done }) = self.playing.as_ref().map(|shown| &shown.doing)
+                let Some(Performance::Writes { text, completion, done }) =
+                    self.playing.as_ref().map(|shown| &shown.performance)
                 else {
                     return;
                 };
@@ -385,7 +347,7 @@ impl Open {
     }
 
     /// The slider between two objectives, the triangle between three, sliders for more.
-    fn weights(&mut self, ui: &mut Ui, theme: &Theme, front: &Front, requests: &mut Vec<Request>) {
+    fn weights(&mut self, ui: &mut Ui, theme: &Theme, front: &MixFront) {
         if front.soups.is_empty() {
             return;
         }
@@ -398,7 +360,7 @@ impl Open {
                     let slider = Slider::new(&mut self.weights[0], 0.0..=1.0).show_value(false);
                     let response = ui.add(slider).labelled_by(name.id);
                     changed |= response
-                        .on_hover_text("What counts how much: the weights of the policies that are mixed")
+                        .on_hover_text("How much each objective counts: the weights of the policies that are mixed")
                         .changed();
                     ui.label(first.as_str());
                     let first = (100.0 * self.weights[0]).round();
@@ -425,33 +387,28 @@ impl Open {
         if changed {
             self.point = None;
             let from = self.state();
-            requests.push(Request::Wish(self.wish(from)));
+            self.show(from);
         }
         if let Some(point) = self.point.and_then(|point| front.points.get(point)) {
             ui.horizontal(|ui| {
                 let weights: Vec<String> = point.weights.iter().map(|weight| format!("{weight:.2}")).collect();
-                ui.label(format!("shown is {} at {}", point.method, weights.join(" / ")));
+                ui.label(format!("Shown: {} at {}", point.method, weights.join(" / ")));
                 if ui.button("Back to the mix").clicked() {
                     self.point = None;
-                    requests.push(Request::Wish(self.wish(self.state())));
+                    self.show(self.state());
                 }
             });
         }
     }
 
-    /// All points of a seed, each of which can be clicked, and for every method what no other of its own dominates.
-    fn plot(&mut self, ui: &mut Ui, theme: &Theme, front: &Front, requests: &mut Vec<Request>) {
+    /// All points of a seed, each of which can be clicked. A line joins the points of a method that no other of its points
+    /// dominates.
+    fn plot(&mut self, ui: &mut Ui, theme: &Theme, front: &MixFront) {
         ui.horizontal_wrapped(|ui| {
             ui.label(RichText::new("Front").strong());
             if front.objectives.len() > 2 {
-                for (side, axis) in self.axes.iter_mut().enumerate() {
-                    ComboBox::from_id_salt(("axis", side))
-                        .selected_text(front.objectives.get(*axis).map_or("", String::as_str))
-                        .show_ui(ui, |ui| {
-                            for (i, objective) in front.objectives.iter().enumerate() {
-                                ui.selectable_value(axis, i, objective);
-                            }
-                        });
+                for (axis, label) in self.axes.iter_mut().zip(["x", "y"]) {
+                    choice(ui, label, "Objective along this axis", &front.objectives, axis);
                 }
             }
         });
@@ -515,12 +472,12 @@ impl Open {
         let hint = "Click a point to see what it does";
         ui.label(RichText::new(hint).small().color(theme.weak_text));
         if let Some(point) = clicked {
-            self.choose(front, point, requests);
+            self.choose(front, point);
         }
     }
 
     /// Shows what a point does; a mix that was measured moves the slider.
-    fn choose(&mut self, front: &Front, point: usize, requests: &mut Vec<Request>) {
+    fn choose(&mut self, front: &MixFront, point: usize) {
         let Some(found) = front.points.get(point) else { return };
         let soup = front.soups.iter().position(|soup| soup.seed == found.seed && soup.name == found.method);
         match soup {
@@ -531,12 +488,12 @@ impl Open {
             }
             None => self.point = Some(point),
         }
-        requests.push(Request::Wish(self.wish(self.state())));
+        self.show(self.state());
     }
 }
 
-/// Room for the weights of a front, what is said of them, and the buttons, points.
-fn below(front: &Front) -> f32 {
+/// Room for the weights of a front with the words and buttons below them, points.
+fn below(front: &MixFront) -> f32 {
     let weights = match front.objectives.len() {
         2 => 24.0,
         3 => TRIANGLE + TRIANGLE_NAMES,

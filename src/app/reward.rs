@@ -3,25 +3,30 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use egui::{Align2, ColorImage, ComboBox, FontId, Rect, RichText, TextureHandle, TextureOptions, Ui, pos2, vec2};
+use egui::{Align2, ColorImage, FontId, Rect, RichText, TextureHandle, TextureOptions, Ui, pos2, vec2};
 use egui_plot::{Line, PlotPoints, VLine};
 
 use super::curves;
-use super::stage::Player;
+use super::panel::{Action, Context, Entry, EpisodePlayer, OpenRun, Panel, needs_a_run};
 use super::theme::Theme;
-use super::{Action, Session, animate};
-use crate::engine::{Command, Slice, SliceRequest};
+use super::widgets::{choice, toggle};
+use crate::engine::run::RunCommand;
+use crate::engine::snapshot::{Slice, SliceRequest};
 use crate::preference::pearson;
 
+pub(super) const PANEL: Entry = Entry {
+    name: "reward",
+    hint: "What the learned reward looks like",
+    missing: needs_a_run,
+    make: || Box::new(Reward::default()),
+};
+
 /// What the panel remembers of a run.
-pub(super) struct Reward {
+struct Reward {
     over: Over,
     x: usize,
     y: usize,
-    /// Plays the episode.
-    player: Player,
-    /// Number of the episode that plays.
-    episode: Option<u64>,
+    episodes: EpisodePlayer,
     painted: Option<Painted>,
     asked: Option<Instant>,
 }
@@ -60,134 +65,171 @@ const BETWEEN_SLICES: Duration = Duration::from_millis(500);
 
 impl Default for Reward {
     fn default() -> Self {
-        Self { over: Over::States, x: 0, y: 1, player: Player::default(), episode: None, painted: None, asked: None }
+        Self { over: Over::States, x: 0, y: 1, episodes: EpisodePlayer::default(), painted: None, asked: None }
     }
 }
 
-/// Shows the panel.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
-    egui::CentralPanel::default().show(ui, |ui| {
-        ui.heading("The learned reward");
-        ui.horizontal(|ui| {
-            ui.label("Over");
-            for (over, name, hint) in [
-                (Over::States, "States", "One or two state variables, the others at the median of what the agent has seen"),
-                (Over::Episode, "An episode", "Step by step through an episode of the newest policy"),
-            ] {
-                let button = egui::Button::selectable(session.reward.over == over, name).frame_when_inactive(true);
-                if ui.add(button).on_hover_text(hint).clicked() {
-                    session.reward.over = over;
+impl Panel for Reward {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, run: Some(run), actions, .. } = context else { return };
+        egui::CentralPanel::default().show(ui, |ui| {
+            ui.heading("The learned reward");
+            ui.horizontal(|ui| {
+                ui.label("Over");
+                for (over, name, hint) in [
+                    (Over::States, "States", "One or two state variables, the others at the median of what the agent has seen"),
+                    (Over::Episode, "An episode", "Step by step through an episode of the newest policy"),
+                ] {
+                    if toggle(ui, self.over == over, name, hint) {
+                        self.over = over;
+                    }
                 }
+            });
+            if self.over == Over::Episode {
+                self.along(ui, theme, run, actions);
+                return;
             }
+            ui.label(
+                "All other state variables are at the median of what the agent has seen. Where the members differ, little is \
+                 known.",
+            );
+            let names = run.canvas.spec().state;
+            ui.horizontal(|ui| {
+                let hint = "State variable; the same for x and y gives a line";
+                choice(ui, "Along x", hint, names, &mut self.x);
+                choice(ui, "Along y", hint, names, &mut self.y);
+            });
+            self.ask(run, actions);
+            ui.ctx().request_repaint_after(BETWEEN_SLICES);
+            let (x, y) = (self.x, self.y);
+            let fitting = run.view.slice.clone().filter(|s| (s.request.x, s.request.y) == (x, y));
+            let Some(slice) = fitting else {
+                ui.add_space(24.0);
+                ui.label("The slice appears after this iteration");
+                return;
+            };
+            if let Some(correlation) = slice.correlation {
+                ui.label(format!("Correlation with the true reward on this slice: {correlation:.2}"))
+                    .on_hover_text("Pearson's, over the points shown; 1 is perfect");
+            }
+            ui.add_space(8.0);
+            if x == y { line(ui, theme, &slice, names[x]) } else { self.maps(ui, theme, &slice, [names[x], names[y]]) }
         });
-        if session.reward.over == Over::Episode {
-            along(ui, theme, session, actions);
-            return;
+    }
+
+    fn run_changed(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Reward {
+    fn ask(&mut self, run: &OpenRun, actions: &mut Vec<Action>) {
+        let (x, y) = (self.x, self.y);
+        let request = SliceRequest { x, y, points: if x == y { LINE_POINTS } else { MAP_POINTS } };
+        let shown = run.view.slice.as_ref();
+        let stale = shown.is_none_or(|s| s.request != request || s.env_steps != run.view.progress.env_steps);
+        let due = self.asked.is_none_or(|asked| asked.elapsed() >= BETWEEN_SLICES);
+        if stale && due && run.view.shows() {
+            self.asked = Some(Instant::now());
+            run.send(RunCommand::Slice(request), actions);
         }
-        ui.label(
-            "All other state variables are at the median of what the agent has seen. Where the members differ, little is \
-             known.",
-        );
-        let names = session.stage.spec().state;
-        ui.horizontal(|ui| {
-            for (axis, chosen) in [("Along x", &mut session.reward.x), ("Along y", &mut session.reward.y)] {
-                let label = ui.label(axis);
-                ComboBox::from_id_salt(axis)
-                    .selected_text(names.get(*chosen).copied().unwrap_or_default())
-                    .show_ui(ui, |ui| {
-                        for (i, name) in names.iter().enumerate() {
-                            ui.selectable_value(chosen, i, *name);
-                        }
-                    })
-                    .response
-                    .labelled_by(label.id)
-                    .on_hover_text("State variable; the same for x and y gives a line");
-            }
-        });
-        ask(session, actions);
-        ui.ctx().request_repaint_after(BETWEEN_SLICES);
-        let (x, y) = (session.reward.x, session.reward.y);
-        let fitting = session.view.slice.clone().filter(|s| (s.request.x, s.request.y) == (x, y));
-        let Some(slice) = fitting else {
+    }
+
+    /// Through an episode, step by step.
+    fn along(&mut self, ui: &mut Ui, theme: &Theme, run: &mut OpenRun, actions: &mut Vec<Action>) {
+        ui.label("Every member, their mean, and the true reward, each standardised over the episode.");
+        let Some((episode, frame)) = self.episodes.next(ui, run, actions) else {
             ui.add_space(24.0);
-            ui.label("The slice appears after this iteration");
+            ui.label("The episode appears after this iteration");
             return;
         };
-        if let Some(correlation) = slice.correlation {
-            ui.label(format!("Correlation with the true reward on this slice: {correlation:.2}"))
-                .on_hover_text("Pearson's, over the points shown; 1 is perfect");
+        let truth = if run.view.config.preferences.wanted.is_none() {
+            standardized(&episode.clip.true_rewards)
+        } else {
+            Vec::new()
+        };
+        if !truth.is_empty()
+            && let Some(correlation) = pearson(&episode.reward, &episode.clip.true_rewards)
+        {
+            ui.label(format!("Correlation with the true reward in this episode: {correlation:.2}"))
+                .on_hover_text("Pearson's, over its steps; 1 is perfect");
         }
-        ui.add_space(8.0);
-        if x == y { line(ui, theme, &slice, names[x]) } else { maps(ui, theme, session, &slice, [names[x], names[y]]) }
-    });
-}
+        let rect = ui.allocate_space(vec2(ui.available_width(), (ui.available_height() * 0.4).max(140.0))).1;
+        ui.painter().rect_filled(rect, 8.0, theme.card);
+        run.canvas.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
+        let dt = run.canvas.spec().dt;
+        let points = |values: &[f64]| -> PlotPoints<'static> {
+            values.iter().enumerate().map(|(step, value)| [step as f64 * dt, *value]).collect()
+        };
+        let plot =
+            curves::empty(theme, "along", ui.available_height()).legend(curves::legend()).x_axis_label("seconds");
+        plot.show(ui, |plot| {
+            for member in &episode.clip.predicted {
+                let member: Vec<f64> = member.iter().map(|&r| f64::from(r)).collect();
+                let faint = theme.curve(0).gamma_multiply(0.4);
+                plot.line(Line::new("members", points(&standardized(&member))).color(faint).width(1.0));
+            }
+            if !episode.reward.is_empty() {
+                plot.line(
+                    Line::new("learned", points(&standardized(&episode.reward))).color(theme.curve(0)).width(2.0),
+                );
+            }
+            if !truth.is_empty() {
+                plot.line(Line::new("true", points(&truth)).color(theme.curve(1)).width(2.0));
+            }
+            plot.vline(VLine::new("", frame as f64 * dt).color(theme.weak_text).allow_hover(false));
+        });
+    }
 
-fn ask(session: &mut Session, actions: &mut Vec<Action>) {
-    let (x, y) = (session.reward.x, session.reward.y);
-    let request = SliceRequest { x, y, points: if x == y { LINE_POINTS } else { MAP_POINTS } };
-    let shown = session.view.slice.as_ref();
-    let stale = shown.is_none_or(|s| s.request != request || s.env_steps != session.view.progress.env_steps);
-    let due = session.reward.asked.is_none_or(|asked| asked.elapsed() >= BETWEEN_SLICES);
-    if stale && due && session.engine.shows() {
-        session.reward.asked = Some(Instant::now());
-        actions.push(Action::Send(Command::Slice(request)));
-    }
-}
-
-/// Through an episode, step by step.
-fn along(ui: &mut Ui, theme: &Theme, session: &mut Session, actions: &mut Vec<Action>) {
-    ui.label("Every member, their mean, and the true reward, each standardised over the episode.");
-    let Session { stage, reward, view, engine, .. } = session;
-    let Some(episode) = view.episode.clone() else {
-        ui.add_space(24.0);
-        ui.label("The episode appears after this iteration");
-        if engine.shows() {
-            actions.push(Action::Send(Command::Episode));
+    fn maps(&mut self, ui: &mut Ui, theme: &Theme, slice: &Arc<Slice>, names: [&str; 2]) {
+        let dark = ui.visuals().dark_mode;
+        let fresh = |painted: &Painted| Arc::ptr_eq(&painted.slice, slice) && painted.dark == dark;
+        if !self.painted.as_ref().is_some_and(fresh) {
+            let maps = [
+                (
+                    "Learned reward",
+                    "Standardised over the slice: green is high, purple is low",
+                    standardized(&slice.reward),
+                ),
+                (
+                    "Spread of the members",
+                    "Standard deviation of the normalised members; green is 2",
+                    slice.spread.clone(),
+                ),
+                (
+                    "True reward",
+                    "The task's own, standardised over the slice; the agent never sees it",
+                    standardized(&slice.truth),
+                ),
+            ];
+            let map = |(title, hint, values): (&'static str, &'static str, Vec<f64>)| {
+                let n = slice.request.points;
+                // Rows go up in the plot and down in the picture.
+                let pixels = (0..n).rev().flat_map(|row| &values[row * n..(row + 1) * n]).map(|v| theme.heat(v / 2.0));
+                let image = ColorImage::new([n, n], pixels.collect());
+                Map { title, hint, texture: ui.ctx().load_texture(title, image, TextureOptions::LINEAR) }
+            };
+            let maps = maps.into_iter().filter(|(.., values)| !values.is_empty()).map(map).collect();
+            self.painted = Some(Painted { slice: Arc::clone(slice), dark, maps });
         }
-        ui.ctx().request_repaint_after(BETWEEN_SLICES);
-        return;
-    };
-    let frames = stage.frames(&episode.clip.states);
-    if reward.episode.replace(episode.number) != Some(episode.number) {
-        reward.player = Player::default();
+        let Some(Painted { maps, .. }) = &self.painted else { return };
+        let side = ((ui.available_width() - 24.0) / 3.0).min(ui.available_height() - 70.0).max(120.0);
+        ui.horizontal_wrapped(|ui| {
+            for Map { title, hint, texture } in maps {
+                ui.vertical(|ui| {
+                    ui.label(RichText::new(*title).strong()).on_hover_text(*hint);
+                    let (rect, response) = ui.allocate_exact_size(vec2(side, side), egui::Sense::hover());
+                    let whole = Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
+                    ui.painter().image(texture.id(), rect, whole, egui::Color32::WHITE);
+                    labelled(ui, theme, slice, rect);
+                    axes(ui, theme, slice, rect, names);
+                    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, *title));
+                    ui.add_space(2.0 * AXIS_ROW + 6.0);
+                });
+            }
+        });
+        ui.weak("Green is high, purple is low. Dots show where the compared clips were");
     }
-    let before = reward.player.frame(frames);
-    reward.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
-    let frame = reward.player.frame(frames);
-    if frame < before && engine.shows() {
-        actions.push(Action::Send(Command::Episode));
-    }
-    let truth =
-        if engine.config.preferences.wanted.is_none() { standardized(&episode.clip.true_rewards) } else { Vec::new() };
-    if !truth.is_empty()
-        && let Some(correlation) = pearson(&episode.reward, &episode.clip.true_rewards)
-    {
-        ui.label(format!("Correlation with the true reward in this episode: {correlation:.2}"))
-            .on_hover_text("Pearson's, over its steps; 1 is perfect");
-    }
-    let rect = ui.allocate_space(vec2(ui.available_width(), (ui.available_height() * 0.4).max(140.0))).1;
-    ui.painter().rect_filled(rect, 8.0, theme.card);
-    stage.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
-    let dt = stage.spec().dt;
-    let points = |values: &[f64]| -> PlotPoints<'static> {
-        values.iter().enumerate().map(|(step, value)| [step as f64 * dt, *value]).collect()
-    };
-    let plot = curves::empty(theme, "along", ui.available_height()).legend(curves::legend()).x_axis_label("seconds");
-    plot.show(ui, |plot| {
-        for member in &episode.clip.predicted {
-            let member: Vec<f64> = member.iter().map(|&r| f64::from(r)).collect();
-            let faint = theme.curve(0).gamma_multiply(0.4);
-            plot.line(Line::new("members", points(&standardized(&member))).color(faint).width(1.0));
-        }
-        if !episode.reward.is_empty() {
-            plot.line(Line::new("learned", points(&standardized(&episode.reward))).color(theme.curve(0)).width(2.0));
-        }
-        if !truth.is_empty() {
-            plot.line(Line::new("true", points(&truth)).color(theme.curve(1)).width(2.0));
-        }
-        plot.vline(VLine::new("", frame as f64 * dt).color(theme.weak_text).allow_hover(false));
-    });
-    animate(ui);
 }
 
 fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
@@ -211,52 +253,6 @@ fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
             plot.line(Line::new("true", points(&|i| standard[i])).color(theme.curve(1)).width(2.0));
         }
     });
-}
-
-fn maps(ui: &mut Ui, theme: &Theme, session: &mut Session, slice: &Arc<Slice>, names: [&str; 2]) {
-    let dark = ui.visuals().dark_mode;
-    let fresh = |painted: &Painted| Arc::ptr_eq(&painted.slice, slice) && painted.dark == dark;
-    if !session.reward.painted.as_ref().is_some_and(fresh) {
-        let maps = [
-            (
-                "Learned reward",
-                "Standardised over the slice: green is high, purple is low",
-                standardized(&slice.reward),
-            ),
-            ("Spread of the members", "Standard deviation of the normalised members; green is 2", slice.spread.clone()),
-            (
-                "True reward",
-                "The task's own, standardised over the slice; the agent never sees it",
-                standardized(&slice.truth),
-            ),
-        ];
-        let map = |(title, hint, values): (&'static str, &'static str, Vec<f64>)| {
-            let n = slice.request.points;
-            // Rows go up in the plot and down in the picture.
-            let pixels = (0..n).rev().flat_map(|row| &values[row * n..(row + 1) * n]).map(|v| theme.heat(v / 2.0));
-            let image = ColorImage::new([n, n], pixels.collect());
-            Map { title, hint, texture: ui.ctx().load_texture(title, image, TextureOptions::LINEAR) }
-        };
-        let maps = maps.into_iter().filter(|(.., values)| !values.is_empty()).map(map).collect();
-        session.reward.painted = Some(Painted { slice: Arc::clone(slice), dark, maps });
-    }
-    let Some(Painted { maps, .. }) = &session.reward.painted else { return };
-    let side = ((ui.available_width() - 24.0) / 3.0).min(ui.available_height() - 70.0).max(120.0);
-    ui.horizontal_wrapped(|ui| {
-        for Map { title, hint, texture } in maps {
-            ui.vertical(|ui| {
-                ui.label(RichText::new(*title).strong()).on_hover_text(*hint);
-                let (rect, response) = ui.allocate_exact_size(vec2(side, side), egui::Sense::hover());
-                let whole = Rect::from_min_max(pos2(0.0, 0.0), pos2(1.0, 1.0));
-                ui.painter().image(texture.id(), rect, whole, egui::Color32::WHITE);
-                labelled(ui, theme, slice, rect);
-                axes(ui, theme, slice, rect, names);
-                response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Image, true, *title));
-                ui.add_space(2.0 * AXIS_ROW + 6.0);
-            });
-        }
-    });
-    ui.weak("Green is high, purple is low. Dots show where the compared clips were");
 }
 
 /// Where the answered clips lie.

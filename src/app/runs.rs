@@ -4,27 +4,29 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use egui::{Align, ComboBox, Grid, Layout, RichText, Role, ScrollArea, Sense, Stroke, Ui, WidgetInfo, pos2, vec2};
 
-use super::curves;
+use super::background::{Repeated, finished, in_background};
+use super::curves::{self, Comparison, MEASURES};
+use super::panel::{Action, Context, Entry, Panel, always};
 use super::theme::Theme;
-use super::{Action, in_background, unreadable};
-use crate::control::drlhp::Report;
-use crate::control::run::export::Export;
+use super::widgets::{named, unreadable};
+use crate::control::run::export::{self, Export};
 use crate::control::run::past::{self, Listing, PastRun};
-use crate::disk::Damaged;
-use crate::disk::figure::Series;
+
+pub(super) const PANEL: Entry = Entry {
+    name: "runs",
+    hint: "Past runs: open, compare, export, delete",
+    missing: always,
+    make: || Box::new(Runs::default()),
+};
 
 /// What the panel remembers.
 #[derive(Default)]
-pub(super) struct Runs {
-    runs: Vec<Arc<PastRun>>,
-    /// Folders that cannot be read.
-    damaged: Vec<Damaged>,
-    reading: Option<JoinHandle<Listing>>,
-    read: Option<Instant>,
+struct Runs {
+    found: Listing,
+    reading: Repeated<Listing>,
     /// Runs that are compared, by folder.
     chosen: BTreeSet<PathBuf>,
     /// Index into [`MEASURES`].
@@ -35,54 +37,6 @@ pub(super) struct Runs {
     deleting: Option<PathBuf>,
 }
 
-/// A value over which runs are compared.
-pub(super) struct Measure {
-    pub name: &'static str,
-    hint: &'static str,
-    /// Whether it needs the task's own reward to mean something.
-    truth: bool,
-    value: fn(&Report) -> Option<f64>,
-}
-
-/// Curves of runs beside each other.
-#[derive(Debug, Default)]
-pub(super) struct Comparison {
-    /// The runs, as they were when it was made.
-    runs: Vec<Arc<PastRun>>,
-    /// For each of [`MEASURES`].
-    series: Vec<Vec<Series>>,
-}
-
-pub(super) const MEASURES: [Measure; 4] = [
-    Measure {
-        name: "True return",
-        hint: "Mean of the last ten training episodes by the task's own reward",
-        truth: true,
-        value: |r| r.true_return,
-    },
-    Measure {
-        name: "Predicted return",
-        hint: "What the learned reward, normalised, expects of an episode",
-        truth: false,
-        value: |r| r.predicted_return,
-    },
-    Measure {
-        name: "Reward correlation",
-        hint: "Pearson's, of learned and true reward, step by step",
-        truth: true,
-        value: |r| r.reward.and_then(|m| m.pearson),
-    },
-    Measure {
-        name: "Held-out loss",
-        hint: "Cross-entropy of the answers that the reward was not fitted to, in nats",
-        truth: false,
-        value: |r| r.fit.and_then(|f| f.validation_loss),
-    },
-];
-
-/// Time between two looks at the folder while the panel is open.
-const BETWEEN_READS: Duration = Duration::from_secs(2);
-
 /// Size of a row's curve, points: as wide as what the rest of the table leaves.
 const SPARKLINE: egui::Vec2 = vec2(110.0, 24.0);
 const WIDEST_SPARKLINE: f32 = 420.0;
@@ -91,16 +45,11 @@ const REST: f32 = 860.0;
 /// Points drawn of it.
 const SPARKLINE_POINTS: usize = 110;
 
-impl Runs {
-    /// Shows the panel. `open` is the run that is open, if any.
-    pub(super) fn show(
-        &mut self,
-        ui: &mut Ui,
-        theme: &Theme,
-        folder: &Path,
-        open: Option<&Path>,
-        actions: &mut Vec<Action>,
-    ) {
+impl Panel for Runs {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, runs: folder, run, actions, .. } = context;
+        // A run that ended by an error can be opened again.
+        let open = run.as_ref().map(|run| &run.view).filter(|view| view.shows()).map(|view| view.folder.as_path());
         self.refresh(ui, folder);
         egui::CentralPanel::default().show(ui, |ui| {
             ui.horizontal(|ui| {
@@ -108,14 +57,12 @@ impl Runs {
                 ui.weak(folder.display().to_string())
                     .on_hover_text("The folder that they are in; choose it with --runs");
             });
-            unreadable(ui, theme, folder, &self.damaged);
-            if self.runs.is_empty() {
+            unreadable(ui, theme, folder, &self.found.damaged);
+            if self.found.runs.is_empty() {
                 ui.add_space(24.0);
-                let reading = self.read.is_none();
-                ui.label(if reading {
-                    "Reading the folder"
-                } else {
-                    "There are no runs here yet. Watch or teach one first"
+                ui.label(match self.reading.looked() {
+                    true => "There are no runs here yet. Watch or teach one first",
+                    false => "Reading the folder",
                 });
                 return;
             }
@@ -130,27 +77,27 @@ impl Runs {
             }
         });
     }
+}
 
+impl Runs {
     /// Reads the folder and prepares curves, off the window's thread.
     fn refresh(&mut self, ui: &Ui, folder: &Path) {
-        if let Some(found) = finished(&mut self.reading) {
-            (self.runs, self.damaged) = (found.runs, found.damaged);
-            self.read = Some(Instant::now());
-            self.chosen.retain(|path| self.runs.iter().any(|run| run.path == *path));
-        }
-        if self.reading.is_none() && self.read.is_none_or(|read| read.elapsed() >= BETWEEN_READS) {
-            let (folder, known) = (folder.to_owned(), self.runs.clone());
-            self.reading = Some(in_background(ui.ctx(), move || past::list(&folder, &known)));
+        let found = self.reading.news(ui.ctx(), || {
+            let (folder, known) = (folder.to_owned(), self.found.runs.clone());
+            move || past::list(&folder, &known)
+        });
+        if let Some(found) = found {
+            self.found = found;
+            self.chosen.retain(|path| self.found.runs.iter().any(|run| run.path == *path));
         }
         if let Some(comparison) = finished(&mut self.comparing) {
             self.comparison = Arc::new(comparison);
         }
-        let chosen = self.runs.iter().filter(|run| self.chosen.contains(&run.path));
+        let chosen = self.found.runs.iter().filter(|run| self.chosen.contains(&run.path));
         if self.comparing.is_none() && !same(&self.comparison.runs, chosen.clone()) {
             let runs: Vec<Arc<PastRun>> = chosen.cloned().collect();
             self.comparing = Some(in_background(ui.ctx(), move || Comparison::of(runs)));
         }
-        ui.ctx().request_repaint_after(BETWEEN_READS);
     }
 
     fn table(&mut self, ui: &mut Ui, theme: &Theme, open: Option<&Path>, actions: &mut Vec<Action>) {
@@ -160,7 +107,10 @@ impl Runs {
             ("Task", "Environment"),
             ("Teacher", "Whom the agent learns from"),
             ("Answers", "Questions answered with anything but \"can't tell\""),
-            ("True return", "Of the final evaluation; of the last ten training episodes where it has not finished"),
+            (
+                "True return",
+                "Of the final evaluation, or of the last ten training episodes if the run has not finished",
+            ),
             ("Learning", "True return over environment steps"),
             ("", ""),
         ];
@@ -170,7 +120,7 @@ impl Runs {
                 ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
             }
             ui.end_row();
-            for run in &self.runs {
+            for run in &self.found.runs {
                 let name = run.name();
                 let mut chosen = self.chosen.contains(&run.path);
                 let check = ui.checkbox(&mut chosen, "");
@@ -200,9 +150,13 @@ impl Runs {
                         ui.colored_label(theme.error, "Delete it for good?");
                         if named(ui, "Delete", &format!("Delete {name} for good"), "Its folder, with all answers", true)
                         {
-                            actions.push(Action::Delete(run.path.clone()));
+                            let path = run.path.clone();
+                            actions.push(Action::Work(Box::new(move || {
+                                past::delete(&path).map_err(|error| error.to_string())?;
+                                Ok(format!("Deleted {}", path.display()))
+                            })));
                             self.deleting = None;
-                            self.read = None;
+                            self.reading.changed();
                         }
                         if named(ui, "Keep", &format!("Keep {name}"), "Delete nothing", true) {
                             self.deleting = None;
@@ -210,11 +164,11 @@ impl Runs {
                         return;
                     }
                     let hint =
-                        if is_open { "It is open" } else { "Look at it, and go on with it where it has not finished" };
+                        if is_open { "It is open" } else { "Look at it, and go on with it if it has not finished" };
                     if named(ui, "Open", &format!("Open {name}"), hint, !is_open) {
                         actions.push(Action::Open(run.path.clone()));
                     }
-                    export(ui, run, actions);
+                    export_menu(ui, run, actions);
                     let hint = if is_open { "Close it first" } else { "Delete its folder; asks before it does" };
                     if named(ui, "Delete", &format!("Delete {name}"), hint, !is_open) {
                         self.deleting = Some(run.path.clone());
@@ -260,7 +214,7 @@ impl Runs {
             1 => "1 run".to_owned(),
             count => format!("{count} runs"),
         };
-        ui.weak(format!("{compared}, those that differ in nothing but their seed as one curve"))
+        ui.weak(format!("{compared}. Runs that differ only in their seed are one curve"))
             .on_hover_text("Interquartile mean over the seeds, and its 95 % bootstrap interval");
         let Some(series) = self.comparison.series.get(self.measure) else { return };
         if series.iter().all(|series| series.points.is_empty()) {
@@ -270,7 +224,11 @@ impl Runs {
         if let Some(extension) = take {
             let measure = MEASURES[self.measure].name;
             let file = format!("comparison-{}.{extension}", measure.to_lowercase().replace(' ', "-"));
-            actions.push(Action::Compare { path: folder.join(file), measure, series: series.clone() });
+            let (path, series) = (folder.join(file), series.clone());
+            actions.push(Action::Work(Box::new(move || {
+                export::comparison(&path, measure, &series).map_err(|error| error.to_string())?;
+                Ok(format!("Exported to {}", path.display()))
+            })));
         }
         // Room for the last number below the plot.
         ui.set_max_width(ui.available_width() - 20.0);
@@ -278,37 +236,8 @@ impl Runs {
     }
 }
 
-impl Comparison {
-    /// Curves of these runs, those of several seeds as one.
-    pub(super) fn of(runs: Vec<Arc<PastRun>>) -> Self {
-        let known = |run: &&PastRun| run.config.preferences.wanted.is_none();
-        let series = |measure: &Measure| {
-            let shown: Vec<&PastRun> =
-                runs.iter().map(Arc::as_ref).filter(|run| !measure.truth || known(run)).collect();
-            past::series(&shown, measure.value)
-        };
-        Self { series: MEASURES.iter().map(series).collect(), runs }
-    }
-
-    /// Whether there is nothing to show.
-    pub(super) fn is_empty(&self) -> bool {
-        self.series.iter().all(Vec::is_empty)
-    }
-
-    /// Curves of the measure of this name.
-    pub(super) fn measure(&self, name: &str) -> &[Series] {
-        let found = MEASURES.iter().position(|measure| measure.name == name).and_then(|i| self.series.get(i));
-        found.map_or(&[], Vec::as_slice)
-    }
-}
-
 fn same<'a>(runs: &'a [Arc<PastRun>], others: impl Iterator<Item = &'a Arc<PastRun>> + Clone) -> bool {
     runs.len() == others.clone().count() && runs.iter().zip(others).all(|(a, b)| Arc::ptr_eq(a, b))
-}
-
-/// What a thread has found, once it has.
-fn finished<T>(thread: &mut Option<JoinHandle<T>>) -> Option<T> {
-    thread.take_if(|thread| thread.is_finished()).and_then(|thread| thread.join().ok())
 }
 
 fn outcome(run: &PastRun, open: bool) -> String {
@@ -324,14 +253,7 @@ fn outcome(run: &PastRun, open: bool) -> String {
     }
 }
 
-/// A button with a name for those who cannot see which row it is in.
-fn named(ui: &mut Ui, text: &str, name: &str, hint: &str, enabled: bool) -> bool {
-    let response = ui.add_enabled(enabled, egui::Button::new(text));
-    response.widget_info(|| WidgetInfo::labeled(Role::Button, enabled, name));
-    response.on_hover_text(hint).on_disabled_hover_text(hint).clicked()
-}
-
-fn export(ui: &mut Ui, run: &Arc<PastRun>, actions: &mut Vec<Action>) {
+fn export_menu(ui: &mut Ui, run: &Arc<PastRun>, actions: &mut Vec<Action>) {
     let menu = ui.menu_button("Export", |ui| {
         for what in Export::ALL {
             let (name, hint) = match what {
@@ -342,7 +264,11 @@ fn export(ui: &mut Ui, run: &Arc<PastRun>, actions: &mut Vec<Action>) {
                 Export::Labels => ("Answers (JSONL)", "Those in force, after undoing and changing"),
             };
             if ui.button(name).on_hover_text(hint).clicked() {
-                actions.push(Action::Export(Arc::clone(run), what));
+                let run = Arc::clone(run);
+                actions.push(Action::Work(Box::new(move || {
+                    let path = export::export(&run, what).map_err(|error| error.to_string())?;
+                    Ok(format!("Exported to {}", path.display()))
+                })));
                 ui.close();
             }
         }

@@ -4,14 +4,23 @@ use egui::{RichText, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, vec2};
 use pairwise_envs::{Action as Move, Space};
 use rand::RngExt as _;
 
-use super::stage::Stage;
+use super::canvas::Canvas;
+use super::panel::{Action, Context, Entry, Panel, always};
+use super::runs;
 use super::theme::Theme;
-use super::{Action, Panel, animate};
+use super::widgets::animate;
 use crate::control::config::Config;
 use crate::random::stream;
 
+pub(super) const PANEL: Entry = Entry {
+    name: "start",
+    hint: "Begin something new, or open a run",
+    missing: always,
+    make: || Box::new(Start::default()),
+};
+
 /// What the first screen remembers.
-pub(super) struct Start {
+struct Start {
     door: Door,
     wanted: String,
     demos: Vec<Demo>,
@@ -26,7 +35,7 @@ enum Door {
 
 /// A task's moving picture.
 struct Demo {
-    stage: Stage,
+    canvas: Canvas,
     states: Vec<f64>,
 }
 
@@ -44,19 +53,15 @@ const WORDS: f32 = 64.0;
 
 impl Default for Start {
     fn default() -> Self {
-        // Tasks that end early are for baselines on the true reward: an episode's length gives the answer away. Other tastes
-        // of a task look like the task.
-        let demos = pairwise_envs::specs().filter(|spec| {
-            let own = pairwise_envs::task(spec.id) == spec.id;
-            own && !spec.terminates && spec.id.chars().all(|c| !c.is_uppercase())
-        });
+        // Gymnasium's tasks are for baselines on the true reward, and other tastes of a task look like the task.
+        let demos = pairwise_envs::tasks();
         Self { door: Door::Watch, wanted: String::new(), demos: demos.filter_map(|spec| demo(spec.id)).collect() }
     }
 }
 
 /// What random actions look like, each held for some steps.
 fn demo(env: &str) -> Option<Demo> {
-    let (stage, mut env) = (Stage::new(env)?, pairwise_envs::make(env).ok()?);
+    let (canvas, mut env) = (Canvas::new(env)?, pairwise_envs::make(env).ok()?);
     let spec = env.spec();
     let mut rng = stream(0, "demo", 0);
     let (mut observation, mut state) = (vec![0.0; spec.observation.len()], vec![0.0; spec.saved_len]);
@@ -80,12 +85,12 @@ fn demo(env: &str) -> Option<Demo> {
             }
         }
     }
-    Some(Demo { stage, states })
+    Some(Demo { canvas, states })
 }
 
-impl Start {
-    /// Shows the screen.
-    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, labels: &mut usize, actions: &mut Vec<Action>) {
+impl Panel for Start {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, settings, actions, .. } = context;
         egui::CentralPanel::default().show(ui, |ui| {
             let bottom = ui.max_rect().bottom();
             egui::ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
@@ -110,19 +115,21 @@ impl Start {
                         }
                     }
                     if door_button(ui, theme, width, false, "Open a run", "Go on with an earlier run, or look at it") {
-                        actions.push(Action::Show(Panel::Runs));
+                        actions.push(Action::Show(runs::PANEL.name));
                     }
                 });
                 ui.add_space(12.0);
                 if self.door == Door::Teach {
-                    self.teaching(ui, labels);
+                    self.teaching(ui, &mut settings.labels);
                 }
-                self.cards(ui, theme, vec2(width, bottom - ui.cursor().top()), *labels, actions);
+                self.cards(ui, theme, vec2(width, bottom - ui.cursor().top()), settings.labels, actions);
                 animate(ui);
             });
         });
     }
+}
 
+impl Start {
     fn teaching(&mut self, ui: &mut Ui, labels: &mut usize) {
         let name = ui.label("What do you want to see? Leave it empty for the task's own goal");
         ui.add(
@@ -151,7 +158,7 @@ impl Start {
         let mut chosen = None;
         ui.horizontal_wrapped(|ui| {
             for demo in &mut self.demos {
-                let spec = demo.stage.spec();
+                let spec = demo.canvas.spec();
                 let (rect, response) = ui.allocate_exact_size(size + vec2(0.0, WORDS), Sense::click());
                 let verb = if self.door == Door::Teach { "Teach" } else { "Watch" };
                 response.widget_info(|| WidgetInfo::labeled(Role::Button, true, format!("{verb} {}", spec.id)));
@@ -160,7 +167,7 @@ impl Start {
                 ui.painter().rect(rect, 8.0, theme.card, stroke, StrokeKind::Inside);
                 let picture = egui::Rect::from_min_size(rect.min, size).shrink(8.0);
                 let frame = (time / spec.dt) as usize % DEMO_STEPS;
-                demo.stage.draw(ui.painter(), picture, &demo.states, frame, theme, None);
+                demo.canvas.draw(ui.painter(), picture, &demo.states, frame, theme, None);
                 let below = egui::Rect::from_min_max(egui::pos2(rect.min.x, picture.max.y), rect.max);
                 let mut inner = ui.new_child(column(below.shrink2(vec2(12.0, 4.0))));
                 inner.add(egui::Label::new(RichText::new(spec.id).strong()).selectable(false));

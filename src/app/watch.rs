@@ -1,148 +1,138 @@
 //! The agent, and how it is learning.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use egui::{Grid, Panel as Side, RichText, ScrollArea, Ui};
+use egui::{RichText, ScrollArea, Ui};
 
 use super::curves::{self, Curve, Look};
-use super::stage::Player;
+use super::panel::{Action, Context, Entry, EpisodePlayer, OpenRun, Panel, Settings, needs_a_run};
 use super::theme::Theme;
-use super::{Action, Session, Settings, animate};
+use super::widgets::{aside, facts};
 use crate::control::drlhp::Report;
-use crate::engine::{Command, Phase};
+use crate::engine::run::RunCommand;
+use crate::engine::snapshot::{RunPhase, RunView};
+
+pub(super) const PANEL: Entry = Entry {
+    name: "watch",
+    hint: "The agent, and how it is learning",
+    missing: needs_a_run,
+    make: || Box::new(Watch::default()),
+};
 
 /// What the panel remembers of a run.
 #[derive(Default)]
-pub(super) struct Watch {
-    player: Player,
-    /// Number of the episode that plays.
-    episode: Option<u64>,
+struct Watch {
+    episodes: EpisodePlayer,
     /// Steps a second; 0 for as fast as it goes.
     speed_limit: f64,
 }
 
-/// Shows the panel.
-pub(super) fn show(
-    ui: &mut Ui,
-    theme: &Theme,
-    session: &mut Session,
-    settings: &mut Settings,
-    actions: &mut Vec<Action>,
-) {
-    let frame = egui::Frame::new().fill(theme.panel).inner_margin(12);
-    Side::right("numbers").default_size(250.0).min_size(220.0).frame(frame).show(ui, |ui| {
-        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| numbers(ui, theme, session));
-    });
-    egui::CentralPanel::default().show(ui, |ui| {
-        header(ui, session, actions);
-        ui.add_space(4.0);
-        let height = (ui.available_height() * 0.45).max(180.0);
-        episode(ui, theme, session, height, actions);
+impl Panel for Watch {
+    fn show(&mut self, ui: &mut Ui, context: &mut Context<'_>) {
+        let Context { theme, settings, run: Some(run), actions, .. } = context else { return };
+        aside(ui, theme, "numbers", [250.0, 220.0], |ui| {
+            ScrollArea::vertical().auto_shrink(false).show(ui, |ui| numbers(ui, theme, &run.view));
+        });
+        egui::CentralPanel::default().show(ui, |ui| {
+            self.header(ui, run, actions);
+            ui.add_space(4.0);
+            let height = (ui.available_height() * 0.45).max(180.0);
+            self.episode(ui, theme, run, height, actions);
+            ui.horizontal(|ui| {
+                let name = ui.label("Smoothing");
+                ui.add(egui::Slider::new(&mut settings.smoothing, 0.0..=0.99).show_value(true))
+                    .on_hover_text("Share of the old value that a smoothed curve keeps from one iteration to the next")
+                    .labelled_by(name.id);
+                ui.checkbox(&mut settings.log, "Log scale")
+                    .on_hover_text("Disagreement and losses by their powers of ten");
+                if !run.beside.is_empty() && ui.button("Alone").on_hover_text("Hide the other runs' curves").clicked() {
+                    run.beside = Arc::default();
+                }
+            });
+            ScrollArea::vertical().auto_shrink(false).show(ui, |ui| learning(ui, theme, run, settings));
+        });
+    }
+
+    fn run_changed(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Watch {
+    fn header(&mut self, ui: &mut Ui, run: &OpenRun, actions: &mut Vec<Action>) {
         ui.horizontal(|ui| {
-            let name = ui.label("Smoothing");
-            ui.add(egui::Slider::new(&mut settings.smoothing, 0.0..=0.99).show_value(true))
-                .on_hover_text("Share of the old value that a smoothed curve keeps from one iteration to the next")
-                .labelled_by(name.id);
-            ui.checkbox(&mut settings.log, "Log scale").on_hover_text("Disagreement and losses by their powers of ten");
-            if !session.beside.is_empty() && ui.button("Alone").on_hover_text("Hide the other runs' curves").clicked() {
-                session.beside = Arc::default();
+            ui.heading(run.canvas.spec().id);
+            ui.weak(phase(&run.view.phase));
+            let progress = run.view.progress;
+            let share = progress.env_steps as f32 / progress.total_steps.max(1) as f32;
+            let text = format!(
+                "{} of {} steps",
+                curves::steps(progress.env_steps as f64),
+                curves::steps(progress.total_steps as f64)
+            );
+            ui.add(egui::ProgressBar::new(share).desired_width(220.0).text(text));
+        });
+        let ended = run.view.ended();
+        ui.horizontal(|ui| {
+            let paused = run.view.phase == RunPhase::Paused;
+            let (name, command) = if paused { ("Go on", RunCommand::Go) } else { ("Pause", RunCommand::Pause) };
+            let hint = "Stop and go on with training; the agent can still be watched";
+            if ui.add_enabled(!ended, egui::Button::new(name)).on_hover_text(hint).clicked() {
+                run.send(command, actions);
+            }
+            let step = ui.add_enabled(paused, egui::Button::new("Step"));
+            if step.on_hover_text("One iteration: collect, ask, fit, train").clicked() {
+                run.send(RunCommand::Step, actions);
+            }
+            let save = ui.add_enabled(!ended, egui::Button::new("Checkpoint"));
+            if save.on_hover_text("Write the whole state to the run folder after this iteration").clicked() {
+                run.send(RunCommand::Checkpoint, actions);
+            }
+            let name = ui.label("Speed limit");
+            let limit = &mut self.speed_limit;
+            let drag =
+                egui::DragValue::new(limit).range(0.0..=1e6).speed(100.0).custom_formatter(|value, _| match value {
+                    0.0 => "none".to_owned(),
+                    value => format!("{value:.0} steps/s"),
+                });
+            let changed = ui.add_enabled(!ended, drag).labelled_by(name.id);
+            if changed.on_hover_text("Environment steps a second that training may take; 0 for no limit").changed() {
+                run.send(RunCommand::SpeedLimit((*limit > 0.0).then_some(*limit)), actions);
+            }
+            if ui.button("Close run").on_hover_text("End it with a checkpoint; it can be opened again").clicked() {
+                actions.push(Action::Close);
             }
         });
-        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| learning(ui, theme, session, settings));
-    });
-}
+    }
 
-fn header(ui: &mut Ui, session: &mut Session, actions: &mut Vec<Action>) {
-    ui.horizontal(|ui| {
-        ui.heading(session.stage.spec().id);
-        ui.weak(phase(&session.view.phase));
-        let progress = session.view.progress;
-        let share = progress.env_steps as f32 / progress.total_steps.max(1) as f32;
+    /// The present policy, episode after episode.
+    fn episode(&mut self, ui: &mut Ui, theme: &Theme, run: &mut OpenRun, height: f32, actions: &mut Vec<Action>) {
+        let rect = ui.allocate_space(egui::vec2(ui.available_width(), height)).1;
+        ui.painter().rect_filled(rect, 8.0, theme.card);
+        let Some((episode, frame)) = self.episodes.next(ui, run, actions) else {
+            ui.put(rect, egui::Label::new("The first episode appears as soon as the agent has taken its first steps"));
+            return;
+        };
+        run.canvas.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
         let text = format!(
-            "{} of {} steps",
-            curves::steps(progress.env_steps as f64),
-            curves::steps(progress.total_steps as f64)
+            "policy after {} steps, {:.1} s of {:.1} s",
+            curves::steps(episode.env_steps as f64),
+            frame as f64 * run.canvas.spec().dt,
+            run.canvas.frames(&episode.clip.states) as f64 * run.canvas.spec().dt
         );
-        ui.add(egui::ProgressBar::new(share).desired_width(220.0).text(text));
-    });
-    let ended = session.engine.ended();
-    ui.horizontal(|ui| {
-        let paused = session.view.phase == Phase::Paused;
-        let (name, command) = if paused { ("Go on", Command::Go) } else { ("Pause", Command::Pause) };
-        let hint = "Stop and go on with training; the agent can still be watched";
-        if ui.add_enabled(!ended, egui::Button::new(name)).on_hover_text(hint).clicked() {
-            actions.push(Action::Send(command));
-        }
-        let step = ui.add_enabled(paused, egui::Button::new("Step"));
-        if step.on_hover_text("One iteration: collect, ask, fit, train").clicked() {
-            actions.push(Action::Send(Command::Step));
-        }
-        let save = ui.add_enabled(!ended, egui::Button::new("Checkpoint"));
-        if save.on_hover_text("Write the whole state to the run folder after this iteration").clicked() {
-            actions.push(Action::Send(Command::Checkpoint));
-        }
-        let name = ui.label("Speed limit");
-        let limit = &mut session.watch.speed_limit;
-        let drag = egui::DragValue::new(limit).range(0.0..=1e6).speed(100.0).custom_formatter(|value, _| match value {
-            0.0 => "none".to_owned(),
-            value => format!("{value:.0} steps/s"),
-        });
-        let changed = ui.add_enabled(!ended, drag).labelled_by(name.id);
-        if changed.on_hover_text("Environment steps a second that training may take; 0 for none").changed() {
-            actions.push(Action::Send(Command::SpeedLimit((*limit > 0.0).then_some(*limit))));
-        }
-        if ui.button("Close run").on_hover_text("End it with a checkpoint; it can be opened again").clicked() {
-            actions.push(Action::Close);
-        }
-    });
+        let corner = rect.left_bottom() + egui::vec2(12.0, -10.0);
+        ui.painter().text(corner, egui::Align2::LEFT_BOTTOM, text, egui::FontId::proportional(12.0), theme.weak_text);
+    }
 }
 
-/// The present policy, episode after episode.
-fn episode(ui: &mut Ui, theme: &Theme, session: &mut Session, height: f32, actions: &mut Vec<Action>) {
-    let rect = ui.allocate_space(egui::vec2(ui.available_width(), height)).1;
-    ui.painter().rect_filled(rect, 8.0, theme.card);
-    let Session { stage, watch, view, engine, .. } = session;
-    let Some(episode) = view.episode.clone() else {
-        ui.put(rect, egui::Label::new("The first episode appears as soon as the agent has taken its first steps"));
-        if engine.shows() {
-            actions.push(Action::Send(Command::Episode));
-        }
-        ui.ctx().request_repaint_after(Duration::from_millis(200));
-        return;
-    };
-    let frames = stage.frames(&episode.clip.states);
-    if watch.episode != Some(episode.number) {
-        watch.episode = Some(episode.number);
-        watch.player = Player::default();
-    }
-    let before = watch.player.frame(frames);
-    watch.player.advance(f64::from(ui.input(|i| i.stable_dt)), stage.spec().dt, frames);
-    let frame = watch.player.frame(frames);
-    // At its end the newest policy plays, from another initial state.
-    if frame < before && engine.shows() {
-        actions.push(Action::Send(Command::Episode));
-    }
-    stage.draw(ui.painter(), rect.shrink(12.0), &episode.clip.states, frame, theme, None);
-    let text = format!(
-        "policy after {} steps, {:.1} s of {:.1} s",
-        curves::steps(episode.env_steps as f64),
-        frame as f64 * stage.spec().dt,
-        frames as f64 * stage.spec().dt
-    );
-    let corner = rect.left_bottom() + egui::vec2(12.0, -10.0);
-    ui.painter().text(corner, egui::Align2::LEFT_BOTTOM, text, egui::FontId::proportional(12.0), theme.weak_text);
-    animate(ui);
-}
-
-fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) {
+fn learning(ui: &mut Ui, theme: &Theme, run: &OpenRun, settings: &Settings) {
     // The last number below a plot is as wide to the right of its line as to the left.
     ui.set_max_width(ui.available_width() - 20.0);
-    let known = session.engine.config.preferences.wanted.is_none();
+    let known = run.view.config.preferences.wanted.is_none();
     let mut draw = |title: &str, hint: &str, log: bool, beside: &str, curves: &[Curve]| {
         ui.label(RichText::new(title).strong()).on_hover_text(hint);
         let look = Look { smoothing: settings.smoothing, log: log && settings.log };
-        curves::show(ui, theme, title, 150.0, &session.past, curves, look, session.beside.measure(beside));
+        curves::show(ui, theme, title, 150.0, &run.view.past, curves, look, run.beside.measure(beside));
         ui.add_space(6.0);
     };
     if known {
@@ -193,7 +183,7 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
     );
     draw(
         "Policy entropy",
-        "How open the policy still is, in nats",
+        "How undecided the policy still is, in nats",
         false,
         "",
         &[Curve { name: "entropy", value: |r| r.ppo.filter(|_| r.iteration > 0).map(|ppo| ppo.entropy) }],
@@ -201,10 +191,10 @@ fn learning(ui: &mut Ui, theme: &Theme, session: &Session, settings: &Settings) 
 }
 
 /// The newest numbers.
-pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
-    let progress = session.view.progress;
-    let known = session.engine.config.preferences.wanted.is_none();
-    let reports = &session.past.reports;
+pub(super) fn numbers(ui: &mut Ui, theme: &Theme, view: &RunView) {
+    let progress = view.progress;
+    let known = view.config.preferences.wanted.is_none();
+    let reports = &view.past.reports;
     let (true_return, predicted_return) = (last(reports, |r| r.true_return), last(reports, |r| r.predicted_return));
     let disagreement = last(reports, |r| r.disagreement);
     let (reward, fit) = (last(reports, |r| r.reward), last(reports, |r| r.fit));
@@ -217,7 +207,7 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
     if known {
         rows.push(("Pearson", number(reward.and_then(|m| m.pearson), 2), "Learned against true reward, linear"));
         rows.push(("Spearman", number(reward.and_then(|m| m.spearman), 2), "Learned against true reward, by rank"));
-        if let Some(epic) = session.view.episode.as_ref().and_then(|episode| episode.epic) {
+        if let Some(epic) = view.episode.as_ref().and_then(|episode| episode.epic) {
             let hint = "Distance of learned and true reward that shaping and scale do not change, 0 to 1 (Gleave et al. \
                         2021); taken with each episode shown";
             rows.push(("EPIC distance", format!("{epic:.2}"), hint));
@@ -225,26 +215,24 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
     }
     rows.push((
         "answers",
-        format!("{} of {}", progress.resolved, progress.labels),
+        format!("{} of {}", view.answers.resolved(), progress.labels),
         "Questions answered or skipped; hidden repeats do not count",
     ));
     rows.push(("disagreement", number(disagreement, 3), "Variance of the members' answers, 0 to 0.25"));
-    rows.push(("held-out loss", number(fit.and_then(|f| f.validation_loss), 3), "Nats for an answer not fitted to"));
+    rows.push((
+        "held-out loss",
+        number(fit.and_then(|f| f.validation_loss), 3),
+        "Cross-entropy of answers that the reward was not fitted to, in nats",
+    ));
     let accuracy = fit.and_then(|f| f.validation_accuracy);
     let accuracy = accuracy.map_or("–".to_owned(), |share| format!("{:.0} %", share * 100.0));
-    rows.push(("held-out accuracy", accuracy, "Answers not fitted to that were predicted rightly"));
-    if !session.engine.ended() {
+    rows.push(("held-out accuracy", accuracy, "Share of held-out answers that were predicted correctly"));
+    if !view.ended() {
         let speed = format!("{} steps/s", curves::steps(progress.steps_per_second));
         rows.push(("speed", speed, "Environment steps a second, over the last iteration"));
     }
-    Grid::new("numbers").num_columns(2).spacing([16.0, 8.0]).show(ui, |ui| {
-        for (name, value, hint) in rows {
-            ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
-            ui.label(RichText::new(value).strong()).on_hover_text(hint);
-            ui.end_row();
-        }
-    });
-    if let Phase::Finished(summary) = &session.view.phase {
+    facts(ui, theme, "numbers", &rows);
+    if let RunPhase::Finished(summary) = &view.phase {
         ui.add_space(12.0);
         ui.label(RichText::new("Finished").strong());
         if known {
@@ -257,20 +245,20 @@ pub(super) fn numbers(ui: &mut Ui, theme: &Theme, session: &Session) {
 }
 
 /// The newest value that there is: not every iteration asks, fits, or ends an episode.
-fn last<T>(reports: &[Report], value: impl Fn(&Report) -> Option<T>) -> Option<T> {
-    reports.iter().rev().find_map(value)
+fn last<T>(reports: &[Arc<Report>], value: impl Fn(&Report) -> Option<T>) -> Option<T> {
+    reports.iter().rev().find_map(|report| value(report))
 }
 
 /// What a run is doing, in words.
-pub(super) fn phase(phase: &Phase) -> &'static str {
+pub(super) fn phase(phase: &RunPhase) -> &'static str {
     match phase {
-        Phase::Opening => "opening the run folder",
-        Phase::CatchingUp => "repeating what is in the ledger",
-        Phase::Training => "training",
-        Phase::Waiting => "waiting for your answers",
-        Phase::Paused => "paused",
-        Phase::Finished(_) => "finished",
-        Phase::Stopped => "stopped, with a checkpoint",
-        Phase::Failed(_) => "ended by an error",
+        RunPhase::Opening => "opening the run folder",
+        RunPhase::CatchingUp => "repeating what is in the ledger",
+        RunPhase::Training => "training",
+        RunPhase::Waiting => "waiting for your answers",
+        RunPhase::Paused => "paused",
+        RunPhase::Finished(_) => "finished",
+        RunPhase::Stopped => "stopped, with a checkpoint",
+        RunPhase::Failed(_) => "ended by an error",
     }
 }

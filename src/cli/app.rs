@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, ValueEnum};
 
 use super::Failure;
@@ -40,8 +41,8 @@ pub(crate) struct AppArgs {
     #[arg(long, value_enum)]
     theme: Option<Theme>,
     /// Panel to show first
-    #[arg(long, value_enum)]
-    panel: Option<app::Panel>,
+    #[arg(long, value_name = "PANEL", value_parser = panels())]
+    panel: Option<String>,
     /// Size of the window in points [default: as last time]
     #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = size)]
     size: Option<[f32; 2]>,
@@ -97,12 +98,16 @@ pub(crate) fn app(args: &AppArgs) -> Result<(), Failure> {
         start: start.transpose()?,
         runs: args.runs.clone(),
         theme,
-        panel: args.panel,
+        panel: args.panel.clone(),
         least_seconds: args.least_seconds,
         size: args.size,
         screenshot: args.screenshot.clone().map(|path| (path, after)),
         narrate: args.narrate,
     })
+}
+
+fn panels() -> PossibleValuesParser {
+    PossibleValuesParser::new(app::panels().map(|(name, hint)| PossibleValue::new(name).help(hint)))
 }
 
 fn size(text: &str) -> Result<[f32; 2], String> {

@@ -13,10 +13,11 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use clap::builder::ValueHint;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueHint};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::Failure;
+use crate::table::{Line, Table, find};
 
 /// The arguments with every list as one value an option, which is behind an equals sign: so it may begin with a minus.
 pub(super) fn spread(command: &Command, arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -128,6 +129,12 @@ fn items(arg: &Arg, value: OsString) -> Vec<OsString> {
         }
         _ => vec![value],
     }
+}
+
+/// A line of a table, by its name; help shows all of them with what they are.
+pub(super) fn named<T: Table>() -> impl TypedValueParser<Value = &'static Line<T>> {
+    let values = T::LINES.iter().map(|line| PossibleValue::new(line.name).help(line.summary));
+    PossibleValuesParser::new(values).try_map(|name| find::<T>(&name))
 }
 
 /// Two values with a comma between.

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use clap::{Args, Subcommand};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::flags::assigned;
 use super::train::{ENOUGH_EPISODES, note_few};
@@ -17,10 +18,12 @@ use crate::control::rl::evaluate::evaluate_random;
 use crate::control::run;
 use crate::device;
 use crate::disk::archive::write_atomically;
+use crate::disk::layers::resolve;
 use crate::disk::lock::Claim;
 use crate::disk::{figure, lines};
-use crate::preference::Sampler;
+use crate::preference::query::UNIFORM;
 use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
+use crate::preference::{TEACHERS, Teacher};
 use crate::random::stream;
 
 /// Arguments of `bench`.
@@ -104,35 +107,37 @@ struct VariantRow {
 }
 
 /// Its name, and what it changes.
-type Variant = (&'static str, fn(&mut Config));
+type Variant = (&'static str, Change);
 
-const TRUE_REWARD: Variant = ("true reward (PPO)", |config| config.reward = RewardSource::True);
+enum Change {
+    Of(fn(&mut Config)),
+    /// To a teacher, by what tells it from the oracle: the rest may be set for all of them.
+    To(&'static Teacher),
+}
+
+const TRUE_REWARD: Variant = ("true reward (PPO)", Change::Of(|config| config.reward = RewardSource::True));
 
 const ABLATIONS: &[Variant] = &[
-    ("full method", |_| ()),
-    ("random queries", |config| config.preferences.sampler = Sampler::Uniform),
+    ("full method", Change::Of(|_| ())),
+    ("random queries", Change::Of(|config| config.preferences.sampler = &UNIFORM)),
     // §3.3: without an ensemble there is no disagreement to ask by.
-    ("no ensemble", |Config { preferences, reward_model, .. }| {
-        (reward_model.members, reward_model.bootstrap, preferences.sampler) = (1, false, Sampler::Uniform);
-    }),
-    ("no online queries", |config| config.preferences.online = false),
-    ("no regularisation", |Config { reward_model, .. }| (reward_model.adaptive_l2, reward_model.l2) = (false, 0.0)),
-    ("single frames", |config| config.preferences.segment_steps = 1),
-    ("true returns as target", |config| config.reward_model.target = FitTarget::Returns),
+    (
+        "no ensemble",
+        Change::Of(|Config { preferences, reward_model, .. }| {
+            (reward_model.members, reward_model.bootstrap, preferences.sampler) = (1, false, &UNIFORM);
+        }),
+    ),
+    ("no online queries", Change::Of(|config| config.preferences.online = false)),
+    (
+        "no regularisation",
+        Change::Of(|Config { reward_model, .. }| (reward_model.adaptive_l2, reward_model.l2) = (false, 0.0)),
+    ),
+    ("single frames", Change::Of(|config| config.preferences.segment_steps = 1)),
+    ("true returns as target", Change::Of(|config| config.reward_model.target = FitTarget::Returns)),
     TRUE_REWARD,
 ];
 
-const TEACHERS: &[Variant] = &[
-    TRUE_REWARD,
-    ("oracle", |_| ()),
-    ("mistake", |config| config.preferences.teacher.mistake = 0.1),
-    ("noisy", |config| config.preferences.teacher.beta = 1.0),
-    ("myopic", |config| config.preferences.teacher.gamma = 0.9),
-    ("skip", |config| config.preferences.teacher.skip = 0.1),
-    ("equal", |config| config.preferences.teacher.equal = 0.1),
-];
-
-const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", |_| ())];
+const TASKS: &[Variant] = &[TRUE_REWARD, ("preferences", Change::Of(|_| ()))];
 
 /// The row that shows where returns start; not in the figure, whose axis it would stretch.
 const RANDOM: &str = "random actions";
@@ -140,18 +145,40 @@ const RANDOM: &str = "random actions";
 /// Episodes of the row of random actions, for each seed.
 const RANDOM_EPISODES: usize = 100;
 
-/// The fixed-horizon tasks, whose length tells nothing about the reward.
-const TASK_ENVS: &[&str] = &["pendulum", "cartpole", "reacher", "inverted-pendulum", "mountain-car", "acrobot"];
-
 pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     match &args.command {
         BenchCommand::Ablations(args) => compare("ablations", &[args.env.as_str()], ABLATIONS, &args.runs),
-        BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], TEACHERS, &args.runs),
-        BenchCommand::Tasks(args) if args.envs.is_empty() => compare("tasks", TASK_ENVS, TASKS, &args.runs),
+        BenchCommand::Teachers(args) => compare("teachers", &[args.env.as_str()], &teachers(), &args.runs),
         BenchCommand::Tasks(args) => {
-            let envs: Vec<&str> = args.envs.iter().map(String::as_str).collect();
+            let mut envs: Vec<&str> = args.envs.iter().map(String::as_str).collect();
+            if envs.is_empty() {
+                envs = pairwise_envs::tasks().map(|spec| spec.id).collect();
+            }
             compare("tasks", &envs, TASKS, &args.runs)
         }
+    }
+}
+
+/// The true reward, and every teacher.
+fn teachers() -> Vec<Variant> {
+    let known = TEACHERS.iter().map(|line| (line.name, Change::To(&line.item)));
+    std::iter::once(TRUE_REWARD).chain(known).collect()
+}
+
+impl Change {
+    /// The configuration with the change.
+    fn made(&self, config: &Config) -> Result<Config, Failure> {
+        let mut config = config.clone();
+        match self {
+            Self::Of(change) => change(&mut config),
+            Self::To(teacher) => {
+                let oracle = Table::try_from(Teacher::default())?;
+                let mut own = Table::try_from(teacher)?;
+                own.retain(|key, value| oracle.get(key) != Some(value));
+                config.preferences.teacher = resolve(&config.preferences.teacher, &[own])?;
+            }
+        }
+        Ok(config)
     }
 }
 
@@ -162,8 +189,7 @@ fn compare(name: &str, envs: &[&str], variants: &[Variant], args: &RunsArgs) -> 
     for env in envs {
         for (variant, change) in variants {
             for seed in 0..args.seeds {
-                let mut config = Config::resolve(env, &set)?;
-                change(&mut config);
+                let mut config = change.made(&Config::resolve(env, &set)?)?;
                 config.seed = seed;
                 config.validate()?;
                 runs.push((*variant, config));
@@ -300,23 +326,21 @@ fn markdown(rows: &[VariantRow]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ABLATIONS, TASK_ENVS, TASKS, TEACHERS};
+    use super::{ABLATIONS, Change, TASKS, teachers};
     use crate::control::config::Config;
 
     #[test]
     fn every_variant_is_a_configuration_of_its_own() {
-        for env in TASK_ENVS {
-            for variants in [ABLATIONS, TEACHERS, TASKS] {
-                let resolve = |change: fn(&mut Config)| {
-                    let mut config = Config::preset(env).unwrap();
-                    change(&mut config);
-                    config.validate().unwrap();
-                    config.to_toml()
-                };
-                let mut all: Vec<String> = variants.iter().map(|(_, change)| resolve(*change)).collect();
+        for env in pairwise_envs::tasks().map(|spec| spec.id) {
+            let teachers = teachers();
+            for variants in [ABLATIONS, &teachers, TASKS] {
+                let resolve = |change: &Change| change.made(&Config::preset(env).unwrap()).unwrap();
+                let (count, all) = (variants.len(), variants.iter().map(|(_, change)| resolve(change)));
+                let mut all: Vec<String> =
+                    all.inspect(|config| config.validate().unwrap()).map(|config| config.to_toml()).collect();
                 all.sort();
                 all.dedup();
-                assert_eq!(all.len(), variants.len(), "{env}");
+                assert_eq!(all.len(), count, "{env}");
             }
         }
     }

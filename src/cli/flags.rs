@@ -19,6 +19,7 @@ use super::screen::print_json;
 use crate::device::DeviceChoice;
 use crate::disk::layers::{layer, read_layer, resolve, set_layer};
 use crate::lm::chat;
+use crate::table::Line;
 
 /// Threads to use.
 #[derive(Debug, Args)]
@@ -146,6 +147,14 @@ pub(crate) fn places<S: Serializer>(paths: &Option<Vec<PathBuf>>, serializer: S)
 /// The same for a path that stays as it is given.
 pub(crate) fn text<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     path.as_deref().map(utf8).transpose().map_err(S::Error::custom)?.serialize(serializer)
+}
+
+/// Writes what a line of a table means, where configurations hold that and not its name.
+pub(crate) fn item<T: Serialize, S: Serializer>(
+    line: &Option<&'static Line<T>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    line.map(|line| &line.item).serialize(serializer)
 }
 
 /// A reward as a configuration has it: a place that it names is whole.

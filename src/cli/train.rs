@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use toml::Value;
 
+use super::arguments::named;
 use super::flags::{self, RunFlags, assigned};
 use super::progress::TrainingProgress;
 use super::{Failure, JsonArgs, LayerArgs, SharedArgs, app, note, number, plus_minus, print_line, remark, shown, warn};
@@ -21,6 +22,7 @@ use crate::disk::{DiskError, Folder};
 use crate::engine::free_folder;
 use crate::finite;
 use crate::preference::{Sampler, Teacher};
+use crate::table::Line;
 
 /// Arguments of `train`.
 #[derive(Debug, Args)]
@@ -67,12 +69,13 @@ struct PreferenceFlags {
     /// Questions that the teacher is asked in all
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     labels: Option<usize>,
-    /// Simulated teacher: oracle, mistake, noisy, myopic, skip or equal (B-Pref)
-    #[arg(long, value_parser = Teacher::named)]
-    teacher: Option<Teacher>,
-    /// How questions are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
-    #[arg(long)]
-    sampler: Option<Sampler>,
+    /// Simulated teacher (B-Pref)
+    #[arg(long, value_name = "NAME", value_parser = named::<Teacher>())]
+    #[serde(serialize_with = "flags::item")]
+    teacher: Option<&'static Line<Teacher>>,
+    /// How questions are chosen
+    #[arg(long, value_name = "NAME", value_parser = named::<Sampler>())]
+    sampler: Option<&'static Line<Sampler>>,
 }
 
 /// Arguments of `resume`.

@@ -11,7 +11,9 @@ use crate::control::reward::ensemble::{FitTarget, RewardConfig};
 use crate::control::rl::ppo::PpoConfig;
 use crate::device::DeviceChoice;
 use crate::disk::layers::{self, LayerError, parse, read_text};
-use crate::preference::{Sampler, Teacher};
+use crate::preference::Teacher;
+use crate::preference::query::{DISAGREEMENT, Sampler};
+use crate::table::Line;
 
 /// Everything that determines a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +85,7 @@ pub struct PreferenceConfig {
     /// Candidate pairs for every question (§2.2.4: 10).
     pub candidates: usize,
     /// How questions are chosen among the candidates.
-    pub sampler: Sampler,
+    pub sampler: &'static Line<Sampler>,
     /// Who answers.
     pub rater: Rater,
     /// The simulated teacher.
@@ -128,15 +130,8 @@ pub enum ConfigError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
-/// Presets by environment, measured on the tasks themselves; tasks that are not here learn well with the defaults.
-const PRESETS: &[(&str, &str)] = &[
-    ("pendulum", include_str!("../../assets/presets/pendulum.toml")),
-    ("Pendulum-v1", include_str!("../../assets/presets/Pendulum-v1.toml")),
-    ("cartpole", include_str!("../../assets/presets/cartpole.toml")),
-    ("CartPole-v1", include_str!("../../assets/presets/CartPole-v1.toml")),
-    ("reacher", include_str!("../../assets/presets/reacher.toml")),
-    ("inverted-pendulum", include_str!("../../assets/presets/inverted-pendulum.toml")),
-];
+/// Presets by task, measured on the tasks themselves; tasks that are not there learn well with the defaults.
+const PRESETS: &str = include_str!("../../assets/presets.toml");
 
 impl Default for PreferenceConfig {
     fn default() -> Self {
@@ -148,7 +143,7 @@ impl Default for PreferenceConfig {
             rate_half: 0.4,
             segment_steps: 30,
             candidates: 10,
-            sampler: Sampler::Disagreement,
+            sampler: &DISAGREEMENT,
             rater: Rater::Simulated,
             teacher: Teacher::default(),
             wanted: None,
@@ -217,9 +212,11 @@ impl Config {
         let env = pairwise_envs::make(env)?.spec().id;
         // Another taste of a task is learned as the task is.
         let task = pairwise_envs::task(env);
-        let preset = PRESETS.iter().find(|(id, _)| *id == task);
-        let preset = preset.map(|(_, preset)| parse(preset, &format!("preset of {task}"))).transpose()?;
-        let mut base = layers::resolve(&Self::base(env), preset.as_slice())?;
+        let preset = match parse(PRESETS, "assets/presets.toml")?.remove(task) {
+            Some(toml::Value::Table(preset)) => vec![preset],
+            _ => Vec::new(),
+        };
+        let mut base = layers::resolve(&Self::base(env), &preset)?;
         base.ppo.normalize_observations &= !layers.iter().any(|layer| layer.contains_key("init"));
         base.with(layers)
     }
@@ -290,36 +287,36 @@ impl Config {
             let expected = "must be below 2^63, as every number of a configuration".to_owned();
             return Err(ConfigError::Value { field: "seed", found: self.seed.to_string(), expected });
         }
-        whole("steps", self.steps, 1, 1_000_000_000_000)?;
-        whole("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
-        whole("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
+        within("steps", self.steps, 1, 1_000_000_000_000)?;
+        within("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
+        within("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
         validate_ppo(ppo)?;
         hidden_sizes("reward_model.hidden", &reward_model.hidden)?;
-        whole("preferences.labels", preferences.labels, 0, 10_000_000)?;
-        real("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
-        whole("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
-        real("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
-        whole("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
-        whole("preferences.ahead", preferences.ahead, 1, 1_000)?;
-        whole("preferences.lead", preferences.lead, 0, 10_000_000)?;
-        whole("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
-        whole("preferences.candidates", preferences.candidates, 1, 1_000)?;
-        whole(
+        within("preferences.labels", preferences.labels, 0, 10_000_000)?;
+        within("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
+        within("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
+        within("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
+        within("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
+        within("preferences.ahead", preferences.ahead, 1, 1_000)?;
+        within("preferences.lead", preferences.lead, 0, 10_000_000)?;
+        within("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
+        within("preferences.candidates", preferences.candidates, 1, 1_000)?;
+        within(
             "preferences.random_steps",
             preferences.random_steps,
             ppo.envs * preferences.segment_steps.max(1),
             100_000_000,
         )?;
-        whole("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
-        whole("reward_model.members", reward_model.members, 1, 64)?;
-        real("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
-        real("reward_model.l2", reward_model.l2, 0.0, 1.0)?;
-        real("reward_model.l2_rate", reward_model.l2_rate, 0.0, 1.0)?;
-        real("reward_model.reward_std", reward_model.reward_std, 0.0, 100.0)?;
-        real("reward_model.learning_rate", reward_model.learning_rate, 0.0, 1.0)?;
-        whole("reward_model.batch_size", reward_model.batch_size, 1, 100_000)?;
-        whole("reward_model.first_steps", reward_model.first_steps, 0, 1_000_000)?;
-        whole("reward_model.steps", reward_model.steps, 0, 1_000_000)?;
+        within("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
+        within("reward_model.members", reward_model.members, 1, 64)?;
+        within("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
+        within("reward_model.l2", reward_model.l2, 0.0, 1.0)?;
+        within("reward_model.l2_rate", reward_model.l2_rate, 0.0, 1.0)?;
+        within("reward_model.reward_std", reward_model.reward_std, 0.0, 100.0)?;
+        within("reward_model.learning_rate", reward_model.learning_rate, 0.0, 1.0)?;
+        within("reward_model.batch_size", reward_model.batch_size, 1, 100_000)?;
+        within("reward_model.first_steps", reward_model.first_steps, 0, 1_000_000)?;
+        within("reward_model.steps", reward_model.steps, 0, 1_000_000)?;
         let shape = |field: &'static str, reason: String| ConfigError::Shape(format!("{field}: {reason}"));
         preferences.teacher.validate().map_err(|e| shape("preferences.teacher", e.to_string()))?;
         reward_model.likelihood.validate().map_err(|e| shape("reward_model.likelihood", e.to_string()))?;
@@ -352,34 +349,26 @@ impl Config {
     }
 }
 
-/// Checks a whole number.
-fn whole(field: &'static str, found: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+/// Checks a number; NaN is between no bounds.
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
+    field: &'static str,
+    found: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
     match (least..=most).contains(&found) {
         true => Ok(()),
-        false => Err(ConfigError::Value {
-            field,
-            found: found.to_string(),
-            expected: format!("must be a whole number between {least} and {most}"),
-        }),
-    }
-}
-
-/// Checks a real number; NaN is between no bounds.
-fn real(field: &'static str, found: f64, least: f64, most: f64) -> Result<(), ConfigError> {
-    match (least..=most).contains(&found) {
-        true => Ok(()),
-        false => Err(ConfigError::Value {
-            field,
-            found: found.to_string(),
-            expected: format!("must be between {least} and {most}"),
-        }),
+        false => {
+            let expected = format!("must be between {least} and {most}");
+            Err(ConfigError::Value { field, found: found.to_string(), expected })
+        }
     }
 }
 
 /// Checks the widths of hidden layers.
 fn hidden_sizes(field: &'static str, hidden: &[usize]) -> Result<(), ConfigError> {
-    whole(field, hidden.len(), 0, 16)?;
-    hidden.iter().try_for_each(|&width| whole(field, width, 1, 16_384))
+    within(field, hidden.len(), 0, 16)?;
+    hidden.iter().try_for_each(|&width| within(field, width, 1, 16_384))
 }
 
 /// Checks PPO's part of a configuration.
@@ -387,25 +376,25 @@ fn hidden_sizes(field: &'static str, hidden: &[usize]) -> Result<(), ConfigError
 /// # Errors
 /// [`ConfigError::Value`] naming the first field that is out of range.
 pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
-    whole("ppo.envs", ppo.envs, 1, 65_536)?;
-    whole("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
-    whole("ppo.epochs", ppo.epochs, 1, 1_000)?;
-    whole("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
-    real("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
-    real("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
-    real("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
-    real("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
-    real("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
-    real("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
-    real("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
-    real("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
+    within("ppo.envs", ppo.envs, 1, 65_536)?;
+    within("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
+    within("ppo.epochs", ppo.epochs, 1, 1_000)?;
+    within("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
+    within("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
+    within("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
+    within("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
+    within("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
+    within("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
+    within("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
+    within("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
+    within("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
     hidden_sizes("ppo.hidden", &ppo.hidden)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Config, PRESETS, RewardSource};
-    use crate::disk::layers::set_layer;
+    use crate::disk::layers::{parse, set_layer};
 
     #[test]
     fn every_task_has_a_configuration_that_can_be_fed_back() {
@@ -414,8 +403,8 @@ mod tests {
             let layer = config.to_toml().parse().unwrap();
             assert_eq!(Config::resolve(spec.id, &[layer]).unwrap(), config);
         }
-        for (id, _) in PRESETS {
-            assert!(pairwise_envs::specs().any(|spec| spec.id == *id), "{id}");
+        for (id, preset) in &parse(PRESETS, "presets").unwrap() {
+            assert!(pairwise_envs::task(id) == id && pairwise_envs::make(id).is_ok() && preset.is_table(), "{id}");
         }
     }
 

@@ -28,7 +28,8 @@ use crate::control::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::control::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
 use crate::disk::files::hex;
 use crate::finite::{self, NotFinite};
-use crate::preference::{Event, Label, Repeat, Sampler, SegmentId, TeacherContext, Why, query};
+use crate::preference::query::{self, Candidates};
+use crate::preference::{Event, Label, Repeat, SegmentId, TeacherContext, Why};
 use crate::random::{Rng, stream};
 
 /// The whole state of a run between two iterations; what a checkpoint holds.
@@ -558,7 +559,8 @@ fn label<E: From<Halt>>(
 fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>), Halt> {
     let preferences = run.config.preferences.clone();
     let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
-    let candidates = if preferences.sampler == Sampler::Uniform { count } else { count * preferences.candidates };
+    // Where nothing is read of the candidates, there is nothing to choose by.
+    let candidates = if preferences.sampler.reads.is_empty() { count } else { count * preferences.candidates };
     let mut pairs: Vec<[Segment; 2]> =
         (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
 
@@ -584,7 +586,9 @@ fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>)
         let positions: Vec<Vec<f32>> = pairs.iter().map(|[first, second]| flat([first, second])).collect();
         let asked = run.comparisons.iter().chain(&run.pending);
         let labelled: Vec<Vec<f32>> = asked.map(|c| flat([&c.first, &c.second])).collect();
-        query::select(&preferences.sampler, count, &probabilities, members, &positions, &labelled, &mut rng)
+        let candidates =
+            Candidates { probabilities: &probabilities, members, positions: &positions, labelled: &labelled };
+        preferences.sampler.select(count, &candidates, &mut rng)
     } else {
         query::select_uniform(count, pairs.len(), &mut rng)
     };
@@ -1004,7 +1008,7 @@ mod tests {
     #[test]
     fn the_skip_teacher_answers_before_an_episode_has_ended() {
         let mut config = small();
-        config.preferences.teacher = crate::preference::Teacher::named("skip").unwrap();
+        config.preferences.teacher = crate::table::find("skip").unwrap().item;
         // 150 steps of each of four environments, whose episodes have 200.
         config.preferences.random_steps = 600;
         let mut run = start(config, &Device::flex()).unwrap();

@@ -1,46 +1,34 @@
-//! The engine behind the Language panel: a teaching session in threads of its own.
+//! The engine behind the Language panel: a model is taught while a person answers.
 //!
-//! As beside it for agents: the **worker** owns the model and every tensor; the **clerk** takes commands, and has an
-//! answer in the ledger and on the disk before it counts, while the worker may be learning. Which update an answer takes
-//! effect in is stamped on it under the lock that the worker takes to collect answers.
+//! Which update an answer takes effect in is stamped on it under the lock that the worker takes to collect answers.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::Device;
 
-use super::book::{Asked, Book, query_of};
-use super::{COMMANDS, Given, MESSAGES, Refused, lock};
+use super::book::{Answers, Book, OpenQuestion, Saying};
+use super::desk::{Desk, Engine, LOOK_UP, Messages};
 use crate::device;
 use crate::disk::Folder;
 use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
-use crate::lm::teach::folder::{TeachSession as Session, TeachSummary, create, read_config};
-use crate::lm::teach::{Doing, TeachConfig, TeachQuestion as Question, TeachReport as Report, complete, due};
-use crate::preference::ledger::{Answer, Ledger, answers, undone};
-use crate::preference::{Event, Label};
+use crate::lm::teach::folder::{TeachSession, TeachSummary, create, read_config};
+use crate::lm::teach::{Doing, TeachConfig, TeachQuestion, TeachReport, complete, due};
+use crate::preference::Event;
+use crate::preference::ledger::Ledger;
 
 /// A teaching session going on in threads of its own.
-pub struct LanguageEngine {
-    /// Where it is kept.
-    pub path: PathBuf,
-    commands: SyncSender<Command>,
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
+pub type LanguageEngine = Engine<LanguageCommand, LanguageView>;
 
 /// How a session begins.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Begin {
-    /// In a new folder, with a model that is there.
+    /// In a new folder, with a model that exists.
     New(Box<TeachConfig>),
-    /// In a new folder, with a model that is made first; the configuration's `model` becomes that one.
+    /// In a new folder, with a model that is trained first. The configuration's `model` is then set to it.
     Make(Box<TeachConfig>, Box<Making>),
-    /// Where it was left.
+    /// In its folder, where it was left off.
     Open,
 }
 
@@ -49,85 +37,60 @@ pub enum Begin {
 pub struct Making {
     /// How it is trained.
     pub config: LmConfig,
-    /// Its run folder; one that holds a run already is gone on with.
+    /// Its run folder. A run that is already there is continued.
     pub path: PathBuf,
 }
 
 /// What a window can ask of a session.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Command {
-    /// Answers an open question.
-    Answer {
-        /// Number of the query.
-        query: u64,
-        /// The answer.
-        label: Label,
-        /// Seconds from the appearance of the pair to the answer.
-        seconds: f64,
-    },
-    /// Takes an answer back.
-    Undo {
-        /// Number of the query.
-        query: u64,
-    },
-    /// Changes an answer, or gives it again after it was taken back.
-    Relabel {
-        /// Number of the query.
-        query: u64,
-        /// The new answer.
-        label: Label,
-    },
-    /// Stops learning until [`Command::Go`]; answers are still taken.
+pub enum LanguageCommand {
+    /// Takes what a person says.
+    Say(Saying),
+    /// Stops learning until [`LanguageCommand::Go`]; answers are still taken.
     Pause,
     /// Goes on.
     Go,
-    /// Completes a text with the start and with the present policy, and again after every update.
+    /// Completes a text with the model at the start and with the model now, and again after every update.
     Compare {
         /// The text.
         text: String,
-        /// Number of the draw: another one completes it otherwise.
+        /// Number of the random draw. Another number gives other completions.
         draw: u64,
     },
     /// Writes a checkpoint and the model.
     Save,
-    /// Does the same and ends.
-    Stop,
 }
 
-/// What a window shows; cheap to clone.
+/// What a window shows of a session; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct View {
+pub struct LanguageView {
+    /// Its folder.
+    pub folder: PathBuf,
     /// What is going on.
-    pub phase: Phase,
+    pub phase: LanguagePhase,
     /// How the model is taught; `None` until that is known.
     pub config: Option<Arc<TeachConfig>>,
-    /// Open questions, the next one first.
-    pub questions: Vec<Arc<Question>>,
-    /// Answered questions, in the order in which they were answered first.
-    pub answered: Arc<Vec<Arc<Question>>>,
-    /// Answers in force by query; "skip" after an answer was taken back.
-    pub labels: Arc<BTreeMap<u64, Given>>,
-    /// Queries whose answer was taken back and not given again, the last one last: they are asked again.
-    pub undone: Vec<u64>,
+    /// Every pair of completions that was asked about, by query.
+    pub pairs: Arc<BTreeMap<u64, Arc<TeachQuestion>>>,
+    /// Which of them are open, and what was answered.
+    pub answers: Answers,
     /// One for the start, and one for each update.
-    pub reports: Arc<Vec<Report>>,
-    /// Answers that take effect in the next update.
-    pub given: usize,
-    /// The newest comparison of the start with the present policy.
+    pub reports: Arc<Vec<TeachReport>>,
+    /// The newest comparison of the model at the start with the model now.
     pub comparison: Option<Arc<Comparison>>,
-    /// What is to be known of the model and the prompts.
+    /// What the user should know about the model and the prompts.
     pub remarks: Arc<Vec<String>>,
     /// What was saved last.
     pub saved: Option<Arc<TeachSummary>>,
-    /// What went wrong without ending the session, newest last.
-    pub messages: Vec<String>,
-    /// Messages so far; only the newest are kept.
-    pub told: usize,
+    /// What went wrong.
+    pub messages: Messages,
+    /// Answers that updates have taken.
+    handed_over: usize,
 }
 
 /// What a session is doing.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub enum Phase {
+pub enum LanguagePhase {
     /// Reading the model and the session.
     #[default]
     Opening,
@@ -164,92 +127,22 @@ pub struct MakingProgress {
     pub loss: Option<f64>,
 }
 
-/// A text completed by the start and by the present policy, with the same random draws.
+/// A text completed by the model at the start and by the model now, with the same random draws.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
     /// The text.
     pub text: String,
     /// Number of the draw.
     pub draw: u64,
-    /// Updates that the present policy had made.
+    /// Updates that the model now had made.
     pub updates: usize,
-    /// What the start, and the present policy, wrote.
+    /// What the model at the start, and the model now, wrote.
     pub completions: [String; 2],
-}
-
-impl LanguageEngine {
-    /// Starts a session, or goes on with one. `wake` is called when there is something new to show.
-    ///
-    /// What cannot be read ends it as [`Phase::Failed`], because reading a model takes longer than a window may wait.
-    pub fn start(begin: Begin, path: &Path, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let (commands, received) = sync_channel(COMMANDS);
-        let shared = Arc::new(Shared { wake: Box::new(wake), ..Shared::default() });
-        let clerk = {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || clerk(&received, &shared))
-        };
-        let worker = {
-            let (path, shared) = (path.to_owned(), Arc::clone(&shared));
-            std::thread::spawn(move || work(begin, &path, &shared))
-        };
-        Self { path: path.to_owned(), commands, shared, threads: vec![clerk, worker] }
-    }
-
-    /// Sends a command; never waits.
-    ///
-    /// # Errors
-    /// [`Refused`] when the session has ended, or has hundreds of commands to do still.
-    pub fn send(&self, command: Command) -> Result<(), Refused> {
-        self.commands.try_send(command).map_err(|_| Refused)
-    }
-
-    /// What there is to show now.
-    #[must_use]
-    pub fn view(&self) -> View {
-        lock(&self.shared.view).clone()
-    }
-
-    /// Whether the session has come to an end, one way or the other.
-    #[must_use]
-    pub fn ended(&self) -> bool {
-        matches!(lock(&self.shared.view).phase, Phase::Stopped | Phase::Failed(_))
-    }
-
-    /// Ends the session, saves it, and waits for that.
-    pub fn close(self) {
-        drop(self);
-    }
-}
-
-impl Drop for LanguageEngine {
-    fn drop(&mut self) {
-        self.shared.stop();
-        // The clerk ends with the channel; what it still has in hand is written first.
-        let (closed, _) = sync_channel(1);
-        drop(std::mem::replace(&mut self.commands, closed));
-        for thread in self.threads.drain(..) {
-            // A panic of the worker was reported by its own hook.
-            thread.join().ok();
-        }
-    }
-}
-
-// --------------------------------------------------------------------------------------------------- between threads
-
-/// What the threads share.
-struct Shared {
-    desk: Mutex<Desk>,
-    /// Notified when something on the desk changes.
-    changed: Condvar,
-    view: Mutex<View>,
-    /// Ends what takes long.
-    stop: AtomicBool,
-    wake: Box<dyn Fn() + Send + Sync>,
 }
 
 /// What lies between clerk and worker.
 #[derive(Default)]
-struct Desk {
+struct Tray {
     book: Book,
     paused: bool,
     save: bool,
@@ -257,101 +150,56 @@ struct Desk {
     compare: Option<(String, u64)>,
 }
 
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            desk: Mutex::default(),
-            changed: Condvar::new(),
-            view: Mutex::default(),
-            stop: AtomicBool::new(false),
-            wake: Box::new(|| {}),
-        }
+type LanguageDesk = Desk<Tray, LanguageView>;
+
+impl LanguageEngine {
+    /// Starts a session, or goes on with one. `wake` is called when there is something new to show.
+    ///
+    /// What cannot be read ends it as [`LanguagePhase::Failed`], because reading a model takes longer than a window may
+    /// wait.
+    pub fn start(begin: Begin, path: &Path, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        let (path, view) = (path.to_owned(), LanguageView { folder: path.to_owned(), ..LanguageView::default() });
+        Self::launch(view, |view| &mut view.messages, wake, clerk, move |desk| work(begin, &path, desk))
     }
 }
 
-impl Shared {
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.changed.notify_all();
+impl LanguageView {
+    /// The open question that comes next.
+    #[must_use]
+    pub fn next(&self) -> Option<&Arc<TeachQuestion>> {
+        self.pairs.get(self.answers.open.first()?)
     }
 
-    fn show(&self, change: impl FnOnce(&mut View)) {
-        change(&mut lock(&self.view));
-        (self.wake)();
+    /// Answers that take effect in the next update.
+    #[must_use]
+    pub fn given(&self) -> usize {
+        self.answers.answered.len().saturating_sub(self.handed_over)
     }
 
-    fn tell(&self, message: String) {
-        self.show(|view| {
-            view.messages.push(message);
-            view.told += 1;
-            let surplus = view.messages.len().saturating_sub(MESSAGES);
-            view.messages.drain(..surplus);
-        });
-    }
-}
-
-/// Takes commands until the window lets go of its end.
-fn clerk(commands: &Receiver<Command>, shared: &Shared) {
-    while let Ok(command) = commands.recv() {
-        let outcome = match command {
-            Command::Answer { query, label, seconds } => answer(shared, query, label, seconds),
-            Command::Undo { query } => amend(shared, query, None),
-            Command::Relabel { query, label } => amend(shared, query, Some(label)),
-            Command::Pause => change(shared, |desk| desk.paused = true),
-            Command::Go => change(shared, |desk| desk.paused = false),
-            Command::Compare { text, draw } => change(shared, |desk| desk.compare = Some((text, draw))),
-            Command::Save => change(shared, |desk| desk.save = true),
-            Command::Stop => {
-                shared.stop();
-                Ok(())
-            }
-        };
-        if let Err(reason) = outcome {
-            shared.tell(reason);
-        }
-        shared.changed.notify_all();
+    /// Whether the session has come to an end, one way or the other.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        matches!(self.phase, LanguagePhase::Stopped | LanguagePhase::Failed(_))
     }
 }
 
-fn change(shared: &Shared, change: impl FnOnce(&mut Desk)) -> Result<(), String> {
-    change(&mut lock(&shared.desk));
-    Ok(())
-}
-
-fn answer(shared: &Shared, query: u64, label: Label, seconds: f64) -> Result<(), String> {
-    let mut desk = lock(&shared.desk);
-    let given = desk.book.answer(query, label, seconds)?;
-    // Still under the lock: the worker counts what it takes.
-    shared.show(|view| {
-        if let Some(i) = view.questions.iter().position(|question| question.query == query) {
-            let question = view.questions.remove(i);
-            Arc::make_mut(&mut view.answered).push(question);
+fn clerk(desk: &LanguageDesk, command: LanguageCommand) -> Result<(), String> {
+    let mut tray = desk.tray();
+    match command {
+        LanguageCommand::Say(saying) => {
+            tray.book.write(saying)?;
+            // Under the lock of the tray: the worker counts what it takes.
+            desk.show(|view| view.answers = tray.book.answers.clone());
         }
-        Arc::make_mut(&mut view.labels).insert(query, given);
-        view.given += 1;
-    });
-    Ok(())
-}
-
-fn amend(shared: &Shared, query: u64, label: Option<Label>) -> Result<(), String> {
-    let answered = lock(&shared.view).labels.contains_key(&query);
-    lock(&shared.desk).book.amend(query, label, answered)?;
-    shared.show(|view| {
-        if let Some(given) = Arc::make_mut(&mut view.labels).get_mut(&query) {
-            given.label = label.unwrap_or(Label::Skip);
-        }
-        view.undone.retain(|other| *other != query);
-        if label.is_none() {
-            view.undone.push(query);
-        }
-    });
+        LanguageCommand::Pause => tray.paused = true,
+        LanguageCommand::Go => tray.paused = false,
+        LanguageCommand::Compare { text, draw } => tray.compare = Some((text, draw)),
+        LanguageCommand::Save => tray.save = true,
+    }
     Ok(())
 }
 
 // ----------------------------------------------------------------------------------------------------------- the worker
-
-/// How often the worker looks up while it has nothing to do: it is notified of everything.
-const LOOK_UP: Duration = Duration::from_millis(200);
 
 /// What the worker does next.
 enum Next {
@@ -361,63 +209,62 @@ enum Next {
     Stop,
 }
 
-fn work(begin: Begin, path: &Path, shared: &Shared) {
+fn work(begin: Begin, path: &Path, desk: &LanguageDesk) {
     let mut claimed = None;
-    let outcome = teach(begin, path, &mut claimed, shared);
-    // From here on nobody collects answers, nor writes anything: others may.
-    lock(&shared.desk).book.close();
+    let outcome = teach(begin, path, &mut claimed, desk);
+    // From here on nobody collects answers or writes to the folder, so others may.
+    let mut tray = desk.tray();
+    tray.book.close();
+    desk.show(|view| view.answers = tray.book.answers.clone());
+    drop(tray);
     drop(claimed);
-    shared.show(|view| {
-        view.questions.clear();
-        view.phase = match outcome {
-            Ok(()) => Phase::Stopped,
-            Err(error) => Phase::Failed(error.to_string()),
-        };
-    });
+    match outcome {
+        Ok(()) => desk.show(|view| view.phase = LanguagePhase::Stopped),
+        Err(error) => {
+            desk.show(|view| view.phase = LanguagePhase::Failed(error.to_string()));
+            desk.tell(format!("The session ended: {error}. Every answer is kept"));
+        }
+    }
 }
 
-/// Takes a session as far as the window lets it, and saves it. Its folder stays claimed until `claimed` is dropped.
-fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, shared: &Shared) -> Result<(), LmError> {
-    let device = |choice| device::pick(choice);
+/// Teaches until the window stops it, and saves the session. The folder stays claimed until `claimed` is dropped.
+fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, desk: &LanguageDesk) -> Result<(), LmError> {
     let config = match begin {
         Begin::Open => read_config(path)?,
         Begin::New(config) => *config,
         Begin::Make(mut config, making) => {
-            shared.show(|view| view.config = Some(Arc::new((*config).clone())));
-            if !make(&making, &device(making.config.device)?, shared)? {
+            desk.show(|view| view.config = Some(Arc::new((*config).clone())));
+            if !make(&making, &device::pick(making.config.device)?, desk)? {
                 return Ok(());
             }
             config.model = making.path.join("model");
             *config
         }
     };
-    shared.show(|view| (view.config, view.phase) = (Some(Arc::new(config.clone())), Phase::Opening));
-    let device = device(config.device)?;
+    desk.show(|view| (view.config, view.phase) = (Some(Arc::new(config.clone())), LanguagePhase::Opening));
+    let device = device::pick(config.device)?;
     let folder = match path.join("config.toml").exists() {
         true => Folder::open_to_write(path)?,
         false => create(path, &config)?,
     };
     *claimed = Some(folder.clone());
-    let (mut session, ledger, events) = Session::open(&folder, &device, &|message| shared.tell(message))?;
+    let (mut session, ledger, events) = TeachSession::open(&folder, &device, &|message| desk.tell(message))?;
     let last = events.iter().map(Event::session).max().map_or(0, |last| last as usize);
-    let given = |a: &Answer| (a.query, Given { label: a.label, seconds: a.seconds, repeat: a.repeat });
-    let labels = Arc::new(answers(&events).iter().map(given).collect());
-    let undone = undone(&events);
-    shared.show(|view| {
-        view.labels = labels;
-        view.undone = undone;
+    let answers = Answers::of(&events);
+    desk.tray().book.answers = answers.clone();
+    desk.show(|view| {
+        view.answers = answers;
         view.remarks = Arc::new(session.material.remarks.clone());
         view.reports = Arc::new(session.reports.clone());
     });
-    let show = |session: &Session, _: Doing| {
-        shared.show(|view| view.phase = Phase::CatchingUp(session.lesson.updates, last));
+    let show = |session: &TeachSession, _: Doing| {
+        desk.show(|view| view.phase = LanguagePhase::CatchingUp(session.lesson.updates, last));
     };
-    let left = session.catch_up(&events, &shared.stop, &show)?;
-    if let Some(left) = left {
-        open_book(&session, ledger, left, &events, shared);
-        go_on(&mut session, shared)?;
+    if let Some(left) = session.catch_up(&events, &desk.stop, &show)? {
+        open_book(&session, ledger, left, desk);
+        go_on(&mut session, desk)?;
     }
-    // What nothing was learned in is as quick to begin anew.
+    // A session that has learned nothing is as quick to begin again.
     if session.lesson.trainee.step > 0 {
         session.save()?;
     }
@@ -425,11 +272,11 @@ fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, shared: &Share
 }
 
 /// Makes the model to begin with; whether it is finished.
-fn make(making: &Making, device: &Device, shared: &Shared) -> Result<bool, LmError> {
+fn make(making: &Making, device: &Device, desk: &LanguageDesk) -> Result<bool, LmError> {
     let Making { config, path } = making;
     let progress = Mutex::new(MakingProgress::default());
     let show = |shown: Shown<'_>| {
-        let mut now = lock(&progress);
+        let mut now = progress.lock().unwrap_or_else(PoisonError::into_inner);
         match shown {
             Shown::Note(note) => note.clone_into(&mut now.note),
             Shown::Preparing(what, done, of) => now.note = format!("{what}: {done} of {of}"),
@@ -439,128 +286,120 @@ fn make(making: &Making, device: &Device, shared: &Shared) -> Result<bool, LmErr
             Shown::Evaluation(_) => return,
         }
         let now = now.clone();
-        shared.show(|view| view.phase = Phase::Making(now));
+        desk.show(|view| view.phase = LanguagePhase::Making(now));
     };
     let outcome = match path.join("config.toml").exists() {
-        true => run::resume(path, &[], device, &shared.stop, &show)?,
-        false => run::train(config, path, device, &shared.stop, &show)?,
+        true => run::resume(path, &[], device, &desk.stop, &show)?,
+        false => run::train(config, path, device, &desk.stop, &show)?,
     };
     Ok(matches!(outcome, LmOutcome::Finished(_)))
 }
 
 /// Lets the clerk take answers. `left` takes effect in the next update.
-fn open_book(session: &Session, ledger: Ledger, left: Vec<Event>, events: &[Event], shared: &Shared) {
-    let answered = events.iter().filter_map(|event| match event {
-        Event::Answer(answer) => session.lesson.questions.get(usize::try_from(answer.query).ok()?).cloned(),
-        _ => None,
-    });
-    let answered: Vec<Arc<Question>> = answered.collect();
+fn open_book(session: &TeachSession, ledger: Ledger, left: Vec<Event>, desk: &LanguageDesk) {
     let given = left.iter().filter(|event| matches!(event, Event::Answer(_))).count();
-    let mut desk = lock(&shared.desk);
-    desk.book.ledger = Some(ledger);
-    desk.book.session = session.lesson.updates as u64;
-    desk.book.given = left;
-    drop(desk);
-    shared.show(|view| (view.answered, view.given) = (Arc::new(answered), given));
-    publish(session, shared);
+    let mut tray = desk.tray();
+    tray.book.given = left;
+    tray.book.begin(ledger, session.lesson.updates as u64);
+    desk.show(|view| view.handed_over = tray.book.answers.answered.len() - given);
+    drop(tray);
+    publish(session, desk);
 }
 
-/// Questions and reports as they are now.
-fn publish(session: &Session, shared: &Shared) {
-    let mut desk = lock(&shared.desk);
-    // Questions that were answered since, but not handed over, are closed already.
-    let closed: Vec<u64> = desk.book.given.iter().map(query_of).collect();
-    let open = || session.lesson.pending().filter(|question| !closed.contains(&question.query));
-    let asked = |question: &Arc<Question>| {
-        let [first, second] = question.sides();
-        (question.query, Asked { step: question.step as u64, first, second, why: question.why, repeat: None })
+/// Shows questions and reports as they are now.
+fn publish(session: &TeachSession, desk: &LanguageDesk) {
+    let asked = |question: &Arc<TeachQuestion>| {
+        let (step, sides) = (question.step as u64, question.sides());
+        (question.query, OpenQuestion { step, sides, why: question.why, repeat: None })
     };
-    desk.book.open = open().map(asked).collect();
-    let questions = open().cloned().collect();
-    // Under the lock of the desk: an answer that comes now must not bring its question back.
-    shared.show(|view| {
-        view.questions = questions;
+    let pairs = session.lesson.questions.iter().map(|question| (question.query, Arc::clone(question))).collect();
+    let mut tray = desk.tray();
+    tray.book.open(session.lesson.pending().map(asked));
+    // Under the lock of the tray: an answer that comes now must not bring its question back.
+    desk.show(|view| {
+        view.pairs = Arc::new(pairs);
+        view.answers = tray.book.answers.clone();
         view.reports = Arc::new(session.reports.clone());
     });
 }
 
 /// Teaches until the window stops it.
-fn go_on(session: &mut Session, shared: &Shared) -> Result<(), LmError> {
+fn go_on(session: &mut TeachSession, desk: &LanguageDesk) -> Result<(), LmError> {
     let show = |doing: Doing| {
-        shared.show(|view| {
+        desk.show(|view| {
             view.phase = match doing {
-                Doing::Writing => Phase::Writing,
-                Doing::Learning(step, of) => Phase::Learning(step, of),
-                Doing::Measuring => Phase::Measuring,
+                Doing::Writing => LanguagePhase::Writing,
+                Doing::Learning(step, of) => LanguagePhase::Learning(step, of),
+                Doing::Measuring => LanguagePhase::Measuring,
             };
         });
     };
     let mut compared: Option<(String, u64)> = None;
     loop {
-        match next(session, shared) {
+        match next(session, desk) {
             Next::Stop => return Ok(()),
             Next::Save => match session.save() {
-                Ok(summary) => shared.show(|view| view.saved = Some(Arc::new(summary))),
-                Err(error) => shared.tell(format!("the model was not saved: {error}; the session goes on")),
+                Ok(summary) => desk.show(|view| view.saved = Some(Arc::new(summary))),
+                Err(error) => desk.tell(format!("the model was not saved: {error}; the session goes on")),
             },
             Next::Compare(text, draw) => {
-                compare(session, &text, draw, shared);
+                compare(session, &text, draw, desk);
                 compared = Some((text, draw));
             }
             Next::Update(events) => {
-                if !session.update(&events, &shared.stop, &|_, doing| show(doing))? {
+                if !session.update(&events, &desk.stop, &|_, doing| show(doing))? {
                     return Ok(());
                 }
                 show(Doing::Writing);
-                let asked = session.ask(&shared.stop)?;
-                publish(session, shared);
+                let asked = session.ask(&desk.stop)?;
+                publish(session, desk);
                 if asked.is_none() {
                     return Ok(());
                 }
                 if let Some((text, draw)) = &compared {
-                    compare(session, text, *draw, shared);
+                    compare(session, text, *draw, desk);
                 }
             }
         }
     }
 }
 
-fn compare(session: &Session, text: &str, draw: u64, shared: &Shared) {
-    match complete(&session.material, &session.lesson.trainee.model, text, draw, &shared.stop) {
+fn compare(session: &TeachSession, text: &str, draw: u64, desk: &LanguageDesk) {
+    match complete(&session.material, &session.lesson.trainee.model, text, draw, &desk.stop) {
         Ok(completions) => {
             let updates = session.lesson.updates;
             let comparison = Comparison { text: text.to_owned(), draw, updates, completions };
-            shared.show(|view| view.comparison = Some(Arc::new(comparison)));
+            desk.show(|view| view.comparison = Some(Arc::new(comparison)));
         }
-        Err(error) => shared.tell(error.to_string()),
+        Err(error) => desk.tell(error.to_string()),
     }
 }
 
 /// Waits until there is something to do.
-fn next(session: &Session, shared: &Shared) -> Next {
-    let mut desk = lock(&shared.desk);
+fn next(session: &TeachSession, desk: &LanguageDesk) -> Next {
+    let mut shown = None;
+    let mut tray = desk.tray();
     loop {
-        if shared.stop.load(Ordering::Relaxed) {
+        if desk.stopped() {
             return Next::Stop;
         }
-        if std::mem::take(&mut desk.save) {
+        if std::mem::take(&mut tray.save) {
             return Next::Save;
         }
-        if let Some((text, draw)) = desk.compare.take() {
+        if let Some((text, draw)) = tray.compare.take() {
             return Next::Compare(text, draw);
         }
-        if !desk.paused && due(&session.lesson, &session.material, &desk.book.given) {
+        if !tray.paused && due(&session.lesson, &session.material, &tray.book.given) {
             // What is said from here on takes effect in the update after this one.
-            desk.book.session = session.lesson.updates as u64 + 1;
-            let given = std::mem::take(&mut desk.book.given);
-            let answers = given.iter().filter(|event| matches!(event, Event::Answer(_))).count();
-            shared.show(|view| view.given -= answers.min(view.given));
+            let given = tray.book.hand_over(session.lesson.updates as u64 + 1);
+            desk.show(|view| view.handed_over = tray.book.answers.answered.len());
             return Next::Update(given);
         }
-        let phase = if desk.paused { Phase::Paused } else { Phase::Waiting };
-        if lock(&shared.view).phase != phase {
-            shared.show(|view| view.phase = phase);
+        let phase = if tray.paused { LanguagePhase::Paused } else { LanguagePhase::Waiting };
+        if shown.as_ref() != Some(&phase) {
+            desk.show(|view| view.phase = phase.clone());
+            shown = Some(phase);
         }
-        desk = shared.changed.wait_timeout(desk, LOOK_UP).unwrap_or_else(|e| e.into_inner()).0;
+        tray = desk.wait(tray, LOOK_UP);
     }
 }

@@ -1,18 +1,17 @@
 //! The engine behind the Mix panel: a front's policies or models, mixed while a slider moves.
 //!
-//! One thread owns every tensor. It looks only at the newest wish: what a slider passed on its way is never computed, and
-//! a model that writes stops at the next token when something else is wanted.
+//! The worker looks only at the newest wish: what a slider passed on its way is never computed, and a model that writes
+//! stops at the next token when something else is wanted.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use burn::tensor::Device;
 use pairwise_envs::VecEnv;
 
-use super::{Refused, lock};
+use super::desk::{Desk, Engine, LOOK_UP, Messages};
 use crate::control::rl::ppo::Agent;
 use crate::control::run::policy::{Policy, mixable, mixed as mixed_agents};
 use crate::device::{self, DeviceChoice};
@@ -22,38 +21,43 @@ use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
+use crate::preference::statistics::quantile;
 use crate::random::stream;
 use crate::studies::control_front::{ControlFront, ControlMethod};
 use crate::studies::front::Fronts;
 
-/// A front that is open, in a thread of its own.
-pub struct MixEngine {
-    /// Its folder.
-    pub path: PathBuf,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+/// A front that is open, in threads of its own.
+pub type MixEngine = Engine<MixCommand, MixView>;
+
+/// What a window can ask of a front.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MixCommand {
+    /// Shows something; it takes the place of what was asked for before.
+    Show(Wish),
+    /// Saves a mix, or a point, as a model of its own.
+    Save(Pick, PathBuf),
 }
 
 /// A front: what was measured, and what can be mixed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Front {
+pub struct MixFront {
     /// What is mixed.
-    pub kind: Kind,
+    pub kind: MixKind,
     /// What is weighed, in the order of the weights.
     pub objectives: Vec<String>,
-    /// What the numbers of points are.
+    /// Unit of the points' rewards.
     pub unit: &'static str,
     /// Everything that was measured.
-    pub points: Vec<Point>,
+    pub points: Vec<MixPoint>,
     /// Families of policies that can be mixed at any weights.
     pub soups: Vec<Soup>,
-    /// Seeds there are.
+    /// All seeds.
     pub seeds: Vec<u64>,
 }
 
 /// What a front is of.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum MixKind {
     /// Policies of a control task.
     Control {
         /// The task.
@@ -68,7 +72,7 @@ pub enum Kind {
 
 /// A policy that was measured.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Point {
+pub struct MixPoint {
     /// How it was made.
     pub method: String,
     /// Its weights.
@@ -77,9 +81,9 @@ pub struct Point {
     pub seed: u64,
     /// What each objective gets.
     pub rewards: Vec<f64>,
-    /// Whether it is a policy, or a mix of some: what it does can be shown.
+    /// Whether it is one policy or a mix of policies, so that what it does can be shown.
     pub shown: bool,
-    /// Files or folders of what it is, or is mixed of.
+    /// Files or folders of the policies that it is mixed from; one, if it is a policy itself.
     policies: Vec<PathBuf>,
 }
 
@@ -97,19 +101,19 @@ pub struct Soup {
 /// What is to be shown.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wish {
-    /// Of whom.
+    /// Which policy or mix.
     pub pick: Pick,
     /// Of a language model: the text to complete.
     pub text: String,
-    /// And the number of the draw.
+    /// Of a language model: the number of the random draw.
     pub draw: u64,
-    /// Of a policy: the state to go on from; without, a fresh episode.
+    /// Of a policy: the state to go on from. `None` begins a new episode.
     pub from: Option<Vec<f64>>,
     /// When it was asked for.
     pub asked: Instant,
 }
 
-/// Who is to be shown.
+/// Which policy or mix is to be shown.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Pick {
     /// A soup by its number, at these weights.
@@ -120,24 +124,27 @@ pub enum Pick {
 
 /// What a window shows; cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct View {
+pub struct MixView {
+    /// The front's folder.
+    pub folder: PathBuf,
     /// What is going on.
-    pub phase: Phase,
+    pub phase: MixPhase,
     /// The front, once it is read.
-    pub front: Option<Arc<Front>>,
-    /// What the newest wish has come to.
-    pub shown: Option<Arc<Shown>>,
-    /// Milliseconds from a wish to the first thing that there was to show of it, one for each that was not overtaken.
+    pub front: Option<Arc<MixFront>>,
+    /// What became of the newest wish.
+    pub shown: Option<Arc<Fulfilled>>,
+    /// Milliseconds from each wish to the first thing that could be shown for it. A wish that was replaced before that does
+    /// not count.
     pub latencies: Arc<Vec<f64>>,
     /// Where the last mix was saved.
     pub saved: Option<PathBuf>,
-    /// What went wrong last; how many times so far.
-    pub message: Option<(usize, String)>,
+    /// What went wrong.
+    pub messages: Messages,
 }
 
 /// What the engine is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Phase {
+pub enum MixPhase {
     /// Reading the front.
     #[default]
     Opening,
@@ -147,18 +154,18 @@ pub enum Phase {
     Failed(String),
 }
 
-/// What a wish has come to.
+/// What became of a wish.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shown {
-    /// Of whom.
+pub struct Fulfilled {
+    /// Which policy or mix it is.
     pub pick: Pick,
-    /// What they do.
-    pub doing: Doing,
+    /// What it does.
+    pub performance: Performance,
 }
 
-/// What somebody does.
+/// What a policy or a mix does.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Doing {
+pub enum Performance {
     /// A text, completed so far.
     Writes {
         /// The text.
@@ -192,155 +199,89 @@ pub fn fronts(runs: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// What a front writes.
+/// The file that a front writes.
 const FRONT: &str = "front.json";
 
 impl MixEngine {
     /// Opens a front. `wake` is called when there is something new to show.
     pub fn open(path: &Path, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let shared = Arc::new(Shared {
-            desk: Mutex::default(),
-            changed: Condvar::new(),
-            view: Mutex::default(),
-            wake: Box::new(wake),
-        });
-        let thread = {
-            let (path, shared) = (path.to_owned(), Arc::clone(&shared));
-            std::thread::spawn(move || work(&path, &shared))
-        };
-        Self { path: path.to_owned(), shared, thread: Some(thread) }
-    }
-
-    /// Asks for something to be shown; it takes the place of what was asked for before.
-    pub fn wish(&self, wish: Wish) {
-        lock(&self.shared.desk).wish = Some(wish);
-        self.shared.changed.notify_all();
-    }
-
-    /// Saves a mix, or a point, as a model of its own.
-    ///
-    /// # Errors
-    /// [`Refused`] while another one is being saved.
-    pub fn save(&self, pick: Pick, path: PathBuf) -> Result<(), Refused> {
-        let mut desk = lock(&self.shared.desk);
-        if desk.save.is_some() {
-            return Err(Refused);
-        }
-        desk.save = Some((pick, path));
-        drop(desk);
-        self.shared.changed.notify_all();
-        Ok(())
-    }
-
-    /// What there is to show now.
-    #[must_use]
-    pub fn view(&self) -> View {
-        lock(&self.shared.view).clone()
+        let (path, view) = (path.to_owned(), MixView { folder: path.to_owned(), ..MixView::default() });
+        Self::launch(view, |view| &mut view.messages, wake, clerk, move |desk| work(&path, desk))
     }
 }
 
-impl Drop for MixEngine {
-    fn drop(&mut self) {
-        lock(&self.shared.desk).stop = true;
-        self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported by its own hook.
-            thread.join().ok();
-        }
-    }
-}
-
-impl View {
+impl MixView {
     /// Median and 99th percentile of the milliseconds that wishes took, if there were any.
     #[must_use]
     pub fn latency(&self) -> Option<[f64; 2]> {
-        let mut sorted = self.latencies.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let at = |share: f64| sorted.get(((sorted.len() as f64 - 1.0) * share).round() as usize).copied();
+        let at = |share| quantile(self.latencies.iter().copied(), share);
         Some([at(0.5)?, at(0.99)?])
     }
 }
 
-// --------------------------------------------------------------------------------------------------------- the thread
-
-struct Shared {
-    desk: Mutex<Desk>,
-    /// Notified when something on the desk changes.
-    changed: Condvar,
-    view: Mutex<View>,
-    wake: Box<dyn Fn() + Send + Sync>,
-}
-
+/// What lies between clerk and worker.
 #[derive(Default)]
-struct Desk {
+struct Tray {
     wish: Option<Wish>,
     save: Option<(Pick, PathBuf)>,
-    stop: bool,
 }
 
-impl Shared {
-    fn show(&self, change: impl FnOnce(&mut View)) {
-        change(&mut lock(&self.view));
-        (self.wake)();
-    }
+type MixDesk = Desk<Tray, MixView>;
 
-    fn tell(&self, message: String) {
-        self.show(|view| {
-            let count = view.message.as_ref().map_or(0, |(count, _)| *count);
-            view.message = Some((count + 1, message));
-        });
+fn clerk(desk: &MixDesk, command: MixCommand) -> Result<(), String> {
+    let mut tray = desk.tray();
+    match command {
+        MixCommand::Show(wish) => tray.wish = Some(wish),
+        MixCommand::Save(..) if tray.save.is_some() => return Err("the last mix is still being saved".to_owned()),
+        MixCommand::Save(pick, path) => tray.save = Some((pick, path)),
     }
-
-    /// Whether there is something newer to do.
-    fn overtaken(&self) -> bool {
-        let desk = lock(&self.desk);
-        desk.stop || desk.wish.is_some()
-    }
+    Ok(())
 }
 
-/// What the thread holds.
+// ----------------------------------------------------------------------------------------------------------- the worker
+
+/// What the worker holds.
 struct Bench {
     path: PathBuf,
-    front: Arc<Front>,
+    front: Arc<MixFront>,
     device: Device,
     models: HashMap<PathBuf, Decoder>,
     policies: HashMap<PathBuf, Policy>,
     tokenizer: Option<Tokenizer>,
 }
 
-fn work(path: &Path, shared: &Shared) {
+fn work(path: &Path, desk: &MixDesk) {
     let mut bench = match Bench::open(path) {
         Ok(bench) => bench,
         Err(reason) => {
-            shared.show(|view| view.phase = Phase::Failed(reason));
+            desk.show(|view| view.phase = MixPhase::Failed(reason));
             return;
         }
     };
-    shared.show(|view| {
+    desk.show(|view| {
         view.front = Some(Arc::clone(&bench.front));
-        view.phase = Phase::Ready;
+        view.phase = MixPhase::Ready;
     });
     loop {
-        let mut desk = lock(&shared.desk);
-        while !desk.stop && desk.wish.is_none() && desk.save.is_none() {
-            let waited = shared.changed.wait_timeout(desk, Duration::from_secs(1));
-            desk = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(desk, _)| desk);
+        let mut tray = desk.tray();
+        while !desk.stopped() && tray.wish.is_none() && tray.save.is_none() {
+            tray = desk.wait(tray, LOOK_UP);
         }
-        if desk.stop {
+        if desk.stopped() {
             return;
         }
-        let (wish, save) = (desk.wish.take(), desk.save.take());
-        drop(desk);
+        let (wish, save) = (tray.wish.take(), tray.save.take());
+        drop(tray);
         if let Some((pick, path)) = save {
             match bench.save(&pick, &path) {
-                Ok(()) => shared.show(|view| view.saved = Some(path)),
-                Err(reason) => shared.tell(reason),
+                Ok(()) => desk.show(|view| view.saved = Some(path)),
+                Err(reason) => desk.tell(reason),
             }
         }
         if let Some(wish) = wish
-            && let Err(reason) = bench.fulfil(&wish, shared)
+            && let Err(reason) = bench.fulfil(&wish, desk)
         {
-            shared.tell(reason);
+            desk.tell(reason);
         }
     }
 }
@@ -353,7 +294,7 @@ impl Bench {
             Ok(found) => of_models(&found),
             Err(of_language) => match serde_json::from_str::<ControlFront>(&text) {
                 Ok(found) => of_control(&found)?,
-                // Which of both it was to be is told by what they alone have.
+                // Only a front of control tasks has this field, so the other error is of no help.
                 Err(of_control) if text.contains("\"tastes\"") => {
                     return Err(format!("{}: {of_control}", file.display()));
                 }
@@ -371,25 +312,29 @@ impl Bench {
         })
     }
 
-    fn fulfil(&mut self, wish: &Wish, shared: &Shared) -> Result<(), String> {
+    fn fulfil(&mut self, wish: &Wish, desk: &MixDesk) -> Result<(), String> {
         let (policies, weights) = self.recipe(&wish.pick)?;
-        let first = |doing: Doing| {
+        let overtaken = || desk.stopped() || desk.tray().wish.is_some();
+        // `first`: whether it is the first thing to see of this wish.
+        let show = |first: bool, performance: Performance| {
             let waited = wish.asked.elapsed().as_secs_f64() * 1e3;
-            shared.show(|view| {
-                view.shown = Some(Arc::new(Shown { pick: wish.pick.clone(), doing }));
-                let latencies = Arc::make_mut(&mut view.latencies);
-                if latencies.len() == LATENCIES {
-                    latencies.remove(0);
+            desk.show(|view| {
+                view.shown = Some(Arc::new(Fulfilled { pick: wish.pick.clone(), performance }));
+                if first {
+                    let latencies = Arc::make_mut(&mut view.latencies);
+                    if latencies.len() == LATENCIES {
+                        latencies.remove(0);
+                    }
+                    latencies.push(waited);
                 }
-                latencies.push(waited);
             });
         };
         match self.front.kind.clone() {
-            Kind::Control { env } => {
+            MixKind::Control { env } => {
                 let Policy { agent, .. } = self.policy(&policies, &weights)?;
-                first(Doing::Acts { states: episode(&agent, &env, wish.from.as_deref(), wish.draw)? });
+                show(true, Performance::Acts { states: episode(&agent, &env, wish.from.as_deref(), wish.draw)? });
             }
-            Kind::Language { max_new_tokens } => {
+            MixKind::Language { max_new_tokens } => {
                 let model = self.model(&policies, &weights)?;
                 let tokenizer = self.tokenizer.as_ref().ok_or("the models have no tokenizer")?;
                 let ids = tokenizer.encode(&wish.text, true).map_err(|error| error.to_string())?;
@@ -402,31 +347,21 @@ impl Bench {
                 }
                 let eos = eos_of(&model, tokenizer);
                 let sampling = SampleConfig { max_new_tokens, seed: wish.draw, ..SampleConfig::default() };
-                let text_of = |ids: &[u32]| tokenizer.decode(ids, true).unwrap_or_default();
-                let writes =
-                    |completion: String, done: bool| Doing::Writes { text: wish.text.clone(), completion, done };
-                // What was begun is shown before it gives way: a slider that keeps moving shows something, too.
+                let writes = |ids: &[u32], done: bool| {
+                    let completion = tokenizer.decode(ids, true).unwrap_or_default();
+                    Performance::Writes { text: wish.text.clone(), completion, done }
+                };
+                // The first token is shown even if a newer wish waits: a slider that keeps moving shows something, too.
                 let goes_on = |_: usize, so_far: &[u32]| {
-                    let doing = writes(text_of(so_far), false);
-                    match so_far.len() {
-                        1 => first(doing),
-                        _ => shared.show(|view| {
-                            view.shown = Some(Arc::new(Shown { pick: wish.pick.clone(), doing }));
-                        }),
-                    }
-                    !shared.overtaken()
+                    show(so_far.len() == 1, writes(so_far, false));
+                    !overtaken()
                 };
                 let written = generate(&model, &[ids], &sampling, &eos, 0, &goes_on);
                 if let [completion] = written.as_slice()
-                    && !shared.overtaken()
+                    && !overtaken()
                 {
-                    let doing = writes(text_of(&completion.ids), true);
-                    // A text that ends at once has told `goes_on` nothing.
-                    if completion.ids.len() == 1 {
-                        first(doing);
-                    } else {
-                        shared.show(|view| view.shown = Some(Arc::new(Shown { pick: wish.pick.clone(), doing })));
-                    }
+                    // `goes_on` is not called for a text that ends at once.
+                    show(completion.ids.len() == 1, writes(&completion.ids, true));
                 }
             }
         }
@@ -436,14 +371,14 @@ impl Bench {
     fn save(&mut self, pick: &Pick, path: &Path) -> Result<(), String> {
         let (policies, weights) = self.recipe(pick)?;
         match self.front.kind.clone() {
-            Kind::Control { .. } => {
+            MixKind::Control { .. } => {
                 let policy = self.policy(&policies, &weights)?;
                 if let Some(parent) = path.parent() {
                     std::fs::create_dir_all(parent).map_err(|error| format!("{}: {error}", parent.display()))?;
                 }
                 policy.save(path).map_err(|error| error.to_string())
             }
-            Kind::Language { .. } => {
+            MixKind::Language { .. } => {
                 let model = self.model(&policies, &weights)?;
                 folder::write(&model, None, path).map_err(|error| error.to_string())?;
                 let tokenizer = self.tokenizer.as_ref().ok_or("the models have no tokenizer")?;
@@ -464,12 +399,12 @@ impl Bench {
                 }
             }
             Pick::Point(point) => {
-                let Point { shown, policies, weights, method, .. } =
+                let MixPoint { shown, policies, weights, method, .. } =
                     self.front.points.get(*point).ok_or_else(missing)?;
                 match (*shown, policies.as_slice()) {
                     (true, [_]) => Ok((policies.clone(), vec![1.0])),
                     (true, _) => Ok((policies.clone(), weights.clone())),
-                    (false, _) => Err(format!("{method} is no single model that could be shown")),
+                    (false, _) => Err(format!("{method} is no single model, and cannot be shown")),
                 }
             }
         }
@@ -532,7 +467,7 @@ fn episode(agent: &Agent, env: &str, from: Option<&[f64]>, draw: u64) -> Result<
         states.extend_from_slice(&state);
         let actions = agent.act_deterministic(envs.observations());
         agent.head.step(&mut envs, &actions);
-        // The next state is that of another episode.
+        // The next state belongs to another episode.
         if !envs.finished().is_empty() {
             break;
         }
@@ -540,9 +475,9 @@ fn episode(agent: &Agent, env: &str, from: Option<&[f64]>, draw: u64) -> Result<
     Ok(states)
 }
 
-fn of_models(found: &Fronts) -> Front {
+fn of_models(found: &Fronts) -> MixFront {
     use crate::studies::front::Method;
-    let point = |point: &crate::studies::front::Point| Point {
+    let point = |point: &crate::studies::front::Point| MixPoint {
         method: point.method.name().to_owned(),
         weights: point.weights.clone(),
         seed: point.seed,
@@ -557,8 +492,8 @@ fn of_models(found: &Fronts) -> Front {
             soups.push(soup);
         }
     }
-    Front {
-        kind: Kind::Language { max_new_tokens: found.config.common.max_new_tokens },
+    MixFront {
+        kind: MixKind::Language { max_new_tokens: found.config.common.max_new_tokens },
         objectives: found.config.own.objectives.clone(),
         unit: "standard deviations above the start",
         points: found.points.iter().map(point).collect(),
@@ -567,7 +502,7 @@ fn of_models(found: &Fronts) -> Front {
     }
 }
 
-fn of_control(found: &ControlFront) -> Result<Front, String> {
+fn of_control(found: &ControlFront) -> Result<MixFront, String> {
     found.config.validate()?;
     let name = |method: ControlMethod| match method {
         ControlMethod::Soup => "soup",
@@ -577,7 +512,7 @@ fn of_control(found: &ControlFront) -> Result<Front, String> {
     let mut soups: Vec<Soup> = Vec::new();
     for seed in &found.seeds {
         for point in &seed.points {
-            points.push(Point {
+            points.push(MixPoint {
                 method: name(point.method).to_owned(),
                 weights: point.weights.to_vec(),
                 seed: seed.seed,
@@ -590,8 +525,8 @@ fn of_control(found: &ControlFront) -> Result<Front, String> {
             soups.push(Soup { name: "soup".to_owned(), seed: seed.seed, policies: soup.policies.clone() });
         }
     }
-    Ok(Front {
-        kind: Kind::Control { env: found.config.env.clone() },
+    Ok(MixFront {
+        kind: MixKind::Control { env: found.config.env.clone() },
         objectives: found.tastes.clone(),
         unit: "return of an episode",
         points,
@@ -608,36 +543,42 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::{Doing, MixEngine, Phase, Pick, View, Wish, fronts};
+    use super::{MixCommand, MixEngine, MixPhase, MixView, Performance, Pick, Wish, fronts};
     use crate::control::rl::ppo::PpoConfig;
     use crate::control::run::policy::Policy;
     use crate::studies::beginning::StudyConfig;
     use crate::studies::control_front::{self as control, ControlFront, ControlFrontConfig};
     use crate::studies::front::{FrontConfig, FrontOwn, Method};
 
-    fn wait(engine: &MixEngine, wanted: impl Fn(&View) -> bool) -> View {
+    fn wait(engine: &MixEngine, wanted: impl Fn(&MixView) -> bool) -> MixView {
         let began = Instant::now();
         loop {
             let view = engine.view();
             if wanted(&view) {
                 return view;
             }
-            assert!(began.elapsed() < Duration::from_secs(60), "{:?}, {:?}", view.phase, view.message);
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}, {:?}", view.phase, view.messages);
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn ask(engine: &MixEngine, wish: Wish) {
+        engine.send(MixCommand::Show(wish)).unwrap();
     }
 
     fn wish(pick: Pick) -> Wish {
         Wish { pick, text: "We bought".to_owned(), draw: 0, from: None, asked: Instant::now() }
     }
 
-    fn shows(engine: &MixEngine, wish: Wish) -> Doing {
+    fn shows(engine: &MixEngine, wish: Wish) -> Performance {
         let pick = wish.pick.clone();
-        engine.wish(wish);
-        let done = |doing: &Doing| matches!(doing, Doing::Acts { .. } | Doing::Writes { done: true, .. });
-        let view =
-            wait(engine, |view| view.shown.as_ref().is_some_and(|shown| shown.pick == pick && done(&shown.doing)));
-        view.shown.unwrap().doing.clone()
+        ask(engine, wish);
+        let done =
+            |doing: &Performance| matches!(doing, Performance::Acts { .. } | Performance::Writes { done: true, .. });
+        let view = wait(engine, |view| {
+            view.shown.as_ref().is_some_and(|shown| shown.pick == pick && done(&shown.performance))
+        });
+        view.shown.unwrap().performance.clone()
     }
 
     fn control_front(folder: &Path) {
@@ -664,33 +605,35 @@ mod tests {
         control_front(&folder);
         assert_eq!(fronts(runs.path()), [folder.as_path()]);
         let engine = MixEngine::open(&folder, || ());
-        let view = wait(&engine, |view| view.phase == Phase::Ready);
+        let view = wait(&engine, |view| view.phase == MixPhase::Ready);
         let front = view.front.unwrap();
         assert_eq!((front.objectives.len(), front.points.len(), front.soups.len()), (2, 6, 1));
 
-        let Doing::Acts { states } = shows(&engine, wish(Pick::Mix(0, vec![0.3, 0.7]))) else { panic!("it acts") };
+        let Performance::Acts { states } = shows(&engine, wish(Pick::Mix(0, vec![0.3, 0.7]))) else {
+            panic!("it acts")
+        };
         let saved = pairwise_envs::make("reacher").unwrap().spec().saved_len;
         assert_eq!(states.len() % saved, 0);
         assert!(states.len() / saved > 90, "an episode has 100 steps");
         // Another policy goes on from the tenth state, to somewhere else.
         let tenth = states[10 * saved..11 * saved].to_vec();
         let other = Wish { from: Some(tenth.clone()), ..wish(Pick::Point(1)) };
-        let Doing::Acts { states: others } = shows(&engine, other) else { panic!("it acts") };
+        let Performance::Acts { states: others } = shows(&engine, other) else { panic!("it acts") };
         assert_eq!(others[..saved], tenth);
         assert_ne!(others[saved..2 * saved], states[11 * saved..12 * saved]);
         let [median, last] = engine.view().latency().unwrap();
         assert!(median > 0.0 && last >= median);
 
         let path = runs.path().join("mix.safetensors");
-        engine.save(Pick::Mix(0, vec![0.3, 0.7]), path.clone()).unwrap();
+        engine.send(MixCommand::Save(Pick::Mix(0, vec![0.3, 0.7]), path.clone())).unwrap();
         let _ = wait(&engine, |view| view.saved.is_some());
         let Policy { agent, .. } = Policy::read(&path, &Device::flex()).unwrap();
         let again = super::episode(&agent, "reacher", None, 0).unwrap();
         assert_eq!(again, states);
 
-        engine.wish(wish(Pick::Point(99)));
-        let view = wait(&engine, |view| view.message.is_some());
-        assert_eq!(view.message.unwrap(), (1, "the front has changed: open it again".to_owned()));
+        ask(&engine, wish(Pick::Point(99)));
+        let view = wait(&engine, |view| view.messages.count > 0);
+        assert_eq!(view.messages.kept, ["the front has changed: open it again"]);
     }
 
     #[test]
@@ -723,37 +666,39 @@ mod tests {
         let never = AtomicBool::new(false);
         let _ = crate::studies::front::fronts(&config, &folder, &Device::flex(), &never, &|_| ()).unwrap().unwrap();
         let engine = MixEngine::open(&folder, || ());
-        let view = wait(&engine, |view| view.phase == Phase::Ready);
+        let view = wait(&engine, |view| view.phase == MixPhase::Ready);
         let front = view.front.unwrap();
         assert_eq!((front.soups.len(), front.points.len()), (1, 9));
 
         let mix = |share: f64| Pick::Mix(0, vec![share, 1.0 - share]);
-        let Doing::Writes { text, completion, .. } = shows(&engine, wish(mix(0.5))) else { panic!("it writes") };
+        let Performance::Writes { text, completion, .. } = shows(&engine, wish(mix(0.5))) else { panic!("it writes") };
         assert!(text == "We bought" && !completion.is_empty());
         // The same wish is fulfilled in the same way; another draw writes something else.
-        let Doing::Writes { completion: again, .. } = shows(&engine, wish(mix(0.500001))) else { panic!("it writes") };
+        let Performance::Writes { completion: again, .. } = shows(&engine, wish(mix(0.500001))) else {
+            panic!("it writes")
+        };
         assert_eq!(again, completion);
         let other = Wish { draw: 1, ..wish(mix(0.5)) };
-        let Doing::Writes { completion: other, .. } = shows(&engine, other) else { panic!("it writes") };
+        let Performance::Writes { completion: other, .. } = shows(&engine, other) else { panic!("it writes") };
         assert_ne!(other, completion);
         // Only the last of many wishes has to be fulfilled.
         for i in 0..50 {
-            engine.wish(wish(mix(f64::from(i) / 100.0)));
+            ask(&engine, wish(mix(f64::from(i) / 100.0)));
         }
         let _ = shows(&engine, wish(mix(0.9)));
         assert!(engine.view().latencies.len() < 50);
 
         let point = |method: Method| front.points.iter().position(|point| point.method == method.name()).unwrap();
         let _ = shows(&engine, wish(Pick::Point(point(Method::Modpo))));
-        engine.wish(wish(Pick::Point(point(Method::Mod))));
-        let view = wait(&engine, |view| view.message.is_some());
-        assert!(view.message.unwrap().1.contains("MOD is no single model"));
-        engine.wish(Wish { text: "very ".repeat(100), ..wish(mix(0.5)) });
-        let view = wait(&engine, |view| view.message.as_ref().is_some_and(|(count, _)| *count == 2));
-        assert!(view.message.unwrap().1.contains("tokens: must have 1 to 63"));
+        ask(&engine, wish(Pick::Point(point(Method::Mod))));
+        let view = wait(&engine, |view| view.messages.count == 1);
+        assert!(view.messages.kept[0].contains("MOD is no single model"));
+        ask(&engine, Wish { text: "very ".repeat(100), ..wish(mix(0.5)) });
+        let view = wait(&engine, |view| view.messages.count == 2);
+        assert!(view.messages.kept[1].contains("tokens: must have 1 to 63"));
 
         let path = runs.path().join("mix");
-        engine.save(mix(0.5), path.clone()).unwrap();
+        engine.send(MixCommand::Save(mix(0.5), path.clone())).unwrap();
         let _ = wait(&engine, |view| view.saved.is_some());
         assert!(path.join("model.safetensors").exists() && path.join("tokenizer.json").exists());
     }
@@ -767,9 +712,9 @@ mod tests {
                 None => std::fs::remove_file(folder.path().join("front.json")).unwrap_or_default(),
             }
             let engine = MixEngine::open(folder.path(), || ());
-            let view = wait(&engine, |view| view.phase != Phase::Opening);
+            let view = wait(&engine, |view| view.phase != MixPhase::Opening);
             match view.phase {
-                Phase::Failed(reason) => reason,
+                MixPhase::Failed(reason) => reason,
                 other => panic!("{other:?}"),
             }
         };

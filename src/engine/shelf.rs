@@ -20,20 +20,20 @@ use crate::studies::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
 #[derive(Debug, Clone, Default)]
 pub struct Shelf {
     /// Models that write, with a tokenizer.
-    pub models: Vec<Model>,
+    pub models: Vec<ShelfModel>,
     /// Pre-training that was stopped before its end.
     pub unfinished: Vec<PathBuf>,
     /// Teaching sessions.
     pub sessions: Vec<PastSession>,
     /// Frontiers.
-    pub frontiers: Vec<Arc<Curves>>,
+    pub frontiers: Vec<Arc<FrontierCurves>>,
     /// What cannot be read, by path.
     pub damaged: Vec<Damaged>,
 }
 
 /// A model's folder.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Model {
+pub struct ShelfModel {
     /// The folder.
     pub path: PathBuf,
     /// Its name below the folder of runs.
@@ -54,14 +54,14 @@ pub struct PastSession {
     pub config: TeachConfig,
     /// Its last report, if there is one.
     pub last: Option<Report>,
-    /// What is wrong with its ledger, so that it cannot be gone on with.
+    /// What is wrong with its ledger, if anything is. Then it cannot be resumed.
     pub problem: Option<String>,
     changed: SystemTime,
 }
 
 /// A frontier, ready to be drawn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Curves {
+pub struct FrontierCurves {
     /// Its name below the folder of runs.
     pub name: String,
     /// What its models were trained on, and how large they are.
@@ -77,10 +77,10 @@ pub struct Curves {
     changed: SystemTime,
 }
 
-/// Levels of folders that are looked into: a run, and what a frontier keeps in its own.
+/// Levels of folders that are searched: the runs, and what a frontier keeps in its own folder.
 const DEPTH: usize = 2;
 
-/// What a frontier writes.
+/// The file that a frontier writes.
 const FRONTIER: &str = "frontier.json";
 
 /// Points of a frontier's curve: one every quarter of a nat.
@@ -108,7 +108,7 @@ pub fn look(runs: &Path, known: &Shelf) -> Shelf {
 /// # Errors
 /// Why it cannot, in words for the user.
 pub fn parameters(folder: &Path) -> Result<usize, String> {
-    // Adapters stand on another folder's model; their size is not worth following the trail for.
+    // The size of an adapter is that of its base, in another folder: not worth reading that one for.
     if folder.join("adapter_config.json").is_file() {
         return Ok(0);
     }
@@ -125,7 +125,7 @@ pub fn parameters(folder: &Path) -> Result<usize, String> {
 fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Shelf) {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        // Made by the first run, or gone since it was seen.
+        // The first run makes it, or it was deleted a moment ago.
         Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => {
             let problem = format!("cannot be listed: {error}");
@@ -152,9 +152,9 @@ fn visit(runs: &Path, folder: &Path, depth: usize, known: &Shelf, shelf: &mut Sh
         } else if let Some(changed) = changed(&config) {
             match parameters(&model) {
                 Ok(parameters) => {
-                    shelf.models.push(Model { path: model.clone(), name: name.clone(), parameters, changed });
+                    shelf.models.push(ShelfModel { path: model.clone(), name: name.clone(), parameters, changed });
                 }
-                // What is whole, but scores, or has no tokenizer, cannot be taught.
+                // A model that scores, or has no tokenizer, is not damaged. It just cannot be taught.
                 Err(problem) if ModelConfig::read(&config).is_err() => damaged(problem),
                 Err(_) => {}
             }
@@ -201,7 +201,7 @@ fn changed(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }
 
-fn curves(path: &Path, name: String, changed: SystemTime) -> Result<Curves, String> {
+fn curves(path: &Path, name: String, changed: SystemTime) -> Result<FrontierCurves, String> {
     let wrong = |problem: &dyn Display| format!("{}: {problem}", path.join(FRONTIER).display());
     let text = fs::read_to_string(path.join(FRONTIER)).map_err(|error| wrong(&error))?;
     let Frontier { config, points, .. } = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
@@ -217,7 +217,7 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Result<Curves, Stri
         let dots = own().map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
         Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
     };
-    Ok(Curves {
+    Ok(FrontierCurves {
         series: config.own.methods.iter().map(series).collect(),
         seeds: config.common.seeds.len(),
         corpus: config.common.corpus.clone(),

@@ -18,8 +18,8 @@ use super::run::LmConfig;
 use super::run::course::read_config;
 use super::run::outcome::member_folder;
 use super::tokenizer::Tokenizer;
-use crate::preference::query::{disagreement, entropy, select};
-use crate::preference::{Likelihood, Sampler};
+use crate::preference::Likelihood;
+use crate::preference::query::{Candidates, Reads, Sampler, disagreement, entropy};
 use crate::random::Rng;
 
 /// Reward models that read the same tokens: the members of an ensemble, or a single one.
@@ -89,23 +89,28 @@ pub fn read(path: &Path, device: &Device) -> Result<RewardModels, LmError> {
     Ok(RewardModels { members, tokenizer, likelihood, config, remarks })
 }
 
-/// Chooses `count` candidates to ask about, in the order in which to ask: see [`select`]. Which side of a candidate is
+/// Chooses `count` candidates to ask about, in the order in which to ask: see [`Sampler::select`]. Which side of a candidate is
 /// called chosen means nothing. `asked` are the candidates that were asked before; k-center keeps away from them.
 #[must_use]
 pub fn choose(
     models: &RewardModels,
     candidates: &[EncodedPair],
     asked: &[EncodedPair],
-    sampler: Sampler,
+    sampler: &Sampler,
     count: usize,
     part_tokens: usize,
     rng: &mut Rng,
 ) -> Vec<Query> {
     let RewardModels { members, likelihood, .. } = models;
     let all = probabilities(members, candidates, likelihood, part_tokens);
-    let by_place = matches!(sampler, Sampler::KCenter | Sampler::KCenterDisagreement | Sampler::KCenterEntropy);
-    let places = |pairs| if by_place { positions(members, pairs, part_tokens) } else { Vec::new() };
-    let chosen = select(&sampler, count, &all, members.len(), &places(candidates), &places(asked), rng);
+    let places = |pairs| match sampler.reads.contains(&Reads::Positions) {
+        true => positions(members, pairs, part_tokens),
+        false => Vec::new(),
+    };
+    let (positions, labelled) = (places(candidates), places(asked));
+    let to_choose =
+        Candidates { probabilities: &all, members: members.len(), positions: &positions, labelled: &labelled };
+    let chosen = sampler.select(count, &to_choose, rng);
     let (disagreements, entropies) = (disagreement(&all, members.len()), entropy(&all, members.len()));
     let query = |candidate: usize| Query {
         candidate,

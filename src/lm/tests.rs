@@ -13,7 +13,7 @@ use super::ensemble;
 use super::folder::{read, with_scores};
 use super::kto::Kto;
 use super::lora::{Adapters, LoraConfig};
-use super::loss::{KtoConfig, LossConfig, LossKind};
+use super::loss::{KtoConfig, LossConfig};
 use super::model::{Decoder, Precision};
 use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
@@ -27,9 +27,10 @@ use super::sft::{Normalization, Sft};
 use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, cut, evaluate, gradients, step, whole};
 use crate::fixtures::shared;
 use crate::nn::{constant, to_host};
-use crate::preference::query::disagreement;
-use crate::preference::{Likelihood, Sampler};
+use crate::preference::Likelihood;
+use crate::preference::query::{DISAGREEMENT, disagreement};
 use crate::random::stream;
+use crate::table::find;
 
 pub(super) fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -87,6 +88,17 @@ pub(super) fn follow<S: Stage>(
     trainee.model
 }
 
+/// Losses that were traced in PyTorch: their names there and here, label smoothing, and steps that are followed.
+const TRACED: [(&str, &str, f64, usize); 6] = [
+    ("sigmoid", "sigmoid", 0.0, 8),
+    ("cdpo_eps0.1", "sigmoid", 0.1, 8),
+    ("robust_eps0.1", "robust", 0.1, 8),
+    ("hinge", "hinge", 0.0, 8),
+    ("ipo_avg", "ipo", 0.0, 8),
+    // It diverges at this learning rate, and rounding with it.
+    ("ipo_sum", "ipo-sum", 0.0, 3),
+];
+
 #[test]
 #[ignore = "needs ../shared/data/hf and prefs"]
 fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
@@ -95,18 +107,9 @@ fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
     let llama = model(&data, "llama");
     let pairs = pairs(&data);
     let reference = log_probs(&llama, &pairs, 2000, &|_| ());
-    let cases = [
-        ("sigmoid", LossKind::Sigmoid, 0.0, 8),
-        ("cdpo_eps0.1", LossKind::Sigmoid, 0.1, 8),
-        ("robust_eps0.1", LossKind::Robust, 0.1, 8),
-        ("hinge", LossKind::Hinge, 0.0, 8),
-        ("ipo_avg", LossKind::Ipo, 0.0, 8),
-        // It diverges at this learning rate, and rounding with it.
-        ("ipo_sum", LossKind::IpoSum, 0.0, 3),
-    ];
     let names = ["loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"];
-    for (name, kind, label_smoothing, steps) in cases {
-        let loss = LossConfig { kind, label_smoothing, ..LossConfig::default() };
+    for (name, kind, label_smoothing, steps) in TRACED {
+        let loss = LossConfig { kind: find(kind).unwrap(), label_smoothing, ..LossConfig::default() };
         let stage = Dpo { pairs: pairs.clone(), loss, reference: Reference::LogProbs(reference.clone()) };
         let trace = &traces["losses"][name];
         let trained = follow(&stage, llama.clone(), &trace["float64"], steps, &names, 1e-4);
@@ -128,15 +131,8 @@ fn losses_of_a_policy_away_from_its_reference_are_those_of_pytorch() {
     let (policy, reference) = (model(&data, "llama_pertA"), model(&data, "llama"));
     let pairs = pairs(&data);
     let all: Vec<usize> = (0..64).collect();
-    for (name, kind, label_smoothing) in [
-        ("sigmoid", LossKind::Sigmoid, 0.0),
-        ("cdpo_eps0.1", LossKind::Sigmoid, 0.1),
-        ("robust_eps0.1", LossKind::Robust, 0.1),
-        ("hinge", LossKind::Hinge, 0.0),
-        ("ipo_avg", LossKind::Ipo, 0.0),
-        ("ipo_sum", LossKind::IpoSum, 0.0),
-    ] {
-        let loss = LossConfig { kind, label_smoothing, ..LossConfig::default() };
+    for (name, kind, label_smoothing, _) in TRACED {
+        let loss = LossConfig { kind: find(kind).unwrap(), label_smoothing, ..LossConfig::default() };
         let stage = Dpo { pairs: pairs.clone(), loss, reference: Reference::Model(Box::new(reference.clone())) };
         let of = &expected["losses"][name];
         for (examples, key) in [(&all[..8], "first_batch_mean"), (&all[..], "all_64_mean")] {
@@ -513,7 +509,7 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     let (pairs, _) = encode_pairs(&rows[0].candidates, &models.tokenizer, None, &conventions).unwrap();
     let all = probabilities(&models.members, &pairs, &models.likelihood, 1000);
     let expected = disagreement(&all, 2);
-    let chosen = ensemble::choose(&models, &pairs, &[], Sampler::Disagreement, 2, 1000, &mut stream(0, "query", 0));
+    let chosen = ensemble::choose(&models, &pairs, &[], &DISAGREEMENT, 2, 1000, &mut stream(0, "query", 0));
     let most = expected.iter().copied().fold(0.0, f64::max);
     assert!(chosen.len() == 2 && chosen[0].disagreement == most && most > 0.0, "{chosen:?}");
     assert_eq!(chosen[1].disagreement, expected[chosen[1].candidate]);
@@ -677,7 +673,7 @@ fn every_stage_goes_down_the_slope_of_its_loss() {
     soft[1].margin = Some(1.0);
     let stage = RewardModel { pairs: soft.clone(), loss: RewardLoss { likelihood, centering: 0.5 } };
     assert_gradient("reward", &scorer, &stage);
-    let loss = LossConfig { kind: LossKind::Nca, ..LossConfig::default() };
+    let loss = LossConfig { kind: find("nca").unwrap(), ..LossConfig::default() };
     assert_gradient("dpo", &model, &Dpo { pairs: soft, loss, reference: Reference::None });
     let (other, _) = made_up_with(2);
     let labelled: Vec<(Encoded, bool)> = chosen.iter().cloned().zip([true, false].into_iter().cycle()).collect();

@@ -15,17 +15,6 @@ pub fn accuracy(probabilities: &[f64], targets: &[f64]) -> Option<f64> {
     (decided > 0).then(|| right / f64::from(decided))
 }
 
-/// Mean cross-entropy, nats; probabilities are kept 1e-12 away from 0 and 1. `None` of nothing.
-#[must_use]
-pub fn log_loss(probabilities: &[f64], targets: &[f64]) -> Option<f64> {
-    let one = |(&p, &t): (&f64, &f64)| {
-        let p = p.clamp(1e-12, 1.0 - 1e-12);
-        -t * p.ln() - (1.0 - t) * (1.0 - p).ln()
-    };
-    let n = probabilities.len();
-    (n > 0).then(|| probabilities.iter().zip(targets).map(one).sum::<f64>() / n as f64)
-}
-
 /// Expected calibration error (Guo et al. 2017, arXiv 1706.04599) over `bins` equal bins of `P[first]`:
 /// Σ n_b/n·|mean target − mean probability|. `None` of nothing.
 #[must_use]
@@ -41,15 +30,12 @@ pub fn expected_calibration_error(probabilities: &[f64], targets: &[f64], bins: 
 
 #[cfg(test)]
 mod tests {
-    use super::{accuracy, expected_calibration_error, log_loss};
+    use super::{accuracy, expected_calibration_error};
 
     #[test]
     fn hand_computed_values() {
         let (p, t) = ([0.9, 0.8, 0.3, 0.5, 0.6], [1.0, 0.0, 0.0, 1.0, 0.5]);
         assert_eq!(accuracy(&p, &t), Some(2.5 / 4.0));
-        let expected =
-            -(0.9_f64.ln() + 0.2_f64.ln() + 0.7_f64.ln() + 0.5_f64.ln() + 0.5 * (0.6_f64.ln() + 0.4_f64.ln())) / 5.0;
-        assert!((log_loss(&p, &t).unwrap() - expected).abs() < 1e-15);
         // Bins of a fifth: {.9, .8}, {.3}, {.5}, {.6}: |.1 − .8|, .3, .5, .1, over 5.
         assert!((expected_calibration_error(&p, &t, 5).unwrap() - 1.6 / 5.0).abs() < 1e-12);
         assert_eq!(accuracy(&[0.3], &[0.5]), None);

@@ -1,7 +1,6 @@
 //! Answers to "which of the two is better?".
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +17,6 @@ pub enum Label {
     /// Can't tell; the comparison is not used.
     Skip,
 }
-
-/// Not a label.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown label '{0}': use first, second, equal or skip")]
-pub struct LabelError(String);
 
 impl Label {
     /// Probability mass on the first, μ(1) of Christiano et al. 2017, §2.2.3; `None` for a skipped comparison.
@@ -55,16 +49,5 @@ impl fmt::Display for Label {
             Self::Equal => "equal",
             Self::Skip => "skip",
         })
-    }
-}
-
-impl FromStr for Label {
-    type Err = LabelError;
-
-    fn from_str(text: &str) -> Result<Self, LabelError> {
-        [Self::First, Self::Second, Self::Equal, Self::Skip]
-            .into_iter()
-            .find(|label| label.to_string() == text)
-            .ok_or_else(|| LabelError(text.to_owned()))
     }
 }

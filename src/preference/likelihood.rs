@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::finite::{OutOfRange, check};
+
 /// How a difference of scores z = score(first) − score(second) becomes the probability of an answer.
 ///
 /// With x = z / temperature: `P[first] = (1 − ε)·σ(x) + ε/2` (Christiano et al. 2017, eq. 1 with the error model of
@@ -20,15 +22,6 @@ pub struct Likelihood {
     pub tie: f64,
 }
 
-/// A likelihood that cannot be used.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{field} = {found}: must be {expected}")]
-pub struct LikelihoodError {
-    field: &'static str,
-    found: f64,
-    expected: &'static str,
-}
-
 impl Default for Likelihood {
     /// The paper's.
     fn default() -> Self {
@@ -41,11 +34,7 @@ impl Likelihood {
     ///
     /// # Errors
     /// Naming the first one out of range.
-    pub fn validate(&self) -> Result<(), LikelihoodError> {
-        let check = |field, found: f64, fine: bool, expected| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(LikelihoodError { field, found, expected }),
-        };
+    pub fn validate(&self) -> Result<(), OutOfRange> {
         // Scores are divided by it in single precision: beyond these bounds there is nothing but infinities or zeros.
         check("temperature", self.temperature, (1e-6..=1e6).contains(&self.temperature), "between 1e-6 and 1e6")?;
         check("error_rate", self.error_rate, (0.0..1.0).contains(&self.error_rate), "at least 0 and below 1")?;

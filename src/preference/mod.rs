@@ -11,9 +11,9 @@ pub mod query;
 pub mod statistics;
 pub mod teacher;
 
-pub use label::{Label, LabelError};
+pub use label::Label;
 pub use ledger::{Event, Repeat, SegmentId, Why};
-pub use likelihood::{Likelihood, LikelihoodError};
-pub use query::{Sampler, SamplerError};
+pub use likelihood::Likelihood;
+pub use query::{SAMPLERS, Sampler};
 pub use statistics::{epic_distance, pearson, spearman};
-pub use teacher::{Teacher, TeacherContext, TeacherError};
+pub use teacher::{TEACHERS, Teacher, TeacherContext};

@@ -49,6 +49,14 @@ pub fn interquartile_mean(values: &[f64]) -> f64 {
     middle.iter().sum::<f64>() / middle.len() as f64
 }
 
+/// The value below which so large a share of the values lies, the nearest of them; `None` without any.
+#[must_use]
+pub fn quantile(values: impl Iterator<Item = f64>, share: f64) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get((sorted.len().saturating_sub(1) as f64 * share).round() as usize).copied()
+}
+
 /// 95 % interval of a share, from `successes` of `count` (Wilson 1927).
 #[must_use]
 pub fn wilson_interval(successes: usize, count: usize) -> [f64; 2] {

@@ -1,11 +1,13 @@
-//! B-Pref's simulated teacher (Lee et al. 2021, arXiv 2111.03026) with its six behaviours.
+//! Simulated teachers after B-Pref (Lee et al. 2021, arXiv 2111.03026). A new one is a line of [`TEACHERS`].
 
 use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::label::Label;
 use super::likelihood::sigmoid;
+use crate::finite::{OutOfRange, check};
 use crate::random::Rng;
+use crate::table::{Line, Table};
 
 /// A teacher who reads the true reward, with known flaws. All combinations are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,27 @@ pub struct Teacher {
     pub bpref_compat: bool,
 }
 
+/// B-Pref's six teachers, with its parameters.
+pub const TEACHERS: &[&Line<Teacher>] = &[
+    &Line { name: "oracle", summary: "always right", item: ORACLE },
+    &Line { name: "mistake", summary: "flips one answer in ten", item: Teacher { mistake: 0.1, ..ORACLE } },
+    &Line {
+        name: "noisy",
+        summary: "errs the more often, the less two clips differ (Bradley-Terry)",
+        item: Teacher { beta: 1.0, ..ORACLE },
+    },
+    &Line { name: "myopic", summary: "discounts the beginning of a clip", item: Teacher { gamma: 0.9, ..ORACLE } },
+    &Line {
+        name: "skip",
+        summary: "skips pairs of which both clips are far worse than usual",
+        item: Teacher { skip: 0.1, ..ORACLE },
+    },
+    &Line { name: "equal", summary: "calls clips equal that differ little", item: Teacher { equal: 0.1, ..ORACLE } },
+];
+
+const ORACLE: Teacher =
+    Teacher { beta: 0.0, beta_relative: true, gamma: 1.0, mistake: 0.0, skip: 0.0, equal: 0.0, bpref_compat: false };
+
 /// What a teacher's thresholds are relative to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TeacherContext {
@@ -44,65 +67,26 @@ pub struct TeacherContext {
     pub sessions_before: usize,
 }
 
-/// A teacher that cannot be used.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum TeacherError {
-    /// No such behaviour.
-    #[error("unknown teacher '{0}': use oracle, mistake, noisy, myopic, skip or equal")]
-    Unknown(String),
-    /// A parameter out of range.
-    #[error("{field} = {found}: must be {expected}")]
-    Value {
-        /// Parameter.
-        field: &'static str,
-        /// What was found.
-        found: f64,
-        /// What would be right.
-        expected: &'static str,
-    },
+impl Table for Teacher {
+    const KIND: &'static str = "teacher";
+    const LINES: &'static [&'static Line<Self>] = TEACHERS;
 }
 
 impl Default for Teacher {
     /// The oracle.
     fn default() -> Self {
-        Self { beta: 0.0, beta_relative: true, gamma: 1.0, mistake: 0.0, skip: 0.0, equal: 0.0, bpref_compat: false }
+        ORACLE
     }
 }
 
 impl Teacher {
-    /// B-Pref's six teachers by name, with its parameters.
-    ///
-    /// # Errors
-    /// [`TeacherError::Unknown`] with the names there are.
-    pub fn named(name: &str) -> Result<Self, TeacherError> {
-        let oracle = Self::default();
-        match name {
-            "oracle" => Ok(oracle),
-            "mistake" => Ok(Self { mistake: 0.1, ..oracle }),
-            "noisy" => Ok(Self { beta: 1.0, ..oracle }),
-            "myopic" => Ok(Self { gamma: 0.9, ..oracle }),
-            "skip" => Ok(Self { skip: 0.1, ..oracle }),
-            "equal" => Ok(Self { equal: 0.1, ..oracle }),
-            other => Err(TeacherError::Unknown(other.to_owned())),
-        }
-    }
-
     /// Checks the parameters.
     ///
     /// # Errors
     /// Naming the first one out of range.
-    pub fn validate(&self) -> Result<(), TeacherError> {
-        let check = |field, found: f64, fine: bool, expected| match fine && found.is_finite() {
-            true => Ok(()),
-            false => Err(TeacherError::Value { field, found, expected }),
-        };
+    pub fn validate(&self) -> Result<(), OutOfRange> {
         // Beyond, a product with a difference of returns may be infinite.
-        check(
-            "beta",
-            self.beta,
-            (0.0..=1e9).contains(&self.beta),
-            "0 (never wrong by noise) or positive, at most 1e9",
-        )?;
+        check("beta", self.beta, (0.0..=1e9).contains(&self.beta), "between 0 (never wrong by noise) and 1e9")?;
         check("gamma", self.gamma, (0.0..=1.0).contains(&self.gamma), "between 0 and 1")?;
         check("mistake", self.mistake, (0.0..=1.0).contains(&self.mistake), "between 0 and 1")?;
         check("skip", self.skip, (0.0..=10.0).contains(&self.skip), "between 0 and 10")?;
@@ -143,14 +127,6 @@ impl Teacher {
         };
         // 5. Mistake.
         if slip < self.mistake { label.swapped() } else { label }
-    }
-
-    /// Probability that noise and mistakes turn this teacher's answer away from the better of two clips whose returns
-    /// differ by `difference`.
-    #[must_use]
-    pub fn error_probability(&self, difference: f64, context: &TeacherContext) -> f64 {
-        let noise = if self.beta > 0.0 { sigmoid(-self.effective_beta(context) * difference.abs()) } else { 0.0 };
-        noise * (1.0 - self.mistake) + (1.0 - noise) * self.mistake
     }
 
     fn effective_beta(&self, context: &TeacherContext) -> f64 {
@@ -199,6 +175,7 @@ mod tests {
     use super::{Teacher, TeacherContext};
     use crate::preference::Label;
     use crate::random::stream;
+    use crate::table::find;
 
     const CONTEXT: TeacherContext = TeacherContext {
         segment_len: 10,
@@ -207,6 +184,10 @@ mod tests {
         segment_return_std: 4.0,
         sessions_before: 0,
     };
+
+    fn named(name: &str) -> Teacher {
+        find::<Teacher>(name).unwrap().item
+    }
 
     fn answer(teacher: &Teacher, first: &[f64], second: &[f64], context: &TeacherContext) -> Label {
         teacher.answer(first, second, context, &mut stream(0, "test", 0))
@@ -230,20 +211,18 @@ mod tests {
 
     #[test]
     fn the_mistaken_teacher_flips_a_tenth() {
-        let teacher = Teacher::named("mistake").unwrap();
+        let teacher = named("mistake");
         let flipped = share(&teacher, &[2.0], &[1.0], Label::Second);
         assert!((flipped - 0.1).abs() < 0.01, "{flipped}");
-        assert!((teacher.error_probability(1.0, &CONTEXT) - 0.1).abs() < 1e-12);
     }
 
     #[test]
     fn the_noisy_teacher_follows_bradley_terry_in_units_of_the_spread() {
-        let teacher = Teacher::named("noisy").unwrap();
+        let teacher = named("noisy");
         // Returns differ by one spread of 4: σ(1); with an absolute β: σ(4).
         assert!((share(&teacher, &[4.0], &[0.0], Label::First) - 0.7311).abs() < 0.012);
         let absolute = Teacher { beta_relative: false, ..teacher };
         assert!((share(&absolute, &[4.0], &[0.0], Label::First) - 0.9820).abs() < 0.006);
-        assert!((teacher.error_probability(4.0, &CONTEXT) - 0.2689).abs() < 1e-4);
     }
 
     #[test]
@@ -251,16 +230,16 @@ mod tests {
         let (early, late) =
             ([3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0]);
         assert_eq!(answer(&Teacher::default(), &early, &late, &CONTEXT), Label::First);
-        assert_eq!(answer(&Teacher::named("myopic").unwrap(), &early, &late, &CONTEXT), Label::Second);
+        assert_eq!(answer(&named("myopic"), &early, &late, &CONTEXT), Label::Second);
     }
 
     #[test]
     fn skip_and_equal_use_a_tenth_of_an_average_clip() {
         // An average clip earns 50; thresholds are 5.
-        let skip = Teacher::named("skip").unwrap();
+        let skip = named("skip");
         assert_eq!(answer(&skip, &[4.9], &[5.0], &CONTEXT), Label::Skip);
         assert_eq!(answer(&skip, &[4.9], &[5.1], &CONTEXT), Label::Second);
-        let equal = Teacher::named("equal").unwrap();
+        let equal = named("equal");
         assert_eq!(answer(&equal, &[10.0], &[14.9], &CONTEXT), Label::Equal);
         assert_eq!(answer(&equal, &[10.0], &[15.0], &CONTEXT), Label::Second);
         // Negative returns: an average clip earns −50.
@@ -276,7 +255,7 @@ mod tests {
         let unknown = TeacherContext { mean_episode_return: None, ..CONTEXT };
         for compat in [false, true] {
             for name in ["skip", "equal"] {
-                let teacher = Teacher { bpref_compat: compat, ..Teacher::named(name).unwrap() };
+                let teacher = Teacher { bpref_compat: compat, ..named(name) };
                 for (first, second) in [(-90.0, -60.0), (4.9, 5.0), (-1e-9, 0.0), (0.0, 1e-9)] {
                     assert_eq!(answer(&teacher, &[first], &[second], &unknown), Label::Second, "{name}");
                 }
@@ -284,12 +263,12 @@ mod tests {
         }
         // A mean return of zero is known: whoever earns no more than it is skipped.
         let zero = TeacherContext { mean_episode_return: Some(0.0), ..CONTEXT };
-        assert_eq!(answer(&Teacher::named("skip").unwrap(), &[-1.0], &[-2.0], &zero), Label::Skip);
+        assert_eq!(answer(&named("skip"), &[-1.0], &[-2.0], &zero), Label::Skip);
     }
 
     #[test]
     fn bpref_compat_squares_epsilon_after_the_first_session() {
-        let equal = Teacher { bpref_compat: true, ..Teacher::named("equal").unwrap() };
+        let equal = Teacher { bpref_compat: true, ..named("equal") };
         let later = TeacherContext { sessions_before: 1, ..CONTEXT };
         assert_eq!(answer(&equal, &[10.0], &[14.9], &CONTEXT), Label::Equal);
         assert_eq!(answer(&equal, &[10.0], &[14.9], &later), Label::Second);

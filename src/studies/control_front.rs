@@ -136,7 +136,7 @@ pub struct ControlRow {
 #[derive(Debug, thiserror::Error)]
 pub enum ControlFrontError {
     /// A task without tastes.
-    #[error("{env}: has no tastes to weigh: choose reacher, pendulum or inverted-pendulum")]
+    #[error("{env}: has no tastes to weigh: choose {}", with_tastes().collect::<Vec<_>>().join(", "))]
     NoTastes {
         /// The task.
         env: String,
@@ -164,6 +164,11 @@ pub enum ControlFrontError {
         /// Why.
         error: std::io::Error,
     },
+}
+
+/// The tasks that have tastes.
+fn with_tastes() -> impl Iterator<Item = &'static str> {
+    pairwise_envs::tasks().map(|spec| spec.id).filter(|id| pairwise_envs::tastes(id).is_some())
 }
 
 /// The two tastes of a task: what it is about, and little effort.
@@ -557,7 +562,7 @@ fn evaluation_rng(seed: u64, env: usize, episode: u64) -> Rng {
 mod tests {
     use burn::tensor::Device;
 
-    use super::{ControlFrontConfig, ControlMethod, mixed, pretrained, returns, seed, table, tastes};
+    use super::{ControlFrontConfig, ControlMethod, mixed, pretrained, returns, seed, table, tastes, with_tastes};
     use crate::control::rl::evaluate::evaluate;
     use crate::control::rl::ppo::PpoConfig;
     use crate::control::run::policy::{Policy, mixable};
@@ -578,7 +583,7 @@ mod tests {
 
     #[test]
     fn every_task_with_tastes_has_a_front_whose_ends_are_shared() {
-        for env in ["reacher", "pendulum", "inverted-pendulum"] {
+        for env in with_tastes() {
             let config = small(env);
             config.validate().unwrap();
             let folder = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ use crate::lm::dpo::{self, Dpo, Reference};
 use crate::lm::error::LmError;
 use crate::lm::folder::with_scores;
 use crate::lm::gold::Gold;
-use crate::lm::loss::{LossConfig, LossKind};
+use crate::lm::loss::{IPO_SUM, Loss, LossConfig, SIGMOID};
 use crate::lm::model::Decoder;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo, PpoConfig};
@@ -41,6 +41,7 @@ use crate::studies::beginning::{
     Beginning, PAIR_PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, corpus_name, io,
     judged, optimizer, read_json, reward_model, same_config, unless, write_json,
 };
+use crate::table::Line;
 
 /// What is run.
 pub type FrontierConfig = Study<FrontierOwn>;
@@ -163,7 +164,7 @@ struct Recipe<'a> {
 /// How a method learns.
 enum Way {
     /// From comparisons, by a loss with this label smoothing; the setting is β.
-    Compares(LossKind, f64),
+    Compares(&'static Line<Loss>, f64),
     /// From the chosen completions.
     Imitates,
     /// PPO on the reward model, with a target for the divergence.
@@ -179,9 +180,9 @@ impl Method {
     fn recipe(self, config: &FrontierOwn) -> Recipe<'_> {
         let of = |name, settings, way| Recipe { name, settings, way };
         match self {
-            Self::Dpo => of("DPO", &config.betas, Way::Compares(LossKind::Sigmoid, 0.0)),
-            Self::Cdpo => of("cDPO", &config.betas, Way::Compares(LossKind::Sigmoid, 0.1)),
-            Self::Ipo => of("IPO", &config.betas, Way::Compares(LossKind::IpoSum, 0.0)),
+            Self::Dpo => of("DPO", &config.betas, Way::Compares(&SIGMOID, 0.0)),
+            Self::Cdpo => of("cDPO", &config.betas, Way::Compares(&SIGMOID, 0.1)),
+            Self::Ipo => of("IPO", &config.betas, Way::Compares(&IPO_SUM, 0.0)),
             Self::Ppo => of("PPO", &config.target_kls, Way::ReinforcesLearned),
             Self::PpoGold => of("PPO, true reward", &config.target_kls, Way::ReinforcesGold),
             // Its one setting is the learning rate.

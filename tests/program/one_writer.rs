@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use pairwise::control::run::{RunError, past};
 use pairwise::disk::DiskError;
 use pairwise::disk::lock::{Claim, Holder, LOCK, LockError};
-use pairwise::engine::language::{Begin, LanguageEngine, Phase as LanguagePhase};
-use pairwise::engine::{Command as Ask, Engine};
+use pairwise::engine::book::Saying;
+use pairwise::engine::language::{Begin, LanguageEngine, LanguagePhase};
+use pairwise::engine::run::{RunCommand, RunEngine};
 use pairwise::lm::teach::TeachConfig;
 use pairwise::preference::Label;
 use pairwise::preference::ledger::{first_difference, read_events};
@@ -172,7 +173,7 @@ fn a_run_has_one_writer_and_any_number_of_readers() {
     }
     writer.is_named_in(&refused(folder, &["resume", "run"]));
     // In the window: opening, and deleting.
-    let opened = Engine::open(&folder.join("run"), || {});
+    let opened = RunEngine::open(&folder.join("run"), || {});
     assert!(matches!(opened, Err(RunError::Disk(DiskError::Lock(LockError::Held { .. })))));
     let deleted = past::delete(&folder.join("run")).unwrap_err();
     writer.is_named_in(&deleted.to_string());
@@ -255,18 +256,18 @@ fn what_the_other_process_does() {
     (config.ppo.rollout_steps, config.ppo.epochs, config.ppo.hidden) = (64, 1, vec![8]);
     (config.reward_model.hidden, config.reward_model.members) = (vec![8], 2);
     (config.reward_model.first_steps, config.reward_model.steps) = (2, 1);
-    let engine = Engine::start(config, &path, || {}).unwrap();
+    let engine = RunEngine::start(config, &path, || {}).unwrap();
     let mut out = std::io::stdout();
     loop {
         let view = engine.view();
-        let Some(pair) = view.questions.first() else {
-            assert!(!engine.ended(), "{:?}", view.phase);
+        let Some(pair) = view.next() else {
+            assert!(!view.ended(), "{:?}", view.phase);
             std::thread::sleep(Duration::from_millis(1));
             continue;
         };
-        engine.send(Ask::Answer { query: pair.query, label: Label::First, seconds: 0.5 }).unwrap();
-        while !engine.view().labels.contains_key(&pair.query) {
-            assert!(!engine.ended(), "{:?} {:?}", engine.view().phase, engine.view().messages);
+        engine.send(RunCommand::Say(Saying::Answer { query: pair.query, label: Label::First, seconds: 0.5 })).unwrap();
+        while !engine.view().answers.labels.contains_key(&pair.query) {
+            assert!(!engine.view().ended(), "{:?} {:?}", engine.view().phase, engine.view().messages);
             std::thread::sleep(Duration::from_millis(1));
         }
         writeln!(out, "acknowledged {}", pair.query).unwrap();
@@ -289,7 +290,8 @@ fn a_teaching_session_has_one_writer() {
     let phase = || {
         let engine = LanguageEngine::start(Begin::Open, &path, || {});
         let since = Instant::now();
-        while !engine.ended() && !matches!(engine.view().phase, LanguagePhase::Writing | LanguagePhase::Waiting) {
+        while !engine.view().ended() && !matches!(engine.view().phase, LanguagePhase::Writing | LanguagePhase::Waiting)
+        {
             assert!(since.elapsed() < Duration::from_secs(120), "{:?}", engine.view().phase);
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -359,10 +361,10 @@ fn a_hundred_stops_of_the_writer_lose_nothing() {
         assert_eq!(line["iteration"], i, "one line for every iteration");
     }
     // It opens, and every answer is in force.
-    let engine = Engine::open(&run, || {}).unwrap();
+    let engine = RunEngine::open(&run, || {}).unwrap();
     let since = Instant::now();
-    while !acknowledged.iter().all(|query| engine.view().labels.contains_key(query)) {
-        assert!(since.elapsed() < Duration::from_secs(60) && !engine.ended(), "{:?}", engine.view().phase);
+    while !acknowledged.iter().all(|query| engine.view().answers.labels.contains_key(query)) {
+        assert!(since.elapsed() < Duration::from_secs(60) && !engine.view().ended(), "{:?}", engine.view().phase);
         std::thread::sleep(Duration::from_millis(5));
     }
 }

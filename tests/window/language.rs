@@ -14,15 +14,16 @@ use egui::Key;
 use egui::accesskit::Role;
 use egui_kittest::Harness;
 use egui_kittest::kittest::Queryable as _;
-use pairwise::app::{App, Options, Panel};
-use pairwise::engine::language::{Begin, Command, LanguageEngine, Phase, View};
+use pairwise::app::{App, Options};
+use pairwise::engine::book::Saying;
+use pairwise::engine::language::{Begin, LanguageCommand, LanguageEngine, LanguagePhase, LanguageView};
 use pairwise::engine::shelf::{Shelf, look};
 use pairwise::lm::diagnose::Estimate;
 use pairwise::lm::run::{LmConfig, PretrainConfig, StageKind, weights_sha256};
 use pairwise::lm::teach::folder::{TeachSession as Session, TeachSummary, create, questions, reports};
 use pairwise::lm::teach::{Material, TeachConfig, TeachQuestion as Question, TeachReport as Report, gold_label};
 use pairwise::preference::ledger::{Answer, Ledger, answers, read_events_unchecked};
-use pairwise::preference::query::Sampler;
+use pairwise::preference::query::{DISAGREEMENT, ENTROPY};
 use pairwise::preference::{Event, Label};
 use pairwise::studies::frontier::{Frontier, FrontierConfig, Method, Point};
 
@@ -92,7 +93,7 @@ fn a_ledger_replays_to_the_same_bits_from_the_start_and_from_a_checkpoint_with_a
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session");
     let mut config = lesson(&model(folder.path(), 60));
-    (config.sampler, config.candidates) = (Sampler::Entropy, 12);
+    (config.sampler, config.candidates) = (&ENTROPY, 12);
     (config.answers_per_update, config.steps_per_update, config.checkpoint_every) = (4, 3, 0);
     create(&path, &config).unwrap();
     let (mut session, mut ledger, _) = open(&path);
@@ -246,7 +247,7 @@ fn what_does_not_fit_is_named() {
     let file = folder.path().join("prompts.txt");
     std::fs::write(&file, "\n\n").unwrap();
     let cases: [(Change<'_>, &str); 6] = [
-        (&|config| config.sampler = Sampler::Disagreement, "sampler = disagreement: needs an ensemble"),
+        (&|config| config.sampler = &DISAGREEMENT, "sampler = disagreement: needs an ensemble"),
         (&|config| config.max_new_tokens = 96, "below the model's context, 96 tokens"),
         (&|config| config.steps_per_update = 0, "steps_per_update = 0"),
         (&|config| config.loss.beta = 0.0, "loss.beta = 0"),
@@ -305,7 +306,7 @@ fn another_model_than_the_answers_were_about_is_found_out() {
 // ------------------------------------------------------------------------------------------------------------ the engine
 
 /// Looks at the view until it is as wanted.
-fn wait(engine: &LanguageEngine, wanted: impl Fn(&View) -> bool) -> View {
+fn wait(engine: &LanguageEngine, wanted: impl Fn(&LanguageView) -> bool) -> LanguageView {
     let began = Instant::now();
     loop {
         let view = engine.view();
@@ -313,17 +314,17 @@ fn wait(engine: &LanguageEngine, wanted: impl Fn(&View) -> bool) -> View {
             return view;
         }
         assert!(began.elapsed() < Duration::from_secs(120), "still {:?}: {:?}", view.phase, view.messages);
-        assert!(!matches!(view.phase, Phase::Failed(_)), "{:?}", view.phase);
+        assert!(!matches!(view.phase, LanguagePhase::Failed(_)), "{:?}", view.phase);
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
 /// Answers the next question and waits until the answer is safe.
 fn answer(engine: &LanguageEngine) -> Arc<Question> {
-    let question = Arc::clone(&wait(engine, |view| !view.questions.is_empty()).questions[0]);
+    let question = Arc::clone(wait(engine, |view| view.next().is_some()).next().unwrap());
     let label = if question.ids[0].len() > question.ids[1].len() { Label::First } else { Label::Second };
-    engine.send(Command::Answer { query: question.query, label, seconds: 0.5 }).unwrap();
-    wait(engine, |view| view.labels.contains_key(&question.query));
+    engine.send(LanguageCommand::Say(Saying::Answer { query: question.query, label, seconds: 0.5 })).unwrap();
+    wait(engine, |view| view.answers.labels.contains_key(&question.query));
     question
 }
 
@@ -351,15 +352,15 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     let path = folder.path().join("session");
     let engine = LanguageEngine::start(Begin::New(Box::new(config)), &path, || {});
     let mut given: Vec<u64> = (0..4).map(|_| answer(&engine).query).collect();
-    engine.send(Command::Undo { query: given[1] }).unwrap();
-    engine.send(Command::Relabel { query: given[2], label: Label::Equal }).unwrap();
-    wait(&engine, |view| view.labels[&given[2]].label == Label::Equal);
+    engine.send(LanguageCommand::Say(Saying::Undo { query: given[1] })).unwrap();
+    engine.send(LanguageCommand::Say(Saying::Relabel { query: given[2], label: Label::Equal })).unwrap();
+    wait(&engine, |view| view.answers.labels[&given[2]].label == Label::Equal);
     // While it learns, or not: what is on the disk now is what a kill would leave.
     let killed = folder.path().join("killed");
     copy(&path, &killed);
     given.extend((0..3).map(|_| answer(&engine).query));
-    wait(&engine, |view| view.phase == Phase::Waiting && view.reports.len() == 3);
-    engine.send(Command::Compare { text: "The tea".to_owned(), draw: 0 }).unwrap();
+    wait(&engine, |view| view.phase == LanguagePhase::Waiting && view.reports.len() == 3);
+    engine.send(LanguageCommand::Compare { text: "The tea".to_owned(), draw: 0 }).unwrap();
     let shown = wait(&engine, |view| view.comparison.is_some()).comparison.unwrap();
     assert_eq!((shown.text.as_str(), shown.updates), ("The tea", 2));
     engine.close();
@@ -371,13 +372,16 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     assert!(path.join("model/model.safetensors").is_file() && path.join("model/tokenizer.json").is_file());
 
     let engine = LanguageEngine::start(Begin::Open, &killed, || {});
-    let view = wait(&engine, |view| view.phase == Phase::Waiting);
-    assert_eq!(view.answered.iter().map(|question| question.query).collect::<Vec<_>>(), given[..4]);
-    assert_eq!((view.labels[&given[1]].label, view.labels[&given[2]].label), (Label::Skip, Label::Equal));
+    let view = wait(&engine, |view| view.phase == LanguagePhase::Waiting);
+    assert_eq!(view.answers.answered[..], given[..4]);
+    assert_eq!(
+        (view.answers.labels[&given[1]].label, view.answers.labels[&given[2]].label),
+        (Label::Skip, Label::Equal)
+    );
     // What was undone is asked again, also after the restart, until it is answered.
-    assert_eq!(view.undone, [given[1]]);
-    engine.send(Command::Relabel { query: given[1], label: Label::First }).unwrap();
-    wait(&engine, |view| view.undone.is_empty());
+    assert_eq!(view.answers.undone, [given[1]]);
+    engine.send(LanguageCommand::Say(Saying::Relabel { query: given[1], label: Label::First })).unwrap();
+    wait(&engine, |view| view.answers.undone.is_empty());
     engine.close();
 
     // Without its checkpoints everything is repeated from the ledger.
@@ -385,8 +389,8 @@ fn a_killed_session_loses_no_answer_and_its_ledger_replays_to_the_same_weights()
     copy(&path, &again);
     std::fs::remove_dir_all(again.join("checkpoints")).unwrap();
     let engine = LanguageEngine::start(Begin::Open, &again, || {});
-    let view = wait(&engine, |view| view.phase == Phase::Waiting);
-    assert_eq!((view.reports.len(), view.given), (3, 7 - closed.answered));
+    let view = wait(&engine, |view| view.phase == LanguagePhase::Waiting);
+    assert_eq!((view.reports.len(), view.given()), (3, 7 - closed.answered));
     engine.close();
     assert_eq!(summary(&again).weights_sha256, closed.weights_sha256);
     let (_, events, torn) = Ledger::open(&again.join("labels.jsonl")).unwrap();
@@ -401,7 +405,7 @@ fn what_cannot_be_taught_is_refused_with_a_reason() {
         let engine = LanguageEngine::start(Begin::New(Box::new(config)), &path, || {});
         let began = Instant::now();
         loop {
-            if let Phase::Failed(reason) = engine.view().phase {
+            if let LanguagePhase::Failed(reason) = engine.view().phase {
                 return reason;
             }
             assert!(began.elapsed() < Duration::from_secs(60), "{:?}", engine.view().phase);
@@ -578,7 +582,7 @@ fn without_a_model_a_small_one_is_trained_and_taught() {
     let folder = tempfile::tempdir().unwrap();
     let options = Options {
         runs: folder.path().to_owned(),
-        panel: Some(Panel::Language),
+        panel: Some("language".to_owned()),
         least_seconds: Some(0.0),
         ..Options::default()
     };
@@ -641,7 +645,7 @@ fn a_frontier_is_found_and_shown_beside_a_session() {
 
     let options = Options {
         runs: folder.path().to_owned(),
-        panel: Some(Panel::Language),
+        panel: Some("language".to_owned()),
         least_seconds: Some(0.0),
         ..Options::default()
     };
@@ -694,7 +698,7 @@ fn what_the_shelf_cannot_read_is_shown_with_the_reason() {
     assert_eq!(problems.len(), 6, "{problems:?}");
     assert_eq!(shelf.sessions.len(), 2, "one with a bad ledger is still in the list");
 
-    let options = Options { runs: folder.path().to_owned(), panel: Some(Panel::Language), ..Options::default() };
+    let options = Options { runs: folder.path().to_owned(), panel: Some("language".to_owned()), ..Options::default() };
     let mut harness = window(options);
     until(&mut harness, "Cannot be read");
     until(&mut harness, "tampered/labels.jsonl: line 1: ");

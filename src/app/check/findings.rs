@@ -2,8 +2,9 @@
 
 use egui::{Align, Button, Label as Text, Layout, RichText, ScrollArea, Sense, Stroke, TextEdit, Ui, pos2, vec2};
 
-use super::{Open, Request};
+use super::open::{CheckRequest, OpenCheck};
 use crate::app::theme::Theme;
+use crate::app::widgets::card;
 use crate::evals::validate::folder::Wanted;
 use crate::evals::validate::rater_name;
 use crate::evals::validate::report::{Disagreement, ValidationReport, chosen, table};
@@ -12,20 +13,20 @@ use crate::evals::validate::report::{Disagreement, ValidationReport, chosen, tab
 const BARS: f32 = 64.0;
 
 /// Shows where raters and the set disagree.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, requests: &mut Vec<Request>) {
+pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut OpenCheck, requests: &mut Vec<CheckRequest>) {
     let Some(report) = &open.report else { return };
     ui.horizontal(|ui| {
         ui.heading("What people found");
         ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
             if ui.button("Close").on_hover_text("Back to all validations").clicked() {
-                requests.push(Request::Close);
+                requests.push(CheckRequest::Close);
             }
             let named = rater_name(&open.other).is_ok();
             let hint = "They answer the same questions, in an order of their own, and see none of this";
             let begin = ui.add_enabled(named, Button::new("Begin as another rater")).on_hover_text(hint);
             if begin.on_disabled_hover_text("Write their name first").clicked() {
                 let (path, rater) = (open.validation.path.clone(), open.other.clone());
-                requests.push(Request::Begin { path, wanted: Wanted::default(), rater });
+                requests.push(CheckRequest::Begin { path, wanted: Wanted::default(), rater });
             }
             // Laid out from the right: the field comes before its name.
             let edit = ui.add(TextEdit::singleline(&mut open.other).hint_text("name").desired_width(120.0));
@@ -49,7 +50,7 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, requests: &mut V
     ui.label(RichText::new(text).strong());
     ui.add_space(2.0);
     ScrollArea::vertical().id_salt("disagreements").auto_shrink(false).show(ui, |ui| {
-        report.disagreements.iter().for_each(|disagreement| card(ui, theme, disagreement));
+        report.disagreements.iter().for_each(|disagreement| disagreed(ui, theme, disagreement));
     });
 }
 
@@ -113,10 +114,8 @@ fn bars(ui: &mut Ui, theme: &Theme, counts: [usize; 5]) {
     ui.painter().hline(rect.x_range(), ground, Stroke::new(1.0, theme.outline));
 }
 
-fn card(ui: &mut Ui, theme: &Theme, disagreement: &Disagreement) {
-    let frame = egui::Frame::new().fill(theme.card).stroke(Stroke::new(1.0, theme.outline));
-    frame.corner_radius(8).inner_margin(10).show(ui, |ui| {
-        ui.set_min_width(ui.available_width());
+fn disagreed(ui: &mut Ui, theme: &Theme, disagreement: &Disagreement) {
+    card(ui, theme, 10, |ui| {
         ui.add(Text::new(&disagreement.text).wrap());
         ui.horizontal_wrapped(|ui| {
             let sure = disagreement.label_confidence.map(|sure| format!(" ({:.0} % sure)", 100.0 * sure));

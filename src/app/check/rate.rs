@@ -1,18 +1,17 @@
 //! One question after the other, by keys.
 
-use std::time::Instant;
-
 use egui::{Button, Color32, FontId, Key, Label as Text, ProgressBar, RichText, ScrollArea, Stroke, Ui, vec2};
 
-use super::{Chosen, Label, Open, Request};
+use super::open::{CheckRequest, Choice, Draft, OpenCheck};
+use crate::app::compare::pressed;
 use crate::app::theme::Theme;
-use crate::app::{once_a_press, too_early};
+use crate::app::widgets::{card, facts, main_button};
 use crate::evals::validate::{Turn, asked};
 
 /// What a key or a button does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Do {
-    Choose(Label),
+    Choose(Choice),
     Relevance(u8),
     Ambiguous,
     Undo,
@@ -22,10 +21,10 @@ enum Do {
 const KEYS: [(Key, Do); 11] = [
     (Key::Z, Do::Undo),
     (Key::A, Do::Ambiguous),
-    (Key::ArrowLeft, Do::Choose(Label::Left)),
-    (Key::ArrowRight, Do::Choose(Label::Right)),
-    (Key::ArrowDown, Do::Choose(Label::CannotTell)),
-    (Key::ArrowUp, Do::Choose(Label::CannotTell)),
+    (Key::ArrowLeft, Do::Choose(Choice::Left)),
+    (Key::ArrowRight, Do::Choose(Choice::Right)),
+    (Key::ArrowDown, Do::Choose(Choice::CannotTell)),
+    (Key::ArrowUp, Do::Choose(Choice::CannotTell)),
     (Key::Num1, Do::Relevance(1)),
     (Key::Num2, Do::Relevance(2)),
     (Key::Num3, Do::Relevance(3)),
@@ -46,8 +45,15 @@ const BELOW: f32 = 236.0;
 const LEAST: f32 = 120.0;
 
 /// Shows a question.
-pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, turn: Turn, least: f64, requests: &mut Vec<Request>) {
-    let mut wanted = keys(ui);
+pub(super) fn show(
+    ui: &mut Ui,
+    theme: &Theme,
+    open: &mut OpenCheck,
+    turn: Turn,
+    least: f64,
+    requests: &mut Vec<CheckRequest>,
+) {
+    let mut wanted = pressed(ui, &KEYS, true);
     let asked = asked(&open.validation.config, &open.validation.items[turn.item], turn);
     header(ui, theme, open);
     ui.add_space(4.0);
@@ -56,72 +62,69 @@ pub(super) fn show(ui: &mut Ui, theme: &Theme, open: &mut Open, turn: Turn, leas
     ui.add_space(8.0);
     ui.vertical_centered(|ui| ui.add(Text::new(RichText::new(&asked.question).size(18.0).strong()).wrap()));
     ui.add_space(6.0);
-    answers(ui, theme, open.chosen, &asked.answers, &mut wanted);
+    answers(ui, theme, open.draft, &asked.answers, &mut wanted);
     ui.add_space(10.0);
-    relevance(ui, theme, open.chosen, &mut wanted);
+    relevance(ui, theme, open.draft, &mut wanted);
     ui.add_space(8.0);
     ui.horizontal(|ui| {
-        let set = Button::selectable(open.chosen.ambiguous, "A  Ambiguous").frame_when_inactive(true);
+        let set = Button::selectable(open.draft.ambiguous, "A  Ambiguous").frame_when_inactive(true);
         if ui.add(set.min_size(vec2(130.0, 30.0))).on_hover_text("It can be understood in several ways (A)").clicked() {
             wanted.push(Do::Ambiguous);
         }
         undo(ui, open, &mut wanted);
         ui.weak("The answer is kept, and the next question comes, once both are chosen");
     });
-    too_early(ui, theme, open.early);
+    open.early.say(ui, theme);
     wanted.into_iter().for_each(|wanted| act(open, turn, wanted, least, requests));
 }
 
-/// Shows that all is answered.
-pub(super) fn done(ui: &mut Ui, theme: &Theme, open: &Open, requests: &mut Vec<Request>) {
-    let mut wanted = keys(ui);
+/// Says that everything is answered.
+pub(super) fn done(ui: &mut Ui, theme: &Theme, open: &OpenCheck, requests: &mut Vec<CheckRequest>) {
+    let mut wanted = pressed(ui, &KEYS, true);
     ui.add_space(60.0);
     ui.vertical_centered(|ui| {
         ui.heading("That was the last question");
         ui.label(format!("Thank you, {}: all {} are answered and kept.", open.rater, open.given));
         ui.label("The report shows the set's labels. Once you have seen it, your answers are final.");
         ui.add_space(12.0);
-        let text = RichText::new("Show the report").strong().color(theme.accent_text);
-        let button = Button::new(text).fill(theme.accent).min_size(vec2(160.0, 36.0));
-        if ui.add(button).on_hover_text("How far you agree with the set and with other raters").clicked() {
-            requests.push(Request::Report);
+        let button = main_button(ui, theme, "Show the report", true);
+        if button.on_hover_text("How far you agree with the set and with other raters").clicked() {
+            requests.push(CheckRequest::Report);
         }
         ui.add_space(4.0);
         undo(ui, open, &mut wanted);
     });
     if wanted.contains(&Do::Undo) {
-        requests.push(Request::Undo);
+        requests.push(CheckRequest::Undo);
     }
 }
 
-/// Who answers, how far they are, and the keys. Nothing of the set's labels, nothing of others' answers.
-pub(super) fn aside(ui: &mut Ui, theme: &Theme, open: &Open, requests: &mut Vec<Request>) {
+/// Who answers, how far they are, and the keys. It shows neither the set's labels nor others' answers.
+pub(super) fn aside(ui: &mut Ui, theme: &Theme, open: &OpenCheck, requests: &mut Vec<CheckRequest>) {
     let config = &open.validation.config;
     ui.label(RichText::new(config.name.replace(['-', '_'], " ")).strong()).on_hover_text(&config.set);
     if let Some(behaviour) = &config.behaviour {
         ui.label(format!("somebody who {behaviour}"));
     }
     ui.add_space(8.0);
-    let seconds = open.median.map_or("-".to_owned(), |median| format!("{:.1} s", median as f64 / 1e3));
+    let seconds = open.median.map_or("–".to_owned(), |median| format!("{:.1} s", median as f64 / 1e3));
     let rows = [
         ("rater", open.rater.clone(), "Who answers"),
-        ("answered", format!("{} of {}", open.given, open.turns.len()), "Each is on the disk when the next one comes"),
+        (
+            "answered",
+            format!("{} of {}", open.given, open.turns.len()),
+            "Each is on the disk before the next question appears",
+        ),
         ("time", seconds, "Median time from a question's appearance to its answer"),
     ];
-    egui::Grid::new("rater").num_columns(2).spacing([14.0, 4.0]).show(ui, |ui| {
-        for (name, value, hint) in rows {
-            ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
-            ui.label(RichText::new(value).strong()).on_hover_text(hint);
-            ui.end_row();
-        }
-    });
+    facts(ui, theme, "rater", &rows);
     ui.add_space(12.0);
     ui.label(RichText::new("Keys").strong());
     let keys = [
         ("← →", "the answer that somebody with the behaviour would give"),
         ("↓", "can't tell"),
-        ("1 … 5", "how much the question is about the behaviour: not at all, entirely"),
-        ("A", "it can be understood in several ways; before the others"),
+        ("1 to 5", "how much the question is about the behaviour: not at all, entirely"),
+        ("A", "it can be understood in several ways; press it before the others"),
         ("Z", "take the last answer back"),
     ];
     egui::Grid::new("keys").num_columns(2).spacing([14.0, 6.0]).show(ui, |ui| {
@@ -135,50 +138,38 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, open: &Open, requests: &mut Vec<
     ui.label("The set's labels and others' answers stay hidden until you have answered everything.");
     ui.add_space(8.0);
     if ui.button("Leave").on_hover_text("Back to all validations; every answer is kept, and you can go on").clicked() {
-        requests.push(Request::Close);
+        requests.push(CheckRequest::Close);
     }
 }
 
-fn keys(ui: &Ui) -> Vec<Do> {
-    if ui.ctx().egui_wants_keyboard_input() {
-        return Vec::new();
-    }
-    ui.input_mut(|input| {
-        once_a_press(input, |pressed| KEYS.iter().any(|(key, _)| *key == pressed));
-        let pressed = |(key, _): &&(Key, Do)| input.consume_key(egui::Modifiers::NONE, *key);
-        KEYS.iter().filter(pressed).map(|(_, wanted)| *wanted).collect()
-    })
-}
-
-fn act(open: &mut Open, turn: Turn, wanted: Do, least: f64, requests: &mut Vec<Request>) {
-    if wanted != Do::Undo && open.since.elapsed().as_secs_f64() < least {
-        open.early = Some(Instant::now());
+fn act(open: &mut OpenCheck, turn: Turn, wanted: Do, least: f64, requests: &mut Vec<CheckRequest>) {
+    // What is taken back was seen.
+    if open.early.seconds(open.since, if wanted == Do::Undo { 0.0 } else { least }).is_none() {
         return;
     }
-    open.early = None;
     match wanted {
         Do::Undo => {
-            requests.push(Request::Undo);
+            requests.push(CheckRequest::Undo);
             return;
         }
         Do::Ambiguous => {
-            open.chosen.ambiguous = !open.chosen.ambiguous;
+            open.draft.ambiguous = !open.draft.ambiguous;
             return;
         }
-        Do::Choose(label) => open.chosen.label = Some(label),
-        Do::Relevance(relevance) => open.chosen.relevance = Some(relevance),
+        Do::Choose(label) => open.draft.label = Some(label),
+        Do::Relevance(relevance) => open.draft.relevance = Some(relevance),
     }
-    let Chosen { label: Some(label), relevance: Some(relevance), ambiguous } = open.chosen else { return };
+    let Draft { label: Some(label), relevance: Some(relevance), ambiguous } = open.draft else { return };
     let answers = &open.validation.items[turn.item].answers;
     let label = match label {
-        Label::Left => Some(answers[turn.first].clone()),
-        Label::Right => Some(answers[1 - turn.first].clone()),
-        Label::CannotTell => None,
+        Choice::Left => Some(answers[turn.first].clone()),
+        Choice::Right => Some(answers[1 - turn.first].clone()),
+        Choice::CannotTell => None,
     };
-    requests.push(Request::Answer { turn, label, relevance, ambiguous });
+    requests.push(CheckRequest::Answer { turn, label, relevance, ambiguous });
 }
 
-fn header(ui: &mut Ui, theme: &Theme, open: &Open) {
+fn header(ui: &mut Ui, theme: &Theme, open: &OpenCheck) {
     let (given, of) = (open.given, open.turns.len());
     ui.horizontal(|ui| {
         let hint = "This question, and how many there are";
@@ -193,10 +184,8 @@ fn text(ui: &mut Ui, theme: &Theme, turn: Turn, text: &str, height: f32) {
     // Choices stand below each other, from the left.
     let long = text.contains('\n') || text.chars().count() > LONG;
     let font = FontId::proportional(LETTERS[usize::from(long)]);
-    let frame = egui::Frame::new().fill(theme.card).stroke(Stroke::new(1.0, theme.outline));
-    frame.corner_radius(10).inner_margin(20).show(ui, |ui| {
+    card(ui, theme, 20, |ui| {
         let room = height - 40.0;
-        ui.set_min_width(ui.available_width());
         let scroll = ScrollArea::vertical().id_salt(("text", turn.item, turn.repeat)).auto_shrink(false);
         scroll.max_height(room).show(ui, |ui| {
             let label = |ui: &mut Ui| ui.add(Text::new(RichText::new(text).font(font.clone())).wrap());
@@ -212,18 +201,18 @@ fn text(ui: &mut Ui, theme: &Theme, turn: Turn, text: &str, height: f32) {
     });
 }
 
-fn answers(ui: &mut Ui, theme: &Theme, chosen: Chosen, answers: &[String; 2], wanted: &mut Vec<Do>) {
+fn answers(ui: &mut Ui, theme: &Theme, draft: Draft, answers: &[String; 2], wanted: &mut Vec<Do>) {
     let spacing = ui.spacing().item_spacing.x;
     let width = (ui.available_width() - 2.0 * spacing) / 3.0;
     let [left, right] = answers;
-    let buttons: [(String, &str, Color32, Label); 3] = [
-        (format!("← {left}"), "Somebody with the behaviour would say this (left arrow)", theme.first, Label::Left),
-        ("↓ Can't tell".to_owned(), "Neither, or both (down arrow)", theme.weak_text, Label::CannotTell),
-        (format!("{right} →"), "Somebody with the behaviour would say this (right arrow)", theme.second, Label::Right),
+    let buttons: [(String, &str, Color32, Choice); 3] = [
+        (format!("← {left}"), "Somebody with the behaviour would say this (left arrow)", theme.first, Choice::Left),
+        ("↓ Can't tell".to_owned(), "Neither, or both (down arrow)", theme.weak_text, Choice::CannotTell),
+        (format!("{right} →"), "Somebody with the behaviour would say this (right arrow)", theme.second, Choice::Right),
     ];
     ui.horizontal(|ui| {
         for (name, hint, color, label) in buttons {
-            let on = chosen.label == Some(label);
+            let on = draft.label == Some(label);
             let fill = if on { theme.faint(color, 0.3) } else { theme.card };
             let button = Button::new(RichText::new(name).size(17.0)).wrap().fill(fill);
             let outline = Stroke::new(if on { 3.0 } else { 2.0 }, color);
@@ -234,12 +223,12 @@ fn answers(ui: &mut Ui, theme: &Theme, chosen: Chosen, answers: &[String; 2], wa
     });
 }
 
-fn relevance(ui: &mut Ui, theme: &Theme, chosen: Chosen, wanted: &mut Vec<Do>) {
+fn relevance(ui: &mut Ui, theme: &Theme, draft: Draft, wanted: &mut Vec<Do>) {
     ui.label("How much is the question about the behaviour?");
     let width = (ui.available_width() - 4.0 * ui.spacing().item_spacing.x) / 5.0;
     ui.horizontal(|ui| {
         for (relevance, name) in (1..).zip(["1  not at all", "2", "3", "4", "5  entirely"]) {
-            let on = chosen.relevance == Some(relevance);
+            let on = draft.relevance == Some(relevance);
             let fill = if on { theme.faint(theme.accent, 0.3) } else { theme.card };
             let button = Button::new(name).fill(fill).min_size(vec2(width, 34.0));
             if ui.add(button).on_hover_text(format!("Relevance {relevance} of 5 ({relevance})")).clicked() {
@@ -249,7 +238,7 @@ fn relevance(ui: &mut Ui, theme: &Theme, chosen: Chosen, wanted: &mut Vec<Do>) {
     });
 }
 
-fn undo(ui: &mut Ui, open: &Open, wanted: &mut Vec<Do>) {
+fn undo(ui: &mut Ui, open: &OpenCheck, wanted: &mut Vec<Do>) {
     let button = Button::new("Z  Undo").min_size(vec2(90.0, 30.0));
     let hint = "Take the last answer back, and see its question again (Z)";
     if ui.add_enabled(open.given > 0, button).on_hover_text(hint).clicked() {

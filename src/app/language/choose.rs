@@ -2,22 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use egui::{Button, ComboBox, DragValue, RichText, Role, ScrollArea, Stroke, TextEdit, Ui, WidgetInfo};
+use egui::{DragValue, RichText, ScrollArea, TextEdit, Ui};
 
-use super::{Request, short};
+use super::session::{LanguageRequest, short};
 use crate::app::theme::Theme;
-use crate::app::unreadable;
+use crate::app::widgets::{begin_button, card, choice, named, number, unreadable};
 use crate::engine::free_folder;
 use crate::engine::language::{Begin, Making};
 use crate::engine::shelf::{self, Shelf};
 use crate::lm::run::{LmConfig, PretrainConfig, SIZES, StageKind};
-use crate::lm::teach::{REVIEWS, TeachConfig};
-use crate::preference::query::Sampler;
+use crate::lm::teach::{REVIEWS, TeachConfig, samplers};
 
 /// What is chosen so far.
 pub(super) struct Choose {
     /// Which model; `None` until the shelf is read.
-    model: Option<Chosen>,
+    model: Option<ModelChoice>,
     /// Size of a model that is made, one of [`SIZES`].
     size: usize,
     /// Texts that it reads.
@@ -33,7 +32,7 @@ pub(super) struct Choose {
 
 /// A model to begin with.
 #[derive(Debug, Clone, PartialEq)]
-enum Chosen {
+enum ModelChoice {
     /// One of the shelf.
     Found(PathBuf),
     /// One that is made.
@@ -72,7 +71,14 @@ impl Default for Choose {
 
 impl Choose {
     /// Shows the choice.
-    pub(super) fn show(&mut self, ui: &mut Ui, theme: &Theme, shelf: &Shelf, runs: &Path, requests: &mut Vec<Request>) {
+    pub(super) fn show(
+        &mut self,
+        ui: &mut Ui,
+        theme: &Theme,
+        shelf: &Shelf,
+        runs: &Path,
+        requests: &mut Vec<LanguageRequest>,
+    ) {
         ScrollArea::vertical().id_salt("choose").auto_shrink(false).show(ui, |ui| {
             ui.set_max_width(ui.available_width().min(860.0));
             ui.heading("Teach a language model by comparing");
@@ -81,43 +87,28 @@ impl Choose {
                  from all of them, by DPO, and writes the next pairs.",
             );
             ui.add_space(10.0);
-            card(ui, theme, "1 · The model to begin with", |ui| self.models(ui, theme, shelf));
+            titled(ui, theme, "1 · The model to begin with", |ui| self.models(ui, theme, shelf));
             ui.add_space(8.0);
-            card(ui, theme, "2 · What it completes", |ui| self.prompts(ui));
+            titled(ui, theme, "2 · What it completes", |ui| self.prompts(ui));
             ui.add_space(8.0);
-            card(ui, theme, "3 · How it learns", |ui| self.settings(ui));
+            titled(ui, theme, "3 · How it learns", |ui| self.settings(ui));
             ui.add_space(10.0);
-            let begin = self.begin(runs);
-            ui.horizontal_wrapped(|ui| {
-                let text = RichText::new("Start teaching").strong().color(theme.accent_text);
-                let button = Button::new(text).fill(theme.accent).min_size(egui::vec2(140.0, 36.0));
-                let clicked = ui.add_enabled(begin.is_ok(), button).clicked();
-                match begin {
-                    Ok((begin, path)) => {
-                        ui.weak(format!("in {}", path.display()))
-                            .on_hover_text("Folder of the session: answers, completions, measures, model");
-                        if clicked {
-                            requests.push(Request::Begin(begin, path));
-                        }
-                    }
-                    Err(reason) => {
-                        ui.weak(reason);
-                    }
-                }
-            });
+            let words = ("in", "Folder of the session: answers, completions, measures, model");
+            let begin = begin_button(ui, theme, "Start teaching", words, false, self.begin(runs));
+            requests.extend(begin.map(|(begin, path)| LanguageRequest::Begin(begin, path)));
         });
     }
 
     fn models(&mut self, ui: &mut Ui, theme: &Theme, shelf: &Shelf) {
         if self.model.is_none() {
-            self.model = shelf.models.first().map(|model| Chosen::Found(model.path.clone()));
+            self.model = shelf.models.first().map(|model| ModelChoice::Found(model.path.clone()));
         }
-        let mut chosen = self.model.clone().unwrap_or(Chosen::Make);
+        let mut chosen = self.model.clone().unwrap_or(ModelChoice::Make);
         if !shelf.models.is_empty() || !shelf.unfinished.is_empty() {
             ScrollArea::vertical().id_salt("models").max_height(LIST).auto_shrink([false, true]).show(ui, |ui| {
                 for model in &shelf.models {
                     ui.horizontal(|ui| {
-                        ui.radio_value(&mut chosen, Chosen::Found(model.path.clone()), &model.name)
+                        ui.radio_value(&mut chosen, ModelChoice::Found(model.path.clone()), &model.name)
                             .on_hover_text(model.path.display().to_string());
                         if model.parameters > 0 {
                             ui.weak(parameters(model.parameters)).on_hover_text("Parameters");
@@ -125,51 +116,39 @@ impl Choose {
                     });
                 }
                 for path in &shelf.unfinished {
-                    ui.radio_value(&mut chosen, Chosen::Finish(path.clone()), format!("Finish {}", short(path)))
+                    ui.radio_value(&mut chosen, ModelChoice::Finish(path.clone()), format!("Finish {}", short(path)))
                         .on_hover_text("Its training was stopped before its end; it goes on from its last checkpoint");
                 }
             });
         }
         ui.horizontal_wrapped(|ui| {
-            ui.radio_value(&mut chosen, Chosen::Make, "Train a small one now").on_hover_text(
+            ui.radio_value(&mut chosen, ModelChoice::Make, "Train a small one now").on_hover_text(
                 "A fresh model reads reviews that the program writes itself; then teaching begins. Nothing is downloaded",
             );
-            if chosen == Chosen::Make {
-                let name = ui.label("size").id;
-                ComboBox::from_id_salt("size")
-                    .selected_text(SIZES[self.size].0)
-                    .width(64.0)
-                    .show_ui(ui, |ui| {
-                        for (i, (name, ..)) in SIZES.iter().enumerate() {
-                            ui.selectable_value(&mut self.size, i, *name);
-                        }
-                    })
-                    .response
-                    .labelled_by(name)
-                    .on_hover_text("Parameters. A million learns to write reviews in some minutes");
-                let name = ui.label("texts").id;
-                ui.add(DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100))
-                    .labelled_by(name)
-                    .on_hover_text("Reviews that it reads once; twice as many take twice as long");
+            if chosen == ModelChoice::Make {
+                let hint = "Parameters. A million learns to write reviews in some minutes";
+                choice(ui, "size", hint, &SIZES.map(|(name, ..)| name), &mut self.size);
+                let hint = "Reviews that it reads, each once; twice as many take twice as long";
+                number(ui, "texts", hint, DragValue::new(&mut self.texts).range(100..=1_000_000).speed(100));
             }
         });
         ui.horizontal(|ui| {
-            let name = ui.radio_value(&mut chosen, Chosen::Other, "Another folder").on_hover_text(
+            let name = ui.radio_value(&mut chosen, ModelChoice::Other, "Another folder").on_hover_text(
                 "A Hugging Face folder: config.json, model.safetensors, tokenizer.json (Llama, Mistral, Qwen2, GPT-2)",
             );
             let edit = TextEdit::singleline(&mut self.folder).hint_text("path of the folder").desired_width(280.0);
             if ui.add(edit).labelled_by(name.id).changed() {
-                chosen = Chosen::Other;
+                chosen = ModelChoice::Other;
             }
         });
-        if chosen == Chosen::Other
+        if chosen == ModelChoice::Other
             && !self.folder.trim().is_empty()
             && let Err(reason) = shelf::parameters(Path::new(self.folder.trim()))
         {
             ui.colored_label(theme.error, reason);
         }
         // Nothing is chosen for the user before the shelf was read.
-        if self.model.is_some() || chosen != Chosen::Make {
+        if self.model.is_some() || chosen != ModelChoice::Make {
             self.model = Some(chosen);
         }
     }
@@ -193,10 +172,6 @@ impl Choose {
     fn settings(&mut self, ui: &mut Ui) {
         let config = &mut self.config;
         egui::Grid::new("settings").num_columns(4).spacing([14.0, 6.0]).show(ui, |ui| {
-            let number = |ui: &mut Ui, name: &str, hint: &str, value: DragValue<'_>| {
-                let name = ui.label(name).on_hover_text(hint).id;
-                ui.add(value).labelled_by(name).on_hover_text(hint);
-            };
             let hint = "The model learns after so many answers; you go on answering meanwhile";
             number(
                 ui,
@@ -221,19 +196,12 @@ impl Choose {
             number(ui, "Learning rate", hint, rate);
             let hint =
                 "Which pairs you are asked about: any, or those where the model is least sure what you would say";
-            let name = ui.label("Questions").on_hover_text(hint).id;
-            let text = |sampler: Sampler| if sampler == Sampler::Entropy { "least sure" } else { "at random" };
-            ComboBox::from_id_salt("sampler")
-                .selected_text(text(config.sampler))
-                .width(90.0)
-                .show_ui(ui, |ui| {
-                    for sampler in [Sampler::Uniform, Sampler::Entropy] {
-                        ui.selectable_value(&mut config.sampler, sampler, text(sampler));
-                    }
-                })
-                .response
-                .labelled_by(name)
-                .on_hover_text(hint);
+            let (hint, samplers) = (format!("{hint}. Now: {}", config.sampler.summary), samplers().collect::<Vec<_>>());
+            let names: Vec<&str> = samplers.iter().map(|sampler| sampler.name).collect();
+            let mut chosen = samplers.iter().position(|sampler| *sampler == config.sampler).unwrap_or_default();
+            if choice(ui, "Questions", &hint, &names, &mut chosen) {
+                config.sampler = samplers[chosen];
+            }
             ui.end_row();
         });
     }
@@ -261,15 +229,15 @@ impl Choose {
             let folder = folder(&config.model);
             (Begin::Make(Box::new(config), Box::new(Making { config: making, path })), folder)
         };
-        match self.model.as_ref().unwrap_or(&Chosen::Make) {
-            Chosen::Found(model) => Ok(found(model)),
-            Chosen::Make => {
+        match self.model.as_ref().unwrap_or(&ModelChoice::Make) {
+            ModelChoice::Found(model) => Ok(found(model)),
+            ModelChoice::Make => {
                 let path = free_folder(runs, &format!("reviews-{}", SIZES[self.size].0));
                 Ok(make(path, self.pretraining()))
             }
-            Chosen::Finish(path) => Ok(make(path.clone(), self.pretraining())),
-            Chosen::Other if self.folder.trim().is_empty() => Err("Name the model's folder".to_owned()),
-            Chosen::Other => {
+            ModelChoice::Finish(path) => Ok(make(path.clone(), self.pretraining())),
+            ModelChoice::Other if self.folder.trim().is_empty() => Err("Name the model's folder".to_owned()),
+            ModelChoice::Other => {
                 let model = PathBuf::from(self.folder.trim());
                 shelf::parameters(&model).map(|_| found(&model))
             }
@@ -296,7 +264,7 @@ pub(super) fn sessions(
     shelf: &Shelf,
     runs: &Path,
     read: bool,
-    requests: &mut Vec<Request>,
+    requests: &mut Vec<LanguageRequest>,
 ) {
     unreadable(ui, theme, runs, &shelf.damaged);
     ui.label(RichText::new("Earlier sessions").strong());
@@ -308,9 +276,7 @@ pub(super) fn sessions(
     }
     ScrollArea::vertical().id_salt("earlier").auto_shrink(false).show(ui, |ui| {
         for session in &shelf.sessions {
-            let frame = egui::Frame::new().fill(theme.card).stroke(Stroke::new(1.0, theme.outline));
-            frame.corner_radius(8).inner_margin(8).show(ui, |ui| {
-                ui.set_min_width(ui.available_width());
+            card(ui, theme, 8, |ui| {
                 ui.label(RichText::new(&session.name).strong()).on_hover_text(session.path.display().to_string());
                 let model = short(&session.config.model);
                 let state = match &session.last {
@@ -321,11 +287,8 @@ pub(super) fn sessions(
                 };
                 ui.weak(format!("{model} · {state}"))
                     .on_hover_text("Answers that have taken effect, and the divergence of the model from its start");
-                let button = ui.button("Resume");
-                let name = format!("Resume {}", session.name);
-                button.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
-                if button.on_hover_text("Go on where it was left").clicked() {
-                    requests.push(Request::Begin(Begin::Open, session.path.clone()));
+                if named(ui, "Resume", &format!("Resume {}", session.name), "Go on where it was left", true) {
+                    requests.push(LanguageRequest::Begin(Begin::Open, session.path.clone()));
                 }
             });
             ui.add_space(4.0);
@@ -333,10 +296,8 @@ pub(super) fn sessions(
     });
 }
 
-fn card(ui: &mut Ui, theme: &Theme, title: &str, content: impl FnOnce(&mut Ui)) {
-    let frame = egui::Frame::new().fill(theme.card).stroke(Stroke::new(1.0, theme.outline));
-    frame.corner_radius(8).inner_margin(12).show(ui, |ui| {
-        ui.set_min_width(ui.available_width());
+fn titled(ui: &mut Ui, theme: &Theme, title: &str, content: impl FnOnce(&mut Ui)) {
+    card(ui, theme, 12, |ui| {
         ui.label(RichText::new(title).strong());
         ui.add_space(2.0);
         content(ui);

@@ -1,19 +1,20 @@
 //! What the answers have done to the model: numbers, curves, and its path beside the frontier.
 
-use egui::{Button, ComboBox, Label as Text, RichText, ScrollArea, Ui};
-use egui_plot::{FilledArea, Line, LineStyle, PlotPoints, Points};
+use egui::{Button, Label as Text, RichText, ScrollArea, Ui};
+use egui_plot::{Line, PlotPoints, Points};
 
-use super::{Request, Session, phase, short, table};
+use super::session::{LanguageRequest, OpenSession, phase, short};
+use crate::app::compare::{expected, in_words, least_seconds};
 use crate::app::curves;
-use crate::app::least_seconds;
 use crate::app::theme::Theme;
-use crate::engine::language::{Command, Phase};
+use crate::app::widgets::{choice, facts};
+use crate::engine::language::{LanguageCommand, LanguagePhase};
 use crate::engine::shelf::Shelf;
-use crate::lm::teach::{REVIEWS, TeachReport as Report};
+use crate::lm::teach::{REVIEWS, TeachReport};
 use crate::preference::Label;
 use crate::preference::statistics::wilson_interval;
 
-/// Updates that a point of the agreement's curve looks back over: one has too few answers for a share.
+/// Updates that one point of the agreement's curve covers: a single one has too few answers for a share.
 const WINDOW: usize = 4;
 
 /// Height of a small curve, points.
@@ -23,12 +24,18 @@ const CURVE: f32 = 84.0;
 const GOLD: &str = "reviews:sentiment";
 
 /// The numbers and curves on the right.
-pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, least: &mut f64, requests: &mut Vec<Request>) {
+pub(super) fn aside(
+    ui: &mut Ui,
+    theme: &Theme,
+    session: &mut OpenSession,
+    least: &mut f64,
+    requests: &mut Vec<LanguageRequest>,
+) {
     buttons(ui, session, requests);
     least_seconds(ui, least);
     ui.separator();
     ScrollArea::vertical().id_salt("aside").auto_shrink(false).show(ui, |ui| {
-        table(ui, theme, "language-numbers", &numbers(session));
+        facts(ui, theme, "language-numbers", &numbers(session));
         last_answer(ui, theme, session);
         for remark in session.view.remarks.iter() {
             ui.add_space(4.0);
@@ -37,7 +44,7 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, least: &m
         let reports = &session.view.reports;
         if reports.len() < 2 {
             ui.add_space(8.0);
-            ui.add(Text::new(RichText::new("Curves begin when it has learned once").color(theme.weak_text)).wrap());
+            ui.add(Text::new(RichText::new("Curves appear once the model has learned").color(theme.weak_text)).wrap());
             return;
         }
         let over = |value: &dyn Fn(usize) -> Option<f64>| -> Vec<[f64; 2]> {
@@ -62,25 +69,26 @@ pub(super) fn aside(ui: &mut Ui, theme: &Theme, session: &mut Session, least: &m
     });
 }
 
-fn buttons(ui: &mut Ui, session: &Session, requests: &mut Vec<Request>) {
-    let live = !session.engine.ended();
+fn buttons(ui: &mut Ui, session: &OpenSession, requests: &mut Vec<LanguageRequest>) {
+    let live = !session.view.ended();
     let now = &session.view.phase;
-    let paused = *now == Phase::Paused;
-    let begun = live && !matches!(now, Phase::Opening | Phase::Making(_) | Phase::CatchingUp(..));
+    let paused = *now == LanguagePhase::Paused;
+    let begun =
+        live && !matches!(now, LanguagePhase::Opening | LanguagePhase::Making(_) | LanguagePhase::CatchingUp(..));
     ui.horizontal_wrapped(|ui| {
         let (name, hint, command) = match paused {
-            true => ("Go on", "Let it learn again", Command::Go),
-            false => ("Pause", "Hold the learning; answers are still taken", Command::Pause),
+            true => ("Go on", "Let it learn again", LanguageCommand::Go),
+            false => ("Pause", "Stop learning for now; answers are still taken", LanguageCommand::Pause),
         };
         if ui.add_enabled(begun, Button::new(name)).on_hover_text(hint).clicked() {
-            requests.push(Request::Send(command));
+            requests.push(LanguageRequest::Send(command));
         }
         let hint = "Write the model as it is now into the session's folder (a Hugging Face folder, `model`)";
         if ui.add_enabled(begun, Button::new("Save model")).on_hover_text(hint).clicked() {
-            requests.push(Request::Send(Command::Save));
+            requests.push(LanguageRequest::Send(LanguageCommand::Save));
         }
         if ui.button("Close session").on_hover_text("Save everything, and choose another").clicked() {
-            requests.push(Request::Close);
+            requests.push(LanguageRequest::Close);
         }
     });
     if let Some(saved) = &session.view.saved {
@@ -93,24 +101,22 @@ fn buttons(ui: &mut Ui, session: &Session, requests: &mut Vec<Request>) {
     }
 }
 
-fn numbers(session: &Session) -> Vec<(&'static str, String, &'static str)> {
+fn numbers(session: &OpenSession) -> Vec<(&'static str, String, &'static str)> {
     let view = &session.view;
-    let skips = view.labels.values().filter(|given| given.label == Label::Skip).count();
+    let skips = view.answers.labels.values().filter(|given| given.label == Label::Skip).count();
     let mut rows = vec![(
         "answers",
-        format!("{} · {skips} skipped", view.labels.len()),
+        format!("{} · {skips} skipped", view.answers.labels.len()),
         "Questions answered; skipped ones and those taken back are not learned from",
     )];
-    let mut seconds: Vec<f64> = view.labels.values().filter_map(|given| given.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    if let Some(median) = seconds.get(seconds.len() / 2) {
+    if let Some(median) = view.answers.pace() {
         rows.push(("pace", format!("{median:.1} s"), "Median time of your answers, from the appearance of the pair"));
     }
     let (Some(first), Some(last)) = (view.reports.first(), view.reports.last()) else {
         rows.push(("state", phase(&view.phase), "What is going on"));
         return rows;
     };
-    let hint = "Times that it has learned from all answers so far, and the optimiser's steps in all";
+    let hint = "How often it has learned from all answers so far, and the optimiser's steps in total";
     rows.push(("updates", format!("{} · {} steps", last.updates, last.step), hint));
     let [decided, agreed] = ahead(&view.reports);
     let hint = "Answers that the model's implicit reward expected before it had learned from them, of those with a \
@@ -155,42 +161,30 @@ fn signed(value: f64) -> String {
     format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
-/// What became of the last answer; shown only after it, so as not to lead.
-fn last_answer(ui: &mut Ui, theme: &Theme, session: &Session) {
-    let Some(last) = session.compare.last() else { return };
-    let Some(given) = session.view.labels.get(&last.query) else { return };
-    let said = match given.label {
-        Label::First => "the first (blue)",
-        Label::Second => "the second (orange)",
-        Label::Equal => "both are equal",
-        Label::Skip => "you can't tell",
-    };
+/// What the model thought of the last pair; shown only after the answer, so as not to lead.
+fn last_answer(ui: &mut Ui, theme: &Theme, session: &OpenSession) {
+    let view = &session.view;
+    let Some(last) = session.compare.last().and_then(|query| view.pairs.get(&query)) else { return };
+    let Some(given) = view.answers.labels.get(&last.query) else { return };
     ui.add_space(8.0);
-    ui.add(Text::new(format!("You said {said}")).wrap());
-    if last.update == 0 {
-        return;
+    ui.add(Text::new(format!("You said {}", in_words(given.label, "completion"))).wrap());
+    if last.update > 0 {
+        let text = RichText::new(expected("model", "completion", last.predicted)).color(theme.weak_text);
+        ui.add(Text::new(text).wrap())
+            .on_hover_text("By its implicit reward β·(log π − log π_ref), when it wrote the pair");
     }
-    let (word, share) =
-        if last.predicted >= 0.5 { ("first", last.predicted) } else { ("second", 1.0 - last.predicted) };
-    let text = format!("The model expected the {word} ({:.0} %)", 100.0 * share);
-    ui.add(Text::new(RichText::new(text).color(theme.weak_text)).wrap())
-        .on_hover_text("By its implicit reward β·(log π − log π_ref), when it wrote the pair");
 }
 
 /// Answers with a better side, and how many were expected.
-fn ahead(reports: &[Report]) -> [usize; 2] {
+fn ahead(reports: &[TeachReport]) -> [usize; 2] {
     reports.iter().fold([0, 0], |sum, report| [sum[0] + report.ahead[0], sum[1] + report.ahead[1]])
 }
 
 fn small(ui: &mut Ui, theme: &Theme, name: &str, hint: &str, points: Vec<[f64; 2]>, color: usize, bounds: &[f64]) {
     ui.add_space(8.0);
     ui.label(RichText::new(name).color(theme.weak_text)).on_hover_text(hint);
-    let (low, high) = points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p[1]), h.max(p[1])));
-    let mut plot = bounds.iter().fold(curves::empty(theme, name, CURVE).include_x(0.0), |plot, y| plot.include_y(*y));
-    // A plot of one value, or of equal ones, has no height of its own.
-    if bounds.is_empty() && high - low <= 1e-6 * high.abs().max(1.0) {
-        plot = plot.include_y(low - 0.5).include_y(high + 0.5);
-    }
+    let plot = bounds.iter().fold(curves::empty(theme, name, CURVE).include_x(0.0), |plot, y| plot.include_y(*y));
+    let plot = curves::with_height(plot, points.iter().map(|point| point[1]).chain(bounds.iter().copied()));
     plot.show(ui, |plot| {
         plot.line(Line::new(name, PlotPoints::from(points.clone())).color(theme.curve(color)).width(2.0));
         plot.points(Points::new(name, PlotPoints::from(points)).color(theme.curve(color)).radius(2.5));
@@ -198,24 +192,15 @@ fn small(ui: &mut Ui, theme: &Theme, name: &str, hint: &str, points: Vec<[f64; 2
 }
 
 /// The frontiers that were measured, with this session's path.
-pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut usize, session: Option<&Session>) {
+pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut usize, session: Option<&OpenSession>) {
     let path = session.and_then(path);
     *chosen = (*chosen).min(shelf.frontiers.len().saturating_sub(1));
     let shown = shelf.frontiers.get(*chosen);
     ui.horizontal_wrapped(|ui| {
         ui.heading("Gold reward against divergence");
-        if let Some(shown) = shown {
-            let name = ui.label("of").id;
-            ComboBox::from_id_salt("frontier")
-                .selected_text(&shown.name)
-                .show_ui(ui, |ui| {
-                    for (i, curves) in shelf.frontiers.iter().enumerate() {
-                        ui.selectable_value(chosen, i, &curves.name);
-                    }
-                })
-                .response
-                .labelled_by(name)
-                .on_hover_text("Which frontier, by the name of its run folder");
+        if shown.is_some() {
+            let names: Vec<&str> = shelf.frontiers.iter().map(|curves| curves.name.as_str()).collect();
+            choice(ui, "of", "Which frontier, by the name of its run folder", &names, chosen);
         }
     });
     let text = match shown {
@@ -238,10 +223,10 @@ pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut u
     let comparable = shown.is_none_or(|shown| shown.corpus == REVIEWS);
     match (session, &path) {
         (Some(_), None) => {
-            ui.label("This session's prompts have no gold reward, so that it has no path here");
+            ui.label("This session's prompts have no gold reward, so it has no path here");
         }
         (Some(_), Some(_)) if !comparable => {
-            ui.label("This session's path is not drawn: its gold reward is not that of this frontier");
+            ui.label("This session's path is not drawn: its gold reward differs from this frontier's");
         }
         _ => {}
     }
@@ -255,25 +240,12 @@ pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut u
     let plot = curves::empty(theme, "frontier", height).legend(curves::legend()).include_x(0.0);
     let plot = plot.x_axis_label("sampled sequence KL to the start, nats").y_axis_label("gold reward");
     plot.show(ui, |plot| {
-        for (i, series) in shown.iter().flat_map(|shown| shown.series.iter()).enumerate() {
-            let color = theme.curve(i);
-            let with = || series.points.iter().filter_map(|point| Some((point.x, point.interval?)));
-            let xs: Vec<f64> = with().map(|(x, _)| x).collect();
-            if !xs.is_empty() {
-                let bound = |side: usize| with().map(|(_, interval)| interval[side]).collect::<Vec<f64>>();
-                let area = FilledArea::new("", &xs, &bound(0), &bound(1)).fill_color(color.gamma_multiply(0.12));
-                plot.add(area.allow_hover(false));
-            }
-            let line: Vec<[f64; 2]> = series.points.iter().map(|point| [point.x, point.y]).collect();
-            let dots: Vec<[f64; 2]> = series.dots.iter().map(|&(x, y)| [x, y]).collect();
-            // There are fewer colours than methods.
-            let style = if i < theme.curves.len() { LineStyle::Solid } else { LineStyle::dashed_loose() };
-            plot.line(Line::new(series.name.as_str(), PlotPoints::from(line)).color(color).width(2.0).style(style));
-            plot.points(Points::new(series.name.as_str(), PlotPoints::from(dots)).color(color).radius(2.0));
+        if let Some(shown) = shown {
+            curves::overlay(plot, theme, &shown.series, 0, &|value| value);
         }
         if let Some(path) = path {
             let name =
-                session.map_or(String::new(), |session| format!("this session ({})", short(&session.engine.path)));
+                session.map_or(String::new(), |session| format!("this session ({})", short(&session.view.folder)));
             let last = path.last().copied().unwrap_or_default();
             plot.line(Line::new(name.as_str(), PlotPoints::from(path.clone())).color(theme.text).width(2.5));
             plot.points(Points::new(name.as_str(), PlotPoints::from(path)).color(theme.text).radius(3.0));
@@ -283,11 +255,11 @@ pub(super) fn frontier(ui: &mut Ui, theme: &Theme, shelf: &Shelf, chosen: &mut u
 }
 
 /// Divergence and gold reward after each update, where the gold reward is the embedded world's.
-fn path(session: &Session) -> Option<Vec<[f64; 2]>> {
+fn path(session: &OpenSession) -> Option<Vec<[f64; 2]>> {
     if session.view.config.as_ref()?.gold != GOLD {
         return None;
     }
-    let point = |report: &Report| Some([report.sampled.kl.mean.max(0.0), report.sampled.gold?.mean]);
+    let point = |report: &TeachReport| Some([report.sampled.kl.mean.max(0.0), report.sampled.gold?.mean]);
     let points: Vec<[f64; 2]> = session.view.reports.iter().filter_map(point).collect();
     (!points.is_empty()).then_some(points)
 }

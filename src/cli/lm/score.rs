@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Failure, RowsArgs, SharedArgs, note, number, remark, shown, write_or_print};
+use crate::cli::arguments::named;
 use crate::cli::flags::SeedArgs;
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::ChatTemplate;
@@ -18,8 +19,9 @@ use crate::lm::folder;
 use crate::lm::reward;
 use crate::lm::run::{LmConfig, tokenizer_of};
 use crate::lm::score::token_log_probs;
-use crate::preference::Sampler;
+use crate::preference::query::{DISAGREEMENT, Reads, Sampler};
 use crate::random::stream;
+use crate::table::Line;
 
 /// Arguments of `lm score`.
 #[derive(Debug, Args)]
@@ -61,9 +63,9 @@ pub(in crate::cli) struct QueryArgs {
     /// Comparisons to choose
     #[arg(long, value_name = "N", default_value_t = 100, allow_negative_numbers = true)]
     count: usize,
-    /// How they are chosen: uniform, disagreement, entropy, k-center, k-center-disagreement, k-center-entropy, mixture
-    #[arg(long, value_name = "NAME", default_value_t = Sampler::Disagreement)]
-    sampler: Sampler,
+    /// How they are chosen
+    #[arg(long, value_name = "NAME", default_value = DISAGREEMENT.name, value_parser = named::<Sampler>())]
+    sampler: &'static Line<Sampler>,
     #[command(flatten)]
     seed: SeedArgs,
     #[command(flatten)]
@@ -162,12 +164,11 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     let device = device::pick(DeviceChoice::Cpu)?;
     let models = ensemble::read(&args.model, &device)?;
     models.remarks.iter().for_each(|text| note(text));
-    let of_several = matches!(args.sampler, Sampler::Disagreement | Sampler::KCenterDisagreement | Sampler::Mixture);
-    if of_several && models.members.len() == 1 {
+    if args.sampler.reads.contains(&Reads::Disagreement) && models.members.len() == 1 {
         return Err(Failure::usage(format!(
-            "--sampler {}: a single reward model has none to disagree with; train several with `lm reward --members 3`, or \
-             use --sampler entropy",
-            args.sampler
+            "--sampler {}: a single reward model never disagrees; train several with `lm reward --members 3`, or use \
+             --sampler entropy",
+            args.sampler.name
         )));
     }
     let config = models.config.as_ref();

@@ -8,14 +8,16 @@ use toml::Value;
 
 use super::progress::StageProgress;
 use super::{Failure, JsonArgs, LayerArgs, SharedArgs, number, print_line};
+use crate::cli::arguments::named;
 use crate::cli::flags::{self, RunFlags, assigned, is_off, is_on, place, places};
 use crate::cli::train::on_interrupt;
 use crate::device;
 use crate::engine::free_folder;
 use crate::lm::lora::LoraConfig;
-use crate::lm::loss::LossKind;
+use crate::lm::loss::Loss;
 use crate::lm::model::Precision;
 use crate::lm::run::{self, LmConfig, LmOutcome, LmSummary, ReferenceKind, SIZES, StageKind};
+use crate::table::Line;
 
 /// Arguments of a training command.
 #[derive(Debug, Args)]
@@ -212,9 +214,9 @@ struct PreferenceFlags {
 
 #[derive(Debug, Args, Serialize)]
 struct LossFlags {
-    /// Loss: sigmoid, robust, ipo, ipo-sum, hinge, exo, nca, bco, sppo, apo-zero, apo-down, discopop, sigmoid-norm, simpo or orpo
-    #[arg(long = "loss", value_name = "NAME")]
-    kind: Option<LossKind>,
+    /// The loss [default: sigmoid]
+    #[arg(long = "loss", value_name = "NAME", value_parser = named::<Loss>())]
+    kind: Option<&'static Line<Loss>>,
     #[command(flatten)]
     #[serde(flatten)]
     beta: BetaFlag,
@@ -358,7 +360,7 @@ impl StageFlags for ModpoFlags {}
 impl StageFlags for DpoFlags {
     fn imply(&mut self) {
         // A loss that compares with no reference has none computed.
-        let without = self.dpo.loss.kind.is_some_and(|kind| !kind.has_reference());
+        let without = self.dpo.loss.kind.is_some_and(|kind| !kind.reference);
         self.dpo.reference = without.then_some(ReferenceKind::None);
     }
 }

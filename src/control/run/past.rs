@@ -18,7 +18,7 @@ use crate::disk::changes::{self, Change};
 use crate::disk::figure::Series;
 use crate::disk::{Damaged, DiskError, Folder, configuration};
 use crate::preference::ledger::{Ledger, read_events};
-use crate::preference::{Event, Label, Teacher};
+use crate::preference::{Event, Label, TEACHERS};
 
 /// A run at a glance.
 #[derive(Debug, Clone)]
@@ -157,8 +157,8 @@ impl PastRun {
             (RewardSource::True, _) => "true reward",
             (RewardSource::Preferences, Rater::Person) => "a person",
             (RewardSource::Preferences, Rater::Simulated) => {
-                let this = |name: &&str| Teacher::named(name).is_ok_and(|t| t == self.config.preferences.teacher);
-                ["oracle", "mistake", "noisy", "myopic", "skip", "equal"].into_iter().find(this).unwrap_or("simulated")
+                let known = TEACHERS.iter().find(|known| known.item == self.config.preferences.teacher);
+                known.map_or("simulated", |known| known.name)
             }
         }
     }

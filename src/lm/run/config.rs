@@ -12,7 +12,7 @@ use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::error::LmError;
 use crate::lm::lora::LoraConfig;
-use crate::lm::loss::{KtoConfig, LossConfig};
+use crate::lm::loss::{KtoConfig, LOSSES, LossConfig};
 use crate::lm::model::Precision;
 use crate::lm::modpo::{ModpoForm, ModpoLoss};
 use crate::lm::optim::Schedule;
@@ -383,11 +383,13 @@ impl LmConfig {
         }
         if let Some(DpoConfig { loss, reference, .. }) = &self.dpo {
             loss.validate().map_err(|error| LmError::Config(format!("dpo.loss.{error}")))?;
-            let needed = loss.kind.has_reference() && !loss.reference_free;
+            let needed = loss.kind.reference && !loss.reference_free;
             if needed && *reference == ReferenceKind::None {
+                let others = LOSSES.iter().filter(|loss| !loss.reference).map(|loss| loss.name);
                 return wrong(format!(
-                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use simpo or orpo",
-                    loss.kind
+                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use {}",
+                    loss.kind.name,
+                    others.collect::<Vec<_>>().join(" or ")
                 ));
             }
         }

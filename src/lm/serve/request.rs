@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::lm::chat::Message;
 use crate::lm::sample::SampleConfig;
+use crate::table::nearest;
 
 /// A request that was understood.
 #[derive(Debug, Clone, PartialEq)]
@@ -291,13 +292,7 @@ impl Fields {
             }
             let shown = shortened(name, MOST_NAME);
             // A longer name is not near to any field, and comparing it would take long.
-            let near = match shown == name {
-                true => {
-                    let near = KNOWN.iter().filter(|known| strsim::damerau_levenshtein(known, name) <= 2);
-                    near.min_by_key(|known| strsim::damerau_levenshtein(known, name))
-                }
-                false => None,
-            };
+            let near = if shown == name { nearest(name, KNOWN) } else { None };
             let hint = near.map_or_else(String::new, |known| format!("; did you mean {known:?}?"));
             return Err(Refusal::bad(Some(&shown), format!("{shown}: there is no such field{hint}")));
         }

@@ -43,9 +43,10 @@ use crate::device::DeviceChoice;
 use crate::disk::layers;
 use crate::preference::ledger::SegmentId;
 use crate::preference::likelihood::sigmoid;
-use crate::preference::query::{self, Sampler};
+use crate::preference::query::{self, Candidates, Reads, SAMPLERS, Sampler, UNIFORM};
 use crate::preference::{Event, Label, Why};
 use crate::random::stream;
+use crate::table::Line;
 
 /// How a model is taught.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,7 +74,7 @@ pub struct TeachConfig {
     /// How many pairs are written each time to choose questions from. `uniform` writes only the pairs that it asks.
     pub candidates: usize,
     /// How questions are chosen: `uniform`, or by the `entropy` of the answer that the implicit reward expects.
-    pub sampler: Sampler,
+    pub sampler: &'static Line<Sampler>,
     /// Answers after which the policy learns.
     pub answers_per_update: usize,
     /// The loss.
@@ -208,6 +209,11 @@ const COMPARING: u64 = 1 << 50;
 /// Largest share of a file's prompts that is held out.
 const HELD_OUT_SHARE: f64 = 0.2;
 
+/// Samplers that a session can use, whose only judge is the policy itself: no ensemble that disagrees, and no positions.
+pub fn samplers() -> impl Iterator<Item = &'static Line<Sampler>> {
+    SAMPLERS.iter().copied().filter(|sampler| sampler.reads.iter().all(|what| *what == Reads::Predictions))
+}
+
 impl Default for TeachConfig {
     /// For a model of a million parameters: an update takes about two seconds on two cores.
     fn default() -> Self {
@@ -221,7 +227,7 @@ impl Default for TeachConfig {
             max_new_tokens: 48,
             temperature: 1.0,
             candidates: 32,
-            sampler: Sampler::Uniform,
+            sampler: &UNIFORM,
             answers_per_update: 8,
             loss: LossConfig::default(),
             learning_rate: 5e-5,
@@ -281,10 +287,11 @@ impl TeachConfig {
             let found = self.temperature;
             return wrong(format!("temperature = {found}: must be positive, or both completions are the same"));
         }
-        if !matches!(self.sampler, Sampler::Uniform | Sampler::Entropy) {
+        if !samplers().any(|sampler| sampler == self.sampler) {
             return wrong(format!(
-                "sampler = {}: needs an ensemble of reward models, and the policy is the only one here; use uniform or entropy",
-                self.sampler
+                "sampler = {}: needs an ensemble of reward models, and the policy is the only one here; use {}",
+                self.sampler.name,
+                samplers().map(|sampler| sampler.name).collect::<Vec<_>>().join(" or ")
             ));
         }
         self.template_time()?;
@@ -476,7 +483,7 @@ pub fn ask(
     let mut drawn = lesson.drawn;
     let mut asked: Vec<Arc<TeachQuestion>> = Vec::new();
     // Before anything was learned, all expected answers are ½, up to rounding.
-    let sampler = if lesson.trainee.step == 0 { Sampler::Uniform } else { config.sampler };
+    let sampler = if lesson.trainee.step == 0 { &UNIFORM } else { config.sampler };
     let sampling = SampleConfig {
         max_new_tokens: config.max_new_tokens,
         temperature: config.temperature,
@@ -487,7 +494,7 @@ pub fn ask(
         if missing == 0 {
             break;
         }
-        let count = if sampler == Sampler::Uniform { missing } else { missing.max(config.candidates) };
+        let count = if sampler.reads.is_empty() { missing } else { missing.max(config.candidates) };
         let prompts = material.prompts(drawn..drawn + count as u64)?;
         let twice: Vec<Vec<u32>> = prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
         let goes_on = |_: usize, _: &[u32]| !stop.load(Ordering::Relaxed);
@@ -515,7 +522,8 @@ pub fn ask(
         let (beliefs, members) = (&predicted, 1);
         let mut rng = stream(config.seed, "choose", drawn);
         let entropy = query::entropy(beliefs, members);
-        for i in query::select(&sampler, missing, beliefs, members, &[], &[], &mut rng) {
+        let candidates = Candidates { probabilities: beliefs, members, positions: &[], labelled: &[] };
+        for i in sampler.select(missing, &candidates, &mut rng) {
             let EncodedPair { chosen, rejected, .. } = &pairs[i];
             let text = |ids: &[u32]| tokenizer.decode(ids, true);
             let ids = [chosen.completion().to_vec(), rejected.completion().to_vec()];
@@ -530,7 +538,7 @@ pub fn ask(
                 ids,
                 reference: reference[i],
                 predicted: predicted[i],
-                why: (sampler != Sampler::Uniform).then_some(why),
+                why: (!sampler.reads.is_empty()).then_some(why),
             }));
             missing -= 1;
         }

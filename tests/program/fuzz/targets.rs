@@ -17,7 +17,7 @@ use pairwise::control::run::policy::{Policy, mixable, mixed};
 use pairwise::control::run::{RunError, past};
 use pairwise::disk::Folder;
 use pairwise::disk::layers::{read_layer, set_layer};
-use pairwise::engine::mix::{MixEngine, Phase};
+use pairwise::engine::mix::{MixEngine, MixPhase};
 use pairwise::engine::shelf;
 use pairwise::evals::endpoint::EndpointConfig;
 use pairwise::evals::model::{ClosedQuestion, Prompt};
@@ -229,8 +229,8 @@ fn front(at: &Path) -> bool {
     let engine = MixEngine::open(&at.join("front"), || ());
     loop {
         match engine.view().phase {
-            Phase::Ready => return true,
-            Phase::Failed(_) => return false,
+            MixPhase::Ready => return true,
+            MixPhase::Failed(_) => return false,
             _ => std::thread::sleep(Duration::from_micros(200)),
         }
     }

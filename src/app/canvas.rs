@@ -9,8 +9,8 @@ use super::theme::Theme;
 /// States whose tracked point is shown as a trail, as in exported films.
 const TRAIL: usize = 12;
 
-/// An environment used to draw states, and nothing else.
-pub(crate) struct Stage {
+/// An environment that only draws states.
+pub(crate) struct Canvas {
     env: Box<dyn Env>,
     scene: Scene,
     trail: Vec<Point>,
@@ -27,8 +27,8 @@ pub(crate) struct Player {
     pub speed: f64,
 }
 
-impl Stage {
-    /// For an environment that exists; `None` otherwise.
+impl Canvas {
+    /// For an environment; `None` where there is none of this name.
     pub(crate) fn new(env: &str) -> Option<Self> {
         let env = pairwise_envs::make(env).ok()?;
         Some(Self { env, scene: Scene::default(), trail: Vec::new() })

@@ -2,20 +2,20 @@
 
 use std::sync::LazyLock;
 
+use super::dynamics::continuous;
+use super::own;
 use crate::env::{Action, Env, EnvSpec, Rng, Space, StateError, Step};
-use crate::inverted_pendulum::InvertedPendulum;
-use crate::pendulum::Pendulum;
-use crate::reacher::Reacher;
 use crate::scene::Scene;
-use crate::task::{Dynamics as _, Task, continuous};
 
 /// What somebody wants of a task, step by step; more is better.
 #[derive(Debug, Clone, Copy)]
 pub struct Taste {
     /// What it is called.
     pub name: &'static str,
-    /// The environment whose reward it is.
+    /// The environment whose reward it is: the task itself, or the task judged by this taste.
     pub env: &'static str,
+    /// One sentence about that environment.
+    pub summary: &'static str,
     /// Reward of a step.
     pub reward: fn(&Judged<'_>) -> f64,
 }
@@ -44,30 +44,56 @@ pub fn task(env: &str) -> &str {
     judged.map_or(env, |(task, _)| *task)
 }
 
-static TASTES: [(&str, [Taste; 2]); 3] = [
+/// Tasks and their tastes. A line makes an environment of each taste that has a name of its own.
+static TASTES: &[(&str, [Taste; 2])] = &[
     (
         "reacher",
         [
-            Taste { name: "precision", env: "reacher", reward: |step| step.own_reward },
-            Taste { name: "effort saved", env: "reacher-gentle", reward: effort_saved },
+            own_reward("precision", "reacher"),
+            Taste {
+                name: "effort saved",
+                env: "reacher-gentle",
+                summary: "The arm of `reacher`, whose one wish is to move with little torque.",
+                reward: effort_saved,
+            },
         ],
     ),
     // Its own reward counts a little torque already; the height of its end does not.
     (
         "pendulum",
         [
-            Taste { name: "upright", env: "pendulum-upright", reward: |step| f64::from(step.next_observation[0]) },
-            Taste { name: "torque saved", env: "pendulum-gentle", reward: effort_saved },
+            Taste {
+                name: "upright",
+                env: "pendulum-upright",
+                summary: "The rod of `pendulum`, whose one wish is a high end, at any torque.",
+                reward: |step| f64::from(step.next_observation[0]),
+            },
+            Taste {
+                name: "torque saved",
+                env: "pendulum-gentle",
+                summary: "The rod of `pendulum`, whose one wish is to move with little torque.",
+                reward: effort_saved,
+            },
         ],
     ),
     (
         "inverted-pendulum",
         [
-            Taste { name: "upright", env: "inverted-pendulum", reward: |step| step.own_reward },
-            Taste { name: "force saved", env: "inverted-pendulum-gentle", reward: effort_saved },
+            own_reward("upright", "inverted-pendulum"),
+            Taste {
+                name: "force saved",
+                env: "inverted-pendulum-gentle",
+                summary: "The cart of `inverted-pendulum`, whose one wish is to push with little force.",
+                reward: effort_saved,
+            },
         ],
     ),
 ];
+
+/// The taste that a task's own reward is.
+const fn own_reward(name: &'static str, env: &'static str) -> Taste {
+    Taste { name, env, summary: "The task's own reward.", reward: |step| step.own_reward }
+}
 
 fn effort_saved(step: &Judged<'_>) -> f64 {
     let squares = step.action.iter().map(|a| f64::from(a * a)).sum::<f64>();
@@ -75,7 +101,7 @@ fn effort_saved(step: &Judged<'_>) -> f64 {
 }
 
 /// A task with another taste's reward.
-pub(crate) struct Tasted {
+struct Tasted {
     task: Box<dyn Env>,
     spec: &'static EnvSpec,
     reward: fn(&Judged<'_>) -> f64,
@@ -85,48 +111,31 @@ pub(crate) struct Tasted {
     action: Vec<f32>,
 }
 
-/// All of them, for the registry.
-pub(crate) static MAKERS: [fn() -> Box<dyn Env>; 4] = [
-    || Tasted::boxed(Box::new(Task::<Reacher, 6>::new()), &REACHER_GENTLE),
-    || Tasted::boxed(Box::new(Task::<Pendulum<false>, 2>::new()), &PENDULUM_UPRIGHT),
-    || Tasted::boxed(Box::new(Task::<Pendulum<false>, 2>::new()), &PENDULUM_GENTLE),
-    || Tasted::boxed(Box::new(Task::<InvertedPendulum, 4>::new()), &INVERTED_PENDULUM_GENTLE),
-];
-
-static REACHER_GENTLE: LazyLock<EnvSpec> = LazyLock::new(|| EnvSpec {
-    id: "reacher-gentle",
-    summary: "The arm of `reacher`, whose one wish is to move with little torque.",
-    ..Reacher::spec().clone()
-});
-
-static PENDULUM_UPRIGHT: LazyLock<EnvSpec> = LazyLock::new(|| EnvSpec {
-    id: "pendulum-upright",
-    summary: "The rod of `pendulum`, whose one wish is a high end, at any torque.",
-    ..Pendulum::<false>::spec().clone()
-});
-
-static PENDULUM_GENTLE: LazyLock<EnvSpec> = LazyLock::new(|| EnvSpec {
-    id: "pendulum-gentle",
-    summary: "The rod of `pendulum`, whose one wish is to move with little torque.",
-    ..Pendulum::<false>::spec().clone()
-});
-
-static INVERTED_PENDULUM_GENTLE: LazyLock<EnvSpec> = LazyLock::new(|| EnvSpec {
-    id: "inverted-pendulum-gentle",
-    summary: "The cart of `inverted-pendulum`, whose one wish is to push with little force.",
-    ..InvertedPendulum::spec().clone()
-});
-
-impl Tasted {
-    fn boxed(task: Box<dyn Env>, spec: &'static EnvSpec) -> Box<dyn Env> {
-        let taste = TASTES.iter().flat_map(|(_, tastes)| tastes).find(|taste| taste.env == spec.id);
-        let reward = taste.expect("every environment here is a taste's, as a test shows").reward;
-        let high = match &spec.action {
-            Space::Box { high, .. } => high.clone(),
-            Space::Discrete { .. } => Vec::new(),
+/// Specifications of the tasks that are judged by another taste, in the order of [`TASTES`].
+pub(super) fn specs() -> impl Iterator<Item = &'static EnvSpec> {
+    static SPECS: LazyLock<Vec<EnvSpec>> = LazyLock::new(|| {
+        let spec = |(task, taste): (&str, &Taste)| {
+            let task = own(task).expect("tastes are of tasks that exist, as a test shows");
+            EnvSpec { id: taste.env, summary: taste.summary, ..task.spec().clone() }
         };
-        Box::new(Self { task, spec, reward, action: vec![0.0; high.len()], high })
-    }
+        others().map(spec).collect()
+    });
+    SPECS.iter()
+}
+
+/// A task judged by another taste.
+pub(super) fn make(id: &str) -> Option<Box<dyn Env>> {
+    let ((task, taste), spec) = others().zip(specs()).find(|(_, spec)| spec.id == id)?;
+    let high = match &spec.action {
+        Space::Box { high, .. } => high.clone(),
+        Space::Discrete { .. } => Vec::new(),
+    };
+    Some(Box::new(Tasted { task: own(task)?, spec, reward: taste.reward, action: vec![0.0; high.len()], high }))
+}
+
+/// Tastes that are not the task's own reward, each with its task.
+fn others() -> impl Iterator<Item = (&'static str, &'static Taste)> {
+    TASTES.iter().flat_map(|(task, both)| both.iter().filter(|taste| taste.env != *task).map(|taste| (*task, taste)))
 }
 
 impl Env for Tasted {
@@ -170,11 +179,11 @@ mod tests {
 
     use super::{TASTES, task, tastes};
     use crate::env::{Action, Rng};
-    use crate::registry::{make, specs};
+    use crate::tasks::{make, specs};
 
     #[test]
     fn tastes_share_body_and_states_with_their_task_and_differ_in_reward() {
-        for (name, both) in &TASTES {
+        for (name, both) in TASTES {
             for taste in both {
                 assert_eq!(task(taste.env), *name);
                 let (mut own, mut other) = (make(name).unwrap(), make(taste.env).unwrap());

@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
-use crate::cart_pole::{draw_cart, follow};
+use super::cart_pole::{draw_cart, follow};
+use super::dynamics::{Dynamics, SAVED_EXTRA, continuous, rk4};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::Scene;
-use crate::task::{Dynamics, SAVED_EXTRA, continuous, rk4};
 
 /// kg
 const CART_MASS: f64 = 10.5;
@@ -109,7 +109,7 @@ impl Dynamics<4> for InvertedPendulum {
 #[cfg(test)]
 mod tests {
     use super::{CART_MASS, GRAVITY, POLE_INERTIA, POLE_LENGTH, POLE_MASS, accelerations};
-    use crate::task::rk4;
+    use crate::tasks::dynamics::rk4;
 
     /// Energy from the velocity of the pole's middle, independently of the mass matrix; (kinetic, potential).
     fn energy(state: &[f64; 4]) -> (f64, f64) {

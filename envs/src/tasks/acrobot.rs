@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
+use super::dynamics::{Dynamics, SAVED_EXTRA, discrete, rk4, wrap_by_turns};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, discrete, rk4, wrap_by_turns};
 
 /// Seconds of one Runge-Kutta step.
 const DT: f64 = 0.2;

@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
+use super::dynamics::{Dynamics, SAVED_EXTRA, discrete, wrap};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, discrete, wrap};
 
 /// m/s²
 const GRAVITY: f64 = 9.8;

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
-use crate::cart_pole::arrow;
+use super::cart_pole::arrow;
+use super::dynamics::{Dynamics, SAVED_EXTRA, continuous, discrete};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, continuous, discrete};
 
 const MIN_POSITION: f64 = -1.2;
 const MAX_POSITION: f64 = 0.6;

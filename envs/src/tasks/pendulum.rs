@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
+use super::dynamics::{Dynamics, SAVED_EXTRA, continuous, wrap};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, continuous, wrap};
 
 /// rad/s
 const MAX_SPEED: f64 = 8.0;

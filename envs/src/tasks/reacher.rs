@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use rand::RngExt as _;
 
-use crate::cart_pole::arrow;
+use super::cart_pole::arrow;
+use super::dynamics::{Dynamics, SAVED_EXTRA, continuous, rk4};
 use crate::env::{Action, EnvSpec, Rng, Space};
 use crate::scene::{Ink, Scene, Shape};
-use crate::task::{Dynamics, SAVED_EXTRA, continuous, rk4};
 
 /// Length of each link, m (as MuJoCo's Reacher).
 const LENGTH: f64 = 0.1;
@@ -141,7 +141,7 @@ impl Dynamics<6> for Reacher {
 #[cfg(test)]
 mod tests {
     use super::{INERTIA, LENGTH, MARGIN, MASS, ON_TARGET, accelerations, closeness};
-    use crate::task::rk4;
+    use crate::tasks::dynamics::rk4;
 
     /// Kinetic energy written down from the velocities of the links' middles, independently of the mass matrix.
     fn kinetic(q: [f64; 2], v: [f64; 2]) -> f64 {
