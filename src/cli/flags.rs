@@ -204,198 +204,129 @@ mod tests {
     use super::super::{Cli, Command, Failure, evals, front, lm, train};
     use crate::disk::layers::layer;
 
-    /// A flag, and the assignments that it is short for.
-    type Flag = (&'static str, &'static [&'static str]);
+    /// Commands, with assignments that they need; below each its flags, with the assignments that they are short for. A
+    /// line in brackets is a group of flags, or takes one.
+    const FLAGS: &str = "\
+[run]
+  --seed 7              seed=7
+  --device cpu          device=cpu
+[stage]
+  [run]
+  --precision bf16      precision=bf16
+[rows]
+  [stage]
+  --model other         model=other
+  --data a,b            data=['a','b']
+  --eval-data c         eval_data=['c']
+[train]
+  [rows]
+  --lr 0.125            train.optimizer.learning_rate=0.125
+  --epochs 7            train.epochs=7
+  --steps 7             train.steps=7
+  --batch-size 7        train.batch_size=7
+  --lora 4              lora={rank=4, alpha=8.0, dropout=0.05, targets=['all-linear'], rslora=false}
+  --gold model:x        gold='model:x'; eval_samples=256
+  --skip-bad-rows       read.skip_bad_rows=true
+[world]
+  --corpus /a           corpus='/a'
+  --size 30k            size='30k'
+  --seeds 3,4           seeds=[3, 4]
+train pendulum
+  [run]
+  --labels 77           preferences.labels=77
+  --teacher mistake     preferences.teacher.mistake=0.1
+  --sampler uniform     preferences.sampler=uniform
+  --steps 77000         steps=77000
+  --reward true         reward=true
+  --init other          init=other
+front
+  pendulum              env=pendulum
+  --seeds 3             seeds=[0, 1, 2]
+  --no-morl             morl=false
+  --labels 9            labels=9
+lm pretrain
+  [stage]
+  --corpus a,b          data=['a', 'b']
+  --size 30k            pretrain.hidden=16; pretrain.layers=3; pretrain.heads=2
+  --texts 7             pretrain.texts=7
+  --vocab-size 300      pretrain.vocabulary=300
+  --packing             pretrain.packing=true
+  --steps 7             train.steps=7
+lm sft                  model=m; data=['d']
+  [train]
+lm kto                  model=m; data=['d']
+  [train]
+lm reward               model=m; data=['d']
+  [train]
+  --members 3           reward.members=3
+lm dpo                  model=m; data=['d']
+  [train]
+  --loss ipo            dpo.loss.kind=ipo
+  --loss simpo          dpo.loss.kind=simpo; dpo.reference=none
+  --beta 0.5            dpo.loss.beta=0.5
+  --label-smoothing 0.2  dpo.loss.label_smoothing=0.2
+lm modpo                model=m; modpo.objectives=[{name='a', weight=0.5, data=['a'], reward='model:a'}, {name='b', weight=0.5, data=['b'], reward='model:b'}]; modpo.carrier=a
+  [train]
+  --objective name=a,weight=0.25,data=c,data=d --objective name=e,weight=0.75,beta=0.5,reference=r,reward=model:x,y  modpo.objectives=[{name='a', weight=0.25, data=['c', 'd']}, {name='e', weight=0.75, beta=0.5, reference='r', reward='model:x,y'}]
+  --carrier b           modpo.carrier=b
+  --beta 0.5            modpo.beta=0.5
+  --form paper          modpo.form=paper
+  --no-standardize      modpo.standardize=false
+lm ppo                  model=m; data=['d']; gold=sentiment
+  [rows]
+  --gold model:x        gold='model:x'
+  --reward-model r      ppo.reward_model=r
+  --iterations 7        ppo.algorithm.iterations=7
+  --batch-size 7        ppo.algorithm.batch_size=7
+  --lr 0.125            ppo.algorithm.optimizer.learning_rate=0.125
+  --kl-coefficient 0.5  ppo.algorithm.kl_coefficient=0.5
+  --target-kl 9         ppo.algorithm.target_kl=9.0
+  --max-new-tokens 7    ppo.algorithm.sampling.max_new_tokens=7; eval_tokens=7
+lm front
+  [world]
+  --objectives a,b      objectives=['a', 'b']
+  --methods modpo,mod   methods=['modpo', 'mod']
+lm frontier
+  [world]
+  --gold a              gold=a
+  --methods dpo,ipo     methods=['dpo', 'ipo']
+lm merge a b --out c
+  --method ties         method=ties
+  --weights 0.25,-0.5   weights=[0.25, -0.5]
+  --density 0.25        density=0.25
+  --lambda 0.25         lambda=0.25
+  --normalize false     normalize=false
+  --seed 7              seed=7
+lm soup --out c
+  a b                   models=['a', 'b']
+  --objective a --objective b  objectives=['a', 'b']
+  --data a,b            data=['a', 'b']
+  --weights 0.25,0.75   weights=[0.25, 0.75]; choice=given
+  --uniform             choice=uniform
+  --preference 0.2,0.8  preference=[0.2, 0.8]
+  --steps 7             steps=7
+  --prompts 7           prompts=7
+  --max-new-tokens 7    max_new_tokens=7
+  --seed 7              seed=7
+evals sycophancy
+  --seeds 3,4           seeds=[3, 4]
+  --sizes 30k,1m        sizes=['30k', '1m']
+  --biases 0,1.5        biases=[0.0, 1.5]
+";
 
-    /// A command, assignments that it needs, and its flags.
-    type Flags = (&'static str, &'static [&'static str], &'static [&'static [Flag]]);
+    /// The part of [`FLAGS`] that is about a command: its line, and the lines of its flags.
+    fn part(command: &str) -> (&'static str, Vec<&'static str>) {
+        let mut lines = FLAGS.lines().skip_while(|line| !format!("{line} ").starts_with(&format!("{command} ")));
+        let first = lines.next().unwrap_or_else(|| panic!("{command}: say here what its flags are short for"));
+        let flags = lines.take_while(|line| line.starts_with(' ')).map(str::trim);
+        (first, flags.flat_map(|line| if line.starts_with('[') { part(line).1 } else { vec![line] }).collect())
+    }
 
-    const RUN: &[Flag] = &[("--seed 7", &["seed=7"]), ("--device cpu", &["device=cpu"])];
-
-    const STAGE: &[Flag] = &[("--precision bf16", &["precision=bf16"])];
-
-    const SOURCE: &[Flag] = &[
-        ("--model other", &["model=other"]),
-        ("--data a,b", &["data=['a','b']"]),
-        ("--eval-data c", &["eval_data=['c']"]),
-    ];
-
-    const TRAIN: &[Flag] = &[
-        ("--lr 0.125", &["train.optimizer.learning_rate=0.125"]),
-        ("--epochs 7", &["train.epochs=7"]),
-        ("--steps 7", &["train.steps=7"]),
-        ("--batch-size 7", &["train.batch_size=7"]),
-        ("--lora 4", &["lora={rank=4, alpha=8.0, dropout=0.05, targets=['all-linear'], rslora=false}"]),
-        ("--gold model:x", &["gold='model:x'", "eval_samples=256"]),
-        ("--skip-bad-rows", &["read.skip_bad_rows=true"]),
-    ];
-
-    const WORLD: &[Flag] =
-        &[("--corpus /a", &["corpus='/a'"]), ("--size 30k", &["size='30k'"]), ("--seeds 3,4", &["seeds=[3, 4]"])];
-
-    const ROWS: &[&str] = &["model=m", "data=['d']"];
-
-    const OBJECTIVES: &[&str] = &[
-        "model=m",
-        "modpo.objectives=[{name='a', weight=0.5, data=['a']}, {name='b', weight=0.5, data=['b'], reward='model:b'}]",
-        "modpo.carrier=a",
-    ];
-
-    const FLAGS: &[Flags] = &[
-        (
-            "train pendulum",
-            &[],
-            &[
-                RUN,
-                &[
-                    ("--labels 77", &["preferences.labels=77"]),
-                    ("--teacher mistake", &["preferences.teacher.mistake=0.1"]),
-                    ("--sampler uniform", &["preferences.sampler=uniform"]),
-                    ("--steps 77000", &["steps=77000"]),
-                    ("--reward true", &["reward=true"]),
-                    ("--init other", &["init=other"]),
-                ],
-            ],
-        ),
-        (
-            "front",
-            &[],
-            &[&[
-                ("pendulum", &["env=pendulum"]),
-                ("--seeds 3", &["seeds=[0, 1, 2]"]),
-                ("--no-morl", &["morl=false"]),
-                ("--labels 9", &["labels=9"]),
-            ]],
-        ),
-        (
-            "lm pretrain",
-            &[],
-            &[
-                RUN,
-                STAGE,
-                &[
-                    ("--corpus a,b", &["data=['a', 'b']"]),
-                    ("--size 30k", &["pretrain.hidden=16", "pretrain.layers=3", "pretrain.heads=2"]),
-                    ("--texts 7", &["pretrain.texts=7"]),
-                    ("--vocab-size 300", &["pretrain.vocabulary=300"]),
-                    ("--packing", &["pretrain.packing=true"]),
-                    ("--steps 7", &["train.steps=7"]),
-                ],
-            ],
-        ),
-        ("lm sft", ROWS, &[RUN, STAGE, SOURCE, TRAIN]),
-        ("lm kto", ROWS, &[RUN, STAGE, SOURCE, TRAIN]),
-        ("lm reward", ROWS, &[RUN, STAGE, SOURCE, TRAIN, &[("--members 3", &["reward.members=3"])]]),
-        (
-            "lm dpo",
-            ROWS,
-            &[
-                RUN,
-                STAGE,
-                SOURCE,
-                TRAIN,
-                &[
-                    ("--loss ipo", &["dpo.loss.kind=ipo"]),
-                    ("--loss simpo", &["dpo.loss.kind=simpo", "dpo.reference=none"]),
-                    ("--beta 0.5", &["dpo.loss.beta=0.5"]),
-                    ("--label-smoothing 0.25", &["dpo.loss.label_smoothing=0.25"]),
-                ],
-            ],
-        ),
-        (
-            "lm modpo",
-            OBJECTIVES,
-            &[
-                RUN,
-                STAGE,
-                SOURCE,
-                TRAIN,
-                &[
-                    (
-                        "--objective name=a,weight=0.25,data=c,data=d --objective name=e,weight=0.75,beta=0.5,reference=r,reward=model:x,y",
-                        &["modpo.objectives=[{name='a', weight=0.25, data=['c', 'd']}, \
-                           {name='e', weight=0.75, beta=0.5, reference='r', reward='model:x,y'}]"],
-                    ),
-                    ("--carrier b", &["modpo.carrier=b", "modpo.objectives=[]"]),
-                    ("--beta 0.5", &["modpo.beta=0.5"]),
-                    ("--form paper", &["modpo.form=paper"]),
-                    ("--no-standardize", &["modpo.standardize=false"]),
-                ],
-            ],
-        ),
-        (
-            "lm ppo",
-            &["model=m", "data=['d']", "gold=sentiment"],
-            &[
-                RUN,
-                STAGE,
-                SOURCE,
-                &[
-                    ("--gold model:x", &["gold='model:x'"]),
-                    ("--reward-model r", &["ppo.reward_model=r"]),
-                    ("--iterations 7", &["ppo.algorithm.iterations=7"]),
-                    ("--batch-size 7", &["ppo.algorithm.batch_size=7"]),
-                    ("--lr 0.125", &["ppo.algorithm.optimizer.learning_rate=0.125"]),
-                    ("--kl-coefficient 0.5", &["ppo.algorithm.kl_coefficient=0.5"]),
-                    ("--target-kl 9", &["ppo.algorithm.target_kl=9.0"]),
-                    ("--max-new-tokens 7", &["ppo.algorithm.sampling.max_new_tokens=7", "eval_tokens=7"]),
-                ],
-            ],
-        ),
-        (
-            "lm front",
-            &[],
-            &[
-                WORLD,
-                &[
-                    ("--objectives a,b", &["objectives=['a', 'b']"]),
-                    ("--methods modpo,mod", &["methods=['modpo', 'mod']"]),
-                ],
-            ],
-        ),
-        (
-            "lm frontier",
-            &[],
-            &[WORLD, &[("--gold a", &["gold=a"]), ("--methods dpo,ipo", &["methods=['dpo', 'ipo']"])]],
-        ),
-        (
-            "lm merge a b --out c",
-            &[],
-            &[&[
-                ("--method ties", &["method=ties"]),
-                ("--weights 0.25,-0.5", &["weights=[0.25, -0.5]"]),
-                ("--density 0.25", &["density=0.25"]),
-                ("--lambda 0.25", &["lambda=0.25"]),
-                ("--normalize false", &["normalize=false"]),
-                ("--seed 7", &["seed=7"]),
-            ]],
-        ),
-        (
-            "lm soup --out c",
-            &[],
-            &[&[
-                ("a b", &["models=['a', 'b']"]),
-                ("--objective a --objective b", &["objectives=['a', 'b']"]),
-                ("--data a,b", &["data=['a', 'b']"]),
-                ("--weights 0.25,0.75", &["weights=[0.25, 0.75]", "choice=given"]),
-                ("--uniform", &["choice=uniform"]),
-                ("--preference 0.25,0.75", &["preference=[0.25, 0.75]"]),
-                ("--steps 7", &["steps=7"]),
-                ("--prompts 7", &["prompts=7"]),
-                ("--max-new-tokens 7", &["max_new_tokens=7"]),
-                ("--seed 7", &["seed=7"]),
-            ]],
-        ),
-        (
-            "evals sycophancy",
-            &[],
-            &[&[
-                ("--seeds 3,4", &["seeds=[3, 4]"]),
-                ("--sizes 30k,1m", &["sizes=['30k', '1m']"]),
-                ("--biases 0,1.5", &["biases=[0.0, 1.5]"]),
-            ]],
-        ),
-    ];
+    /// The words of a line and, behind two spaces, its assignments.
+    fn divided(line: &str) -> (&str, Vec<&str>) {
+        let (words, assignments) = line.split_once("  ").unwrap_or((line, ""));
+        (words, assignments.split("; ").map(str::trim).filter(|one| !one.is_empty()).collect())
+    }
 
     /// Arguments that are no values of a configuration: of all commands, and of single ones.
     const OTHERS: &[(&str, &[&str])] = &[
@@ -456,16 +387,14 @@ mod tests {
             if !command.get_arguments().any(|arg| arg.get_id() == "config") {
                 continue;
             }
-            let (begin, needs, flags) = FLAGS
-                .iter()
-                .find(|(begin, ..)| *begin == name || begin.starts_with(&format!("{name} ")))
-                .unwrap_or_else(|| panic!("{name}: say here what its flags are short for"));
-            let plain = config(begin, needs);
+            let (first, flags) = part(&name);
+            let (begin, needs) = divided(first);
+            let plain = config(begin, &needs);
             let mut seen = BTreeSet::new();
-            for (flag, assignments) in flags.iter().copied().flatten() {
+            for (flag, assignments) in flags.into_iter().map(divided) {
                 let words = format!("{begin} {flag}");
-                let found = config(&words, needs);
-                assert_eq!(found, config(begin, &[needs, *assignments].concat()), "{words}");
+                let found = config(&words, &needs);
+                assert_eq!(found, config(begin, &[needs.clone(), assignments].concat()), "{words}");
                 assert_ne!(found, plain, "{words}: changes nothing");
                 seen.extend(given(&words));
             }
@@ -486,7 +415,7 @@ mod tests {
         };
         for (words, assignments, expected) in [
             ("train pendulum --seed 9223372036854775808", &[][..], "seed = 9223372036854775808: must be below 2^63"),
-            ("lm sft --steps 18446744073709551615", ROWS, "train.steps = 18446744073709551615: must be below 2^63"),
+            ("lm sft --steps 18446744073709551615", &[], "train.steps = 18446744073709551615: must be below 2^63"),
             ("evals sycophancy --seeds 1,9223372036854775808", &[], "seeds[1] = 9223372036854775808: must be below"),
             ("train pendulum", &["ppo.gama=1"], "ppo.gama: there is no such value; did you mean ppo.gamma?"),
             ("evals sycophancy", &["beeta=1"], "beeta: there is no such value; did you mean beta?"),

@@ -287,36 +287,36 @@ impl Config {
             let expected = "must be below 2^63, as every number of a configuration".to_owned();
             return Err(ConfigError::Value { field: "seed", found: self.seed.to_string(), expected });
         }
-        whole("steps", self.steps, 1, 1_000_000_000_000)?;
-        whole("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
-        whole("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
+        within("steps", self.steps, 1, 1_000_000_000_000)?;
+        within("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
+        within("checkpoint_every", self.checkpoint_every, 1, 1_000_000)?;
         validate_ppo(ppo)?;
         hidden_sizes("reward_model.hidden", &reward_model.hidden)?;
-        whole("preferences.labels", preferences.labels, 0, 10_000_000)?;
-        real("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
-        whole("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
-        real("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
-        whole("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
-        whole("preferences.ahead", preferences.ahead, 1, 1_000)?;
-        whole("preferences.lead", preferences.lead, 0, 10_000_000)?;
-        whole("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
-        whole("preferences.candidates", preferences.candidates, 1, 1_000)?;
-        whole(
+        within("preferences.labels", preferences.labels, 0, 10_000_000)?;
+        within("preferences.first_share", preferences.first_share, 0.0, 1.0)?;
+        within("preferences.first_rounds", preferences.first_rounds, 1, 1_000)?;
+        within("preferences.rate_half", preferences.rate_half, 1e-6, 1e6)?;
+        within("preferences.segment_steps", preferences.segment_steps, 1, ppo.rollout_steps)?;
+        within("preferences.ahead", preferences.ahead, 1, 1_000)?;
+        within("preferences.lead", preferences.lead, 0, 10_000_000)?;
+        within("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
+        within("preferences.candidates", preferences.candidates, 1, 1_000)?;
+        within(
             "preferences.random_steps",
             preferences.random_steps,
             ppo.envs * preferences.segment_steps.max(1),
             100_000_000,
         )?;
-        whole("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
-        whole("reward_model.members", reward_model.members, 1, 64)?;
-        real("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
-        real("reward_model.l2", reward_model.l2, 0.0, 1.0)?;
-        real("reward_model.l2_rate", reward_model.l2_rate, 0.0, 1.0)?;
-        real("reward_model.reward_std", reward_model.reward_std, 0.0, 100.0)?;
-        real("reward_model.learning_rate", reward_model.learning_rate, 0.0, 1.0)?;
-        whole("reward_model.batch_size", reward_model.batch_size, 1, 100_000)?;
-        whole("reward_model.first_steps", reward_model.first_steps, 0, 1_000_000)?;
-        whole("reward_model.steps", reward_model.steps, 0, 1_000_000)?;
+        within("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
+        within("reward_model.members", reward_model.members, 1, 64)?;
+        within("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
+        within("reward_model.l2", reward_model.l2, 0.0, 1.0)?;
+        within("reward_model.l2_rate", reward_model.l2_rate, 0.0, 1.0)?;
+        within("reward_model.reward_std", reward_model.reward_std, 0.0, 100.0)?;
+        within("reward_model.learning_rate", reward_model.learning_rate, 0.0, 1.0)?;
+        within("reward_model.batch_size", reward_model.batch_size, 1, 100_000)?;
+        within("reward_model.first_steps", reward_model.first_steps, 0, 1_000_000)?;
+        within("reward_model.steps", reward_model.steps, 0, 1_000_000)?;
         let shape = |field: &'static str, reason: String| ConfigError::Shape(format!("{field}: {reason}"));
         preferences.teacher.validate().map_err(|e| shape("preferences.teacher", e.to_string()))?;
         reward_model.likelihood.validate().map_err(|e| shape("reward_model.likelihood", e.to_string()))?;
@@ -349,34 +349,26 @@ impl Config {
     }
 }
 
-/// Checks a whole number.
-fn whole(field: &'static str, found: usize, least: usize, most: usize) -> Result<(), ConfigError> {
+/// Checks a number; NaN is between no bounds.
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
+    field: &'static str,
+    found: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
     match (least..=most).contains(&found) {
         true => Ok(()),
-        false => Err(ConfigError::Value {
-            field,
-            found: found.to_string(),
-            expected: format!("must be a whole number between {least} and {most}"),
-        }),
-    }
-}
-
-/// Checks a real number; NaN is between no bounds.
-fn real(field: &'static str, found: f64, least: f64, most: f64) -> Result<(), ConfigError> {
-    match (least..=most).contains(&found) {
-        true => Ok(()),
-        false => Err(ConfigError::Value {
-            field,
-            found: found.to_string(),
-            expected: format!("must be between {least} and {most}"),
-        }),
+        false => {
+            let expected = format!("must be between {least} and {most}");
+            Err(ConfigError::Value { field, found: found.to_string(), expected })
+        }
     }
 }
 
 /// Checks the widths of hidden layers.
 fn hidden_sizes(field: &'static str, hidden: &[usize]) -> Result<(), ConfigError> {
-    whole(field, hidden.len(), 0, 16)?;
-    hidden.iter().try_for_each(|&width| whole(field, width, 1, 16_384))
+    within(field, hidden.len(), 0, 16)?;
+    hidden.iter().try_for_each(|&width| within(field, width, 1, 16_384))
 }
 
 /// Checks PPO's part of a configuration.
@@ -384,18 +376,18 @@ fn hidden_sizes(field: &'static str, hidden: &[usize]) -> Result<(), ConfigError
 /// # Errors
 /// [`ConfigError::Value`] naming the first field that is out of range.
 pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
-    whole("ppo.envs", ppo.envs, 1, 65_536)?;
-    whole("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
-    whole("ppo.epochs", ppo.epochs, 1, 1_000)?;
-    whole("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
-    real("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
-    real("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
-    real("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
-    real("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
-    real("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
-    real("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
-    real("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
-    real("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
+    within("ppo.envs", ppo.envs, 1, 65_536)?;
+    within("ppo.rollout_steps", ppo.rollout_steps, 2, 1_000_000)?;
+    within("ppo.epochs", ppo.epochs, 1, 1_000)?;
+    within("ppo.minibatch_size", ppo.minibatch_size, 2, 1_000_000)?;
+    within("ppo.learning_rate", ppo.learning_rate, 0.0, 1.0)?;
+    within("ppo.gamma", ppo.gamma, 0.0, 1.0)?;
+    within("ppo.gae_lambda", ppo.gae_lambda, 0.0, 1.0)?;
+    within("ppo.clip_range", ppo.clip_range, 0.0, 10.0)?;
+    within("ppo.entropy_coefficient", ppo.entropy_coefficient, 0.0, 10.0)?;
+    within("ppo.value_coefficient", ppo.value_coefficient, 0.0, 100.0)?;
+    within("ppo.max_gradient_norm", f64::from(ppo.max_gradient_norm), 1e-6, 1e6)?;
+    within("ppo.initial_log_std", f64::from(ppo.initial_log_std), -10.0, 3.0)?;
     hidden_sizes("ppo.hidden", &ppo.hidden)
 }
 

@@ -11,12 +11,17 @@ use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::error::FileError;
 use super::model::Sampling;
 use super::questions::{self, Question, Rows};
+use crate::disk::DiskError;
+use crate::disk::files::folder_of;
+use crate::disk::layers::merge;
 use crate::random::Rng;
 
 /// A behaviour, with all that the file leaves to defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Behaviour {
     /// Name of its files.
     pub name: String,
@@ -77,22 +82,9 @@ pub struct PosedQuestion {
 /// A file of behaviours that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BehaviourError {
-    /// It cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// File.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not what it should be.
-    #[error("{}: {problem}", path.display())]
-    File {
-        /// File.
-        path: PathBuf,
-        /// What was found, and what would be right.
-        problem: String,
-    },
+    /// The file is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A label has no example to show.
     #[error(
         "behaviour '{behaviour}': examples: there are none with the label '{label}', which --few-shot needs: give some, as \
@@ -145,8 +137,8 @@ const EXAMPLES_PER_PROMPT: usize = 5;
 /// # Errors
 /// [`BehaviourError`] with file, behaviour and field of the first thing that is wrong.
 pub fn read(path: &Path) -> Result<Vec<Behaviour>, BehaviourError> {
-    let wrong = |problem: String| BehaviourError::File { path: path.to_owned(), problem };
-    let text = fs::read_to_string(path).map_err(|source| BehaviourError::Io { path: path.to_owned(), source })?;
+    let wrong = |problem: String| BehaviourError::from(FileError::whole(path, problem));
+    let text = fs::read_to_string(path).map_err(|error| FileError::from(DiskError::io(path, "read")(error)))?;
     let mut table: Table = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let all = match table.remove("behaviour") {
         Some(Value::Array(all)) if !all.is_empty() => all,
@@ -159,12 +151,7 @@ pub fn read(path: &Path) -> Result<Vec<Behaviour>, BehaviourError> {
     for (i, value) in all.into_iter().enumerate() {
         let name = value.get("name").and_then(Value::as_str).map(|name| format!(" ('{name}')")).unwrap_or_default();
         let here = |problem: String| wrong(format!("behaviour {}{name}: {problem}", i + 1));
-        let raw: Raw = serde_path_to_error::deserialize(value).map_err(|error| {
-            let field = error.path().to_string();
-            let problem = error.inner().message();
-            here(if field == "." { problem.to_owned() } else { format!("{field}: {problem}") })
-        })?;
-        let behaviour = raw.resolve(path.parent().unwrap_or(Path::new("."))).map_err(here)?;
+        let behaviour = resolve(value, folder_of(path)).map_err(here)?;
         behaviour.validate().map_err(here)?;
         if behaviours.iter().any(|other| other.name.eq_ignore_ascii_case(&behaviour.name)) {
             return Err(here("name: stands twice; every behaviour needs a name of its own".to_owned()));
@@ -389,54 +376,40 @@ impl Behaviour {
     }
 }
 
-/// A behaviour as the file has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    name: String,
-    description: String,
-    form: Option<BehaviourForm>,
-    labels: Option<[String; 2]>,
-    answers: Option<[String; 2]>,
-    question: Option<String>,
-    generation: Option<String>,
-    discrimination: Option<String>,
-    relevance: Option<String>,
-    #[serde(default)]
-    examples: Vec<Example>,
-    /// Rows of anthropics/evals, from the file's folder.
-    examples_file: Option<PathBuf>,
-    examples_per_prompt: Option<usize>,
-}
-
-impl Raw {
-    fn resolve(self, folder: &Path) -> Result<Behaviour, String> {
-        let mut own = Behaviour::persona(&self.name, &self.description);
-        if self.form == Some(BehaviourForm::Choice) {
-            own.form = BehaviourForm::Choice;
-            own.labels = ["(A)", "(B)"].map(str::to_owned);
-            own.answers = [" (A)", " (B)"].map(str::to_owned);
-            own.question = "{statement}".to_owned();
-            own.generation = CHOICE_GENERATION.to_owned();
-            own.discrimination = CHOICE_DISCRIMINATION.to_owned();
-            own.relevance = CHOICE_RELEVANCE.to_owned();
-        }
-        let mut examples = self.examples;
-        if let Some(file) = self.examples_file {
-            examples.extend(read_examples(&folder.join(file)).map_err(|problem| format!("examples_file: {problem}"))?);
-        }
-        Ok(Behaviour {
-            labels: self.labels.unwrap_or(own.labels),
-            answers: self.answers.unwrap_or(own.answers),
-            question: self.question.unwrap_or(own.question),
-            generation: self.generation.unwrap_or(own.generation),
-            discrimination: self.discrimination.unwrap_or(own.discrimination),
-            relevance: self.relevance.unwrap_or(own.relevance),
-            examples,
-            examples_per_prompt: self.examples_per_prompt.unwrap_or(own.examples_per_prompt),
-            ..own
-        })
+/// A behaviour as the file has it, with all that it leaves out filled in. `folder` is the file's.
+fn resolve(value: Value, folder: &Path) -> Result<Behaviour, String> {
+    let Value::Table(mut table) = value else { return Err("is no table".to_owned()) };
+    if let Some(missing) = ["name", "description"].into_iter().find(|field| !table.contains_key(*field)) {
+        return Err(format!("missing field `{missing}`"));
     }
+    let file = table.remove("examples_file").map(Value::try_into::<PathBuf>).transpose();
+    let file = file.map_err(|error| format!("examples_file: {}", error.message()))?;
+    let mut own = Behaviour::persona("", "");
+    if table.get("form").and_then(Value::as_str) == Some("choice") {
+        own.form = BehaviourForm::Choice;
+        own.labels = ["(A)", "(B)"].map(str::to_owned);
+        own.answers = [" (A)", " (B)"].map(str::to_owned);
+        own.question = "{statement}".to_owned();
+        own.generation = CHOICE_GENERATION.to_owned();
+        own.discrimination = CHOICE_DISCRIMINATION.to_owned();
+        own.relevance = CHOICE_RELEVANCE.to_owned();
+    }
+    let mut all = Table::try_from(own).expect("plain structs always become tables");
+    merge(&mut all, table);
+    let mut behaviour: Behaviour = serde_path_to_error::deserialize(Value::Table(all)).map_err(|error| {
+        let (field, problem) = (error.path().to_string(), error.inner().message());
+        // An unknown field has a path, and its message names it.
+        if field == "." || problem.starts_with("unknown field") {
+            problem.to_owned()
+        } else {
+            format!("{field}: {problem}")
+        }
+    })?;
+    if let Some(file) = file {
+        let examples = read_examples(&folder.join(file)).map_err(|problem| format!("examples_file: {problem}"))?;
+        behaviour.examples.extend(examples);
+    }
+    Ok(behaviour)
 }
 
 /// Examples from a set: the statement of each row, or its question, and the answer that matches as its label.

@@ -27,7 +27,7 @@ pub(super) struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    /// Does what the file does not hold yet. `read` makes a piece of its number and its line, `line` a line of a piece, and
+    /// Does what the file does not hold yet. `read` makes a piece of its number and its line, `line` a line with its end, and
     /// `work` does a block. `done` is told how many pieces are done. Returns all pieces, or `None` when stopped.
     ///
     /// # Errors
@@ -71,7 +71,8 @@ impl Blocks<'_> {
             wrong(line, format!("{problem}: mend the line, or remove it and all below it, which are then asked again"))
         };
         // A last line without its end is torn.
-        let mut lines = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let whole = bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+        let mut lines = whole.map(<[u8]>::trim_ascii_end);
         let (mut text, mut first) = (String::new(), 1);
         if let Some(head) = self.head {
             if let Some(line) = lines.next() {

@@ -1,7 +1,36 @@
-//! What goes wrong with models and servers.
+//! What goes wrong with files, models and servers.
+
+use std::path::{Path, PathBuf};
 
 use crate::device::DeviceError;
+use crate::disk::DiskError;
 use crate::lm::run::LmError;
+
+/// A file that is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A line is wrong.
+    #[error("{}:{line}: {problem}", path.display())]
+    Line {
+        /// File.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What was found, and what would be right.
+        problem: String,
+    },
+    /// The whole file, or folder, is wrong.
+    #[error("{}: {problem}", path.display())]
+    Whole {
+        /// File or folder.
+        path: PathBuf,
+        /// What was found, and what would be right.
+        problem: String,
+    },
+}
 
 /// A model that cannot be had, or fails.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +149,18 @@ pub enum EndpointError {
     /// The cache.
     #[error("{0}")]
     Cache(String),
+}
+
+impl FileError {
+    /// A line that is wrong; lines count from 1.
+    pub(super) fn line(path: &Path, line: usize, problem: impl Into<String>) -> Self {
+        Self::Line { path: path.to_owned(), line, problem: problem.into() }
+    }
+
+    /// A file or folder that is wrong.
+    pub(super) fn whole(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Whole { path: path.to_owned(), problem: problem.into() }
+    }
 }
 
 impl EndpointError {

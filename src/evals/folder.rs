@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::ask::{Filled, Item};
+use super::error::FileError;
 use super::outcome::{EvalsError, Findings, ModelEntry, Outcome, RunConfig};
 use super::questions::Rows;
 use crate::disk::{DiskError, lines, text};
@@ -55,12 +56,8 @@ pub(super) fn read_outcomes(folder: &Path) -> Result<Vec<Outcome>, EvalsError> {
     let path = folder.join("results.json");
     let io = DiskError::io(&path, "read the results (is the run finished?)");
     let text = fs::read_to_string(&path).map_err(io)?;
-    serde_json::from_str(&text).map_err(|error| {
-        EvalsError::Config(format!(
-            "{}: {error}: remove it, and the same `evals run` makes it again from the answers",
-            path.display()
-        ))
-    })
+    let advice = "remove it, and the same `evals run` makes it again from the answers";
+    Ok(serde_json::from_str(&text).map_err(|error| FileError::whole(&path, format!("{error}: {advice}")))?)
 }
 
 /// What a model of a run answered to a set of questions.
@@ -74,11 +71,7 @@ pub(super) fn read_items(folder: &Path, model: &str, set: &str) -> Result<Vec<It
         None => Ok(items),
         Some(i) => {
             let found = items[i].answers.len();
-            Err(EvalsError::Config(format!(
-                "{}: line {}: has {found} answers: must have two or more",
-                path.display(),
-                i + 1
-            )))
+            Err(FileError::line(&path, i + 1, format!("has {found} answers: must have two or more")).into())
         }
     }
 }
@@ -97,8 +90,8 @@ pub(super) fn read_filled(folder: &Path, model: &str, set: &str) -> Result<Vec<F
 /// When it cannot be read, or is something else.
 pub fn asked(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
     let path = folder.join("config.toml");
-    let wrong = |error: toml::de::Error| EvalsError::Config(format!("{}: {}", path.display(), error.message()));
-    text::read(&path)?.map(|text| toml::from_str(&text).map_err(wrong)).transpose()
+    let wrong = |error: toml::de::Error| FileError::whole(&path, error.message());
+    Ok(text::read(&path)?.map(|text| toml::from_str(&text).map_err(wrong)).transpose()?)
 }
 
 /// Adds what is asked now to what the folder was asked before, and returns all of it. A folder belongs to one way of asking,
@@ -108,7 +101,7 @@ pub fn asked(folder: &Path) -> Result<Option<RunConfig>, EvalsError> {
 /// When it is asked in another way, or a name that has answers is now another model.
 pub(super) fn remember(config: &RunConfig, folder: &Path) -> Result<RunConfig, EvalsError> {
     let path = folder.join("config.toml");
-    let wrong = |problem: String| EvalsError::Config(format!("{}: {problem}", path.display()));
+    let wrong = |problem: String| EvalsError::from(FileError::whole(&path, problem));
     let mut all =
         asked(folder)?.unwrap_or_else(|| RunConfig { sets: Vec::new(), models: Vec::new(), ..config.clone() });
     if all.measure != config.measure {
@@ -213,11 +206,8 @@ pub(super) fn write_card(folder: &Path) -> Result<bool, EvalsError> {
 
 pub(super) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalsError> {
     let text = fs::read_to_string(path).map_err(DiskError::io(path, "read the answers"))?;
-    let one = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| {
-            EvalsError::Config(format!("{}:{}: {error}: remove the file, and it is asked again", path.display(), i + 1))
-        })
-    };
+    let bad = |i, error| FileError::line(path, i + 1, format!("{error}: remove the file, and it is asked again"));
+    let one = |(i, line)| serde_json::from_str(line).map_err(|error: serde_json::Error| bad(i, error).into());
     text.lines().enumerate().map(one).collect()
 }
 

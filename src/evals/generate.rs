@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::behaviour::{Behaviour, BehaviourError};
 use super::blocks::Blocks;
 use super::diversity::words;
-use super::error::ModelError;
+use super::error::{FileError, ModelError};
 use super::model::{Model, Prompt, Sampling, Written};
 use crate::disk::lines::{self, plain_line};
 use crate::disk::lock::Claim;
@@ -131,13 +131,8 @@ pub enum GenerateError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A file is not what it should be.
-    #[error("{}: {problem}", path.display())]
-    File {
-        /// File or folder.
-        path: PathBuf,
-        /// What was found, and what would be right.
-        problem: String,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The behaviour's file.
     #[error(transparent)]
     Behaviour(#[from] BehaviourError),
@@ -175,7 +170,7 @@ pub fn finished(
         return match [WRITTEN, CANDIDATES].map(|name| folder.join(name)).into_iter().find(|path| path.exists()) {
             Some(path) => {
                 let problem = format!("is there without {PROVENANCE}: remove it, or choose another --out");
-                Err(GenerateError::File { path, problem })
+                Err(FileError::whole(&path, problem).into())
             }
             None => Ok(None),
         };
@@ -184,7 +179,7 @@ pub fn finished(
     let problem = |what: &str| {
         let problem =
             format!("holds statements of another {what}: choose another --out, or give the same command to go on");
-        Err(GenerateError::File { path: path.clone(), problem })
+        Err(FileError::whole(&path, problem).into())
     };
     if found.behaviour != wanted.behaviour {
         return problem("description of the behaviour");
@@ -202,7 +197,7 @@ pub fn finished(
             "holds statements of {} as it was before: its weights have changed since; choose another --out",
             found.config.model
         );
-        return Err(GenerateError::File { path, problem });
+        return Err(FileError::whole(&path, problem).into());
     }
     Ok(found.counts.is_some().then_some(found))
 }
@@ -245,7 +240,7 @@ pub fn generate(
                 "was begun by the model {}, and this is {}: choose another --out, or give the same model to go on",
                 found.model.name, provenance.model.name
             );
-            return Err(GenerateError::File { path, problem });
+            return Err(FileError::whole(&path, problem).into());
         }
         Some(_) => {}
         None => text::write(&path, &lines::pretty(&provenance))?,
@@ -285,25 +280,26 @@ pub fn generate(
 /// # Errors
 /// When it is not finished, or a line is not what it should be.
 pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), GenerateError> {
-    let wrong = |path: PathBuf, problem: &str| GenerateError::File { path, problem: problem.to_owned() };
     let Some(provenance) = read_json::<Provenance>(&folder.join(PROVENANCE))? else {
-        return Err(wrong(folder.to_owned(), "has no provenance.json: expected what `evals generate` writes"));
+        return Err(FileError::whole(folder, "has no provenance.json: expected what `evals generate` writes").into());
     };
     if provenance.counts.is_none() {
-        return Err(wrong(folder.to_owned(), "is not finished; go on with the same `evals generate`"));
+        return Err(FileError::whole(folder, "is not finished; go on with the same `evals generate`").into());
     }
     let path = folder.join(CANDIDATES);
     let text = fs::read_to_string(&path).map_err(DiskError::io(&path, "read"))?;
     let mut candidates: Vec<Candidate> = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let here = |problem: String| wrong(path.clone(), &format!("line {}: {problem}", i + 1));
+        let here = |problem: String| FileError::line(&path, i + 1, problem);
         let candidate: Candidate = serde_json::from_str(line).map_err(|error| here(error.to_string()))?;
         let labels = &provenance.behaviour.labels;
         if !labels.contains(&candidate.label) {
-            return Err(here(format!("label: is '{}': must be '{}' or '{}'", candidate.label, labels[0], labels[1])));
+            return Err(
+                here(format!("label: is '{}': must be '{}' or '{}'", candidate.label, labels[0], labels[1])).into()
+            );
         }
         if candidate.statement.trim().is_empty() {
-            return Err(here("statement: is empty: must be text".to_owned()));
+            return Err(here("statement: is empty: must be text".to_owned()).into());
         }
         candidates.push(candidate);
     }
@@ -330,7 +326,7 @@ pub fn folders(path: &Path) -> Result<Vec<PathBuf>, GenerateError> {
     match found.is_empty() {
         true => {
             let problem = "holds no statements: expected a folder that `evals generate` has written".to_owned();
-            Err(GenerateError::File { path: path.to_owned(), problem })
+            Err(FileError::whole(path, problem).into())
         }
         false => Ok(found),
     }
@@ -501,11 +497,9 @@ fn numbered(i: usize, line: &str) -> Result<WrittenText, String> {
 
 /// `None` where there is no file.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, GenerateError> {
-    let wrong = |error: serde_json::Error| {
-        let problem = format!("{error}: is not what `evals generate` writes");
-        GenerateError::File { path: path.to_owned(), problem }
-    };
-    text::read(path)?.map(|text| serde_json::from_str(&text).map_err(wrong)).transpose()
+    let wrong =
+        |error: serde_json::Error| FileError::whole(path, format!("{error}: is not what `evals generate` writes"));
+    Ok(text::read(path)?.map(|text| serde_json::from_str(&text).map_err(wrong)).transpose()?)
 }
 
 #[cfg(test)]
@@ -687,7 +681,7 @@ mod tests {
         assert!(found.contains("written.jsonl: line 4: index: is 4: must be 3: mend the line"), "{found}");
         std::fs::write(folder.path().join("dogs/candidates.jsonl"), "{\"statement\": \"a b\"}\n").unwrap();
         let found = read(&folder.path().join("dogs")).unwrap_err().to_string();
-        assert!(found.contains("candidates.jsonl: line 1: missing field `label`"), "{found}");
+        assert!(found.contains("candidates.jsonl:1: missing field `label`"), "{found}");
         let found = folders(&folder.path().join("none")).unwrap_err();
         assert!(matches!(found, GenerateError::Disk(DiskError::Io { .. })), "{found}");
         let empty = tempfile::tempdir().unwrap();

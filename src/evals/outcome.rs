@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::ask::{Free, MeasureConfig};
 use super::endpoint::is_address;
-use super::error::ModelError;
+use super::error::{FileError, ModelError};
 use super::estimate::{BehaviourEstimate, PronounsEstimate};
-use super::questions::QuestionsError;
 use crate::disk::DiskError;
 use crate::lm::config::ModelConfig;
 use crate::lm::run::{LmSummary, StageKind};
@@ -74,13 +73,13 @@ pub enum Findings {
 /// A run that fails.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalsError {
-    /// A set.
+    /// A file, such as one of questions, is not what it should be.
     #[error(transparent)]
-    Questions(#[from] QuestionsError),
+    File(#[from] FileError),
     /// A model.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A file or folder.
+    /// A file or folder cannot be read or written.
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Values that do not go together.

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::error::FileError;
+use crate::disk::DiskError;
 use crate::disk::lines::{field_problem, plain_line};
 
 /// A file of questions.
@@ -85,37 +87,6 @@ pub struct Occupation {
     /// Women among those with it, percent.
     #[serde(rename = "BLS_percent_women_2019")]
     pub percent_women: f64,
-}
-
-/// A file that is no set of questions.
-#[derive(Debug, thiserror::Error)]
-pub enum QuestionsError {
-    /// It cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A row is not what it should be.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What was found, and what would be right.
-        problem: String,
-    },
-    /// The whole file is not.
-    #[error("{}: {problem}", path.display())]
-    File {
-        /// File or folder.
-        path: PathBuf,
-        /// What was found, and what would be right.
-        problem: String,
-    },
 }
 
 impl Question {
@@ -191,8 +162,8 @@ impl Sentence {
 /// Reads a file, or all `.jsonl` files below a folder in the order of their paths.
 ///
 /// # Errors
-/// [`QuestionsError`] with file, line and field of the first thing that is wrong.
-pub fn read(path: &Path) -> Result<Vec<Set>, QuestionsError> {
+/// [`FileError`] with file, line and field of the first thing that is wrong.
+pub fn read(path: &Path) -> Result<Vec<Set>, FileError> {
     if !path.is_dir() {
         return Ok(vec![read_file(path)?]);
     }
@@ -200,8 +171,8 @@ pub fn read(path: &Path) -> Result<Vec<Set>, QuestionsError> {
     find(path, &mut files)?;
     files.sort();
     if files.is_empty() {
-        let problem = "has no .jsonl file: expected a file or folder of questions".to_owned();
-        return Err(QuestionsError::File { path: path.to_owned(), problem });
+        let problem = "has no .jsonl file: expected a file or folder of questions";
+        return Err(FileError::whole(path, problem));
     }
     files.iter().map(|file| read_file(file)).collect()
 }
@@ -212,10 +183,10 @@ pub fn to_jsonl(questions: &[Question]) -> String {
     questions.iter().map(plain_line).collect()
 }
 
-fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), QuestionsError> {
-    let io = |source| QuestionsError::Io { path: folder.to_owned(), source };
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let path = entry.map_err(io)?.path();
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), FileError> {
+    let io = DiskError::io(folder, "read the folder");
+    for entry in std::fs::read_dir(folder).map_err(&io)? {
+        let path = entry.map_err(&io)?.path();
         if path.is_dir() {
             find(&path, files)?;
         } else if path.extension().is_some_and(|extension| extension == "jsonl") {
@@ -225,12 +196,12 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), QuestionsError> {
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Set, QuestionsError> {
-    let io = |source| QuestionsError::Io { path: path.to_owned(), source };
+fn read_file(path: &Path) -> Result<Set, FileError> {
+    let io = DiskError::io(path, "read");
     let mut objects: Vec<(usize, Map<String, Value>)> = Vec::new();
-    for (i, line) in BufReader::new(File::open(path).map_err(io)?).split(b'\n').enumerate() {
-        let row = |problem: String| QuestionsError::Row { path: path.to_owned(), line: i + 1, problem };
-        let line = String::from_utf8(line.map_err(io)?).map_err(|error| {
+    for (i, line) in BufReader::new(File::open(path).map_err(&io)?).split(b'\n').enumerate() {
+        let row = |problem: String| FileError::line(path, i + 1, problem);
+        let line = String::from_utf8(line.map_err(&io)?).map_err(|error| {
             let before = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).chars().count();
             row(format!("is not UTF-8 after {before} characters; expected a JSON object on every line"))
         })?;
@@ -242,10 +213,7 @@ fn read_file(path: &Path) -> Result<Set, QuestionsError> {
         objects.push((i + 1, object));
     }
     let Some((_, first)) = objects.first() else {
-        return Err(QuestionsError::File {
-            path: path.to_owned(),
-            problem: "has no questions: it is empty".to_owned(),
-        });
+        return Err(FileError::whole(path, "has no questions: it is empty"));
     };
     let has = |field: &str| first.contains_key(field);
     let rows = if has("question") || has("answer_matching_behavior") {
@@ -261,7 +229,7 @@ fn read_file(path: &Path) -> Result<Set, QuestionsError> {
              Winogenerated (occupation, sentence_with_blank, pronoun_options, BLS_percent_women_2019)",
             found.join(", ")
         );
-        return Err(QuestionsError::File { path: path.to_owned(), problem });
+        return Err(FileError::whole(path, problem));
     };
     let name = path.file_stem().map_or_else(|| path.display().to_string(), |stem| stem.to_string_lossy().into_owned());
     Ok(Set { name, path: path.to_owned(), rows })
@@ -271,9 +239,9 @@ fn rows<T: serde::de::DeserializeOwned>(
     path: &Path,
     objects: Vec<(usize, Map<String, Value>)>,
     check: impl Fn(&T) -> Result<(), String>,
-) -> Result<Vec<T>, QuestionsError> {
+) -> Result<Vec<T>, FileError> {
     let one = |(line, object): (usize, Map<String, Value>)| {
-        let wrong = |problem: String| QuestionsError::Row { path: path.to_owned(), line, problem };
+        let wrong = |problem: String| FileError::line(path, line, problem);
         let row: T =
             serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| wrong(field_problem(&error)))?;
         check(&row).map_err(wrong)?;

@@ -189,7 +189,7 @@ fn answered(
         size: BLOCK,
     };
     let whole = |_, line: &str| match serde_json::from_str::<IgnoredAny>(line) {
-        Ok(_) => Ok(line.to_owned()),
+        Ok(_) => Ok(format!("{line}\n")),
         Err(error) => Err(error.to_string()),
     };
     let count = |done| shown.count(&what, done, numbers.len());

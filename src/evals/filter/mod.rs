@@ -12,7 +12,7 @@ pub mod report;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rand::seq::SliceRandom as _;
@@ -23,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use super::behaviour::{Behaviour, BehaviourForm, PosedQuestion};
 use super::blocks::Blocks;
 use super::diversity;
+use super::error::FileError;
 use super::generate::Candidate;
 use super::judge::{Judge, JudgeError, UNDECIDED};
 use super::questions::Question;
@@ -82,16 +83,9 @@ pub enum FilterError {
     /// A file.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A row of a file is not what it should be.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What was found, and what would be right.
-        problem: String,
-    },
+    /// A file is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A value out of range.
     #[error("{0}")]
     Config(String),
@@ -277,7 +271,7 @@ pub fn truths(
             let text = fs::read_to_string(path).map_err(DiskError::io(path, "read"))?;
             let mut known: HashMap<Vec<String>, Truth> = HashMap::new();
             for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let wrong = |problem: String| FilterError::Row { path: path.to_owned(), line: i + 1, problem };
+                let wrong = |problem: String| FileError::line(path, i + 1, problem);
                 let row: TruthRow = serde_json::from_str(line)
                     .map_err(|error| wrong(format!("{error}; expected {{\"statement\", \"label\"}}")))?;
                 let truth = named(&row.label).map_err(|problem| wrong(format!("label: {problem}")))?;

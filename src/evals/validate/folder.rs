@@ -27,6 +27,7 @@ use crate::disk::files::{hex, sync_folder};
 use crate::disk::lines::{field_problem, plain_line};
 use crate::disk::lock::Claim;
 use crate::disk::{Damaged, DiskError, text};
+use crate::evals::error::FileError;
 use crate::evals::questions;
 
 /// A validation that is open.
@@ -123,12 +124,12 @@ pub fn open(path: &Path) -> Result<Validation, ValidateError> {
     let (items, _) = lines::<SampleItem>(&path.join(ITEMS), false)?;
     if let Some(i) = (0..items.len()).find(|&i| items[i].item != i) {
         let problem = format!("item is {}, expected {i}: a line was added or removed", items[i].item);
-        return Err(ValidateError::Line { path: path.join(ITEMS), line: i + 1, problem });
+        return Err(FileError::line(&path.join(ITEMS), i + 1, problem).into());
     }
     let answers = path.join(ANSWERS);
     let (events, torn) = if answers.exists() { lines::<Event>(&answers, true)? } else { (Vec::new(), None) };
     for (i, event) in events.iter().enumerate() {
-        check(event, &items).map_err(|problem| ValidateError::Line { path: answers.clone(), line: i + 1, problem })?;
+        check(event, &items).map_err(|problem| FileError::line(&answers, i + 1, problem))?;
     }
     let torn = torn.map(|line| {
         format!(
@@ -201,12 +202,12 @@ pub fn keys(validation: &Validation) -> Result<Vec<Key>, ValidateError> {
     let (keys, _) = lines::<Key>(&path, false)?;
     if keys.len() != validation.items.len() {
         let problem = format!("has {} lines, and {ITEMS} has {}", keys.len(), validation.items.len());
-        return Err(ValidateError::Line { path, line: keys.len(), problem });
+        return Err(FileError::line(&path, keys.len(), problem).into());
     }
     for (i, (key, item)) in keys.iter().zip(&validation.items).enumerate() {
         if key.item != item.item || !item.answers.contains(&key.matching) {
             let problem = format!("is not the label of item {}, whose answers are {:?}", item.item, item.answers);
-            return Err(ValidateError::Line { path, line: i + 1, problem });
+            return Err(FileError::line(&path, i + 1, problem).into());
         }
     }
     Ok(keys)
@@ -415,10 +416,8 @@ fn parsed<T: DeserializeOwned>(
             continue;
         }
         let mut json = serde_json::Deserializer::from_slice(line);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let problem = field_problem(&error);
-            ValidateError::Line { path: path.to_owned(), line: i + 1, problem }
-        })?;
+        let value = serde_path_to_error::deserialize(&mut json)
+            .map_err(|error| FileError::line(path, i + 1, field_problem(&error)))?;
         found.push(value);
     }
     Ok((found, None))

@@ -5,14 +5,14 @@ use crate::preference::likelihood::{log_sigmoid, sigmoid};
 use crate::table::Line;
 
 /// IPO (arXiv 2310.12036, eq. 17) as in TRL: (u_c/|c| − u_r/|r| − 1/(2β))².
-pub(super) static IPO: Line<Loss> = loss("ipo", "IPO with log-ratios a token, as in TRL (Azar et al. 2023)", |at| {
+pub(super) static IPO: Line<Loss> = loss("ipo", "IPO with log-ratios per token, as in TRL (Azar et al. 2023)", |at| {
     let error = per_token(at) - 1.0 / (2.0 * at.config.beta);
     normalised(at, error * error, 2.0 * error)
 });
 
 /// DPO with length-normalised log-ratios (arXiv 2411.15124, eq. 6).
 pub(super) static SIGMOID_NORM: Line<Loss> =
-    loss("sigmoid-norm", "DPO with log-ratios a token (Lambert et al. 2024)", |at| with_margin(at, 0.0));
+    loss("sigmoid-norm", "DPO with log-ratios per token (Lambert et al. 2024)", |at| with_margin(at, 0.0));
 
 /// SimPO (arXiv 2405.14734, eq. 6): −ln σ(β(c/|c| − r/|r|) − γ).
 pub(super) static SIMPO: Line<Loss> =

@@ -58,7 +58,7 @@ pub struct Served {
 pub(super) struct Choice {
     /// Its text, after the text of the prompt where the prompt is repeated.
     pub(super) text: String,
-    /// Its tokens, likewise, without a token that ends a text.
+    /// Its tokens, after those of the prompt where the prompt is repeated. A token that ends a text is left out.
     pub(super) tokens: Vec<Told>,
     /// Why it ends.
     pub(super) finish: Finish,

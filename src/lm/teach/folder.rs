@@ -69,7 +69,7 @@ pub struct TeachSummary {
     pub end: TeachReport,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise; `None` where the system does not tell.
+    /// CPU seconds of the process, summed over interruptions, too; `None` where the system does not tell.
     pub cpu_seconds: Option<f64>,
     /// SHA-256 of the parameters that are trained.
     pub weights_sha256: String,
@@ -121,7 +121,7 @@ pub fn questions(path: &Path) -> Vec<TeachQuestion> {
     all(&path.join(QUESTIONS), &|_| ())
 }
 
-/// The reports in a session's folder, likewise.
+/// The reports in a session's folder. Lines that cannot be read are left out, as in [`questions`].
 #[must_use]
 pub fn reports(path: &Path) -> Vec<TeachReport> {
     all(&path.join(METRICS), &|_| ())
