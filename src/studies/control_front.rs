@@ -615,7 +615,8 @@ mod tests {
                 assert_eq!(returns, point.returns, "{env}, {:?} {:?}", point.method, point.weights);
             }
         }
-        assert!(tastes("acrobot").unwrap_err().to_string().contains("choose reacher"));
+        let error = tastes("acrobot").unwrap_err().to_string();
+        assert!(error.contains("has no tastes to weigh: choose") && error.contains("reacher"), "{error}");
     }
 
     #[test]
