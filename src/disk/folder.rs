@@ -129,9 +129,13 @@ impl Folder {
 /// When it cannot be read: then nobody knows what the folder is.
 pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, LayerError> {
     let path = folder.join("config.toml");
-    match fs::symlink_metadata(&path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        // A link that leads nowhere counts as a configuration that cannot be read.
-        _ => read_layer(&path).map(Some),
+    match read_layer(&path) {
+        // A link that leads nowhere is no configuration either.
+        Err(LayerError::Read { source, .. })
+            if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
+        read => read.map(Some),
     }
 }

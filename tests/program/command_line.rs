@@ -513,7 +513,10 @@ const REFUSED_LM: &[(&[&str], &str)] = &[
         "base/model: is a model that writes, not a reward model",
     ),
     (&["query", "--model", "base", "--data", "rows.jsonl"], "base: is a run of another stage"),
-    (&["query", "--model", "base/model", "--data", "rows.jsonl", "--sampler", "disagrement"], "use uniform, disagree"),
+    (
+        &["query", "--model", "base/model", "--data", "rows.jsonl", "--sampler", "disagrement"],
+        "a similar value exists: 'disagreement'",
+    ),
     (&["score", "--model", "base/model", "--data", "absent.jsonl"], "absent.jsonl: cannot read"),
     (&["gold", "score", "--gold", "nonsense", "--data", "rows.jsonl"], "nonsense"),
     (&["resume", "absent"], "config.toml"),

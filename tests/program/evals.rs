@@ -156,7 +156,7 @@ fn the_day_that_a_template_is_told_is_recorded_and_kept() {
     assert!(refused(folder, &other).contains("asked in another way"));
     for option in [["--template-date", "2024-07-26"], ["--chat-template", "hh"]] {
         let message = refused(folder, &[&ask[..], &option, &["--out", "plain"]].concat());
-        assert!(message.contains(&format!("{}: no template is used with this --form", option[0])), "{message}");
+        assert!(message.contains(&format!("{}: only --form chat uses a template", option[0])), "{message}");
     }
     // Teaching records it, too; the texts of the embedded world need none.
     fs::write(folder.join("prompts.jsonl"), "{\"prompt\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n").unwrap();
