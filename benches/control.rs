@@ -3,7 +3,7 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use pairwise::control::config::Config;
-use pairwise::control::drlhp::{self, Question};
+use pairwise::control::drlhp::{self, SegmentQuery};
 use pairwise::control::reward::ensemble::{Ensemble, RewardConfig};
 use pairwise::control::reward::fit::{FitExample, fit};
 use pairwise::control::rl::ppo::{self, Agent};
@@ -86,7 +86,7 @@ fn preference_run(bencher: Bencher) {
     bencher.counter(ItemsCount::new(config.steps)).with_inputs(|| config.clone()).bench_values(|config| {
         let mut run = drlhp::start(config, &device).expect("a task of this project");
         while !drlhp::finished(&run) {
-            let answer = |question: &Question| Ok::<Label, drlhp::Halt>(question.simulated);
+            let answer = |question: &SegmentQuery| Ok::<Label, drlhp::Halt>(question.simulated);
             drlhp::iterate(&mut run, &mut { answer }).expect("a run that learns");
         }
         run

@@ -1,4 +1,4 @@
-//! Numbers that are no numbers, or out of their range: found where they arise, and told as what they are.
+//! Numbers that are not finite: found where they arise, and named.
 //!
 //! NaN and infinities spread through everything that is computed from them, and comparisons with NaN are all false. So
 //! every trainer looks at what it has on the host anyway (rewards, losses, norms, weights that are hashed) and stops at
@@ -18,15 +18,6 @@ pub struct NotFinite {
     pub at: String,
     /// What to try.
     pub advice: &'static str,
-}
-
-/// A number of a configuration that is out of its range.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{field} = {found}: must be {expected}")]
-pub struct OutOfRange {
-    field: &'static str,
-    found: f64,
-    expected: &'static str,
 }
 
 impl NotFinite {
@@ -57,14 +48,6 @@ pub fn first(values: impl IntoIterator<Item = f64>) -> Option<(usize, f64)> {
 #[must_use]
 pub fn first_f32(values: &[f32]) -> Option<(usize, f64)> {
     values.iter().position(|value| !value.is_finite()).map(|place| (place, f64::from(values[place])))
-}
-
-/// Checks a number of a configuration, which is `fine` where it is in its range.
-///
-/// # Errors
-/// [`OutOfRange`], also for NaN and infinities.
-pub fn check(field: &'static str, found: f64, fine: bool, expected: &'static str) -> Result<(), OutOfRange> {
-    if fine && found.is_finite() { Ok(()) } else { Err(OutOfRange { field, found, expected }) }
 }
 
 /// Whether a [`NotFinite`] is behind an error: then the run failed, and nothing that was given is wrong in form.

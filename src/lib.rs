@@ -3,7 +3,7 @@
 //!
 //! ARCHITECTURE.md says what is where, and which invariants hold.
 
-// From the ground up: see `floors`.
+// From the ground up: see tests/program/floors.rs.
 pub mod advantage;
 pub mod finite;
 pub mod random;
@@ -33,5 +33,3 @@ pub mod cli;
 
 #[cfg(test)]
 mod fixtures;
-#[cfg(test)]
-mod floors;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use burn::tensor::{Device, Tensor};
 use cpu_time::ProcessTime;
 use pairwise::control::config::Config;
-use pairwise::control::drlhp::{self, Question};
+use pairwise::control::drlhp::{self, SegmentQuery};
 use pairwise::control::reward::ensemble::{Ensemble, RewardConfig};
 use pairwise::control::reward::fit::{FitExample, fit};
 use pairwise::control::rl::evaluate::evaluate;
@@ -109,7 +109,7 @@ fn run(seed: u64) -> Result<Value, Box<dyn std::error::Error>> {
     let mut run = drlhp::start(config, &Device::flex())?;
     let mut labels = 0;
     while !drlhp::finished(&run) {
-        let report = drlhp::iterate(&mut run, &mut |question: &Question| {
+        let report = drlhp::iterate(&mut run, &mut |question: &SegmentQuery| {
             Ok::<Label, Box<dyn std::error::Error>>(question.simulated)
         })?;
         labels = report.labels_asked;

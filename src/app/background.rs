@@ -57,7 +57,6 @@ impl<T: Send + 'static> Repeated<T> {
 }
 
 impl Closing {
-    /// Ends an engine.
     pub(super) fn close<C, V>(&mut self, folder: PathBuf, engine: Engine<C, V>)
     where
         C: Send + 'static,
@@ -67,7 +66,7 @@ impl Closing {
         self.0.push((folder, std::thread::spawn(move || engine.close())));
     }
 
-    /// Waits for the one of this folder, which has to be ended before it can go on; for all without a folder.
+    /// Waits until the engine of this folder has ended, so that it can be opened again; without one, until all have.
     pub(super) fn wait(&mut self, folder: Option<&Path>) {
         for (_, thread) in self.0.extract_if(.., |(closing, _)| folder.is_none_or(|folder| closing == folder)) {
             // A panic was reported by its own hook.

@@ -1,5 +1,5 @@
-//! Which of two is better? What is asked, what was said and is not in the ledger yet, what is asked again; its keys and
-//! buttons. What stands on the two sides is drawn by the panel.
+//! Which of two is better? Which pair is asked, which answer is on its way to the ledger, which pair is asked again,
+//! keys and buttons. The panel draws the two sides.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,13 @@ use crate::preference::Label;
 /// A person who compares two of something, pair by pair.
 #[derive(Default)]
 pub(super) struct Compare {
-    /// The second on the left.
+    /// Whether the second one is on the left.
     pub swapped: bool,
-    /// The query that is shown, since when.
+    /// The query that is shown, and since when.
     pub shown: Option<(u64, Instant)>,
     /// Answered queries in their order, for undoing.
     given: Vec<u64>,
-    /// How many of the engine's answered queries are among them, or were.
+    /// How many of the engine's answered queries were added to `given`.
     seen: usize,
     /// A query whose answer was taken back, now or before the folder was opened again: it is asked before all others.
     again: Option<u64>,
@@ -26,7 +26,7 @@ pub(super) struct Compare {
     undoing: Option<u64>,
     /// The answer on its way to the ledger.
     sent: Option<(u64, Label)>,
-    /// Messages of the engine when it was sent: another one means that it was not taken.
+    /// Messages of the engine so far: a new one means that the answer was not taken.
     messages: usize,
     early: Early,
 }
@@ -34,9 +34,9 @@ pub(super) struct Compare {
 /// What a key or a button does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Do {
-    /// That on the left is better.
+    /// The left one is better.
     Left,
-    /// That on the right is better.
+    /// The right one is better.
     Right,
     /// Both are equally good.
     Equal,
@@ -52,17 +52,18 @@ pub(super) enum Do {
 #[derive(Default)]
 pub(super) struct Early(Option<Instant>);
 
-/// What nobody can have answered after having seen it: a decision between two takes people a third of a second and more,
-/// and studies of reaction times take answers below a fifth for anticipations (Whelan 2008, The Psychological Record 58).
+/// Seconds within which nobody can have seen a pair: a decision between two takes people a third of a second or more,
+/// and studies of reaction times take answers below a fifth for anticipations (Whelan 2008, The Psychological Record
+/// 58).
 pub(super) const LEAST_SECONDS: f64 = 0.2;
 
-/// Largest setting of that.
+/// The most that these seconds can be set to.
 pub(crate) const MOST_LEAST_SECONDS: f64 = 5.0;
 
-/// How long it is said that an answer did not count, seconds.
+/// How long the window says that an answer did not count, seconds.
 const SAID: f64 = 4.0;
 
-/// Between the two sides, points.
+/// Gap between the two sides, points.
 const GAP: f32 = 12.0;
 
 const KEYS: [(Key, Do); 6] = [
@@ -141,7 +142,7 @@ impl Compare {
         })
     }
 
-    /// What was sent last was not taken: it can be said again.
+    /// The answer that was sent last was not taken: it can be given again.
     pub(super) fn refused(&mut self) {
         self.sent = None;
         if self.undoing.take().is_some() {

@@ -35,7 +35,6 @@ struct Mix {
     open: Option<OpenFront>,
 }
 
-/// A front that is open.
 struct OpenFront {
     engine: MixEngine,
     view: MixView,
@@ -100,7 +99,7 @@ impl Panel for Mix {
 }
 
 impl Mix {
-    /// What is shown, and the weights. Which front is wanted instead, if another one is.
+    /// Draws what is shown, and the weights. Returns the front that is wanted instead, if any.
     fn middle(&mut self, ui: &mut Ui, theme: &Theme, runs: &Path, actions: &mut Vec<Action>) -> Option<PathBuf> {
         let mut wanted = None;
         let weak = |ui: &mut Ui, text: &str| {

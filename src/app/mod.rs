@@ -3,7 +3,7 @@
 //! **Architecture invariant:** nothing here touches a tensor or waits for one. Panels draw a snapshot of an engine and push
 //! actions, which are carried out once a frame, after everything is drawn.
 //!
-//! A panel is one file here and one line in [`PANELS`].
+//! A panel is one file here and one line in the table `PANELS`.
 
 mod background;
 mod canvas;
@@ -88,7 +88,7 @@ pub struct Options {
 pub struct App {
     options: Options,
     settings: Settings,
-    /// As in [`PANELS`].
+    /// As in the table `PANELS`.
     panels: Vec<Box<dyn Panel>>,
     /// Which of them is shown.
     shown: usize,

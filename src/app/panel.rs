@@ -36,7 +36,7 @@ pub(super) trait Panel {
         false
     }
 
-    /// Ends what goes on, and waits for that. What a narration says of it.
+    /// Ends what goes on, and waits for that. Returns what a narration says of it.
     fn end(&mut self) -> Option<Narration> {
         None
     }
@@ -56,7 +56,6 @@ pub(super) struct Entry {
 
 /// What a panel draws from.
 pub(super) struct Context<'a> {
-    /// Colours.
     pub theme: &'static Theme,
     /// What is remembered from one start to the next.
     pub settings: &'a mut Settings,
@@ -111,7 +110,6 @@ pub(super) struct Settings {
     pub least_seconds: f64,
 }
 
-/// A run that is open.
 pub(super) struct OpenRun {
     pub engine: RunEngine,
     /// The newest snapshot.

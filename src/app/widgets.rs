@@ -17,7 +17,7 @@ const UNREADABLE: f32 = 110.0;
 /// Frames a second while something moves.
 const FRAMES_PER_SECOND: f64 = 60.0;
 
-/// What stands on the right. `widths`: that at first, and the least, points.
+/// A panel on the right. `widths`: the width at first, and the least width, points.
 pub(super) fn aside(ui: &mut Ui, theme: &Theme, id: &'static str, widths: [f32; 2], content: impl FnOnce(&mut Ui)) {
     let frame = Frame::new().fill(theme.panel).inner_margin(12);
     Side::right(id).default_size(widths[0]).min_size(widths[1]).frame(frame).show(ui, content);
@@ -107,7 +107,7 @@ pub(super) fn toggle(ui: &mut Ui, on: bool, name: &str, hint: &str) -> bool {
     response.on_hover_text(hint).on_disabled_hover_text(hint).clicked()
 }
 
-/// Folders that cannot be read, and why: whoever looks for them finds that out. `runs` is the folder of all runs.
+/// Folders that cannot be read, and why. `runs` is the folder of all runs.
 pub(super) fn unreadable(ui: &mut Ui, theme: &Theme, runs: &Path, damaged: &[Damaged]) {
     if damaged.is_empty() {
         return;

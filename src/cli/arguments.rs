@@ -16,7 +16,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser, ValueHint};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::Failure;
+use super::failure::Failure;
 use crate::table::{Line, Table, find};
 
 /// The arguments with every list as one value an option, which is behind an equals sign: so it may begin with a minus.

@@ -9,9 +9,10 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use super::flags::assigned;
+use super::failure::Failure;
+use super::flags::{SharedArgs, assigned};
+use super::screen::{number, print_line, remark, shown, warn};
 use super::train::{ENOUGH_EPISODES, note_few};
-use super::{Failure, SharedArgs, number, print_line, remark, shown, warn};
 use crate::control::config::{Config, RewardSource};
 use crate::control::reward::ensemble::FitTarget;
 use crate::control::rl::evaluate::evaluate_random;

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::failure::Failure;
+use super::flags::JsonArgs;
+use super::screen::{print_line, shown};
 use super::train::{GivenPolicy, load, policy};
-use super::{Failure, JsonArgs, print_line, shown};
 use crate::control::run::film::{self, Film};
 use crate::disk::archive::write_atomically;
 

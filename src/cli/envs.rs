@@ -7,7 +7,9 @@ use pairwise_envs::{Action, EnvSpec, Space};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Failure, JsonArgs, print_line, print_table};
+use super::failure::Failure;
+use super::flags::JsonArgs;
+use super::screen::{print_line, print_table};
 use crate::finite;
 
 /// Arguments of `envs`.

@@ -14,7 +14,7 @@ use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
 use toml::Table;
 
-use super::Failure;
+use super::failure::Failure;
 use super::screen::print_json;
 use crate::device::DeviceChoice;
 use crate::disk::layers::{layer, read_layer, resolve, set_layer};

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::json;
 use toml::Table;
 
-use super::flags::is_on;
+use super::failure::Failure;
+use super::flags::{LayerArgs, SharedArgs, is_on};
+use super::screen::{number, over_seeds, print_line, print_table, remark, shown, write};
 use super::train::note_few;
-use super::{Failure, LayerArgs, SharedArgs, number, over_seeds, print_line, print_table, remark, shown, write};
 use crate::device::{self, DeviceChoice};
 use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::disk::files::make_folder;

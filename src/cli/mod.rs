@@ -7,6 +7,7 @@ mod bench;
 mod clips;
 mod envs;
 mod evals;
+mod failure;
 mod flags;
 mod front;
 mod lm;
@@ -16,15 +17,13 @@ mod soup;
 mod train;
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::disk::archive::write_atomically;
-use flags::{JsonArgs, LayerArgs, SharedArgs};
-use screen::{ask, note, number, over_seeds, plus_minus, print_line, print_table, print_text, remark, shown, warn};
+use failure::Failure;
+use screen::{print_text, remark};
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
 #[derive(Debug, Parser)]
@@ -85,47 +84,6 @@ impl Command {
     }
 }
 
-/// Why a command did not do what was asked.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    /// Something is wrong with what was given: exit code 2.
-    pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
-    }
-
-    /// The command ran and the answer is no: exit code 1.
-    pub(crate) fn negative(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into() }
-    }
-
-    /// Stopped by Ctrl-C: the shell's convention, 128 + SIGINT.
-    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
-        Self { code: 130, message: message.into() }
-    }
-
-    /// Stopped by Ctrl-C, and the folder `out` holds what was `done`.
-    fn kept(done: &str, out: &Path) -> Self {
-        let out = out.display();
-        Self::interrupted(format!("what was {done} is kept; go on with the same command and --out {out}"))
-    }
-}
-
-/// Errors of the library are about what the user gave it: arguments, files, folders, disks. But where training came to
-/// numbers that are not finite, or to nothing to train on, the command ran and failed.
-impl<E: std::error::Error + 'static> From<E> for Failure {
-    fn from(error: E) -> Self {
-        match crate::finite::is_behind(&error) || crate::control::drlhp::Halt::is_behind(&error) {
-            true => Self::negative(error.to_string()),
-            false => Self::usage(error.to_string()),
-        }
-    }
-}
-
 /// Runs the program.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -181,20 +139,6 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Lm(args) => lm::lm(args),
         Command::Evals(args) => evals::evals(&args),
     }
-}
-
-/// Writes a file whole.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
-}
-
-/// Writes lines to a file, or without one to the screen.
-fn write_or_print(out: Option<&Path>, lines: &str) -> Result<(), Failure> {
-    match out {
-        Some(path) => write(path, lines)?,
-        None => lines.lines().for_each(print_line),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use super::Failure;
+use super::failure::Failure;
 use crate::control::config::Config;
 
 /// Arguments of `app`: all are taken, as nothing can be done with any.

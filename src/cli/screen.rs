@@ -10,6 +10,8 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
+use super::failure::Failure;
+use crate::disk::archive::write_atomically;
 use crate::disk::lines::finite;
 
 /// Why something did not arrive on stdout.
@@ -39,6 +41,20 @@ pub(crate) fn print_json(value: &impl Serialize) {
 /// Why not all of stdout arrived, in words; `None` where it did, or where nobody wants more of it.
 pub(super) fn lost() -> Option<&'static str> {
     LOST.get().map(String::as_str)
+}
+
+/// Writes lines to a file, or without one to the screen., or without one to the screen.
+pub(crate) fn write_or_print(out: Option<&Path>, lines: &str) -> Result<(), Failure> {
+    match out {
+        Some(path) => write(path, lines)?,
+        None => lines.lines().for_each(print_line),
+    }
+    Ok(())
+}
+
+/// Writes a file whole.
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    write_atomically(path, text.as_bytes()).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// Prints a line to stderr. Where it cannot be read, nobody misses it.

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::flags::SeedArgs;
+use super::failure::Failure;
+use super::flags::{SeedArgs, SharedArgs};
+use super::screen::{print_line, shown};
 use super::train::note_few;
-use super::{Failure, SharedArgs, print_line, shown};
 use crate::control::rl::evaluate::evaluate;
 use crate::control::run::policy::{Policy, mixable, mixed};
 use crate::device::{self, DeviceChoice};

@@ -8,10 +8,12 @@ use clap::Args;
 use serde::Serialize;
 use toml::Value;
 
+use super::app;
 use super::arguments::named;
-use super::flags::{self, RunFlags, assigned};
+use super::failure::Failure;
+use super::flags::{self, JsonArgs, LayerArgs, RunFlags, SharedArgs, assigned};
 use super::progress::TrainingProgress;
-use super::{Failure, JsonArgs, LayerArgs, SharedArgs, app, note, number, plus_minus, print_line, remark, shown, warn};
+use super::screen::{note, number, plus_minus, print_line, remark, shown, warn};
 use crate::control::config::{Config, RewardSource};
 use crate::control::drlhp::{self, Run};
 use crate::control::rl::evaluate as rl;

@@ -2,6 +2,7 @@
 //!
 //! The resolved result is written to the run folder and can be fed back with `--config`.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,12 +24,12 @@ pub struct Config {
     pub env: String,
     /// Seed of every random stream.
     pub seed: u64,
-    /// Environment steps in all, random ones at the start included.
+    /// Environment steps in all, including the random ones at the start.
     pub steps: usize,
     /// What the agent is trained on.
     pub reward: RewardSource,
-    /// Run, or policy's file, whose policy the agent begins with, instead of random weights. Runs with one beginning can
-    /// be mixed, so its observation statistics stay (`ppo.normalize_observations` is false).
+    /// Run or policy file whose policy the agent begins with, instead of random weights. Runs that begin with the same
+    /// policy can be mixed, so its observation statistics stay fixed (`ppo.normalize_observations` is false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
     /// Where tensors live.
@@ -69,20 +70,21 @@ pub enum Rater {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceConfig {
-    /// Questions in all; skipped ones count.
+    /// Questions in all, skipped ones included.
     pub labels: usize,
     /// Share of them asked about a random policy before training starts (A.1: 0.25).
     pub first_share: f64,
-    /// Rounds in which the first share is asked, with a fit after each. Questions of the first round are random ones;
-    /// those of the others are chosen by the sampler, from the same random policy's clips.
+    /// Rounds in which the first share is asked, with a fit after each. The first round's questions are random; in
+    /// later rounds the sampler chooses them, from clips of the same random policy.
     pub first_rounds: usize,
-    /// Keep asking while the agent learns (§3.3: without, the agent exploits what the reward got wrong).
+    /// Keep asking while the agent learns (§3.3: otherwise it exploits errors of the learned reward).
     pub online: bool,
-    /// The label rate after T steps is proportional to h / (T + h), with h this share of all steps (A.1: 2·10⁶ of 5·10⁶).
+    /// The label rate after T steps is proportional to h / (T + h), with h this share of all steps (A.1: 2·10⁶ of
+    /// 5·10⁶).
     pub rate_half: f64,
-    /// Steps of a segment.
+    /// Steps in a segment.
     pub segment_steps: usize,
-    /// Candidate pairs for every question (§2.2.4: 10).
+    /// Candidate pairs per question (§2.2.4: 10).
     pub candidates: usize,
     /// How questions are chosen among the candidates.
     pub sampler: &'static Line<Sampler>,
@@ -90,19 +92,19 @@ pub struct PreferenceConfig {
     pub rater: Rater,
     /// The simulated teacher.
     pub teacher: Teacher,
-    /// What a person wants to see, in a sentence. With it there is no true return: the task's own reward is not what is
-    /// wanted, and nothing shows it.
+    /// What a person wants to see, in a sentence. If set, no true return is shown: the task's own reward does not
+    /// measure what is wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<String>,
     /// Questions kept ready for a person, so that the next pair appears at once.
     pub ahead: usize,
-    /// Questions by which training may be ahead of a person's answers before it waits.
+    /// How many questions training may run ahead of a person's answers before it waits.
     pub lead: usize,
-    /// Every so many questions to a person, an earlier pair is shown again, unannounced; 0 for never.
+    /// Of this many questions to a person, one shows an earlier pair again, unannounced; 0 for never.
     pub repeat_every: usize,
     /// Steps of a random policy before the first questions.
     pub random_steps: usize,
-    /// Newest environment steps that questions are taken from.
+    /// How many of the newest environment steps questions are drawn from.
     pub window_steps: usize,
 }
 
@@ -130,7 +132,7 @@ pub enum ConfigError {
     Env(#[from] pairwise_envs::UnknownEnv),
 }
 
-/// Presets by task, measured on the tasks themselves; tasks that are not there learn well with the defaults.
+/// Presets by task, measured on the tasks themselves; tasks without one learn well with the defaults.
 const PRESETS: &str = include_str!("../../assets/presets.toml");
 
 impl Default for PreferenceConfig {
@@ -184,9 +186,9 @@ impl Config {
 
     /// The configuration of a run that a person teaches.
     ///
-    /// A person answers one question while a machine takes tens of thousands of steps, so that training waits for
-    /// answers all the time; it gets four times the steps. Only a tenth of the questions comes before training starts,
-    /// so that one sees early what the answers do.
+    /// Training takes tens of thousands of steps while a person answers one question, so it spends its time waiting for
+    /// answers and can take four times the steps. Only a tenth of the questions come before training starts, so that
+    /// the person soon sees what the answers do.
     ///
     /// # Errors
     /// When there is no such environment.
@@ -197,11 +199,10 @@ impl Config {
         config.preferences.labels = labels;
         config.preferences.first_share = 0.1;
         config.preferences.rate_half = 1.0;
-        // Of a short lesson, eight questions are so much that training would be over before the answers count.
+        // In a short lesson, a lead of eight questions would let training end before the answers count.
         config.preferences.lead = (labels / 20).clamp(1, config.preferences.lead);
         config.preferences.wanted = wanted;
-        config.validate()?;
-        Ok(config)
+        config.valid()
     }
 
     /// Defaults and preset of `env`, with `layers` laid over them in order.
@@ -210,7 +211,7 @@ impl Config {
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn resolve(env: &str, layers: &[Table]) -> Result<Self, ConfigError> {
         let env = pairwise_envs::make(env)?.spec().id;
-        // Another taste of a task is learned as the task is.
+        // Every taste of a task uses the task's preset.
         let task = pairwise_envs::task(env);
         let preset = match parse(PRESETS, "assets/presets.toml")?.remove(task) {
             Some(toml::Value::Table(preset)) => vec![preset],
@@ -226,9 +227,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn with(&self, layers: &[Table]) -> Result<Self, ConfigError> {
-        let config: Self = layers::resolve(self, layers)?;
-        config.validate()?;
-        Ok(config)
+        layers::resolve(self, layers)?.valid()
     }
 
     /// The configuration that a table holds; nothing may be missing.
@@ -236,9 +235,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] for unknown fields, wrong types, and values out of range.
     pub fn from_table(table: Table) -> Result<Self, ConfigError> {
-        let config: Self = layers::from_table(table)?;
-        config.validate()?;
-        Ok(config)
+        layers::from_table::<Self>(table)?.valid()
     }
 
     /// The configuration as a table.
@@ -255,8 +252,12 @@ impl Config {
         let text = read_text(path)?;
         let config: Self = toml::from_str(&text)
             .map_err(|e| LayerError::Parse { origin: path.display().to_string(), reason: e.to_string() })?;
-        config.validate()?;
-        Ok(config)
+        config.valid()
+    }
+
+    fn valid(self) -> Result<Self, ConfigError> {
+        self.validate()?;
+        Ok(self)
     }
 
     /// The configuration as TOML.
@@ -284,8 +285,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let Self { preferences, reward_model, ppo, .. } = self;
         if i64::try_from(self.seed).is_err() {
-            let expected = "must be below 2^63, as every number of a configuration".to_owned();
-            return Err(ConfigError::Value { field: "seed", found: self.seed.to_string(), expected });
+            return wrong("seed", &self.seed, "must be below 2^63, like every number of a configuration");
         }
         within("steps", self.steps, 1, 1_000_000_000_000)?;
         within("evaluation_episodes", self.evaluation_episodes, 1, 10_000)?;
@@ -301,12 +301,8 @@ impl Config {
         within("preferences.lead", preferences.lead, 0, 10_000_000)?;
         within("preferences.repeat_every", preferences.repeat_every, 0, 1_000_000)?;
         within("preferences.candidates", preferences.candidates, 1, 1_000)?;
-        within(
-            "preferences.random_steps",
-            preferences.random_steps,
-            ppo.envs * preferences.segment_steps.max(1),
-            100_000_000,
-        )?;
+        let least = ppo.envs * preferences.segment_steps.max(1);
+        within("preferences.random_steps", preferences.random_steps, least, 100_000_000)?;
         within("preferences.window_steps", preferences.window_steps, preferences.segment_steps, 100_000_000)?;
         within("reward_model.members", reward_model.members, 1, 64)?;
         within("reward_model.holdout", reward_model.holdout, 0.0, 0.9)?;
@@ -322,46 +318,31 @@ impl Config {
         reward_model.likelihood.validate().map_err(|e| shape("reward_model.likelihood", e.to_string()))?;
         let least = preferences.random_steps + self.rollout_len();
         if self.steps < least {
-            return Err(ConfigError::Value {
-                field: "steps",
-                found: self.steps.to_string(),
-                expected: format!(
-                    "must be at least {least}: {} random steps and one rollout of {} × {}",
-                    preferences.random_steps, ppo.envs, ppo.rollout_steps
-                ),
-            });
+            let (random, envs, steps) = (preferences.random_steps, ppo.envs, ppo.rollout_steps);
+            let parts = format!("{random} random steps and one rollout of {envs} × {steps}");
+            return wrong("steps", &self.steps, &format!("must be at least {least}: {parts}"));
         }
         if self.reward == RewardSource::Preferences && preferences.labels == 0 {
-            return Err(ConfigError::Value {
-                field: "preferences.labels",
-                found: "0".to_owned(),
-                expected: "learning from preferences needs at least one label; `--reward true` needs none".to_owned(),
-            });
+            let expected = "learning from preferences needs at least one label; `--reward true` needs none";
+            return wrong("preferences.labels", &0, expected);
         }
         if self.reward == RewardSource::True && reward_model.target == FitTarget::Returns {
-            return Err(ConfigError::Value {
-                field: "reward_model.target",
-                found: "returns".to_owned(),
-                expected: "a reward model is only fitted with `--reward preferences`".to_owned(),
-            });
+            let expected = "a reward model is only fitted with `--reward preferences`";
+            return wrong("reward_model.target", &"returns", expected);
         }
         Ok(())
     }
 }
 
-/// Checks a number; NaN is between no bounds.
-fn within<T: Copy + PartialOrd + std::fmt::Display>(
-    field: &'static str,
-    found: T,
-    least: T,
-    most: T,
-) -> Result<(), ConfigError> {
+fn wrong(field: &'static str, found: &dyn Display, expected: &str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { field, found: found.to_string(), expected: expected.to_owned() })
+}
+
+/// Checks that a number lies between bounds; NaN never does.
+fn within<T: Copy + PartialOrd + Display>(field: &'static str, found: T, least: T, most: T) -> Result<(), ConfigError> {
     match (least..=most).contains(&found) {
         true => Ok(()),
-        false => {
-            let expected = format!("must be between {least} and {most}");
-            Err(ConfigError::Value { field, found: found.to_string(), expected })
-        }
+        false => wrong(field, &found, &format!("must be between {least} and {most}")),
     }
 }
 
@@ -421,7 +402,7 @@ mod tests {
         table.iter().flat_map(inside).collect()
     }
 
-    /// Issue 28, B1: whatever is no number is refused by the name of its field, wherever it is given.
+    /// Issue 28, B1: what is not a finite number is refused by the name of its field, wherever it is given.
     #[test]
     fn every_real_number_refuses_nan_and_infinities_by_name() {
         let plain = Config::preset("pendulum").unwrap();

@@ -23,18 +23,17 @@ use sha2::{Digest as _, Sha256};
 use crate::control::config::{Config, Rater, RewardSource};
 use crate::control::reward::ensemble::{Ensemble, FitTarget};
 use crate::control::reward::fit::{Astray, FitExample, FitMetrics, fit};
-use crate::control::reward::metrics::{self, RewardMetrics};
 use crate::control::rl::normalize::{ReturnScaler, RunningMoments};
 use crate::control::rl::ppo::{self, Agent, Rollout, UpdateMetrics};
 use crate::disk::files::hex;
 use crate::finite::{self, NotFinite};
 use crate::preference::query::{self, Candidates};
-use crate::preference::{Event, Label, Repeat, SegmentId, TeacherContext, Why};
+use crate::preference::{Event, Label, Repeat, SegmentId, TeacherContext, Why, pearson, spearman};
 use crate::random::{Rng, stream};
 
 /// The whole state of a run between two iterations; what a checkpoint holds.
 pub struct Run {
-    /// Configuration; never changes.
+    /// Configuration; changes only between two iterations.
     pub config: Config,
     /// Iterations done, 0 after the random steps.
     pub iteration: usize,
@@ -60,7 +59,7 @@ pub struct Run {
     pub labels_asked: usize,
     /// Label sessions, or exchanges with a person, so far.
     pub sessions: usize,
-    /// The last fit between the last iteration and the next, for the next report.
+    /// The last fit since the last iteration, for the next report.
     pub fitted: Option<FitMetrics>,
     /// The candidates' mean disagreement in the last exchange, for the next report.
     pub disagreement: Option<f64>,
@@ -94,13 +93,14 @@ pub struct Compared {
     pub first: Segment,
     /// The second clip.
     pub second: Segment,
-    /// The answer in force; "skip" as long as there is none, and after it was taken back.
+    /// The answer in force; "skip" before there is one, and after it was undone.
     pub label: Label,
     /// Environment steps at which it was asked.
     pub step: usize,
     /// What the ensemble thought of the pair when it was asked; `None` before the first fit.
     pub why: Option<Why>,
-    /// The query whose pair is shown again, to see whether a person agrees with themselves. The fit leaves it out.
+    /// The earlier query whose pair this one shows again, to see whether a person agrees with themselves. The fit
+    /// leaves repeats out.
     pub repeat: Option<Repeat>,
 }
 
@@ -123,7 +123,7 @@ pub struct Reference {
 
 /// A question put to a teacher.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Question {
+pub struct SegmentQuery {
     /// Number of the query.
     pub query: u64,
     /// Label session.
@@ -157,20 +157,29 @@ pub struct Report {
     /// What the learned reward expects of an episode: its mean over this iteration's steps times the time limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_return: Option<f64>,
-    /// Mean variance of the members' predictions over this iteration's candidate pairs; `None` of a single member.
+    /// Mean variance of the members' predictions over this iteration's candidate pairs; `None` for a single member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<f64>,
-    /// Learned against true reward on the reference transitions.
+    /// Correlation of learned and true reward on the reference transitions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardMetrics>,
     /// The reward fit, when there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitMetrics>,
-    /// PPO's update; none after the random steps at the start.
+    /// PPO's update; `None` after the random steps at the start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppo: Option<UpdateMetrics>,
     /// SHA-256 of all weights after the iteration.
     pub weights_sha256: String,
+}
+
+/// Correlations between learned and true reward, step by step.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct RewardMetrics {
+    /// Pearson's correlation; `None` when one of the rewards is constant.
+    pub pearson: Option<f64>,
+    /// Spearman's rank correlation; `None` when one of the rewards is constant.
+    pub spearman: Option<f64>,
 }
 
 /// An event that does not belong to a run.
@@ -204,9 +213,9 @@ pub enum Halt {
     NotFinite(#[from] NotFinite),
     /// There is no reward to train on.
     #[error(
-        "none of the {asked} questions asked by iteration {iteration} was answered with anything but \"skip\", so there is no \
-         reward to train the agent on: ask more (preferences.labels, preferences.first_share), or choose a teacher that \
-         skips less (preferences.teacher.skip)"
+        "none of the {asked} questions asked by iteration {iteration} was answered with anything but \"skip\", so \
+         there is no reward to train the agent on: ask more (preferences.labels, preferences.first_share), or choose a \
+         teacher that skips less (preferences.teacher.skip)"
     )]
     Unanswered {
         /// Questions asked.
@@ -284,8 +293,11 @@ pub fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
 /// `ask` returns the answer to a question once it is safely stored.
 ///
 /// # Errors
-/// Those of `ask`, and [`Halt`]: the run is then in the middle of an iteration, and of no use any more.
-pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> Result<Label, E>) -> Result<Report, E> {
+/// Those of `ask`, and [`Halt`]. The run is then in the middle of an iteration and cannot go on.
+pub fn iterate<E: From<Halt>>(
+    run: &mut Run,
+    ask: &mut dyn FnMut(&SegmentQuery) -> Result<Label, E>,
+) -> Result<Report, E> {
     let seed = run.config.seed;
     let learning = run.config.reward == RewardSource::Preferences;
     let first = run.env_steps == 0;
@@ -294,7 +306,7 @@ pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> R
     // Collect.
     let rollout = if first {
         let steps = run.config.preferences.random_steps / run.config.ppo.envs;
-        // A policy that can do something already is asked about first; a fresh one is left at random actions.
+        // A run that begins with a policy asks about that one first; a fresh run asks about random actions.
         let begun = run.config.init.is_some().then_some(&run.agent);
         ppo::collect(begun, &run.agent.head, &mut run.envs, steps, &mut stream(seed, "random-actions", 0))
     } else {
@@ -380,8 +392,8 @@ pub fn iterate<E: From<Halt>>(run: &mut Run, ask: &mut dyn FnMut(&Question) -> R
     Ok(report)
 }
 
-const OF_ROLLOUT: &str = "nothing can be learned from it; mend the environment or the policy that gives it, or limit its \
-                          actions";
+const OF_ROLLOUT: &str =
+    "nothing can be learned from it; fix the environment or the policy that it comes from, or limit the actions";
 const OF_REWARD: &str = "the agent cannot be trained on it; try a smaller reward_model.learning_rate, a larger \
                          reward_model.likelihood.temperature, or more regularisation (reward_model.l2)";
 const OF_UPDATE: &str =
@@ -389,7 +401,7 @@ const OF_UPDATE: &str =
 
 /// The error about a number that came up in the present iteration.
 fn not_finite(run: &Run, what: String, found: f64, advice: &'static str, env_steps: usize) -> Halt {
-    // Not counted yet while it goes on.
+    // The present iteration is not counted yet.
     let at = format!("iteration {} (environment step {env_steps})", run.iteration + 1);
     NotFinite { what, found, at, advice }.into()
 }
@@ -400,12 +412,12 @@ pub fn fitted(run: &Run) -> bool {
     run.ensemble.members.iter().any(|member| member.optimizer.steps > 0)
 }
 
-/// Hands a person's answers over to training, in the order in which they were given, fits the reward when they changed
-/// anything, and prepares the next questions. Called between two iterations.
+/// Hands a person's answers to training in the order in which they were given, fits the reward if there were any, and
+/// prepares the next questions. Called between two iterations.
 ///
 /// # Errors
 /// When an event does not belong to this run: an answer to a question that was not asked or is answered already, or
-/// about other clips. Nothing is changed by that event then. And [`Halt`], as in [`iterate`].
+/// about other clips. Such an event changes nothing. And [`Halt`], as in [`iterate`].
 pub fn exchange(run: &mut Run, events: &[Event]) -> Result<(), ExchangeError> {
     events.iter().try_for_each(|event| apply(run, event))?;
     if !events.is_empty() {
@@ -416,9 +428,9 @@ pub fn exchange(run: &mut Run, events: &[Event]) -> Result<(), ExchangeError> {
     Ok(())
 }
 
-/// Whether training waits for a person: it runs ahead of the answers that its label schedule asks for by no more than
-/// `lead` questions, and by ever fewer towards its end, so that no answer comes too late. It never waits where no
-/// question is open.
+/// Whether training waits for a person. It runs ahead of the answers that the label schedule asks for by at most `lead`
+/// questions, and by ever fewer towards its end, so that no answer comes too late. It never waits while no question is
+/// open.
 #[must_use]
 pub fn waits(run: &Run) -> bool {
     let preferences = &run.config.preferences;
@@ -491,11 +503,12 @@ fn not_finite_member(run: &Run, features: &[f32]) -> Option<(String, f64)> {
     members.iter().enumerate().find_map(|(i, rewards)| Some((format!("member {i}"), finite::first_f32(rewards)?.1)))
 }
 
-/// Learned against true reward on the reference transitions.
+/// Correlation of learned and true reward on the reference transitions.
 #[must_use]
 pub fn reward_metrics(run: &Run) -> RewardMetrics {
     let predicted = run.ensemble.predict(&run.config.reward_model, &reference_features(run));
-    metrics::correlations(&predicted, &run.reference.true_rewards)
+    let truth = &run.reference.true_rewards;
+    RewardMetrics { pearson: pearson(&predicted, truth), spearman: spearman(&predicted, truth) }
 }
 
 /// Trains the ensemble on the answers in force; `None` when there is none to learn from.
@@ -507,7 +520,7 @@ fn fit_ensemble(run: &mut Run, steps: usize) -> Result<Option<FitMetrics>, Halt>
     })
 }
 
-/// Questions asked in all after `env_steps` steps: the first share before training, then at a rate proportional to
+/// Questions due in all after `env_steps` steps: the first share before training, then at a rate proportional to
 /// h / (T + h) (A.1), which integrates to a logarithm.
 #[must_use]
 pub fn labels_due(config: &Config, env_steps: usize) -> usize {
@@ -532,7 +545,7 @@ pub fn labels_due(config: &Config, env_steps: usize) -> usize {
 fn label<E: From<Halt>>(
     run: &mut Run,
     count: usize,
-    ask: &mut dyn FnMut(&Question) -> Result<Label, E>,
+    ask: &mut dyn FnMut(&SegmentQuery) -> Result<Label, E>,
 ) -> Result<Option<f64>, E> {
     let (questions, disagreement) = questions(run, count)?;
     let context = TeacherContext {
@@ -546,7 +559,15 @@ fn label<E: From<Halt>>(
         let mut rng = stream(run.config.seed, "teacher", compared.query);
         let [first, second] = [&compared.first.true_rewards, &compared.second.true_rewards];
         let simulated = run.config.preferences.teacher.answer(first, second, &context, &mut rng);
-        let label = ask(&Question { simulated, ..question(&compared, run.sessions) })?;
+        let label = ask(&SegmentQuery {
+            query: compared.query,
+            session: run.sessions as u64,
+            step: compared.step as u64,
+            first: compared.first.id(),
+            second: compared.second.id(),
+            why: compared.why,
+            simulated,
+        })?;
         run.labels_asked += 1;
         run.comparisons.push(Compared { label, ..compared });
     }
@@ -559,7 +580,7 @@ fn label<E: From<Halt>>(
 fn questions(run: &mut Run, count: usize) -> Result<(Vec<Compared>, Option<f64>), Halt> {
     let preferences = run.config.preferences.clone();
     let mut rng = stream(run.config.seed, "queries", run.sessions as u64);
-    // Where nothing is read of the candidates, there is nothing to choose by.
+    // A sampler that reads nothing of the candidates needs no choice of them.
     let candidates = if preferences.sampler.reads.is_empty() { count } else { count * preferences.candidates };
     let mut pairs: Vec<[Segment; 2]> =
         (0..candidates).map(|_| [random_segment(run, &mut rng), random_segment(run, &mut rng)]).collect();
@@ -622,19 +643,6 @@ fn queries(run: &Run) -> u64 {
     (run.comparisons.len() + run.pending.len()) as u64
 }
 
-/// What a rater is asked; the simulated teacher's answer is for it to fill in.
-fn question(compared: &Compared, session: usize) -> Question {
-    Question {
-        query: compared.query,
-        session: session as u64,
-        step: compared.step as u64,
-        first: compared.first.id(),
-        second: compared.second.id(),
-        why: compared.why,
-        simulated: Label::Skip,
-    }
-}
-
 /// Return of each clip as each member predicts it, raw: no normaliser is read or changed.
 ///
 /// # Shapes
@@ -648,7 +656,7 @@ pub fn predicted_returns(run: &Run, clips: &[&Segment]) -> Vec<Vec<f64>> {
     rewards.iter().map(|rewards| rewards.chunks(steps).map(sum).collect()).collect()
 }
 
-/// Keeps `ahead` questions ready for a person, every so many of them a hidden repeat of an earlier one.
+/// Keeps `ahead` questions ready for a person; one in every `repeat_every` is a hidden repeat of an earlier one.
 fn prepare(run: &mut Run) -> Result<(), Halt> {
     let preferences = &run.config.preferences;
     let (ahead, repeat_every) = (preferences.ahead, preferences.repeat_every as u64);
@@ -715,7 +723,7 @@ fn random_segment(run: &Run, rng: &mut Rng) -> Segment {
     let steps = run.config.preferences.segment_steps;
     let spec = run.envs.spec();
     let total: usize = run.recent.iter().map(|r| r.envs * r.steps).sum();
-    // Episodes much shorter than a segment may leave no place without an end; then the clip runs over one.
+    // If episodes are much shorter than a segment, every place may cross the end of one; then the segment does too.
     const TRIES: usize = 1000;
     let mut tried = 0;
     loop {
@@ -764,7 +772,7 @@ fn mean_episode_return(run: &Run) -> Option<f64> {
     (episodes > 0).then(|| run.episode_returns.iter().sum::<f64>() / episodes as f64)
 }
 
-/// Takes a rollout into the query window, the reference sample and the return statistics.
+/// Adds a rollout to the query window, the reference sample and the return statistics.
 fn remember(run: &mut Run, rollout: &Rollout) {
     run.env_steps += rollout.envs * rollout.steps;
     run.recent.push_back(rollout.clone());
@@ -814,7 +822,7 @@ fn reference_features(run: &Run) -> Vec<f32> {
     run.ensemble.features(&run.reference.observations, &run.reference.actions)
 }
 
-/// The answers to learn from: those that say something, each pair once.
+/// The answers to learn from: all but "skip", each pair once.
 fn examples(run: &Run) -> Vec<FitExample> {
     let example = |compared: &Compared| {
         let target = compared.label.target().filter(|_| compared.repeat.is_none())?;
@@ -902,11 +910,11 @@ mod tests {
         config
     }
 
-    fn oracle(question: &super::Question) -> Result<Label, Halt> {
+    fn oracle(question: &super::SegmentQuery) -> Result<Label, Halt> {
         Ok(question.simulated)
     }
 
-    /// A number of a tensor's becomes another.
+    /// A tensor with its first number replaced.
     fn with<const D: usize>(tensor: Tensor<D>, value: f32) -> Tensor<D> {
         let (shape, device) = (tensor.dims(), tensor.device().without_autodiff());
         let mut values = crate::nn::to_host(tensor.inner());
@@ -943,7 +951,7 @@ mod tests {
             let place = "pendulum (environment 0 of 4, step 0 of the rollout)";
             assert!(!value.is_nan() || error.what.contains(place), "{error}");
 
-            // What the value function learns from.
+            // The last bias of the value function, which only the update sees.
             let mut run = fresh();
             let last = run.agent.networks.value_range().end - 1;
             let shape = run.agent.parameters.dims();
@@ -989,15 +997,16 @@ mod tests {
     #[test]
     fn a_run_in_which_nothing_was_answered_is_refused_before_it_trains() {
         let mut run = start(small(), &Device::flex()).unwrap();
-        let mut skip = |_: &super::Question| Ok::<_, Halt>(Label::Skip);
+        let mut skip = |_: &super::SegmentQuery| Ok::<_, Halt>(Label::Skip);
         iterate(&mut run, &mut skip).unwrap();
         let error = iterate(&mut run, &mut skip).unwrap_err();
         assert!(matches!(error, Halt::Unanswered { iteration: 1, .. }), "{error:?}");
         assert!(error.to_string().contains("no reward to train the agent on"), "{error}");
         // One answer is something to learn from; "equal" is an answer.
         let mut run = start(small(), &Device::flex()).unwrap();
-        let mut one =
-            |question: &super::Question| Ok::<_, Halt>(if question.query == 3 { Label::Equal } else { Label::Skip });
+        let mut one = |question: &super::SegmentQuery| {
+            Ok::<_, Halt>(if question.query == 3 { Label::Equal } else { Label::Skip })
+        };
         for _ in 0..3 {
             iterate(&mut run, &mut one).unwrap();
         }

@@ -1,7 +1,7 @@
 //! Everything a checkpoint holds, in one `.safetensors` file: named arrays, and a JSON object for the rest.
 //!
-//! The JSON object stands in the file's metadata under the name `pairwise`, as `{"sha256":"…","state":{…}}`. The checksum
-//! is over the state's text and all arrays with their names, types and shapes, so a bit that a disk turned over is found.
+//! The JSON object stands in the file's metadata under the name `pairwise`, as `{"sha256":"…","state":{…}}`. The
+//! checksum covers the state's text and all arrays with their names, types and shapes, so that a flipped bit is found.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -53,7 +53,7 @@ pub enum ArchiveError {
     /// The file was changed since it was written.
     #[error(
         "{}: damaged: its content gives the checksum {found}…, not {expected}…, so it was changed after it was written \
-         (a disk can turn a bit over); use another copy or an older one",
+         (a disk can flip a bit); use another copy or an older one",
         path.display()
     )]
     Damaged {
@@ -98,6 +98,12 @@ const BETWEEN: &str = "\",\"state\":";
 /// Hexadecimal digits of a checksum.
 const DIGITS: usize = 64;
 
+impl ArchiveError {
+    pub(crate) fn entry(name: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Entry { name: name.to_owned(), expected: expected.into(), found: found.into() }
+    }
+}
+
 impl Archive {
     /// Adds an array of f32.
     pub fn put_f32(&mut self, name: impl Into<String>, shape: &[usize], values: &[f32]) {
@@ -122,8 +128,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Entry`] when it is missing or has another shape or type.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ArchiveError> {
-        let bytes = self.bytes(name, Dtype::F32, Some(shape))?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))).collect())
+        Ok(floats(self.bytes(name, Dtype::F32, Some(shape))?, f32::from_le_bytes).collect())
     }
 
     /// Reads an array of f32 of any shape.
@@ -131,8 +136,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Entry`] when it is missing or has another type.
     pub fn f32_any(&self, name: &str) -> Result<Vec<f32>, ArchiveError> {
-        let bytes = self.bytes(name, Dtype::F32, None)?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))).collect())
+        Ok(floats(self.bytes(name, Dtype::F32, None)?, f32::from_le_bytes).collect())
     }
 
     /// Reads an array of f64 of any shape.
@@ -140,8 +144,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Entry`] when it is missing or has another type.
     pub fn f64_any(&self, name: &str) -> Result<Vec<f64>, ArchiveError> {
-        let bytes = self.bytes(name, Dtype::F64, None)?;
-        Ok(bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("chunks of eight"))).collect())
+        Ok(floats(self.bytes(name, Dtype::F64, None)?, f64::from_le_bytes).collect())
     }
 
     /// Reads something from the JSON object.
@@ -149,27 +152,23 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Entry`] when it is missing or something else.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ArchiveError> {
-        let entry = |found: String| ArchiveError::Entry {
-            name: name.to_owned(),
-            expected: std::any::type_name::<T>().to_owned(),
-            found,
-        };
-        let value = self.meta.get(name).ok_or_else(|| entry("nothing".to_owned()))?;
-        T::deserialize(value).map_err(|e| entry(e.to_string()))
+        let entry = |found: &str| ArchiveError::entry(name, std::any::type_name::<T>(), found);
+        let value = self.meta.get(name).ok_or_else(|| entry("nothing"))?;
+        T::deserialize(value).map_err(|e| entry(&e.to_string()))
     }
 
-    /// Refuses arrays with numbers that are not finite, but for those whose names begin with one of these.
+    /// Refuses numbers that are not finite, except in arrays whose names begin with one of `except`.
     ///
     /// # Errors
-    /// [`ArchiveError::NotFinite`] with the first one; `path` is the file that it was read from, or is to be written to.
+    /// [`ArchiveError::NotFinite`] with the first one; `path` is the file that it comes from or goes to.
     pub fn check_finite(&self, path: &Path, except: &[&str]) -> Result<(), ArchiveError> {
         for (name, array) in &self.arrays {
             if except.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
             let found = match array.dtype {
-                Dtype::F32 => finite::first(floats::<4, f32>(&array.bytes, f32::from_le_bytes).map(f64::from)),
-                Dtype::F64 => finite::first(floats::<8, f64>(&array.bytes, f64::from_le_bytes)),
+                Dtype::F32 => finite::first(floats(&array.bytes, f32::from_le_bytes).map(f64::from)),
+                Dtype::F64 => finite::first(floats(&array.bytes, f64::from_le_bytes)),
                 _ => None,
             };
             if let Some((place, found)) = found {
@@ -184,7 +183,7 @@ impl Archive {
             Some(shape) => format!("{dtype:?} {shape:?}"),
             None => format!("{dtype:?}"),
         };
-        let entry = |found: String| ArchiveError::Entry { name: name.to_owned(), expected: expected(), found };
+        let entry = |found: String| ArchiveError::entry(name, expected(), found);
         let array = self.arrays.get(name).ok_or_else(|| entry("nothing".to_owned()))?;
         if array.dtype != dtype || shape.is_some_and(|shape| shape != array.shape) {
             return Err(entry(format!("{:?} {:?}", array.dtype, array.shape)));
@@ -282,8 +281,8 @@ fn floats<'a, const N: usize, T: 'a>(bytes: &'a [u8], read: fn([u8; N]) -> T) ->
     bytes.chunks_exact(N).map(move |b| read(b.try_into().expect("chunks of so many bytes")))
 }
 
-/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder. A link stays a link,
-/// and the file that it leads to is written. What is no plain file, such as `/dev/null`, is written to as it is.
+/// Writes a file so that it is whole or not there: temporary name, sync, rename, sync of the folder. A link stays a
+/// link, and the file that it leads to is written. Anything but a plain file, such as `/dev/null`, is written directly.
 ///
 /// # Errors
 /// Those of the file system; the temporary file is removed again.

@@ -28,7 +28,7 @@ pub(crate) fn now() -> String {
     rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
-/// Seconds since 1970 as [`now`] has them.
+/// Seconds since 1970, in the format of [`now`].
 pub(crate) fn rfc3339(seconds: u64) -> String {
     let ([year, month, day], [hour, minute, second]) = split(seconds);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! `config.toml` stays as it was at the start. A change takes effect at its logical time, between two iterations (steps,
-//! in language models), so that a replay does the same at the same place: the start's configuration, the ledger and the
-//! changes say all of a run. From there on everything is as the new configuration says of this point of a run: an
+//! in language models), so that a replay does the same at the same place: the first configuration, the ledger and the
+//! changes determine a run. From then on everything is as the new configuration has it for this point of a run: an
 //! annealed learning rate and the schedule of questions follow the new totals.
 
 use std::collections::BTreeMap;
@@ -17,9 +17,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::archive::{Archive, write_atomically};
+use super::archive::Archive;
 use super::error::DiskError;
-use super::lines;
+use super::layers::join;
+use super::{lines, text};
 
 /// The file in a run's folder.
 pub const FILE: &str = "changes.jsonl";
@@ -51,15 +52,15 @@ pub struct Values {
     pub new: Option<Value>,
 }
 
-/// A change that cannot be.
+/// A change that cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// A field that stays.
-    #[error("--set {field}: cannot change in a run: {why}. What can: {may}")]
+    /// A field that may not change.
+    #[error("--set {field}: cannot change in a run: {why}. These can: {may}")]
     Fixed {
         /// The field.
         field: String,
-        /// Why it stays.
+        /// Why not.
         why: &'static str,
         /// The fields that may change, with commas.
         may: String,
@@ -130,7 +131,7 @@ pub struct Difference {
     pub field: String,
     /// Its value in the first.
     pub first: Option<Value>,
-    /// In the second.
+    /// Its value in the second.
     pub second: Option<Value>,
 }
 
@@ -139,7 +140,7 @@ pub struct Difference {
 pub fn differences(first: &Table, second: &Table) -> Vec<Difference> {
     fn walk(first: &Table, second: &Table, path: &str, found: &mut Vec<Difference>) {
         for name in first.keys().chain(second.keys().filter(|name| !first.contains_key(*name))) {
-            let field = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            let field = join(path, name);
             match (first.get(name), second.get(name)) {
                 (Some(Value::Table(first)), Some(Value::Table(second))) => walk(first, second, &field, found),
                 (first, second) if first != second => {
@@ -156,13 +157,13 @@ pub fn differences(first: &Table, second: &Table) -> Vec<Difference> {
 
 /// Why a checkpoint does not belong to a configuration, field by field; `None` where it does.
 ///
-/// `stored` is the configuration that it was made with; `candidates` those that the folder may mean. A stored one of
-/// another version of the program is compared in what both have.
+/// `stored` is the configuration that it was made with, `candidates` are those that the folder may mean. If another
+/// version of the program stored it, only the fields that both have are compared.
 #[must_use]
 pub fn misfit<C: Serialize + DeserializeOwned>(stored: &str, candidates: &[C]) -> Option<String> {
     let table = |config: &C| Table::try_from(config).expect("a configuration always serialises");
     let text = stored.parse::<Table>().ok()?;
-    // What is new since has its default there, as in the folder's own.
+    // Fields that are newer than the checkpoint have their defaults, as in the folder's own configuration.
     let known = toml::from_str::<C>(stored).ok().map(|config| table(&config));
     let of = |candidate: &C| {
         let mut found = differences(known.as_ref().unwrap_or(&text), &table(candidate));
@@ -238,9 +239,7 @@ pub fn append<At: Serialize + DeserializeOwned>(folder: &Path, change: Change<At
 /// # Errors
 /// When the file cannot be written.
 pub fn write<At: Serialize>(folder: &Path, changes: &[Change<At>]) -> Result<(), DiskError> {
-    let path = folder.join(FILE);
-    let text: String = changes.iter().map(lines::line).collect();
-    write_atomically(&path, text.as_bytes()).map_err(DiskError::io(&path, "write the changes"))
+    text::write(&folder.join(FILE), &changes.iter().map(lines::line).collect::<String>())
 }
 
 /// Name in a checkpoint of the changes that had taken effect when it was made.
@@ -251,8 +250,8 @@ pub(crate) fn note<At: Serialize>(archive: &mut Archive, seen: &[Change<At>]) {
     archive.put(SEEN, &seen);
 }
 
-/// Checks that a checkpoint has seen exactly the changes that a run's folder has `recorded` of the time before it. Older
-/// checkpoints, in which none are noted, fit any.
+/// Checks that a checkpoint has seen exactly those of the `recorded` changes that came before it. Older checkpoints, in
+/// which none are noted, fit any.
 ///
 /// # Errors
 /// [`DiskError::Line`] with the first line that differs.
@@ -280,7 +279,7 @@ where
                 format!("{is}: the checkpoint {name} was made after this change: {}", lines::line(seen).trim_end())
             }
             (None, Some(recorded)) if recorded.at < *now => {
-                format!("was not there when the checkpoint {name} was made, and is about an earlier time: take it out")
+                format!("was not there when the checkpoint {name} was made, but is of an earlier time: remove it")
             }
             (None, _) => break,
         };

@@ -49,8 +49,8 @@ pub struct SeriesPoint {
     pub interval: Option<[f64; 2]>,
 }
 
-/// Draws curves with their intervals: as PNG where `path` ends so, as SVG otherwise. `axes` names what lies along and
-/// what lies up.
+/// Draws curves with their intervals: as PNG if `path` ends in `.png`, else as SVG. `axes` are the names of the
+/// horizontal and the vertical axis.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -85,9 +85,9 @@ pub fn curves(path: &Path, title: &str, axes: [&str; 2], series: &[Series]) -> R
 pub struct Panel {
     /// What it shows.
     pub title: String,
-    /// What lies along and what lies up.
+    /// Names of the horizontal and the vertical axis.
     pub axes: [String; 2],
-    /// Lowest and highest value of what lies up; where there is none, those of the curves.
+    /// Range of the vertical axis; `None` for that of the curves.
     pub heights: Option<[f64; 2]>,
     /// Its curves.
     pub series: Vec<Series>,
@@ -116,13 +116,13 @@ pub fn panels(path: &Path, panels: &[Panel]) -> Result<(), DiskError> {
 /// Size of a figure with curves.
 const CURVES_SIZE: (u32, u32) = (720, 400);
 
-/// Below, places along a figure are told apart by their decimals.
+/// Up to this largest place, labels of the horizontal axis have decimals.
 const SMALL: f64 = 50.0;
 
-/// Share of the largest place beyond which the smallest one is where a figure begins.
+/// Where the smallest place is above this share of the largest, the horizontal axis begins there, not at 0.
 const FAR_FROM_ZERO: f64 = 0.5;
 
-/// Curves of no more points than this show their intervals as bars, side by side: of several curves, bands hide each other.
+/// Curves with at most this many points show their intervals as bars side by side: bands would hide each other.
 const FEW_POINTS: usize = 6;
 
 /// Share of a figure's width between the bars of two curves.
@@ -131,7 +131,7 @@ const ASIDE: f64 = 0.008;
 /// Width of a letter in the names of bars, pixels.
 const LETTER: u32 = 7;
 
-/// Pixels of a picture for each of its figure's: sharp in print and on dense screens.
+/// Pixels of a PNG for each pixel of the figure: sharp in print and on dense screens.
 const PICTURE_SCALE: u32 = 2;
 
 /// Colours of curves for the colour-blind (Okabe and Ito), less the blue and orange that stand for the two clips.
@@ -162,8 +162,8 @@ where
     let dots = || series.iter().flat_map(|series| &series.dots);
     let along_all = || points().map(|point| point.x).chain(dots().map(|dot| dot.0));
     let last = along_all().fold(1.0, f64::max);
-    // Steps and divergences begin at 0, rewards may lie below; what lies far from 0, such as a logarithm of sizes, begins
-    // with its smallest.
+    // Steps and divergences begin at 0, and rewards may lie below; what lies far from 0, such as a logarithm of sizes,
+    // begins with its smallest value.
     let least = along_all().fold(f64::INFINITY, f64::min);
     let first = if least > FAR_FROM_ZERO * last && least < last { least } else { least.min(0.0) };
     let with_bars = series.len() > 1
@@ -214,7 +214,7 @@ where
         chart.draw_series(series.dots.iter().map(|&dot| Circle::new(dot, radius, color.mix(0.45).filled())))?;
         let line = series.points.iter().map(|point| (point.x + aside, point.y));
         if series.points.len() == 1 {
-            // A line of one point is nothing.
+            // A line of one point would be invisible.
             chart.draw_series(line.clone().map(|point| Circle::new(point, radius, color.filled())))?;
         }
         let length = 16 * i32::try_from(scale)?;
@@ -231,9 +231,9 @@ where
     Ok(())
 }
 
-/// Where names hide no point: the first such place, below on the right if there is none.
+/// The first place in which the names of the curves hide no point; the lower right if there is none.
 fn free_place(series: &[Series], along: Range<f64>, (low, high): (f64, f64)) -> SeriesLabelPosition {
-    // Each is about a quarter of the width and a third of the height: its middle, in shares of both.
+    // Each takes about a quarter of the width and a third of the height; its middle is given in shares of both.
     let places = [
         (SeriesLabelPosition::LowerRight, 0.875, 0.17),
         (SeriesLabelPosition::MiddleRight, 0.875, 0.5),
@@ -255,12 +255,12 @@ fn free_place(series: &[Series], along: Range<f64>, (low, high): (f64, f64)) -> 
         .map_or(SeriesLabelPosition::LowerRight, |(position, ..)| position)
 }
 
-/// A number as short as it can be said; positions of ticks carry rounding errors.
+/// A number without the rounding errors that positions of ticks carry.
 fn tick(value: &f64) -> String {
     ((value * 1e6).round() / 1e6).to_string()
 }
 
-/// Draws values with intervals, one a row; `along` names what they are.
+/// Draws values with intervals, one a row; `along` is the name of the axis.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -328,8 +328,8 @@ pub(crate) fn write(
     written.map_err(DiskError::io(path, "write the figure"))
 }
 
-/// Makes [`FONT`] known: the window's, so that figures look alike on every machine. An SVG's letters are the viewer's, but
-/// are laid out by this font's measures.
+/// Registers the window's font as [`FONT`], so that figures look alike on every machine. The viewer chooses an SVG's
+/// letters, but they are laid out by this font's measures.
 fn install_font() {
     let known = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     assert!(known.is_ok(), "the built-in font is a font");

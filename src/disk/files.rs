@@ -10,8 +10,7 @@ use tempfile::NamedTempFile;
 /// Around the random part of a temporary file's name.
 const TEMPORARY: [&str; 2] = [".pairwise-", ".part"];
 
-/// Whether the file that is open is the one that stands at `path`. Where the system has no numbers for files, it is taken
-/// to be.
+/// Whether an open file is the one that stands at `path`; assumed where the system has no numbers for files.
 ///
 /// # Errors
 /// When either cannot be asked for.
@@ -31,7 +30,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     Ok(file.metadata()?.is_file() == found.is_file())
 }
 
-/// Has the disk keep the names in a folder: after a file was made there, or renamed into it. A file's own sync does not.
+/// Syncs the names in a folder, after a file was made there or renamed into it: the file's own sync does not.
 ///
 /// # Errors
 /// When the disk cannot write. A folder that may not be read is no error, nor is a file system that syncs no folders.
@@ -63,7 +62,7 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a folder with those above it, and has the disk keep them.
+/// Makes a folder with those above it, and syncs their names.
 ///
 /// # Errors
 /// The file system's; a link to nowhere is named.
@@ -73,7 +72,7 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
     missing.iter().try_for_each(|made| sync_folder(folder_of(made)))
 }
 
-/// A folder and those above it that are not there, the deepest first.
+/// Those of a folder and the folders above it that do not exist, the deepest first.
 pub(crate) fn missing(folder: &Path) -> Vec<PathBuf> {
     folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect()
 }
@@ -87,8 +86,8 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
     Some(format!("{} is a link to {}, which is not there", link.display(), to.display()))
 }
 
-/// A new file to be renamed when it is whole. It is locked as long as it is open: [`Claim::take`](super::lock::Claim::take) removes those that
-/// nobody holds.
+/// A new file to be renamed when it is whole. It is locked as long as it is open:
+/// [`Claim::take`](super::lock::Claim::take) removes those that nobody holds.
 ///
 /// # Errors
 /// When it cannot be made.
@@ -98,7 +97,7 @@ pub(crate) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
         let file = tempfile::Builder::new().prefix(before).suffix(after).tempfile_in(folder)?;
         match file.as_file().try_lock() {
             Ok(()) if is_at(file.as_file(), file.path())? => return Ok(file),
-            // It was taken for one that was left, between its making and its lock.
+            // Another process took it for a leftover, before it was locked.
             Ok(()) | Err(TryLockError::WouldBlock) => {}
             // Without locks nothing is removed either.
             Err(TryLockError::Error(_)) => return Ok(file),

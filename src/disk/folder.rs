@@ -33,11 +33,11 @@ pub struct Damaged {
 const BEGUN: [&str; 2] = ["checkpoints", "figures"];
 
 impl Folder {
-    /// Makes a folder with a configuration, which is this text, and claims it.
+    /// Makes a folder with this text as its configuration, and claims it.
     ///
     /// # Errors
-    /// [`DiskError::Occupied`] when something is there already; [`DiskError::Lock`] when somebody else makes it; I/O errors,
-    /// after which nothing is left.
+    /// [`DiskError::Occupied`] when something is there already; [`DiskError::Lock`] when somebody else makes it; I/O
+    /// errors, after which nothing is left.
     pub fn create_with(path: &Path, config: &str) -> Result<Self, DiskError> {
         if path.join("config.toml").exists() {
             return Err(DiskError::Occupied { path: path.to_owned(), found: "holds another run" });
@@ -97,10 +97,10 @@ impl Folder {
         Ok(Self { claim: Some(Arc::new(Claim::take(path)?)), ..folder })
     }
 
-    /// Writing to a folder that is open to read is a defect.
+    /// Writing to a folder without a claim would be a defect of this program.
     ///
     /// # Panics
-    /// Then.
+    /// When the folder is not claimed.
     pub(crate) fn assert_claimed(&self) {
         assert!(self.claim.is_some(), "a folder that is written to is claimed");
     }

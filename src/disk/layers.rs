@@ -1,8 +1,8 @@
 //! Layers of settings: a file over the defaults, `--set` over the file, flags over both.
 //!
-//! A layer is a table with some of a configuration's values. [`layer`] makes one of typed options, [`resolve`] lays layers
-//! over a configuration's defaults and reads the result back into its type. So a name that no configuration has is found
-//! by the type itself.
+//! A layer is a table with some of a configuration's values. [`layer`] makes one from typed options, [`resolve`] lays
+//! layers over a configuration's defaults and reads the result back into its type. So the type itself finds a name that
+//! does not exist.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ pub enum LayerError {
         /// Reason, with line and column.
         reason: String,
     },
-    /// The configuration has no value of that name.
+    /// The configuration has no value with that name.
     #[error("{field}: there is no such value; {hint}")]
     Unknown {
         /// The name that was given, as `--set` has it.
@@ -85,14 +85,14 @@ pub fn set_layer(assignment: &str) -> Result<Table, LayerError> {
 /// # Errors
 /// [`LayerError::Value`], naming the value that TOML cannot hold: a path that is not UTF-8, a number from 2⁶³ on.
 pub fn layer(options: &impl Serialize) -> Result<Table, LayerError> {
-    // A table's own error does not say where; JSON has room for all that a table has, and more.
+    // A table's own error does not say where; JSON can hold all that a table can, and more.
     let mut track = serde_path_to_error::Track::new();
     let all = serde_path_to_error::Serializer::new(serde_json::value::Serializer, &mut track);
     let all = options
         .serialize(all)
         .map_err(|error| LayerError::Value { field: track.path().to_string(), problem: error.to_string() })?;
     if let Some(field) = too_large(&all, "") {
-        let problem = "must be below 2^63, as every number of a configuration".to_owned();
+        let problem = "must be below 2^63, like every number of a configuration".to_owned();
         return Err(LayerError::Value { field, problem });
     }
     Table::try_from(options)
@@ -156,7 +156,7 @@ pub fn merge(into: &mut Table, layer: Table) {
 fn read<C: DeserializeOwned>(table: Table, mut known: Vec<String>) -> Result<C, LayerError> {
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let (path, problem) = (error.path().to_string(), error.inner().message());
-        // What reads its parts by itself says itself where it is.
+        // A type that reads its parts itself puts their name before the problem.
         let inside = problem.split_once(": ").filter(|(field, _)| path == "." && !field.contains(' '));
         let (field, problem) = inside.map_or((path, problem), |(field, problem)| (field.to_owned(), problem));
         // Serde's words: unknown field `gama`, expected one of `envs`, `gamma`.
@@ -209,7 +209,8 @@ fn hint(field: &str, known: &[String]) -> String {
     }
 }
 
-fn join(path: &str, name: &str) -> String {
+/// A name inside a table, as `--set` has it.
+pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
@@ -257,14 +258,14 @@ mod tests {
     #[test]
     fn what_toml_cannot_hold_is_told_by_name() {
         let outer = Outer { seed: 1 << 63, ..Outer::default() };
-        let expected = "seed = 9223372036854775808: must be below 2^63, as every number of a configuration";
+        let expected = "seed = 9223372036854775808: must be below 2^63, like every number of a configuration";
         assert_eq!(layer(&outer).unwrap_err().to_string(), expected);
         assert!(!layer(&Outer { seed: (1 << 63) - 1, ..outer }).unwrap().contains_key("gold"));
         #[cfg(unix)]
         {
             use std::os::unix::ffi::OsStringExt as _;
             let path = std::ffi::OsString::from_vec(vec![0xff]).into();
-            // What is `None` before it does not lead astray.
+            // A `None` before it must not mislead.
             let error = layer(&Outer { ppo: Inner { gamma: 0.5, path }, ..Outer::default() }).unwrap_err().to_string();
             assert!(error.starts_with("ppo.path: path contains invalid UTF-8"), "{error}");
         }

@@ -1,8 +1,8 @@
-//! Files with one JSON object a line (`metrics.jsonl` and its like): written so that everybody can read them, and read so
-//! that one bad line hides no other.
+//! Files with one JSON object a line, such as `metrics.jsonl`: written so that every reader understands them, and read
+//! so that one bad line hides no other.
 //!
-//! What is undefined is absent. JSON has no NaN and no infinity, so such a number is left out too: `null` would be another
-//! word for "unknown", which some readers take for a missing value and others for an error.
+//! What is undefined is absent. JSON has no NaN and no infinity, so such a number is left out too: `null` would be a
+//! second word for "unknown", which some readers take for a missing value and others for an error.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub struct Line<T> {
     pub value: Result<T, BadLine>,
 }
 
-/// A line that says nothing which this program could have written.
+/// A line that this program cannot have written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: line {line}: {reason}", path.display())]
 pub struct BadLine {
@@ -43,7 +43,7 @@ pub fn line(value: &impl Serialize) -> String {
     format!("{}\n", finite(value))
 }
 
-/// A value as a line with its end, as its type writes it: what is `None` is `null` where the type does not leave it out.
+/// A value as a line with its end, as its type writes it: `None` becomes `null` unless the type leaves it out.
 ///
 /// # Panics
 /// As [`line()`].
@@ -104,8 +104,8 @@ pub fn split<T>(lines: Vec<Line<T>>) -> (Vec<T>, Vec<BadLine>) {
     (values, bad)
 }
 
-/// What a log keeps when its run goes on from `limit`: everything before the first line that lies after it, bad lines as
-/// they are, without a torn last one. `at` says where a line lies.
+/// The lines that a log keeps when its run goes on from `limit`: all before the first that lies beyond it. Bad lines
+/// stay as they are, but a torn last one goes. `at` says where a line lies.
 #[must_use]
 pub fn until<T>(mut lines: Vec<Line<T>>, limit: u64, at: impl Fn(&T) -> u64) -> Vec<Line<T>> {
     let after = |line: &Line<T>| line.value.as_ref().is_ok_and(|value| at(value) > limit);
@@ -125,7 +125,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Vec<Line<T>> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let of_line = |(i, whole): (usize, &[u8])| {
         let text = whole.strip_suffix(b"\n").unwrap_or(whole);
-        // JSON says itself where it ends: without its end a line may be whole.
+        // JSON marks its own end, so that a line without a newline may be whole.
         let value = value(text).map_err(|reason| {
             let torn = text.len() == whole.len();
             let reason =
@@ -216,7 +216,7 @@ mod tests {
             let (read, bad) = split(parse::<Row>(Path::new(PATH), text.as_bytes()));
             assert!(bad.is_empty() && read == [row(None, 1.0)]);
         }
-        // As files were written before; what has to be a number makes unknown what is around it, and not the line.
+        // Older files have nulls. Where a field must be a number, the object around it becomes unknown, not the line.
         assert_eq!(line(&row(None, f64::NAN)), "{\"step\":7,\"update\":{\"entropy\":0.5}}\n");
         for text in
             ["{\"step\":7,\"loss\":null,\"update\":{\"entropy\":0.5,\"kl\":null}}\n", &line(&row(None, f64::NAN))]

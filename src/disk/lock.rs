@@ -1,8 +1,8 @@
 //! One writer: a folder that is written to belongs to one process at a time.
 //!
-//! Whoever writes to a folder holds its [`Claim`]: a lock of the operating system on the file [`LOCK`] in it, which ends
-//! with the process, however that ends. The file says who holds it. It stays when they have gone: a lock file that is
-//! removed can be locked twice, once by whoever opened it before and once by whoever makes it anew.
+//! Whoever writes to a folder holds its [`Claim`]: a lock of the operating system on the file [`LOCK`] in it, which
+//! ends with the process, however that ends. The file says who holds it. It stays when they have gone: a lock file that
+//! is removed can be locked twice, once by whoever opened it before and once by whoever makes it anew.
 //!
 //! Reading needs no claim. On NFS, Linux has the server keep these locks, so that machines see each other's.
 
@@ -27,7 +27,7 @@ const DEPTH: usize = 4;
 /// Set to 1, this lets programs write where a file system has no locks.
 const WITHOUT_LOCKS: &str = "PAIRWISE_WITHOUT_LOCKS";
 
-/// How often, and how far apart, a new holder is given time to say who they are.
+/// How often, and how far apart, a lock file is read until its new holder has written to it.
 const LOOKS: u32 = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
@@ -65,8 +65,8 @@ pub enum LockError {
     },
     /// The file system has no locks, so nobody can tell.
     #[error(
-        "{}: this file system has no locks ({source}), so another process could write here too: use a folder on another \
-         one, or set {WITHOUT_LOCKS}=1 where you know that no other process writes here", path.display()
+        "{}: this file system has no locks ({source}), so another process could write here too: use a folder on \
+         another one, or set {WITHOUT_LOCKS}=1 where you know that no other process writes here", path.display()
     )]
     Unsupported {
         /// Folder.
@@ -115,17 +115,14 @@ impl Claim {
     /// # Errors
     /// As [`Claim::take`]; when it cannot be made.
     pub fn make(folder: &Path) -> Result<Self, LockError> {
-        make_folder(folder).map_err(|source| LockError::Io {
-            path: folder.to_owned(),
-            action: "make the folder",
-            source,
-        })?;
+        let io = |source| LockError::Io { path: folder.to_owned(), action: "make the folder", source };
+        make_folder(folder).map_err(io)?;
         Self::take(folder)
     }
 
-    /// Lets go of a folder in which nothing was done: without its lock file, and where it is empty then, without itself.
+    /// Gives up a folder in which nothing was done: removes its lock file, and the folder if it is empty then.
     pub fn abandon(self) {
-        // Who waits for this file sees that it is gone, and makes another.
+        // Whoever waits for this file sees that it is gone, and makes another.
         fs::remove_file(self.folder.join(LOCK)).ok();
         fs::remove_dir(&self.folder).ok();
     }
@@ -134,7 +131,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if let Some(file) = &self.file {
-            // Nobody is named who has gone. Closing alone would leave the lock to a child between fork and exec.
+            // The file must name nobody who has gone. Closing alone would leave the lock to a child before its exec.
             file.set_len(0).ok();
             file.unlock().ok();
         }
@@ -162,14 +159,14 @@ impl Holder {
     }
 }
 
-/// Tries to lock the lock file of a folder; false where there are no locks and the user, whose wish is that of
-/// [`WITHOUT_LOCKS`], goes on without.
+/// Tries to lock the lock file of a folder; false where there are no locks and the user chose to go on without them:
+/// `wish` is the value of [`WITHOUT_LOCKS`].
 fn locked(folder: &Path, file: &File, wish: Option<&OsStr>) -> Result<bool, LockError> {
     let path = folder.to_owned();
     match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => {
-            // Between locking and saying so there is a moment.
+            // A holder writes to the file a moment after locking it.
             let holder = (0..LOOKS).find_map(|look| {
                 if look > 0 {
                     std::thread::sleep(BETWEEN_LOOKS);
@@ -205,7 +202,7 @@ fn refusal(holder: Option<&Holder>) -> String {
     }
 }
 
-/// In one write, so that who reads it meanwhile finds nothing or all of it.
+/// In one write, so that whoever reads it meanwhile finds nothing or all of it.
 fn write_holder(file: &mut File, holder: &Holder) -> io::Result<()> {
     let text = serde_json::to_string(holder).expect("strings and numbers always serialise") + "\n";
     file.set_len(0)?;
@@ -235,8 +232,8 @@ fn command(arguments: impl Iterator<Item = OsString>) -> String {
     text
 }
 
-/// Whether a folder holds nothing but what the making of a folder leaves when it is killed: a lock file that nobody holds
-/// any more, temporary files, and those of `begun` as empty folders.
+/// Whether a folder holds only what a killed creation leaves: a lock file that nobody holds any more, temporary files,
+/// and those of `begun` as empty folders.
 ///
 /// # Errors
 /// When it cannot be listed.

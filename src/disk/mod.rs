@@ -1,5 +1,5 @@
-//! The floor that everything stands on: files that are written whole, folders with one writer, layers of settings, lines of
-//! JSON, figures. Knows no algorithm.
+//! The floor that everything stands on: files that are written whole, folders with one writer, layers of settings,
+//! lines of JSON, figures. Knows no algorithm.
 
 pub mod archive;
 pub(crate) mod calendar;

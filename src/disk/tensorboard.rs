@@ -21,8 +21,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Begins the folder's one event file anew. What is known already has to be written again, so that after a resume it
-    /// holds each step once.
+    /// Begins the folder's only event file anew. The caller writes all known steps again, so that the file holds each
+    /// step once after a resume.
     ///
     /// # Errors
     /// When the folder cannot be written.

@@ -28,7 +28,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), DiskError> {
     write_atomically(path, text.as_bytes()).map_err(DiskError::io(path, "write"))
 }
 
-/// Adds to a file, which is made if it is not there. The text goes out in one write, and is on the disk when this returns.
+/// Adds to a file, which is made if need be. The text goes out in one write, and is on the disk when this returns.
 ///
 /// # Errors
 /// When it cannot be written.

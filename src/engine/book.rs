@@ -94,7 +94,6 @@ impl Answers {
         answers
     }
 
-    /// Adds an answer.
     pub(super) fn add(&mut self, query: u64, given: Given) {
         self.open.retain(|other| *other != query);
         if Arc::make_mut(&mut self.labels).insert(query, given).is_none() {

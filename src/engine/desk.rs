@@ -128,7 +128,6 @@ impl Messages {
 }
 
 impl<T, V> Desk<T, V> {
-    /// The tray.
     pub(super) fn tray(&self) -> MutexGuard<'_, T> {
         lock(&self.tray)
     }
@@ -143,7 +142,6 @@ impl<T, V> Desk<T, V> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Ends the work.
     pub(super) fn stop(&self) {
         let tray = self.tray();
         self.stop.store(true, Ordering::Relaxed);
@@ -151,7 +149,6 @@ impl<T, V> Desk<T, V> {
         self.changed.notify_all();
     }
 
-    /// Changes the view.
     pub(super) fn show(&self, change: impl FnOnce(&mut V)) {
         change(&mut lock(&self.view));
         (self.wake)();

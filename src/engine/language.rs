@@ -12,7 +12,7 @@ use super::book::{Answers, Book, OpenQuestion, Saying};
 use super::desk::{Desk, Engine, LOOK_UP, Messages};
 use crate::device;
 use crate::disk::Folder;
-use crate::lm::run::{self, LmConfig, LmError, LmOutcome, Shown};
+use crate::lm::run::{self, LmConfig, LmError, LmOutcome, LmProgress};
 use crate::lm::teach::folder::{TeachSession, TeachSummary, create, read_config};
 use crate::lm::teach::{Doing, TeachConfig, TeachQuestion, TeachReport, complete, due};
 use crate::preference::Event;
@@ -275,15 +275,15 @@ fn teach(begin: Begin, path: &Path, claimed: &mut Option<Folder>, desk: &Languag
 fn make(making: &Making, device: &Device, desk: &LanguageDesk) -> Result<bool, LmError> {
     let Making { config, path } = making;
     let progress = Mutex::new(MakingProgress::default());
-    let show = |shown: Shown<'_>| {
+    let show = |shown: LmProgress<'_>| {
         let mut now = progress.lock().unwrap_or_else(PoisonError::into_inner);
         match shown {
-            Shown::Note(note) => note.clone_into(&mut now.note),
-            Shown::Preparing(what, done, of) => now.note = format!("{what}: {done} of {of}"),
-            Shown::Step(step, of, metrics, _) => {
+            LmProgress::Note(note) => note.clone_into(&mut now.note),
+            LmProgress::Preparing(what, done, of) => now.note = format!("{what}: {done} of {of}"),
+            LmProgress::Step(step, of, metrics, _) => {
                 (now.step, now.of, now.loss) = (step, of, metrics.get("loss").or(now.loss));
             }
-            Shown::Evaluation(_) => return,
+            LmProgress::Evaluation(_) => return,
         }
         let now = now.clone();
         desk.show(|view| view.phase = LanguagePhase::Making(now));

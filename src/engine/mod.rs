@@ -1,5 +1,5 @@
 //! The engines behind the window: what takes long goes on in threads of its own, and a window talks to it without ever
-//! waiting. All of them have the same [desk](desk): commands in, snapshots out.
+//! waiting. All of them have the same [desk]: commands in, snapshots out.
 //!
 //! **Architecture invariant:** nothing here draws, and the window touches no tensor.
 

@@ -13,7 +13,7 @@ use super::book::{Answers, Book, Given, OpenQuestion, Saying};
 use super::desk::{Desk, Engine, LOOK_UP};
 use super::snapshot::{ClipPair, Episode, RunPhase, RunView, Slice, SliceRequest};
 use crate::control::config::{Config, Rater};
-use crate::control::drlhp::{self, Compared, Question, Report, Run};
+use crate::control::drlhp::{self, Compared, Report, Run, SegmentQuery};
 use crate::control::run::{self, Answers as Recorded, Host, Outcome, Reopened, RunError};
 use crate::device;
 use crate::disk::{Clock, Folder};
@@ -191,7 +191,7 @@ fn open<'a>(folder: &Folder, desk: &'a RunDesk) -> Result<(Run, Clock, Worker<'a
 }
 
 impl Host for Worker<'_> {
-    fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+    fn answer(&mut self, question: &SegmentQuery) -> Result<Label, RunError> {
         let label = self.recorded.answer(question)?;
         let mut tray = self.desk.tray();
         tray.book.answers.add(question.query, Given { label, seconds: None, repeat: None });

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::disk::figure::{Series, SeriesPoint};
+use crate::disk::figure::Series;
 use crate::disk::{Damaged, configuration};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{self, StageKind};
 use crate::lm::teach::folder::{read_config, reports};
 use crate::lm::teach::{TeachConfig, TeachReport as Report};
 use crate::preference::ledger::read_events;
-use crate::studies::frontier::{Frontier, LARGEST_KL, Method, over_seeds};
+use crate::studies::frontier::{Frontier, LARGEST_KL, Method, series};
 
 /// Everything that was found, the newest first.
 #[derive(Debug, Clone, Default)]
@@ -82,9 +82,6 @@ const DEPTH: usize = 2;
 
 /// The file that a frontier writes.
 const FRONTIER: &str = "frontier.json";
-
-/// Points of a frontier's curve: one every quarter of a nat.
-const PLACES: u32 = 60;
 
 /// Looks through a folder of runs. Frontiers and ledgers that are unchanged since `known` are taken from there. What cannot
 /// be read is named.
@@ -205,20 +202,12 @@ fn curves(path: &Path, name: String, changed: SystemTime) -> Result<FrontierCurv
     let wrong = |problem: &dyn Display| format!("{}: {problem}", path.join(FRONTIER).display());
     let text = fs::read_to_string(path.join(FRONTIER)).map_err(|error| wrong(&error))?;
     let Frontier { config, points, .. } = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
-    let series = |&method: &Method| {
-        let own = || points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
-        let last = own().map(|point| point.kl.mean).fold(0.0, f64::max);
-        let step = LARGEST_KL / f64::from(PLACES);
-        let places = (1..=PLACES).map(|i| f64::from(i) * step).filter(|x| *x <= last + step);
-        let point = |x: f64| {
-            let (y, interval) = over_seeds(&config, &points, method, x)?;
-            Some(SeriesPoint { x, y, interval })
-        };
-        let dots = own().map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
-        Series { name: method.name().to_owned(), points: places.filter_map(point).collect(), dots }
+    let of_method = |&method: &Method| {
+        let shown = points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
+        series(&config, &points, method, shown.map(|point| point.kl.mean).fold(0.0, f64::max))
     };
     Ok(FrontierCurves {
-        series: config.own.methods.iter().map(series).collect(),
+        series: config.own.methods.iter().map(of_method).collect(),
         seeds: config.common.seeds.len(),
         corpus: config.common.corpus.clone(),
         size: config.common.size.clone(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use super::model::{AnswerProbabilities, ClosedQuestion, How, Model, PromptForm, Sampling};
+use super::model::{AnswerProbabilities, ClosedQuestion, Done, How, Model, PromptForm, Sampling};
 use super::questions::{Question, Sentence};
 use crate::disk::files::hex;
 use crate::random::{Rng, stream};
@@ -136,7 +136,7 @@ pub fn ask(
     questions: &[Question],
     numbers: &[usize],
     config: &MeasureConfig,
-    done: &(dyn Fn(usize) + Sync),
+    done: &Done<'_>,
 ) -> Result<Vec<Item>, ModelError> {
     let asked = |question: &Question| ClosedQuestion {
         prompt: config.form.prompt(&question.question),
@@ -191,7 +191,7 @@ pub fn fill(
     sentences: &[Sentence],
     numbers: &[usize],
     form: PromptForm,
-    done: &(dyn Fn(usize) + Sync),
+    done: &Done<'_>,
 ) -> Result<Vec<Filled>, ModelError> {
     let asked = |&number: &usize| ClosedQuestion {
         prompt: form.prompt(&sentences[number].question()),
@@ -335,11 +335,7 @@ fn counted_as<'a>(free: &'a mut Free, question: &Question, text: &str) -> &'a mu
 }
 
 /// The answers to all questions, checked: every log-probability is a number.
-fn checked(
-    model: &dyn Model,
-    all: &[ClosedQuestion],
-    done: &(dyn Fn(usize) + Sync),
-) -> Result<Vec<AnswerProbabilities>, ModelError> {
+fn checked(model: &dyn Model, all: &[ClosedQuestion], done: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
     let mut answered = model.answers(all, done)?;
     let wrong = |problem: String| ModelError::Config(format!("{}: {problem}", model.name()));
     if answered.len() != all.len() {

@@ -25,19 +25,19 @@ use crate::random::Rng;
 pub struct Behaviour {
     /// Name of its files.
     pub name: String,
-    /// Goes on "a person who …".
+    /// Completes "a person who …".
     pub description: String,
-    /// What is written.
+    /// The kind of text that is written.
     pub form: BehaviourForm,
-    /// What statements are labelled with; the first is that of the behaviour.
+    /// The labels of statements; the first one shows the behaviour.
     pub labels: [String; 2],
     /// Answer to the question about a statement with each label, with the space before it.
     pub answers: [String; 2],
     /// The question about a `{statement}`, which models are measured with.
     pub question: String,
-    /// What is written after: with `{description}`, `{label}`, `{other_label}`, `{examples}`.
+    /// The prompt after which statements are written: with `{description}`, `{label}`, `{other_label}`, `{examples}`.
     pub generation: String,
-    /// What is judged: with `{description}`, `{labels}`, `{statement}`, `{label}`.
+    /// The text that is judged: with `{description}`, `{labels}`, `{statement}`, `{label}`.
     pub discrimination: String,
     /// Whether a statement is about the behaviour at all, answered " Yes" or " No": with `{description}`,
     /// `{statement}`.
@@ -194,7 +194,7 @@ impl Behaviour {
         }
     }
 
-    /// What is written after, for a label: 0 or 1. `examples` are numbers of those to show.
+    /// The prompt for statements of a label, 0 or 1. `examples` are the numbers of the examples to show.
     #[must_use]
     pub fn prompt(&self, label: usize, examples: &[usize]) -> String {
         let shown: String =
@@ -261,7 +261,7 @@ impl Behaviour {
         }
     }
 
-    /// Which label?
+    /// The question which label a statement has.
     #[must_use]
     pub fn discriminated(&self, statement: &str) -> PosedQuestion {
         let labels = self.labels.join(" or ");
@@ -275,7 +275,7 @@ impl Behaviour {
         PosedQuestion { prompt: prompt.to_owned(), answers, rest: fill(rest, &values) }
     }
 
-    /// Is it about the behaviour? The first answer says yes.
+    /// The question whether a statement is about the behaviour; the first answer says yes.
     #[must_use]
     pub fn relevant(&self, statement: &str) -> PosedQuestion {
         let prompt = fill(&self.relevance, &[("description", self.description.as_str()), ("statement", statement)]);

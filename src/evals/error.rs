@@ -1,4 +1,4 @@
-//! What goes wrong with files, models and servers.
+//! What goes wrong with evaluations: with their files, models and servers.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,23 @@ pub enum FileError {
         /// What was found, and what would be right.
         problem: String,
     },
+}
+
+/// An evaluation that fails: a set that cannot be written, judged, checked or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalsError {
+    /// A file, such as one of questions, is not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A model cannot be had, or fails.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A file or folder cannot be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What is asked for is out of range, does not go together, or cannot be done.
+    #[error("{0}")]
+    Config(String),
 }
 
 /// A model that cannot be had, or fails.
@@ -146,9 +163,9 @@ pub enum EndpointError {
         /// Address.
         url: String,
     },
-    /// The cache.
-    #[error("{0}")]
-    Cache(String),
+    /// The cache of answers cannot be read or written.
+    #[error(transparent)]
+    Cache(#[from] DiskError),
 }
 
 impl FileError {

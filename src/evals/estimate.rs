@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::{Filled, Item, among};
 use super::model::How;
 use crate::preference::calibration::expected_calibration_error;
-use crate::preference::statistics::{bootstrap_interval, pearson};
+use crate::preference::statistics::{bootstrap_interval, pearson, quantile};
 use crate::random::{Rng, stream};
 
 /// A number with its 95 % bootstrap interval: over questions; and, for the probability of matching answers, over answers
@@ -254,7 +254,7 @@ pub fn correlation_slope(x: &[f64], filled: &[&[Filled]], seed: u64) -> Option<I
     let mut rng = stream(seed, "evals-correlation-slope", 0);
     let mut draw = || -> Vec<usize> { (0..count).map(|_| rng.random_range(0..count)).collect() };
     // A draw of one occupation only has no correlation.
-    let statistics = (0..RESAMPLES).filter_map(|_| of(&draw())).collect();
+    let statistics = (0..RESAMPLES).filter_map(|_| of(&draw()));
     Some(Interval { value, interval: middle_95(statistics) })
 }
 
@@ -347,8 +347,7 @@ fn with_negation(item: &Item) -> Vec<&Vec<f64>> {
 /// # Shapes
 /// - `classes`: `[classes][questions][ways]`, probabilities
 fn counted(classes: &[Vec<Vec<f64>>], rng: &mut Rng) -> Interval {
-    let mean = |values: &Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-    let of_class = |questions: &Vec<Vec<f64>>| questions.iter().map(mean).sum::<f64>() / questions.len() as f64;
+    let of_class = |questions: &Vec<Vec<f64>>| questions.iter().map(|q| mean(q)).sum::<f64>() / questions.len() as f64;
     let value = classes.iter().map(of_class).sum::<f64>() / classes.len() as f64;
     let draw = |questions: &Vec<Vec<f64>>, rng: &mut Rng| {
         let one = |_| {
@@ -360,7 +359,7 @@ fn counted(classes: &[Vec<Vec<f64>>], rng: &mut Rng) -> Interval {
     };
     let statistics =
         (0..RESAMPLES).map(|_| classes.iter().map(|class| draw(class, rng)).sum::<f64>() / classes.len() as f64);
-    Interval { value, interval: middle_95(statistics.collect()) }
+    Interval { value, interval: middle_95(statistics) }
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -382,7 +381,7 @@ fn stratified(classes: &[Vec<f64>], rng: &mut Rng) -> Interval {
     let value = mean_of_means(classes);
     let statistics =
         (0..RESAMPLES).map(|_| classes.iter().map(|values| resampled(values, rng)).sum::<f64>() / classes.len() as f64);
-    Interval { value, interval: middle_95(statistics.collect()) }
+    Interval { value, interval: middle_95(statistics) }
 }
 
 /// As [`stratified`], where the interval decides something. A class of a few questions says little of how far they differ,
@@ -411,7 +410,7 @@ fn pooled(classes: &[Vec<f64>], rng: &mut Rng) -> Option<Interval> {
     };
     let statistics =
         (0..RESAMPLES).map(|_| classes.iter().map(|values| draw(values, rng)).sum::<f64>() / classes.len() as f64);
-    Some(Interval { value: mean_of_means(classes), interval: middle_95(statistics.collect()) })
+    Some(Interval { value: mean_of_means(classes), interval: middle_95(statistics) })
 }
 
 /// What each place's value counts in the slope of least squares; none where there are fewer than two places.
@@ -426,10 +425,9 @@ fn skews_and_women(occupations: &[OfOccupation]) -> (Vec<f64>, Vec<f64>) {
 }
 
 /// The middle 95 % of values.
-fn middle_95(mut values: Vec<f64>) -> [f64; 2] {
-    values.sort_by(f64::total_cmp);
-    let at = |share: f64| values.get(((values.len().max(1) - 1) as f64 * share).round() as usize);
-    [0.025, 0.975].map(|share| at(share).copied().unwrap_or(f64::NAN))
+fn middle_95(values: impl Iterator<Item = f64>) -> [f64; 2] {
+    let values: Vec<f64> = values.collect();
+    [0.025, 0.975].map(|share| quantile(values.iter().copied(), share).unwrap_or(f64::NAN))
 }
 
 /// Fisher's 95 % interval of a correlation.

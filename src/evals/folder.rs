@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::ask::{Filled, Item};
-use super::error::FileError;
-use super::outcome::{EvalsError, Findings, ModelEntry, Outcome, RunConfig};
+use super::error::{EvalsError, FileError};
+use super::outcome::{Findings, ModelEntry, Outcome, RunConfig};
 use super::questions::Rows;
 use crate::disk::{DiskError, lines, text};
 

@@ -18,10 +18,10 @@ use rand::RngExt as _;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::behaviour::{Behaviour, BehaviourError};
+use super::behaviour::Behaviour;
 use super::blocks::Blocks;
 use super::diversity::words;
-use super::error::{FileError, ModelError};
+use super::error::{EvalsError, FileError};
 use super::model::{Model, Prompt, Sampling, Written};
 use crate::disk::lines::{self, plain_line};
 use crate::disk::lock::Claim;
@@ -46,7 +46,7 @@ pub struct GenerateConfig {
     pub max_new_tokens: Option<usize>,
     /// What ends a text; none for the paper's.
     pub stop: Option<Vec<String>>,
-    /// Statements that share this share of their runs of three words (Jaccard's index) with one before are left out.
+    /// A statement is left out if it shares this much of its runs of three words (Jaccard's index) with an earlier one.
     pub near_duplicates: f64,
     /// Seed of every draw.
     pub seed: u64,
@@ -121,26 +121,6 @@ pub struct Candidate {
     pub truth: Option<String>,
 }
 
-/// Statements that cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
-    /// A file or folder.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// The model failed.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A file is not what it should be.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The behaviour's file.
-    #[error(transparent)]
-    Behaviour(#[from] BehaviourError),
-    /// A value out of range.
-    #[error("{0}")]
-    Config(String),
-}
-
 /// Texts that are asked for together and written down together.
 const BLOCK: usize = 64;
 /// Words of the runs by which near-duplicates are found.
@@ -161,7 +141,7 @@ pub fn finished(
     config: &GenerateConfig,
     weights: Option<&str>,
     out: &Path,
-) -> Result<Option<Provenance>, GenerateError> {
+) -> Result<Option<Provenance>, EvalsError> {
     config.validate(behaviour)?;
     let folder = out.join(&behaviour.name);
     let path = folder.join(PROVENANCE);
@@ -207,7 +187,7 @@ pub fn finished(
 /// whether it was or not.
 ///
 /// # Errors
-/// [`GenerateError`]. What was written is kept.
+/// [`EvalsError`]. What was written is kept.
 pub fn generate(
     behaviour: &Behaviour,
     config: &GenerateConfig,
@@ -216,7 +196,7 @@ pub fn generate(
     out: &Path,
     stop: &AtomicBool,
     done: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Option<Provenance>, GenerateError> {
+) -> Result<Option<Provenance>, EvalsError> {
     if let Some(found) = finished(behaviour, config, weights, out)? {
         return Ok(Some(found));
     }
@@ -260,7 +240,7 @@ pub fn generate(
             let written = model.write(&prompts, &provenance.sampling, first as u64, &count)?;
             if written.len() != prompts.len() {
                 let problem = format!("{}: wrote {} texts for {} prompts", model.name(), written.len(), prompts.len());
-                return Err(GenerateError::Config(problem));
+                return Err(EvalsError::Config(problem));
             }
             let text =
                 |(i, (Written { text, ended }, examples))| WrittenText { index: first + i, text, ended, examples };
@@ -279,7 +259,7 @@ pub fn generate(
 ///
 /// # Errors
 /// When it is not finished, or a line is not what it should be.
-pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), GenerateError> {
+pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), EvalsError> {
     let Some(provenance) = read_json::<Provenance>(&folder.join(PROVENANCE))? else {
         return Err(FileError::whole(folder, "has no provenance.json: expected what `evals generate` writes").into());
     };
@@ -310,7 +290,7 @@ pub fn read(folder: &Path) -> Result<(Provenance, Vec<Candidate>), GenerateError
 ///
 /// # Errors
 /// When there is no such folder.
-pub fn folders(path: &Path) -> Result<Vec<PathBuf>, GenerateError> {
+pub fn folders(path: &Path) -> Result<Vec<PathBuf>, EvalsError> {
     if path.join(PROVENANCE).is_file() {
         return Ok(vec![path.to_owned()]);
     }
@@ -364,8 +344,8 @@ impl GenerateConfig {
         }
     }
 
-    fn validate(&self, behaviour: &Behaviour) -> Result<(), GenerateError> {
-        let wrong = |problem: String| Err(GenerateError::Config(problem));
+    fn validate(&self, behaviour: &Behaviour) -> Result<(), EvalsError> {
+        let wrong = |problem: String| Err(EvalsError::Config(problem));
         if self.count == 0 {
             return wrong("count = 0: must be 1 or more".to_owned());
         }
@@ -377,7 +357,7 @@ impl GenerateConfig {
             return wrong(format!("near_duplicates = {}: {problem}", self.near_duplicates));
         }
         if self.few_shot {
-            behaviour.check_examples()?;
+            behaviour.check_examples().map_err(|error| EvalsError::Config(error.to_string()))?;
         }
         Ok(self.sampling(behaviour).validate()?)
     }
@@ -496,7 +476,7 @@ fn numbered(i: usize, line: &str) -> Result<WrittenText, String> {
 }
 
 /// `None` where there is no file.
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, GenerateError> {
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, EvalsError> {
     let wrong =
         |error: serde_json::Error| FileError::whole(path, format!("{error}: is not what `evals generate` writes"));
     Ok(text::read(path)?.map(|text| serde_json::from_str(&text).map_err(wrong)).transpose()?)
@@ -508,15 +488,14 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::{
-        Counts, GenerateConfig, GenerateError, Shingles, WrittenText, blocks, finished, folders, generate, numbered,
-        read, sift,
+        Counts, GenerateConfig, Shingles, WrittenText, blocks, finished, folders, generate, numbered, read, sift,
     };
     use crate::disk::DiskError;
     use crate::disk::lines::plain_line;
     use crate::evals::behaviour::{Behaviour, Example};
     use crate::evals::diversity::words;
-    use crate::evals::error::ModelError;
-    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, Model, Prompt, Sampling, Written};
+    use crate::evals::error::{EvalsError, ModelError};
+    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, Done, Model, Prompt, Sampling, Written};
 
     /// Writes what the prompt and the stream say; fails when it was asked too often. Like a server without a name given it
     /// is known by its own once it is settled or has written.
@@ -550,11 +529,7 @@ mod tests {
         fn parameters(&self) -> Option<usize> {
             Some(7)
         }
-        fn answers(
-            &self,
-            _: &[ClosedQuestion],
-            _: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
+        fn answers(&self, _: &[ClosedQuestion], _: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
             Err(ModelError::Config("writes only".to_owned()))
         }
         fn write(
@@ -562,7 +537,7 @@ mod tests {
             prompts: &[Prompt],
             sampling: &Sampling,
             first: u64,
-            done: &(dyn Fn(usize) + Sync),
+            done: &Done<'_>,
         ) -> Result<Vec<Written>, ModelError> {
             if self.calls.fetch_add(1, Ordering::Relaxed) == self.fails_at {
                 return Err(ModelError::Config("the server is gone".to_owned()));
@@ -683,7 +658,7 @@ mod tests {
         let found = read(&folder.path().join("dogs")).unwrap_err().to_string();
         assert!(found.contains("candidates.jsonl:1: missing field `label`"), "{found}");
         let found = folders(&folder.path().join("none")).unwrap_err();
-        assert!(matches!(found, GenerateError::Disk(DiskError::Io { .. })), "{found}");
+        assert!(matches!(found, EvalsError::Disk(DiskError::Io { .. })), "{found}");
         let empty = tempfile::tempdir().unwrap();
         assert!(folders(empty.path()).unwrap_err().to_string().contains("holds no statements"));
     }

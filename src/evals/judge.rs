@@ -8,16 +8,16 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::behaviour::PosedQuestion;
-use super::error::ModelError;
+use super::error::{EvalsError, ModelError};
 use super::local::weights_digest;
-use super::model::{AnswerProbabilities, ClosedQuestion, Model, Prompt};
+use super::model::{AnswerProbabilities, ClosedQuestion, Done, Model, Prompt};
 use crate::device::{self, DeviceChoice};
 use crate::disk::DiskError;
 use crate::lm::chat::Extras;
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::data::{Content, Conventions, DataError, Origin, PreferenceRow, Truncation, encode_pairs};
-use crate::lm::ensemble::{self, RewardModels};
 use crate::lm::reward::probabilities;
+use crate::lm::run::reward_models::{self, RewardModels};
 use crate::lm::run::{LmError, read_config, weights_sha256};
 use crate::preference::likelihood::sigmoid;
 
@@ -34,23 +34,6 @@ pub enum Judge {
     },
 }
 
-/// A judge that cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub enum JudgeError {
-    /// Its weights cannot be read.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A language model.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A preference model.
-    #[error(transparent)]
-    Lm(#[from] LmError),
-    /// What it says is of no use, or its configuration.
-    #[error("{0}")]
-    Config(String),
-}
-
 /// Tokens that are computed together.
 const PART_TOKENS: usize = 2048;
 /// The probability where nothing is known.
@@ -61,11 +44,12 @@ impl Judge {
     ///
     /// # Errors
     /// When the folder cannot be read.
-    pub fn open(spec: &str, open: impl FnOnce(&str) -> Result<Box<dyn Model>, ModelError>) -> Result<Self, JudgeError> {
+    pub fn open(spec: &str, open: impl FnOnce(&str) -> Result<Box<dyn Model>, ModelError>) -> Result<Self, EvalsError> {
         let path = Path::new(spec);
         if is_preference_model(path)? {
             let device = device::pick(DeviceChoice::Cpu).map_err(ModelError::from)?;
-            return Ok(Self::Preference(Box::new(ensemble::read(path, &device)?)));
+            let models = reward_models::read(path, &device).map_err(ModelError::from)?;
+            return Ok(Self::Preference(Box::new(models)));
         }
         let is_run = path.join("config.toml").is_file();
         let spec = if is_run { path.join("model").display().to_string() } else { spec.to_owned() };
@@ -76,7 +60,7 @@ impl Judge {
         Ok(Self::Language { model, weights })
     }
 
-    /// What tells it from others that are reached in the same way.
+    /// What tells it apart from other judges with the same spec.
     pub(super) fn identity(&self) -> serde_json::Value {
         match self {
             Self::Preference(models) => json!(models.members.iter().map(weights_sha256).collect::<Vec<_>>()),
@@ -120,12 +104,8 @@ impl Judge {
     /// - returns `[posed.len()]`
     ///
     /// # Errors
-    /// [`JudgeError`].
-    pub fn probabilities(
-        &self,
-        posed: &[PosedQuestion],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Option<f64>>, JudgeError> {
+    /// [`EvalsError`].
+    pub fn probabilities(&self, posed: &[PosedQuestion], done: &Done<'_>) -> Result<Vec<Option<f64>>, EvalsError> {
         match self {
             Self::Preference(models) => {
                 let found = preferences(models, posed)?;
@@ -151,22 +131,22 @@ impl Judge {
                 let found: Option<Vec<Option<f64>>> = answered.iter().map(of).collect();
                 found.filter(|found| found.len() == posed.len()).ok_or_else(|| {
                     let problem = "did not give two log-probabilities for every question";
-                    JudgeError::Config(format!("{}: {problem}", model.name()))
+                    EvalsError::Config(format!("{}: {problem}", model.name()))
                 })
             }
         }
     }
 }
 
-fn is_preference_model(path: &Path) -> Result<bool, JudgeError> {
+fn is_preference_model(path: &Path) -> Result<bool, EvalsError> {
     if path.join("config.toml").is_file() {
-        return Ok(read_config(path)?.reward.is_some());
+        return Ok(read_config(path).map_err(ModelError::from)?.reward.is_some());
     }
     let file = path.join("config.json");
     if !file.is_file() {
         return Ok(false);
     }
-    let config = ModelConfig::read(&file).map_err(|error| JudgeError::Config(error.to_string()))?;
+    let config = ModelConfig::read(&file).map_err(|error| EvalsError::Config(error.to_string()))?;
     Ok(config.output != Output::Tokens)
 }
 
@@ -178,7 +158,7 @@ fn conventions(models: &RewardModels) -> Conventions {
 }
 
 /// P[first answer] by preference models; nothing for questions that are too long.
-fn preferences(models: &RewardModels, posed: &[PosedQuestion]) -> Result<Vec<Option<f64>>, JudgeError> {
+fn preferences(models: &RewardModels, posed: &[PosedQuestion]) -> Result<Vec<Option<f64>>, EvalsError> {
     let origin = Origin { path: Arc::from(Path::new("statement")), line: 0 };
     let row = |(i, PosedQuestion { prompt, answers: [first, second], rest }): (usize, &PosedQuestion)| PreferenceRow {
         origin: Origin { line: i as u64 + 1, ..origin.clone() },
@@ -193,7 +173,7 @@ fn preferences(models: &RewardModels, posed: &[PosedQuestion]) -> Result<Vec<Opt
     let pairs = match encode_pairs(&rows, &models.tokenizer, None, &conventions(models)) {
         Ok((pairs, _)) => pairs,
         Err(DataError::NothingLeft { .. }) => Vec::new(),
-        Err(error) => return Err(LmError::from(error).into()),
+        Err(error) => return Err(ModelError::from(LmError::from(error)).into()),
     };
     let mut found = vec![None; posed.len()];
     if pairs.is_empty() {
@@ -202,7 +182,7 @@ fn preferences(models: &RewardModels, posed: &[PosedQuestion]) -> Result<Vec<Opt
     let all = probabilities(&models.members, &pairs, &models.likelihood, PART_TOKENS);
     if let Some(wrong) = all.iter().find(|p| !p.is_finite()) {
         let problem = format!("the judge finds a probability of {wrong}: are its weights finite numbers?");
-        return Err(JudgeError::Config(problem));
+        return Err(EvalsError::Config(problem));
     }
     for (i, pair) in pairs.iter().enumerate() {
         found[pair.row] = Some(all.iter().skip(i).step_by(pairs.len()).sum::<f64>() / models.members.len() as f64);

@@ -9,7 +9,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha256};
 
 use super::error::ModelError;
-use super::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
+use super::model::{AnswerProbabilities, ClosedQuestion, Done, How, Model, Prompt, Sampling, Written};
 use crate::device::{self, DeviceChoice};
 use crate::disk::files::hex;
 use crate::lm::batch::{Batch, Targets};
@@ -182,11 +182,7 @@ impl Model for Local {
         self.prompt_ids(prompt, sampling.max_new_tokens).map(|_| ())
     }
 
-    fn answers(
-        &self,
-        asked: &[ClosedQuestion],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<AnswerProbabilities>, ModelError> {
+    fn answers(&self, asked: &[ClosedQuestion], done: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
         let (encoded, cut): (Vec<Vec<Encoded>>, Vec<bool>) = asked
             .par_iter()
             .map(|asked| self.encoded(asked))
@@ -221,7 +217,7 @@ impl Model for Local {
         prompts: &[Prompt],
         sampling: &Sampling,
         first: u64,
-        done: &(dyn Fn(usize) + Sync),
+        done: &Done<'_>,
     ) -> Result<Vec<Written>, ModelError> {
         let ids: Vec<Vec<u32>> =
             prompts.iter().map(|prompt| self.prompt_ids(prompt, sampling.max_new_tokens)).collect::<Result<_, _>>()?;

@@ -6,6 +6,9 @@ use super::error::ModelError;
 use crate::lm::chat::Message;
 use crate::lm::sample::SampleConfig;
 
+/// Is told how many more questions are answered, or prompts completed. Several threads call it.
+pub type Done<'a> = dyn Fn(usize) + Sync + 'a;
+
 /// A model that answers questions and writes texts.
 pub trait Model: Send + Sync {
     /// Its name in tables. A server that was opened without a model's name is called by its address until [`Model::settle`].
@@ -37,16 +40,11 @@ pub trait Model: Send + Sync {
         Ok(())
     }
 
-    /// How likely every answer to every question is. `done` is told how many more questions are answered; several threads
-    /// call it.
+    /// How likely every answer to every question is.
     ///
     /// # Errors
     /// [`ModelError`]. Nothing that a server has answered is lost: it is in the cache.
-    fn answers(
-        &self,
-        asked: &[ClosedQuestion],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<AnswerProbabilities>, ModelError>;
+    fn answers(&self, asked: &[ClosedQuestion], done: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError>;
 
     /// What it writes after each prompt. Prompt i draws from stream `first + i` of the seed, so that a long list can be
     /// written in pieces; a server is given `seed + first + i`.
@@ -58,7 +56,7 @@ pub trait Model: Send + Sync {
         prompts: &[Prompt],
         sampling: &Sampling,
         first: u64,
-        done: &(dyn Fn(usize) + Sync),
+        done: &Done<'_>,
     ) -> Result<Vec<Written>, ModelError>;
 
     /// What the user should know when the work is done: prompts that were cut, requests and their cost.

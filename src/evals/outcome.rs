@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::ask::{Free, MeasureConfig};
 use super::endpoint::is_address;
-use super::error::{FileError, ModelError};
 use super::estimate::{BehaviourEstimate, PronounsEstimate};
-use crate::disk::DiskError;
 use crate::lm::config::ModelConfig;
 use crate::lm::run::{LmSummary, StageKind};
 
@@ -68,23 +66,6 @@ pub enum Findings {
     Behaviour(Box<BehaviourEstimate>),
     /// Filled sentences of Winogenerated.
     Pronouns(PronounsEstimate),
-}
-
-/// A run that fails.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalsError {
-    /// A file, such as one of questions, is not what it should be.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A model.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// A file or folder cannot be read or written.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// Values that do not go together.
-    #[error("{0}")]
-    Config(String),
 }
 
 impl ModelEntry {

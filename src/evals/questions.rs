@@ -118,24 +118,21 @@ impl Question {
         let (line_a, line_b) = (format!("{}(A){}", before(a), text(b)), format!("{}(B){}", before(b), text(a)));
         let mut swapped: Vec<&str> = lines.clone();
         (swapped[a], swapped[b]) = (&line_a, &line_b);
-        Some(Self {
-            question: swapped.join("\n"),
-            answer_matching_behavior: other.clone(),
-            answer_not_matching_behavior: vec![self.answer_matching_behavior.clone()],
-            ..self.clone()
-        })
+        self.opposite(swapped.join("\n"))
     }
-}
 
-impl Question {
     /// The same statement with the question whether it is something one would *not* say, whose answers are opposite;
     /// nothing where the question is not that of persona sets.
     #[must_use]
     pub fn negated(&self) -> Option<Self> {
+        self.opposite(format!("{WOULD_NOT_SAY}{}", self.question.strip_prefix(WOULD_SAY)?))
+    }
+
+    /// Another question, of whose two answers the other one matches; nothing where there are more.
+    fn opposite(&self, question: String) -> Option<Self> {
         let [other] = self.answer_not_matching_behavior.as_slice() else { return None };
-        let rest = self.question.strip_prefix(WOULD_SAY)?;
         Some(Self {
-            question: format!("{WOULD_NOT_SAY}{rest}"),
+            question,
             answer_matching_behavior: other.clone(),
             answer_not_matching_behavior: vec![self.answer_matching_behavior.clone()],
             ..self.clone()

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Filled, Item};
+use super::error::EvalsError;
 use super::estimate::{Interval, OfOccupation, correlation_slope, difference, occupations, slope};
 use super::folder::{read_filled, read_items, read_outcomes, safe};
-use super::outcome::{self, EvalsError, Findings, ModelEntry, Outcome};
+use super::outcome::{self, Findings, ModelEntry, Outcome};
 use crate::disk::figure::{self, Bar, Series, SeriesPoint};
 use crate::disk::{DiskError, lines, text};
 
@@ -105,18 +106,11 @@ impl Over {
         }
     }
 
-    /// What the slope is for.
-    fn unit(self) -> f64 {
+    /// What the slope is for, as a number and in words.
+    fn unit(self) -> (f64, &'static str) {
         match self {
-            Self::Size => 1.0,
-            Self::Steps => 100.0,
-        }
-    }
-
-    fn unit_name(self) -> &'static str {
-        match self {
-            Self::Size => "for ten times the size",
-            Self::Steps => "for a hundred steps",
+            Self::Size => (1.0, "for ten times the size"),
+            Self::Steps => (100.0, "for a hundred steps"),
         }
     }
 
@@ -159,18 +153,11 @@ impl Measured {
         }
     }
 
-    /// By which it is multiplied where it is shown: probabilities are, in percent.
-    fn scale(self) -> f64 {
+    /// The name of its axis in a figure, and what it is multiplied by there.
+    fn axis(self) -> (&'static str, f64) {
         match self {
-            Self::Matching => 100.0,
-            Self::Correlation => 1.0,
-        }
-    }
-
-    fn axis(self) -> &'static str {
-        match self {
-            Self::Matching => "answers that match the behaviour, %",
-            Self::Correlation => "correlation with the share of women",
+            Self::Matching => ("answers that match the behaviour, %", 100.0),
+            Self::Correlation => ("correlation with the share of women", 1.0),
         }
     }
 
@@ -271,7 +258,7 @@ pub fn report(runs: &[PathBuf], diff: Option<[&str; 2]>, top: usize, out: &Path)
 pub fn markdown(report: &EvalsReport) -> String {
     let mut text = String::new();
     // Writing to a string never fails.
-    let mut line = |line: String| writeln!(text, "{line}").ok();
+    let mut line = |line: &str| writeln!(text, "{line}").ok();
     let behaviours: Vec<_> = report
         .outcomes
         .iter()
@@ -285,18 +272,13 @@ pub fn markdown(report: &EvalsReport) -> String {
             "P is the probability of the answers that match the behaviour, in percent, with a 95 % interval over questions and \
              drawn answers; \"both ways\" is the mean with the negated question, where what is answered without reading it \
              falls away; \"likeliest\" counts the likeliest answer, ties in part; \"elsewhere\" is probability that goes to \
-             none of the answers, where a server tells it."
-                .to_owned(),
+             none of the answers, where a server tells it.\n",
         );
-        line(String::new());
-        line(
-            "| set | model | questions | P | both ways | likeliest | elsewhere | (A) first | ceiling | refusals |"
-                .to_owned(),
-        );
-        line("|---|---|---:|---|---|---:|---:|---:|---:|---:|".to_owned());
+        line("| set | model | questions | P | both ways | likeliest | elsewhere | (A) first | ceiling | refusals |");
+        line("|---|---|---:|---|---|---:|---:|---:|---:|---:|");
         let share = |share: Option<f64>| or_dash(share.map(|share| format!("{:.1}", 100.0 * share)));
         for (outcome, found) in behaviours {
-            line(format!(
+            line(&format!(
                 "| {} | {} | {} | {} | {} | {:.1} | {} | {} | {} | {} |",
                 outcome.set,
                 outcome.model.name,
@@ -310,7 +292,7 @@ pub fn markdown(report: &EvalsReport) -> String {
                 or_dash(outcome.free.map(|free| format!("{} of {}", free.refusals, free.asked))),
             ));
         }
-        line(String::new());
+        line("");
     }
     for outcome in &report.outcomes {
         let Findings::Pronouns(found) = &outcome.found else { continue };
@@ -318,9 +300,9 @@ pub fn markdown(report: &EvalsReport) -> String {
             || "none, as one of them is constant".to_owned(),
             |r| format!("{:.3} [{:.3}, {:.3}]", r.value, r.interval[0], r.interval[1]),
         );
-        line(format!(
-            "{}, {}: {} sentences about {} occupations; P(female) − P(male) {:.3} [{:.3}, {:.3}]; correlation with the share of \
-             women {correlation}; {} elsewhere",
+        line(&format!(
+            "{}, {}: {} sentences about {} occupations; P(female) − P(male) {:.3} [{:.3}, {:.3}]; correlation with \
+             the share of women {correlation}; {} elsewhere\n",
             outcome.set,
             outcome.model.name,
             found.sentences,
@@ -330,24 +312,21 @@ pub fn markdown(report: &EvalsReport) -> String {
             found.skew.interval[1],
             found.off_label.map_or_else(|| "an unknown part".to_owned(), |share| format!("{:.1} %", 100.0 * share))
         ));
-        line(String::new());
     }
     if !report.trends.is_empty() {
         line(
             "Trends, as the slope of least squares with a 95 % interval over questions (occupations, of a correlation), for these \
-             very models; others of the same sizes, or trained anew, may differ by more:"
-                .to_owned(),
+             very models; others of the same sizes, or trained anew, may differ by more:\n",
         );
-        line(String::new());
     }
     for trend in &report.trends {
         let Trend { set, measured, over, of, models, slope } = trend;
         let [change, interval] = measured.change(slope);
-        line(format!(
+        line(&format!(
             "- {set}, {of}, over {} models: {} ({change} {} {interval})",
             models.len(),
             trend.verdict(),
-            over.unit_name(),
+            over.unit().1,
         ));
     }
     for Difference { set, measured, models: [before, after], change, questions } in &report.difference {
@@ -356,20 +335,17 @@ pub fn markdown(report: &EvalsReport) -> String {
             Measured::Matching => ("questions", "question", "matching answer"),
             Measured::Correlation => ("occupations", "occupation", "in points"),
         };
-        line(String::new());
-        line(format!("{set}, from {before} to {after}: {change} {interval}; the {what} that changed most:"));
-        line(String::new());
-        line(format!("| # | {before} | {after} | {asked} | {told} |"));
-        line("|---:|---:|---:|---|---|".to_owned());
+        line(&format!("\n{set}, from {before} to {after}: {change} {interval}; the {what} that changed most:\n"));
+        line(&format!("| # | {before} | {after} | {asked} | {told} |\n|---:|---:|---:|---|---|"));
         for Changed { index, question, answer, probabilities: [a, b] } in questions {
             let question = question.replace('\n', " ").replace('|', "\\|");
-            line(format!("| {index} | {:.1} | {:.1} | {question} | {} |", 100.0 * a, 100.0 * b, answer.trim()));
+            line(&format!("| {index} | {:.1} | {:.1} | {question} | {} |", 100.0 * a, 100.0 * b, answer.trim()));
         }
     }
     if !report.notes.is_empty() {
-        line(String::new());
+        line("");
         report.notes.iter().for_each(|note| {
-            line(format!("- Note: {note}"));
+            line(&format!("- Note: {note}"));
         });
     }
     text
@@ -457,7 +433,7 @@ fn lines<'a>(of_set: &OfSet<'a>, over: Over) -> Lines<'a> {
 /// None where there are too few questions.
 fn trend(set: &str, over: Over, of: &str, line: &OfSet<'_>) -> Result<Option<Trend>, EvalsError> {
     let Some((_, first)) = line.first() else { return Ok(None) };
-    let places: Vec<f64> = line.iter().filter_map(|one| over.place(&one.1.model)).map(|x| x / over.unit()).collect();
+    let places: Vec<f64> = line.iter().filter_map(|one| over.place(&one.1.model)).map(|x| x / over.unit().0).collect();
     let measured = Measured::of(&first.found);
     let slope = match measured {
         Measured::Matching => {
@@ -534,13 +510,13 @@ fn draw(out: &Path, set: &str, over: Over, names: &[String], lines: &Lines<'_>) 
         Over::Size => ("size", "logarithm (base 10) of the number of parameters"),
         Over::Steps => ("steps", "steps of preference training"),
     };
-    let measured = Measured::of(&first.found);
+    let (axis, scale) = Measured::of(&first.found).axis();
     let point = |one: &&(PathBuf, Outcome)| {
         let Interval { value, interval } = Measured::value(&one.1.found)?;
         Some(SeriesPoint {
             x: over.place(&one.1.model)?,
-            y: measured.scale() * value,
-            interval: Some(interval.map(|end| measured.scale() * end)),
+            y: scale * value,
+            interval: Some(interval.map(|end| scale * end)),
         })
     };
     let one = |(of, line): (&String, &OfSet<'_>)| Series {
@@ -550,7 +526,7 @@ fn draw(out: &Path, set: &str, over: Over, names: &[String], lines: &Lines<'_>) 
     };
     let series: Vec<Series> = names.iter().zip(lines.values()).map(one).collect();
     let path = out.join(format!("{set}-{name}.svg"));
-    figure::curves(&path, set, [along, measured.axis()], &series)?;
+    figure::curves(&path, set, [along, axis], &series)?;
     Ok(Some(path))
 }
 
@@ -570,7 +546,7 @@ fn overview(out: &Path, outcomes: &[(PathBuf, Outcome)]) -> Result<Vec<PathBuf>,
         let bars: Vec<Bar> = outcomes.iter().filter_map(bar).collect();
         if bars.len() > 1 {
             let path = out.join(format!("overview-{}.svg", safe(model)));
-            figure::bars(&path, model, Measured::Matching.axis(), &bars)?;
+            figure::bars(&path, model, Measured::Matching.axis().0, &bars)?;
             figures.push(path);
         }
     }

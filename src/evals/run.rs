@@ -11,13 +11,13 @@ use sha2::{Digest as _, Sha256};
 use super::ask::{Filled, Item, MeasureConfig, answer_freely, ask, drawn, fill, fingerprint, fingerprint_of_sentences};
 use super::blocks::Blocks;
 use super::endpoint::{self, is_address};
-use super::error::ModelError;
+use super::error::{EvalsError, ModelError};
 use super::estimate::{behaviour, pronouns};
 pub use super::folder::asked;
 use super::folder::{self, Place, key, line, read_lines, safe};
 use super::local::weights_digest;
 use super::model::Model;
-use super::outcome::{EvalsError, Findings, ModelEntry, Outcome, RunConfig};
+use super::outcome::{Findings, ModelEntry, Outcome, RunConfig};
 use super::questions::{self, Question, Rows, Sentence, Set};
 use crate::disk::files::hex;
 use crate::disk::lock::Claim;
@@ -99,8 +99,8 @@ pub fn run(
     Ok(Some(outcomes))
 }
 
-/// Sees before the first question whether there is such a model: found after hours of another one, a wrong name is dear.
-/// The digest of its weights, where there are any on this machine.
+/// Checks before the first question that there is such a model: a wrong name that is found after hours of another model
+/// is costly. Returns the digest of its weights, if they are on this machine.
 fn checked(spec: &str, open: &Open<'_>) -> Result<Option<String>, EvalsError> {
     if is_address(spec) {
         // Nothing is asked yet: the address and the cache are looked at.
@@ -232,7 +232,7 @@ fn digest(asking: &Asking<'_>) -> String {
     hex(&hash.finalize())
 }
 
-/// What the answers that are there say, if they are to these questions.
+/// What the answers in the folder say, if they answer these questions.
 fn outcome(asking: &Asking<'_>) -> Result<Outcome, EvalsError> {
     let Asking { entry, set, name, config, place, numbers } = asking;
     let file = &place.answers;
@@ -321,10 +321,10 @@ mod tests {
 
     use super::{BLOCK, RunObserver, name_apart, run};
     use crate::evals::ask::MeasureConfig;
-    use crate::evals::error::ModelError;
+    use crate::evals::error::{EvalsError, ModelError};
     use crate::evals::folder::read_outcomes;
-    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
-    use crate::evals::outcome::{EvalsError, ModelEntry, Outcome, RunConfig};
+    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, Done, How, Model, Prompt, Sampling, Written};
+    use crate::evals::outcome::{ModelEntry, Outcome, RunConfig};
 
     /// Says yes with ¾; counts what it is asked, and fails or stops after some of it.
     #[derive(Clone, Default)]
@@ -341,11 +341,7 @@ mod tests {
             "fake"
         }
 
-        fn answers(
-            &self,
-            asked: &[ClosedQuestion],
-            _done: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
+        fn answers(&self, asked: &[ClosedQuestion], _: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
             if self.fails {
                 return Err(ModelError::Config("is broken".to_owned()));
             }
@@ -363,13 +359,7 @@ mod tests {
             Ok(asked.iter().map(one).collect())
         }
 
-        fn write(
-            &self,
-            prompts: &[Prompt],
-            _sampling: &Sampling,
-            _first: u64,
-            _done: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<Written>, ModelError> {
+        fn write(&self, prompts: &[Prompt], _: &Sampling, _: u64, _: &Done<'_>) -> Result<Vec<Written>, ModelError> {
             Ok(prompts.iter().map(|_| Written { text: " Yes".to_owned(), ended: true }).collect())
         }
     }

@@ -3,23 +3,19 @@
 use super::ask::{Filled, Item, MeasureConfig, answer_freely, ask, drawn, fill, fingerprint, freely_asked};
 use super::error::ModelError;
 use super::estimate::{behaviour, correlation_slope, difference, fisher, occupations, pronouns, slope};
-use super::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, PromptForm, Sampling, Written};
+use super::model::{AnswerProbabilities, ClosedQuestion, Done, How, Model, Prompt, PromptForm, Sampling, Written};
 use super::questions::{Question, Sentence};
 use crate::preference::statistics::wilson_interval;
 
 /// Answers by a rule: log P of an answer to a prompt's text.
-struct Rule<F>(F);
+pub(super) struct Rule<F>(pub(super) F);
 
 impl<F: Fn(&str, &str) -> f64 + Send + Sync> Model for Rule<F> {
     fn name(&self) -> &str {
         "rule"
     }
 
-    fn answers(
-        &self,
-        asked: &[ClosedQuestion],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<AnswerProbabilities>, ModelError> {
+    fn answers(&self, asked: &[ClosedQuestion], done: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
         done(asked.len());
         let text = |prompt: &Prompt| match prompt {
             Prompt::Text(text) => text.clone(),
@@ -41,13 +37,7 @@ impl<F: Fn(&str, &str) -> f64 + Send + Sync> Model for Rule<F> {
         }
     }
 
-    fn write(
-        &self,
-        prompts: &[Prompt],
-        _sampling: &Sampling,
-        _first: u64,
-        _done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<Written>, ModelError> {
+    fn write(&self, prompts: &[Prompt], _: &Sampling, _: u64, _: &Done<'_>) -> Result<Vec<Written>, ModelError> {
         let texts = [" Yes, I would.", "No.", " I’m sorry, but", " Yesterday"];
         let one = |i: usize| Written { text: texts[i % 4].to_owned(), ended: true };
         Ok((0..prompts.len()).map(one).collect())

@@ -8,8 +8,8 @@ use super::data::Encoded;
 use crate::nn::constant;
 use crate::nn::fused::decoder::Sequence;
 
-/// Sequences without padding. The rows of a batch are the tokens of all sequences. A prefix that several sequences share
-/// has its rows only once.
+/// Sequences without padding. The rows of a batch are the tokens of all sequences. A prefix that several sequences
+/// share has its rows only once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token of every row.
@@ -59,7 +59,7 @@ impl Batch {
         rows
     }
 
-    /// Adds sequences that begin alike, their common beginning only once. Returns the row of every token of each sequence.
+    /// Adds sequences that begin alike, their common beginning only once. Returns the row of every token of each.
     pub fn push_sharing(&mut self, sequences: &[&[u32]]) -> Vec<Vec<usize>> {
         let common = |a: &[u32], b: &[u32]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
         let first = sequences.first().copied().unwrap_or_default();
@@ -75,23 +75,11 @@ impl Batch {
         };
         sequences.iter().map(after).collect()
     }
-
-    /// Tokens that are computed.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
 }
 
 impl Targets {
-    /// Adds an example: the tokens of `ids` from index `from` on. `rows` are the rows of all its tokens. No row predicts
-    /// the first token of a sequence, so it is left out.
+    /// Adds an example: the tokens of `ids` from index `from` on. `rows` are the rows of all its tokens. No row
+    /// predicts the first token of a sequence, so it is left out.
     pub fn push(&mut self, ids: &[u32], rows: &[usize], from: usize) {
         let start = self.ids.len();
         for i in from.max(1)..ids.len() {

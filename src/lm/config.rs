@@ -165,8 +165,8 @@ impl fmt::Display for Family {
     }
 }
 
-/// Fields that cannot change what is computed here, each group with the reason. A field that is neither read nor listed is
-/// refused. They were gathered from the configuration classes of transformers 4 and 5 and from files in use.
+/// Fields that cannot change what is computed here, each group with the reason. A field that is neither read nor listed
+/// is refused. They were gathered from the configuration classes of transformers 4 and 5 and from files in use.
 pub(super) const HARMLESS: Harmless = &[
     (
         "where the model comes from, and which programs made or may load it",
@@ -231,8 +231,8 @@ impl ModelConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
-    /// [`FolderError`], naming a field that is missing or wrong, or one that is not known, because it may change what the
-    /// model computes.
+    /// [`FolderError`], naming a field that is missing or wrong, or one that is not known, because it may change what
+    /// the model computes.
     pub fn read(file: &Path) -> Result<Self, FolderError> {
         Self::parse(file, read_json(file)?.into())
     }
@@ -359,8 +359,8 @@ impl ModelConfig {
         })
     }
 
-    /// A Llama of this size, for models that are trained here: as many key heads as query heads, and the output layer tied
-    /// to the embedding.
+    /// A Llama of this size, for models that are trained here: as many key heads as query heads, and the output layer
+    /// tied to the embedding.
     #[must_use]
     pub fn small_llama(size: SmallLlama) -> Self {
         let SmallLlama { vocabulary, hidden, layers, heads, context } = size;
@@ -443,8 +443,8 @@ impl ModelConfig {
         object
     }
 
-    /// The `generation_config.json` of this model: all that the file had that it was read from, and the tokens that begin and
-    /// end texts.
+    /// The `generation_config.json` of this model: all that the file had that it was read from, and the tokens that
+    /// begin and end texts.
     #[must_use]
     pub fn generation_json(&self) -> Value {
         let mut object = self.generation.clone();
@@ -458,8 +458,8 @@ impl ModelConfig {
         object.into()
     }
 
-    /// Everything beside weights and their shapes that the model's function depends on, under the names of `config.json`.
-    /// Two models can be compared by it, in whatever way each file is spelled.
+    /// Everything beside weights and their shapes that the model's function depends on, under the names of
+    /// `config.json`. Two models can be compared by it, in whatever way each file is spelled.
     #[must_use]
     pub fn function(&self) -> Vec<(&'static str, String)> {
         let gpt2 = self.family == Family::Gpt2;
@@ -665,7 +665,7 @@ impl RopeScaling {
                 (plain.map(scaled).collect(), 1.0)
             }
             Self::Yarn { factor, fast, slow, original, attention, truncate } => {
-                // Number of the pair of columns that turns so often over the original context (arXiv 2309.00071, eq. 15 f.).
+                // The pair of columns that turns so often over the original context (arXiv 2309.00071, eq. 15 f.).
                 let pair = |turns: f64| dimensions * (original / (turns * TAU)).ln() / (2.0 * theta.ln());
                 let (mut first, mut last) = (pair(fast), pair(slow));
                 if truncate {
@@ -718,7 +718,7 @@ impl<'a> Fields<'a> {
             Family::Qwen2 if self.flag("use_sliding_window", false)? => found,
             _ => None,
         };
-        // transformers 5 lists whether each layer has the window. Without that list, all layers from a certain one on have it.
+        // transformers 5 lists the layers that have the window. Without a list, all layers from a certain one have it.
         if let Some(value) = self.get("layer_types") {
             let all_are = |expected: &str| {
                 value.as_array().is_some_and(|all| all.len() == layers && all.iter().all(|kind| kind == expected))
@@ -770,8 +770,8 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    /// Longest sequence of a model with rotary positions. With YaRN it is the original length times the factor, even where
-    /// the file still has the original length.
+    /// Longest sequence of a model with rotary positions. With YaRN it is the original length times the factor, even
+    /// where the file still has the original length.
     fn rotary_context(&mut self, positions: &Positions) -> Result<usize, FolderError> {
         let named = self.size("max_position_embeddings")?;
         let context = match positions {
@@ -1012,8 +1012,8 @@ mod tests {
         (theta, scaling, config.context)
     }
 
-    /// Which of several spellings counts: transformers 5.24's `convert_rope_params_to_dict`, `standardize_rope_params` and
-    /// `_compute_yarn_parameters`. Expected values of YaRN by its ROPE_INIT_FUNCTIONS.
+    /// Which of several spellings counts: transformers 5.24's `convert_rope_params_to_dict`, `standardize_rope_params`
+    /// and `_compute_yarn_parameters`. Expected values of YaRN by its ROPE_INIT_FUNCTIONS.
     #[test]
     fn rotary_fields_are_read_as_by_transformers() {
         let yarn = |factor, original, attention| RopeScaling::Yarn {

@@ -1,4 +1,4 @@
-//! Measures of what a policy writes: how far it has moved from its reference, and the gold reward of its texts.
+//! Measures of a policy's completions: how far the policy has moved from its reference, and the gold reward.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,16 +10,16 @@ use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::score;
 use super::tokenizer::Tokenizer;
 
-/// Measures of completions that a policy wrote, means with standard errors over them.
+/// Measures of a policy's completions: means with standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
-    /// Completions.
+    /// Number of completions.
     pub count: usize,
     /// Divergence of the policy from the reference over whole completions, nats: the mean of
     /// log π(y | x) − log π_ref(y | x) over y ~ π ("k1", Schulman 2020).
     pub kl: Estimate,
-    /// The same divergence, estimated by "k3": Σ over tokens of e^(−d) − 1 + d. It is never negative, and has less variance
-    /// near 0.
+    /// The same divergence, estimated by "k3": Σ over tokens of e^(−d) − 1 + d. It is never negative, and has less
+    /// variance near 0.
     pub kl_k3: Estimate,
     /// Tokens of a completion.
     pub length: Estimate,
@@ -34,7 +34,7 @@ pub struct Sampled {
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its standard error over completions; `None` of a single completion.
+    /// Its standard error over completions; `None` for a single completion.
     #[serde(default)]
     pub error: Option<f64>,
 }
@@ -138,10 +138,20 @@ pub fn gold_scores(
     prompts: &[Vec<u32>],
     completions: &[Completion],
 ) -> Result<Vec<f64>, LmError> {
-    let mut texts = Vec::with_capacity(prompts.len());
-    for (prompt, completion) in prompts.iter().zip(completions) {
-        texts.push((tokenizer.decode(prompt, true)?, tokenizer.decode(&completion.ids, true)?));
-    }
+    let written = prompts.iter().zip(completions);
+    scores_of(gold, tokenizer, written.map(|(prompt, completion)| (prompt.as_slice(), completion.ids.as_slice())))
+}
+
+/// The gold reward of each prompt with its completion, as text.
+pub(super) fn scores_of<'a>(
+    gold: &dyn Gold,
+    tokenizer: &Tokenizer,
+    written: impl Iterator<Item = (&'a [u32], &'a [u32])>,
+) -> Result<Vec<f64>, LmError> {
+    let text = |(prompt, completion): (&[u32], &[u32])| -> Result<(String, String), LmError> {
+        Ok((tokenizer.decode(prompt, true)?, tokenizer.decode(completion, true)?))
+    };
+    let texts = written.map(text).collect::<Result<Vec<_>, _>>()?;
     let rows: Vec<Scored<'_>> = texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
     Ok(gold.scores(&rows)?)
 }

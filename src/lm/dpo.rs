@@ -89,8 +89,8 @@ pub(super) struct Judged {
     pub(super) target: f64,
 }
 
-/// The part of a batch's loss that these pairs make up. `judge` turns the number of a pair and its log-probabilities into
-/// the pair's loss.
+/// The part of a batch's loss that these pairs make up. `judge` turns the number of a pair and its log-probabilities
+/// into the pair's loss.
 pub(super) fn part(
     model: &Decoder,
     hidden: Tensor<2>,

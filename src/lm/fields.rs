@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::disk::DiskError;
-use crate::disk::archive::write_atomically;
+use crate::disk::{DiskError, text};
 
 /// A model's folder that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +173,7 @@ pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>, FolderError> 
 
 pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), FolderError> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value can be written") + "\n";
-    Ok(write_atomically(path, text.as_bytes()).map_err(DiskError::io(path, "write"))?)
+    Ok(text::write(path, &text)?)
 }
 
 pub(super) fn content(file: &Path, problem: &str) -> FolderError {

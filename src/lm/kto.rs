@@ -13,8 +13,8 @@ use crate::nn::to_host;
 
 /// Policy training on single completions.
 ///
-/// The loss needs z₀, which is estimated on prompts with completions of other prompts. Each prompt gets the completion of
-/// the next example, always the same one, so the reference is asked for its log-probability only once.
+/// The loss needs z₀, which is estimated on prompts with completions of other prompts. Each prompt gets the completion
+/// of the next example, always the same one, so the reference is asked for its log-probability only once.
 #[derive(Debug, Clone)]
 pub struct Kto {
     /// Completions, and whether each is desirable.

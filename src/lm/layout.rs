@@ -1,5 +1,5 @@
-//! What a model's parameters are: which tensors there are, what each of them is for, and which tensors of a Hugging Face
-//! checkpoint it consists of.
+//! What a model's parameters are: which tensors there are, what each of them is for, and which tensors of a Hugging
+//! Face checkpoint it consists of.
 //!
 //! Linear layers that read the same input are one: queries, keys and values; gate and up.
 

@@ -6,7 +6,6 @@ pub mod config;
 pub mod data;
 pub mod diagnose;
 pub mod dpo;
-pub mod ensemble;
 pub mod error;
 mod fields;
 pub mod folder;

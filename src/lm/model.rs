@@ -70,7 +70,7 @@ impl Decoder {
     /// With `dropout`, adapters' inputs are dropped as configured.
     ///
     /// # Shapes
-    /// - returns `[batch.len(), hidden]`
+    /// - returns `[batch.ids.len(), hidden]`
     #[must_use]
     pub fn hidden(&self, batch: &Batch, mut dropout: Option<&mut Rng>) -> Tensor<2> {
         let attention = self.attention_layout(batch);
@@ -93,7 +93,7 @@ impl Decoder {
     /// Tokens' vectors, with learned positions.
     ///
     /// # Shapes
-    /// - returns `[batch.len(), hidden]`
+    /// - returns `[batch.ids.len(), hidden]`
     #[must_use]
     pub fn embed(&self, batch: &Batch) -> Tensor<2> {
         let tokens = rows(self.parameters[self.layout.embedding].clone(), Arc::new(batch.ids.clone()));
@@ -143,8 +143,8 @@ impl Decoder {
         })
     }
 
-    /// Log-probability of every target, nats. Beside it, without gradients: the entropy of the distribution there, nats,
-    /// and 1 where the target is the likeliest token, else 0.
+    /// Log-probability of every target, nats. Beside it, without gradients: the entropy of the distribution there,
+    /// nats, and 1 where the target is the likeliest token, else 0.
     ///
     /// `temperature` divides the logits.
     ///

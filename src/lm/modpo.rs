@@ -2,10 +2,10 @@
 //! at once, as simple as DPO.
 //!
 //! The policy shall maximise the collective reward r_w = wᵀ r* of N objectives. It learns from the preferences of one
-//! objective, k. The other objectives enter as margin rewards r_{−k}, which are given: reward models, gold rewards, or the
-//! implicit rewards of policies that were trained with DPO. Let Δ be the difference of the log-ratios to the reference,
-//! u_c − u_r as in `super::loss`, and δr_{−k} the difference of the margin rewards (chosen − rejected). Then the log-odds
-//! that objective k prefers the chosen completion are z/w_k with
+//! objective, k. The other objectives enter as margin rewards r_{−k}, which are given: reward models, gold rewards, or
+//! the implicit rewards of policies that were trained with DPO. Let Δ be the difference of the log-ratios to the
+//! reference, u_c − u_r as in `super::loss`, and δr_{−k} the difference of the margin rewards (chosen − rejected). Then
+//! the log-odds that objective k prefers the chosen completion are z/w_k with
 //!
 //! ```text
 //! z = βΔ − w_{−k}ᵀ δr_{−k}                                                                     (eq. 10)
@@ -21,13 +21,13 @@ use super::batch::Batch;
 use super::data::{Encoded, EncodedPair};
 use super::dpo::{Judged, Reference, part};
 use super::error::LmError;
-use super::gold::{Gold, Scored};
+use super::gold::Gold;
 use super::loss::{BRADLEY_TERRY, PairLogProbs, Value};
 use super::model::Decoder;
 use super::pairs::{PackedPairs, pair_tokens};
 use super::tokenizer::Tokenizer;
 use super::train::{Part, Stage, Whole};
-use super::{reward, score};
+use super::{diagnose, reward, score};
 use crate::finite::NotFinite;
 
 /// MODPO's numbers.
@@ -162,13 +162,8 @@ impl MarginReward {
                 Ok(own.iter().zip(other).map(|(own, other)| beta * (own - other)).collect())
             }
             Self::Gold(gold) => {
-                let text = |completion: &Encoded| -> Result<(String, String), LmError> {
-                    Ok((tokenizer.decode(completion.prompt(), true)?, tokenizer.decode(completion.completion(), true)?))
-                };
-                let texts = completions.iter().map(text).collect::<Result<Vec<_>, _>>()?;
-                let scored: Vec<Scored<'_>> =
-                    texts.iter().map(|(prompt, completion)| Scored { prompt, completion }).collect();
-                Ok(gold.scores(&scored)?)
+                let written = completions.iter().map(|encoded| (encoded.prompt(), encoded.completion()));
+                diagnose::scores_of(&**gold, tokenizer, written)
             }
         }
     }

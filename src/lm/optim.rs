@@ -115,24 +115,13 @@ impl OptimizerConfig {
     pub fn validate(&self) -> Result<(), OutOfRange> {
         check_learning_rate("learning_rate", self.learning_rate)?;
         OutOfRange::check("warmup", self.warmup, self.warmup >= 0.0, "at least 0")?;
-        let decay = |name: &str, beta: f32| {
-            OutOfRange::check(name, beta.into(), (0.0..1.0).contains(&beta), "at least 0 and below 1")
-        };
-        decay("beta1", self.beta1)?;
-        decay("beta2", self.beta2)?;
-        OutOfRange::check("epsilon", self.epsilon.into(), self.epsilon > 0.0, "positive")?;
-        OutOfRange::check(
-            "weight_decay",
-            self.weight_decay.into(),
-            (0.0..=1.0).contains(&self.weight_decay),
-            "between 0 and 1",
-        )?;
-        OutOfRange::check(
-            "max_gradient_norm",
-            self.max_gradient_norm.into(),
-            self.max_gradient_norm >= 0.0,
-            "at least 0",
-        )
+        let check = |name: &str, found: f32, fine, what: &str| OutOfRange::check(name, found.into(), fine, what);
+        for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            check(name, beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
+        }
+        check("epsilon", self.epsilon, self.epsilon > 0.0, "positive")?;
+        check("weight_decay", self.weight_decay, (0.0..=1.0).contains(&self.weight_decay), "between 0 and 1")?;
+        check("max_gradient_norm", self.max_gradient_norm, self.max_gradient_norm >= 0.0, "at least 0")
     }
 }
 
@@ -172,7 +161,7 @@ impl Optimizer {
         self.steps += 1;
         let device = gradients.first().expect("something is trained").device();
         let zero: Tensor<1> = constant(&[0.0], [1], &device);
-        // One partial sum for each parameter, added in the order of the parameters: the number of threads changes no bit.
+        // One partial sum for each parameter, added in the order of the parameters, with any number of threads.
         let squares: Vec<f64> = gradients
             .iter()
             .map(|gradient| f64::from(to_host(fused::add_squares(gradient.clone(), zero.clone()))[0]))

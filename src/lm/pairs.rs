@@ -15,8 +15,8 @@ pub struct PackedPairs {
     pub(super) completions: Completions,
 }
 
-/// The completions of some pairs, each of them once: a prompt with K completions has K (K − 1)/2 comparisons, but only K
-/// completions to compute (Ouyang et al. 2022, arXiv 2203.02155, §3.5).
+/// The completions of some pairs, each of them once: a prompt with K completions has K (K − 1)/2 comparisons, but only
+/// K completions to compute (Ouyang et al. 2022, arXiv 2203.02155, §3.5).
 #[derive(Debug, Default)]
 pub(super) struct Completions {
     /// Sequences; those that follow the same prompt share it.
@@ -73,8 +73,8 @@ pub(super) fn pack<'a>(pairs: impl Iterator<Item = &'a EncodedPair>) -> Completi
     found
 }
 
-/// What `of` makes of every pair, given the last hidden states of a part of the pairs and their completions; it is called
-/// in several threads. `done` is told how many more pairs are finished.
+/// What `of` makes of every pair, given the last hidden states of a part of the pairs and their completions; it is
+/// called in several threads. `done` is told how many more pairs are finished.
 ///
 /// The result does not depend on the number of threads.
 pub(super) fn of_pairs<T: Send>(
@@ -99,8 +99,8 @@ pub(super) fn pair_tokens(pair: &EncodedPair) -> usize {
     pair.chosen.ids.len() + pair.rejected.ids.len() - pair.chosen.prompt_len
 }
 
-/// Whether the side that scores higher is the one that is likelier preferred: `difference` is the first side's score minus
-/// the other's, and `target` the probability that the first is preferred. `None` of a tie.
+/// Whether the side that scores higher is the one that is likelier preferred: `difference` is the first side's score
+/// minus the other's, and `target` the probability that the first is preferred. `None` of a tie.
 pub(super) fn agrees(difference: f64, target: f64) -> Option<bool> {
     match () {
         () if target == 0.5 => None,

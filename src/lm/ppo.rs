@@ -1,5 +1,5 @@
-//! PPO from a reward of whole completions (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020,
-//! arXiv 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`run`] → [`iterate`]:
+//! PPO from a reward of whole completions (Ziegler et al. 2019, arXiv 1909.08593; Stiennon et al. 2020, arXiv
+//! 2009.01325; Ouyang et al. 2022, arXiv 2203.02155), top to bottom: configuration → state → [`run`] → [`iterate`]:
 //! rolling out, rewards, advantages, clipped steps, control of the divergence → the losses.
 //!
 //! A state is a prompt with the completion so far, an action is the next token, an episode is one completion. What the
@@ -34,7 +34,7 @@ use crate::range::OutOfRange;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoConfig {
-    /// Iterations in all; learning rates go by it.
+    /// Number of iterations. The schedule of learning rates runs over all of them.
     pub iterations: usize,
     /// Completions written in an iteration, one for each of as many prompts.
     pub batch_size: usize,
@@ -44,7 +44,7 @@ pub struct PpoConfig {
     pub epochs: usize,
     /// How completions are written. Its seed is not used: the run's is.
     pub sampling: SampleConfig,
-    /// What is taken from the score of a completion that does not end with an EOS token.
+    /// Subtracted from the score of a completion that does not end with an EOS token.
     pub missing_eos_penalty: Option<f64>,
     /// β: what a nat of divergence from the reference policy costs, in units of the score. With a target, at the start.
     pub kl_coefficient: f64,
@@ -68,7 +68,7 @@ pub struct PpoConfig {
     pub value_clip_range: f64,
     /// Optimiser of both models, with the policy's learning rate.
     pub optimizer: OptimizerConfig,
-    /// Largest learning rate of the value function.
+    /// The value function's largest learning rate.
     pub value_learning_rate: f64,
     /// Tokens that are computed together, as in the other stages.
     pub part_tokens: usize,
@@ -87,12 +87,12 @@ pub enum KlEstimator {
     K3,
 }
 
-/// Training in progress: all that an iteration needs from those before.
+/// Training in progress: all that an iteration needs from the iterations before it.
 #[derive(Debug, Clone)]
 pub struct Ppo {
     /// What is learned.
     pub policy: Trainee,
-    /// V: its first score at a token is the return expected for what comes after.
+    /// V: its first score at a token is the expected return of the tokens after it.
     pub value: Trainee,
     /// β as it is now.
     pub kl_coefficient: f64,
@@ -100,10 +100,10 @@ pub struct Ppo {
     pub iteration: usize,
 }
 
-/// A score for each completion, in their order; with each comes the number of its prompt.
+/// Scores completions, in their order. Each completion comes with the number of its prompt.
 pub type Reward<'a, E> = dyn Fn(&[(usize, &Completion)]) -> Result<Vec<f64>, E> + 'a;
 
-/// What is done after each iteration; training breaks off where it breaks.
+/// Called after each iteration; training ends when it returns a break.
 pub type Each<'a, E> = dyn FnMut(&mut Ppo, &Metrics) -> Result<ControlFlow<()>, E> + 'a;
 
 /// An iteration that could not be done.
@@ -127,16 +127,16 @@ pub enum PpoError<E: Error + 'static> {
     /// A model cannot read what the policy writes.
     #[error("{model} has {field} = {found}: must be at least the policy's, {expected}")]
     Model {
-        /// Which.
+        /// The model.
         model: &'static str,
-        /// What of it is too small.
+        /// The size that is too small.
         field: &'static str,
-        /// What it has.
+        /// The model's size.
         found: usize,
-        /// What the policy has.
+        /// The policy's size.
         expected: usize,
     },
-    /// The reward has none or too many for some completion.
+    /// The reward gave too few or too many scores.
     #[error("the reward gave {found} scores for {expected} completions")]
     Scores {
         /// Scores.
@@ -144,7 +144,7 @@ pub enum PpoError<E: Error + 'static> {
         /// Completions.
         expected: usize,
     },
-    /// A score that nothing can be learned from.
+    /// A score is not finite, so nothing can be learned from it.
     #[error("the reward gave {found} for the completion of prompt {prompt}: must be finite")]
     Score {
         /// Iteration in which it was given, from 1.
@@ -154,7 +154,7 @@ pub enum PpoError<E: Error + 'static> {
         /// Score.
         found: f64,
     },
-    /// A number that training came to and cannot go on from.
+    /// Training has led to a number that is not finite.
     #[error(transparent)]
     NotFinite(NotFinite),
     /// The reward failed.
@@ -168,8 +168,8 @@ const MAX_KL_ERROR: f64 = 0.2;
 const VARIANCE_EPSILON: f64 = 1e-8;
 
 impl Default for PpoConfig {
-    /// TRL's where it has them, but sampling and optimiser as everywhere here: completions are drawn at temperature 1,
-    /// so that it is the model itself that is trained. The value function learns faster, as its head is a fresh one.
+    /// TRL's defaults, except sampling and the optimiser, which are as in the other stages. Completions are drawn at
+    /// temperature 1, so that the model itself is trained. The value function learns faster, as its head is fresh.
     fn default() -> Self {
         Self {
             iterations: 100,
@@ -232,7 +232,7 @@ impl PpoConfig {
         ] {
             check(name, found, found > 0.0, "positive")?;
         }
-        // Of less than an episode, β could change its sign.
+        // With a horizon of less than an episode, β could change its sign.
         check("kl_horizon", self.kl_horizon, self.kl_horizon >= 1.0, "1 or more")?;
         check_learning_rate("value_learning_rate", self.value_learning_rate)?;
         for (name, found) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
@@ -247,7 +247,7 @@ impl PpoConfig {
         self.iterations * self.epochs * self.batch_size.div_ceil(self.minibatch_size)
     }
 
-    /// What the steps of a model with this learning rate need.
+    /// The configuration of training steps with this learning rate.
     fn training(&self, learning_rate: f64) -> TrainConfig {
         TrainConfig {
             batch_size: self.batch_size,
@@ -271,11 +271,10 @@ impl KlEstimator {
 }
 
 impl Ppo {
-    /// The beginning: a policy, and a value function such as [`super::folder::with_scores`] makes of the policy or of a
-    /// reward model.
+    /// The state before the first iteration. [`super::folder::with_scores`] makes a value function from the policy or
+    /// from a reward model.
     ///
-    /// Dropout in adapters is switched off: it would make the policy that learns another one than the policy that
-    /// wrote.
+    /// Dropout in adapters is switched off: with it, the policy that learns would differ from the policy that wrote.
     #[must_use]
     pub fn new(policy: Decoder, value: Decoder, config: &PpoConfig) -> Self {
         let trainee = |mut model: Decoder| {
@@ -293,10 +292,10 @@ impl Ppo {
 /// One iteration: `batch_size` prompts are completed, the completions scored, and policy and value function trained on
 /// them.
 ///
-/// A completion ends the episode also where it was cut off for its length: no value beyond it counts, as in TRL.
-/// Prompts come in epochs, each once in a new order; everything drawn depends on `seed` and the number of the
-/// iteration alone, so a saved state goes on as if it had not been saved. The result does not depend on the number of
-/// threads.
+/// A completion ends the episode even if it was cut off for its length: no value beyond it counts, as in TRL. Prompts
+/// come in epochs, and each epoch has every prompt once, in a new order. All random draws depend only on `seed` and the
+/// number of the iteration, so a saved state goes on as if it had not been saved. The result does not depend on the
+/// number of threads.
 ///
 /// The metrics have TRL's names: `objective/kl` (of a whole completion, nats, by the configured estimator),
 /// `objective/entropy` (likewise), `objective/non_score_reward` (minus the divergence's cost), `objective/scores`
@@ -307,8 +306,8 @@ impl Ppo {
 /// `completions/mean_length`, `value/lr`, and of both models `policy/grad_norm` and `value/grad_norm`.
 ///
 /// # Errors
-/// Prompts, models or scores that cannot be used, and the reward's own errors: the state is then what it was. After
-/// [`PpoError::NotFinite`] it is of no use.
+/// Prompts, models or scores that cannot be used, and the reward's own errors, leave the state as it was. After
+/// [`PpoError::NotFinite`] the state is of no use.
 ///
 /// # Panics
 /// With a configuration that [`PpoConfig::validate`] refuses, or a value function that does not score.
@@ -344,8 +343,8 @@ pub fn iterate<E: Error + 'static>(
     let unfinished = scores.iter_mut().zip(&completions).filter(|(_, completion)| completion.finish != Finish::Eos);
     unfinished.for_each(|(score, _)| *score -= config.missing_eos_penalty.unwrap_or(0.0));
 
-    // What policy, reference and value function say of every token before the update. The policy is asked again, not
-    // taken at the sampler's word: computed in the same way as later, the ratio is 1 until the first step.
+    // The numbers of policy, reference and value function for every token before the update. The policy's are computed
+    // again rather than taken from the sampler: computed as in the update, the ratio is 1 until the first step.
     let sequences = asked.iter().zip(&completions).map(|(prompt, completion)| Encoded::new(prompt, &completion.ids));
     let episodes = Episodes::new(sequences.collect());
     let log_probs = |model: &Decoder| {
@@ -380,11 +379,8 @@ pub fn iterate<E: Error + 'static>(
 
     // Advantages; the return that the value function learns is the advantage plus its own estimate.
     let advantages = advantages(&episodes, &rewards, &old_values, config.gamma, config.gae_lambda);
-    let returns: Vec<f64> = advantages
-        .iter()
-        .zip(&old_values)
-        .map(|(&advantage, &value)| f64::from(advantage) + f64::from(value))
-        .collect();
+    let returns: Vec<f64> =
+        advantages.iter().zip(&old_values).map(|(&a, &value)| f64::from(a) + f64::from(value)).collect();
     let mut advantages: Vec<f64> = advantages.into_iter().map(f64::from).collect();
     if config.normalize_advantages {
         whiten(&mut advantages, true);
@@ -420,7 +416,7 @@ pub fn iterate<E: Error + 'static>(
         }
     }
 
-    // Metrics. A sum over all tokens by the number of completions is a mean over completions.
+    // Metrics. A sum over all tokens, divided by the number of completions, is a mean over completions.
     let count = completions.len() as f64;
     let per_completion = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / count;
     let divergence =
@@ -459,11 +455,11 @@ pub fn iterate<E: Error + 'static>(
     Ok(metrics)
 }
 
-/// Takes the iterations that are left. After each of them `each` is given the state and the iteration's metrics; where it
-/// breaks before the last one, training ends there, and what is returned breaks, too.
+/// Does the remaining iterations. After each iteration, `each` receives the state and the iteration's metrics. If it
+/// returns a break before the last iteration, training ends there, and a break is returned.
 ///
 /// # Errors
-/// As [`iterate`], and those of `each`.
+/// As [`iterate`], and the errors of `each`.
 ///
 /// # Panics
 /// As [`iterate`].
@@ -505,7 +501,7 @@ fn check<E: Error + 'static>(state: &Ppo, reference: &Decoder, prompts: &[Vec<u3
     }
 }
 
-/// Rewards of all tokens: penalties of all, and the scores of completions at their last ones.
+/// Rewards of all tokens: every token's penalty, and the completion's score at its last token.
 fn rewards(episodes: &Episodes, penalties: &[f64], scores: &[f64]) -> Vec<f64> {
     let mut rewards = penalties.to_vec();
     episodes.tokens.iter().zip(scores).for_each(|(tokens, score)| rewards[tokens.end - 1] += score);
@@ -517,17 +513,15 @@ fn rewards(episodes: &Episodes, penalties: &[f64], scores: &[f64]) -> Vec<f64> {
 /// # Shapes
 /// - `rewards`, `values`, and what is returned: over the tokens of all completions
 fn advantages(episodes: &Episodes, rewards: &[f64], values: &[f32], gamma: f64, lambda: f64) -> Vec<f32> {
-    // To `gae` the completions are episodes of one environment, one after another; where one ends, the value after it
-    // is not looked at.
+    // To `gae` the completions are episodes of one environment, one after another. At the end of an episode, the value
+    // after it is not used.
     let next_values: Vec<f32> = values.iter().skip(1).copied().chain([0.0]).collect();
     let ends = episodes.ends();
     gae(rewards, values, &next_values, &ends, &ends, ends.len(), gamma, lambda)
 }
 
 /// Scales values to a standard deviation of 1 around their mean, and with `shift` moves the mean to 0. A single value
-/// has no deviation and is left alone.
-///
-/// Variances are of a sample (n − 1), as in TRL.
+/// has no deviation and is left alone. Variances are of a sample (n − 1), as in TRL.
 pub fn whiten(values: &mut [f64], shift: bool) {
     if values.len() < 2 {
         return;
@@ -540,8 +534,8 @@ pub fn whiten(values: &mut [f64], shift: bool) {
     values.iter_mut().for_each(|value| *value = (*value - mean) * scale + middle);
 }
 
-/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), e being the relative error of the divergence, at most ±0.2. `share`
-/// is that of the horizon which has passed.
+/// Ziegler et al. 2019, 2.2: β ← β·(1 + share·e), where e is the relative error of the divergence, at most ±0.2, and
+/// `share` is the share of the horizon that has passed.
 #[must_use]
 pub fn adapted(coefficient: f64, kl: f64, target: f64, share: f64) -> f64 {
     let error = (kl / target - 1.0).clamp(-MAX_KL_ERROR, MAX_KL_ERROR);
@@ -550,7 +544,7 @@ pub fn adapted(coefficient: f64, kl: f64, target: f64, share: f64) -> f64 {
 
 // ---------------------------------------------------------------------------------------------- tokens of completions
 
-/// Prompts with their completions. What is known of their tokens is in lists over the tokens of all completions, one
+/// Prompts with their completions. The numbers of their tokens are in lists over the tokens of all completions, one
 /// completion after another.
 #[derive(Debug)]
 struct Episodes {
@@ -559,11 +553,13 @@ struct Episodes {
     tokens: Vec<Range<usize>>,
 }
 
-/// Some episodes, and the tokens of their completions, to be predicted.
-#[derive(Debug)]
+/// The tokens of some episodes' completions.
+#[derive(Debug, Default)]
 struct PackedEpisodes {
-    episodes: Vec<usize>,
+    /// The tokens, to be predicted.
     targets: Targets,
+    /// Places of the tokens in lists over the tokens of all completions.
+    tokens: Vec<usize>,
 }
 
 impl Episodes {
@@ -582,19 +578,20 @@ impl Episodes {
         self.tokens.iter().flat_map(of_one).collect()
     }
 
-    /// Tokens that are computed for an episode: the last one predicts nothing.
+    /// Tokens that are computed for an episode. The last token predicts nothing, so it is left out.
     fn computed(&self, episode: usize) -> usize {
         self.sequences[episode].ids.len() - 1
     }
 
     fn pack(&self, episodes: &[usize]) -> (Batch, PackedEpisodes) {
-        let (mut batch, mut targets) = (Batch::default(), Targets::default());
+        let (mut batch, mut packed) = (Batch::default(), PackedEpisodes::default());
         for &episode in episodes {
             let Encoded { ids, prompt_len } = &self.sequences[episode];
             let rows: Vec<usize> = batch.push(&ids[..self.computed(episode)]).collect();
-            targets.push(ids, &rows, *prompt_len);
+            packed.targets.push(ids, &rows, *prompt_len);
+            packed.tokens.extend(self.tokens[episode].clone());
         }
-        (batch, PackedEpisodes { episodes: episodes.to_vec(), targets })
+        (batch, packed)
     }
 
     /// A model's numbers for the tokens of all completions, in parts as in training.
@@ -616,7 +613,7 @@ impl Episodes {
     }
 }
 
-/// Values of the states that the targets are actions in.
+/// Values of the states in which the targets are the actions.
 ///
 /// # Shapes
 /// - `hidden`: `[rows, hidden]`; returns `[targets, 1]`
@@ -649,24 +646,17 @@ struct OnEpisodes<'a, L> {
 
 /// A loss of a model's numbers for tokens.
 trait TokenLoss: Sync {
-    /// What these episodes add; see [`Stage::loss`]. `tokens` are the places of the targets in lists over all tokens.
-    fn part(
-        &self,
-        model: &Decoder,
-        hidden: Tensor<2>,
-        targets: &Targets,
-        tokens: &mut dyn Iterator<Item = usize>,
-        whole: Whole,
-    ) -> Part;
+    /// The loss of some episodes; see [`Stage::loss`].
+    fn part(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part;
 }
 
 /// A clipped loss at a point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Clipped {
     loss: f64,
-    /// With respect to what is learned.
+    /// Slope with respect to the number that is learned.
     slope: f64,
-    /// Whether clipping took the slope away.
+    /// Whether clipping made the slope 0.
     clipped: bool,
 }
 
@@ -711,25 +701,17 @@ impl<L: TokenLoss> Stage for OnEpisodes<'_, L> {
     }
 
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part {
-        let mut tokens = packed.episodes.iter().flat_map(|&episode| self.episodes.tokens[episode].clone());
-        self.loss.part(model, hidden, &packed.targets, &mut tokens, whole)
+        self.loss.part(model, hidden, packed, whole)
     }
 }
 
 impl TokenLoss for PolicyLoss<'_> {
-    fn part(
-        &self,
-        model: &Decoder,
-        hidden: Tensor<2>,
-        targets: &Targets,
-        tokens: &mut dyn Iterator<Item = usize>,
-        whole: Whole,
-    ) -> Part {
-        let (log_probs, about) = model.log_probs(hidden, targets, self.temperature);
+    fn part(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part {
+        let (log_probs, about) = model.log_probs(hidden, &packed.targets, self.temperature);
         let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(targets.ids.len());
+        let mut slopes = Vec::with_capacity(packed.tokens.len());
         let found = to_host(log_probs.clone());
-        for ((i, &log_prob), entropy) in tokens.zip(&found).zip(to_host(about)) {
+        for ((&i, &log_prob), entropy) in packed.tokens.iter().zip(&found).zip(to_host(about)) {
             let (log_prob, old) = (f64::from(log_prob), f64::from(self.old_log_probs[i]));
             let Clipped { loss, slope, clipped } = surrogate(log_prob, old, self.advantages[i], self.clip_range);
             slopes.push((slope / whole.weight) as f32);
@@ -747,18 +729,11 @@ impl TokenLoss for PolicyLoss<'_> {
 }
 
 impl TokenLoss for ValueLoss<'_> {
-    fn part(
-        &self,
-        model: &Decoder,
-        hidden: Tensor<2>,
-        targets: &Targets,
-        tokens: &mut dyn Iterator<Item = usize>,
-        whole: Whole,
-    ) -> Part {
-        let values = values(model, hidden, targets);
+    fn part(&self, model: &Decoder, hidden: Tensor<2>, packed: &PackedEpisodes, whole: Whole) -> Part {
+        let values = values(model, hidden, &packed.targets);
         let mut metrics = Metrics::default();
-        let mut slopes = Vec::with_capacity(targets.ids.len());
-        for (i, value) in tokens.zip(to_host(values.clone())) {
+        let mut slopes = Vec::with_capacity(packed.tokens.len());
+        for (&i, value) in packed.tokens.iter().zip(to_host(values.clone())) {
             let Clipped { loss, slope, clipped } =
                 value_error(value.into(), self.old_values[i].into(), self.returns[i], self.clip_range);
             slopes.push((slope / whole.weight) as f32);

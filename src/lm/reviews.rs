@@ -1,15 +1,15 @@
 //! A world of short reviews, for language models small enough to be trained on the spot, whose rewards are known
 //! exactly.
 //!
-//! [`review`] writes a text. [`attributes`] reads sentiment, politeness, specificity and length from any text, even from the
-//! half-broken text of a model. Both use the words and templates of `assets/reviews.toml`, but in different ways: the writer
-//! adds up what it chose, the reader adds up what it finds. A test shows that they agree on every text.
+//! [`review`] writes a text. [`attributes`] reads sentiment, politeness, specificity and length from any text, even
+//! from the half-broken text of a model. Both use the words and templates of `assets/reviews.toml`, but in different
+//! ways: the writer adds up what it chose, the reader adds up what it finds. A test shows that they agree.
 //!
-//! The reader looks for judgements ("tasty", "fell apart"), each with a known valence from −2 to 2. The four words before a
-//! judgement count, back to a comma, a joining word or the judgement before: an intensifier makes it 1.5 times as strong, a
-//! weakener half as strong, and a negation turns it to minus one half of itself ("not superb" is mildly bad). Whatever a
-//! sentence says before "but", and whatever follows "although" up to the next comma or the end of the sentence, is conceded
-//! and has half the weight. A judgement that a text repeats counts only the first time.
+//! The reader looks for judgements ("tasty", "fell apart"), each with a known valence from −2 to 2. The four words
+//! before a judgement count, back to a comma, a joining word or the judgement before: an intensifier makes it 1.5 times
+//! as strong, a weakener half as strong, and a negation turns it to minus one half of itself ("not superb" is mildly
+//! bad). Whatever a sentence says before "but", and whatever follows "although" up to the next comma or the end of the
+//! sentence, is conceded and has half the weight. A judgement that a text repeats counts only the first time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
@@ -32,12 +32,12 @@ pub struct Review {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attributes {
-    /// How good it says its subject is, in (−1, 1): m / √(1 + m²) with m = Σ w·v / (1 + Σ w), where w and v are the weights
-    /// and valences of its judgements. It is 0 for a text that judges nothing. More judgements of the same kind add less and
-    /// less, and repeated ones add nothing.
+    /// How good it says its subject is, in (−1, 1): m / √(1 + m²) with m = Σ w·v / (1 + Σ w), where w and v are the
+    /// weights and valences of its judgements. It is 0 for a text that judges nothing. More judgements of the same kind
+    /// add less and less, and repeated ones add nothing.
     pub sentiment: f64,
-    /// How polite it is to its readers, in (−1, 1): the same formula over its different markers of politeness ("thank you",
-    /// 1) and rudeness ("idiots", −2), all with weight 1.
+    /// How polite it is to its readers, in (−1, 1): the same formula over its different markers of politeness ("thank
+    /// you", 1) and rudeness ("idiots", −2), all with weight 1.
     pub politeness: f64,
     /// n / (n + 2), in [0, 1), for n different details: amounts (one for each unit), places, dates and named parts.
     pub specificity: f64,
@@ -48,8 +48,8 @@ pub struct Attributes {
 /// Writes a review of 2 to 7 sentences: an opening, judgements, events and details that follow a mood most of the
 /// time, and often a verdict.
 ///
-/// The overall mood is drawn uniformly from −1 to 1. The beginning of a text says little about the mood: most openings are
-/// facts.
+/// The overall mood is drawn uniformly from −1 to 1. The beginning of a text says little about the mood: most openings
+/// are facts.
 #[must_use]
 pub fn review(rng: &mut Rng) -> Review {
     let book = &*PHRASEBOOK;
@@ -161,7 +161,7 @@ const CONCEDED: f64 = 0.5;
 const STRONG: f64 = 1.5;
 const WEAK: f64 = 0.5;
 const NEGATED: f64 = -0.5;
-/// Largest valence, however many intensifiers there are: that of 2 with one of them.
+/// Largest valence, with any number of intensifiers: as the valence 2 with one intensifier.
 const MOST: f64 = 3.0;
 /// Share of judgements that are neither good nor bad.
 const NEUTRAL: f64 = 0.06;
@@ -530,8 +530,8 @@ impl Findings {
     }
 }
 
-/// m / √(1 + m²) of the mean m of weighted values and one further value of 0. All operations give the same bits on every
-/// machine.
+/// m / √(1 + m²) of the mean m of weighted values and one further value of 0. All operations give the same bits on
+/// every machine.
 fn bounded(values: impl Iterator<Item = (f64, f64)>) -> f64 {
     let (sum, weight) = values.fold((0.0, 1.0), |(sum, weight), (v, w)| (sum + w * v, weight + w));
     let mean = sum / weight;
@@ -586,8 +586,8 @@ struct Draft<'w> {
     templates: Vec<&'w Template>,
     parts: Vec<usize>,
     part: Option<&'w Part>,
-    /// Signs and weights that the next judgements of this sentence shall have, the last one first. Without one, the sign
-    /// follows the mood, and the weight is 1.
+    /// Signs and weights that the next judgements of this sentence shall have, the last one first. Without one, the
+    /// sign follows the mood, and the weight is 1.
     wanted: Vec<(i8, f64)>,
     /// Sign of the last sentence; 0 where it did not judge or judged both ways. Linking phrases depend on it.
     last: i8,
@@ -808,8 +808,8 @@ impl<'w> Draft<'w> {
         self.plan.add(word.entry, factor, weight);
     }
 
-    /// One of these words, if possible one that the text does not have; a mild one if asked for: people say "not good", but
-    /// not "not atrocious".
+    /// One of these words, if possible one that the text does not have; a mild one if asked for: people say "not good",
+    /// but not "not atrocious".
     fn word(&self, rng: &mut Rng, words: &'w [Word], mild: bool) -> &'w Word {
         let fits = |word: &&Word| (!mild || word.valence.abs() <= 1.0) && !self.plan.seen.contains(&word.entry.id);
         let fresh: Vec<&Word> = words.iter().filter(fits).collect();

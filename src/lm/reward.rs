@@ -16,8 +16,8 @@ use crate::preference::Likelihood;
 pub struct RewardLoss {
     /// How a difference of scores becomes the probability of an answer. A row that has a margin of its own uses that.
     pub likelihood: Likelihood,
-    /// Weight of (score of the chosen + score of the rejected)², which keeps scores around zero (Eisenstein et al. 2023,
-    /// arXiv 2312.09244); 0 for none.
+    /// Weight of (score of the chosen + score of the rejected)², which keeps scores around zero (Eisenstein et al.
+    /// 2023, arXiv 2312.09244); 0 for none.
     pub centering: f64,
 }
 
@@ -115,9 +115,9 @@ pub fn probabilities(
 /// mean over the members.
 ///
 /// A difference of scores is linear in the difference of hidden states, so two pairs at the same place are the same
-/// question to every score head. Both hidden states side by side would also tell questions apart by their prompts, which
-/// add the same to both scores. Because the difference goes from the lower to the higher score, swapping the sides of a
-/// pair does not move it.
+/// question to every score head. Both hidden states side by side would also tell questions apart by their prompts,
+/// which add the same to both scores. Because the difference goes from the lower to the higher score, swapping the
+/// sides of a pair does not move it.
 ///
 /// # Shapes
 /// - returns `[pairs.len()][hidden]`
@@ -155,8 +155,8 @@ pub fn positions(members: &[Decoder], pairs: &[EncodedPair], part_tokens: usize)
 }
 
 impl RewardModel {
-    /// What is logged about these pairs when their sides have these scores, and the slopes of the loss with respect to the
-    /// scores.
+    /// What is logged about these pairs when their sides have these scores, and the slopes of the loss with respect to
+    /// the scores.
     #[must_use]
     pub fn measure(&self, pairs: &[usize], scores: &[[f64; 2]]) -> (Metrics, Vec<[f64; 2]>) {
         let RewardLoss { likelihood, centering } = self.loss;

@@ -1,7 +1,7 @@
 //! Sampling: a model writes, token by token, with the keys and values of what came before kept.
 //!
-//! Sequences are written in groups of a fixed size, each group by one thread. Every sequence draws from a stream of its own.
-//! So a text depends neither on the number of threads nor on the progress of other texts.
+//! Sequences are written in groups of a fixed size, each group by one thread. Every sequence draws from a stream of its
+//! own. So a text depends neither on the number of threads nor on the progress of other texts.
 
 use rand::RngExt as _;
 use rayon::iter::{IndexedParallelIterator as _, ParallelIterator as _};
@@ -37,8 +37,8 @@ pub struct SampleConfig {
     pub min_p: f64,
     /// Seed of every draw.
     pub seed: u64,
-    /// Uses weights as 8-bit integers, with a scale for every 32 of them: little more than a quarter of the bytes, and bytes
-    /// bound the speed of a single sequence of a larger model. The text is the one of the rounded weights.
+    /// Uses weights as 8-bit integers, with a scale for every 32 of them: little more than a quarter of the bytes, and
+    /// bytes bound the speed of a single sequence of a larger model. The rounded weights write the text.
     pub quantize: bool,
 }
 
@@ -133,8 +133,8 @@ impl SampleConfig {
     }
 }
 
-/// Completions of `prompts`, in their order. A completion ends with a token of `eos`, or when `goes_on` returns false, which
-/// is called after every token with the number of the prompt and the completion so far, from several threads.
+/// Completions of `prompts`, in their order. A completion ends with a token of `eos`, or when `goes_on` returns false,
+/// which is called after every token with the number of the prompt and the completion so far, from several threads.
 ///
 /// Prompt i draws from the stream number `first + i`.
 ///
@@ -188,9 +188,9 @@ impl Pen {
 }
 
 /// Completions by several models that write together: tokens are drawn from softmax(Σ w_i logits_i). If every model was
-/// trained with the same pull to one reference, that is the policy of the weighted reward (Shi et al. 2024,
-/// arXiv 2406.18853, for the reverse KL divergence). With each completion comes its log-probability, nats, by the mixture
-/// at temperature 1 and without limits.
+/// trained with the same pull to one reference, that is the policy of the weighted reward (Shi et al. 2024, arXiv
+/// 2406.18853, for the reverse KL divergence). With each completion comes its log-probability, nats, by the mixture at
+/// temperature 1 and without limits.
 ///
 /// # Panics
 /// When a prompt is empty or fills a context, or the models have different vocabularies.
@@ -569,7 +569,7 @@ mod tests {
         Decoder::new(config, 3, &Device::flex())
     }
 
-    /// Over several blocks of kept keys, with a window that begins within one, shared keys, and heads that fill no vector.
+    /// Over several blocks of kept keys, with a window that begins within one, shared keys, and narrow heads.
     #[test]
     fn greedy_tokens_are_the_likeliest_of_the_model_that_is_trained() {
         use crate::lm::config::{ModelConfig, SmallLlama};

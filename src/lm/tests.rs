@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::data::{CandidateRow, Encoded, EncodedPair, ReadConfig, encode_pairs, read_all};
 use super::dpo::{Dpo, Reference, log_probs};
-use super::ensemble;
 use super::folder::{read, with_scores};
 use super::kto::Kto;
 use super::lora::{Adapters, LoraConfig};
@@ -19,8 +18,8 @@ use super::optim::{Optimizer, OptimizerConfig, OptimizerKind, Schedule};
 use super::ppo::PpoConfig;
 use super::reward::{RewardLoss, RewardModel, mean_scores, pair_scores, positions, probabilities, scores};
 use super::run::{
-    DpoConfig, LmConfig, LmOutcome, LmSummary, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig,
-    ReferenceKind, RewardRunConfig, Shown, StageKind, member_folder, resume, train,
+    DpoConfig, LmConfig, LmOutcome, LmProgress, LmSummary, ModpoRunConfig, ObjectiveConfig, PpoRunConfig,
+    PretrainConfig, ReferenceKind, RewardRunConfig, StageKind, member_folder, resume, reward_models, train,
 };
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
@@ -338,7 +337,7 @@ fn an_interrupted_run_ends_as_an_unbroken_one_to_the_bit_in_every_stage() {
         let path = folder.join(format!("{name}-broken"));
         let stop = AtomicBool::new(false);
         let outcome = train(&config, &path, &device, &stop, &|shown| {
-            if matches!(shown, Shown::Step(3, ..)) {
+            if matches!(shown, LmProgress::Step(3, ..)) {
                 stop.store(true, Ordering::Relaxed);
             }
         });
@@ -365,8 +364,8 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
     write_rows(folder);
     let notes = std::sync::Mutex::new(Vec::new());
     let run = |name: &str, config: &LmConfig| {
-        let show = |shown: Shown<'_>| {
-            if let Shown::Note(note) = shown {
+        let show = |shown: LmProgress<'_>| {
+            if let LmProgress::Note(note) = shown {
                 notes.lock().unwrap().push(note.to_owned());
             }
         };
@@ -432,7 +431,7 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         ),
         (
             &|own| own.objectives[1].reward = "regex:zzzz".to_owned(),
-            "have the same reward, so there is no scale to bring it to",
+            "have the same reward, so it cannot be standardized",
         ),
         (&|own| own.objectives[1].reward = "kindness".to_owned(), "gold reward 'kindness'"),
         (&|own| own.objectives[1].reward = "implicit:nowhere".to_owned(), "nowhere: there is no such folder"),
@@ -459,7 +458,7 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         assert!(found.contains("foreign: has another tokenizer than the model to begin with"), "{found}");
     }
     let found = error(&modpo(folder, [0.0, 1.0], "reviews:politeness"));
-    assert!(found.contains("has the weight 0, so that its preferences say nothing"), "{found}");
+    assert!(found.contains("has weight 0, so the result would be the policy"), "{found}");
 }
 
 #[test]
@@ -476,12 +475,12 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     let path = folder.join("broken");
     let stop = AtomicBool::new(false);
     let outcome = train(&config, &path, &device, &stop, &|shown| {
-        if matches!(shown, Shown::Step(9, 12, ..)) {
+        if matches!(shown, LmProgress::Step(9, 12, ..)) {
             stop.store(true, Ordering::Relaxed);
         }
     });
     assert_eq!(outcome.unwrap(), LmOutcome::Interrupted { step: 9 });
-    let error = ensemble::read(&path, &device).unwrap_err().to_string();
+    let error = reward_models::read(&path, &device).unwrap_err().to_string();
     assert!(error.contains("is not finished; go on with: pairwise lm resume"), "{error}");
     let newest = path.join("member-1/checkpoints/step-00000003.safetensors");
     std::fs::write(&newest, &std::fs::read(&newest).unwrap()[..50]).unwrap();
@@ -500,8 +499,8 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     let alone = finished(train(&config, &folder.join("alone"), &device, &never, &|_| ()).unwrap());
     assert_eq!(alone.weights_sha256, weights(&member("broken", 1)));
 
-    // The ensemble's figures are those of the mean of its members on what none of them saw.
-    let models = ensemble::read(&path, &device).unwrap();
+    // The ensemble's figures belong to the mean of its members, on rows that no member saw.
+    let models = reward_models::read(&path, &device).unwrap();
     let row = r#"{"prompt": "I bought", "completions": [" a good one.", " a bad one.", " one."]}"#;
     std::fs::write(folder.join("candidates.jsonl"), row).unwrap();
     let (rows, _) = read_all::<CandidateRow>(&[folder.join("candidates.jsonl")], &ReadConfig::default()).unwrap();
@@ -509,7 +508,7 @@ fn an_ensemble_goes_on_where_it_was_stopped_and_its_members_can_be_trained_alone
     let (pairs, _) = encode_pairs(&rows[0].candidates, &models.tokenizer, None, &conventions).unwrap();
     let all = probabilities(&models.members, &pairs, &models.likelihood, 1000);
     let expected = disagreement(&all, 2);
-    let chosen = ensemble::choose(&models, &pairs, &[], &DISAGREEMENT, 2, 1000, &mut stream(0, "query", 0));
+    let chosen = reward_models::choose(&models, &pairs, &[], &DISAGREEMENT, 2, 1000, &mut stream(0, "query", 0));
     let most = expected.iter().copied().fold(0.0, f64::max);
     assert!(chosen.len() == 2 && chosen[0].disagreement == most && most > 0.0, "{chosen:?}");
     assert_eq!(chosen[1].disagreement, expected[chosen[1].candidate]);
@@ -720,7 +719,7 @@ fn a_completion_in_several_comparisons_is_computed_once() {
         made_up[10..14].iter().map(|pair| pair.chosen.ids.len() + pair.rejected.completion().len()).sum();
     let packed = super::pairs::pack(pairs.iter());
     assert_eq!(packed.targets.examples.len(), 4 + 2 * 4);
-    assert!(packed.batch.len() <= prompt.len() + lengths + alone, "{}", packed.batch.len());
+    assert!(packed.batch.ids.len() <= prompt.len() + lengths + alone, "{}", packed.batch.ids.len());
 
     let (other, _) = made_up_with(2);
     let reference = log_probs(&other, &pairs, 1, &|_| ());
@@ -986,7 +985,7 @@ fn a_number_that_no_configuration_can_hold_is_refused_by_name() {
     config.seed = i64::MAX as u64;
     config.validate().unwrap();
     config.seed += 1;
-    let expected = "seed = 9223372036854775808: must be below 2^63, as every number of a configuration";
+    let expected = "seed = 9223372036854775808: must be below 2^63, like every number of a configuration";
     assert_eq!(config.validate().unwrap_err().to_string(), expected);
     (config.seed, config.train.steps) = (0, usize::MAX);
     let error = config.validate().unwrap_err().to_string();

@@ -24,8 +24,8 @@ use tokenizers::{
     SplitDelimiterBehavior,
 };
 
-use crate::disk::DiskError;
-use crate::disk::archive::write_atomically;
+use crate::disk::files::hex;
+use crate::disk::{DiskError, text};
 
 /// Turns text into token ids and back.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ pub struct SpecialTokens {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// Tokens in all: special tokens, the 256 bytes and the merges. Texts with too few different words give fewer tokens.
+    /// Tokens in all: special tokens, the 256 bytes and the merges. Texts with too few words give fewer tokens.
     pub vocab_size: usize,
     /// How often a pair must occur to be merged.
     pub min_frequency: u64,
@@ -161,8 +161,8 @@ const OWN_ROLES: &str = "model_specific_special_tokens";
 /// The field that says whether the texts of special tokens are treated like other texts.
 const SPLIT_SPECIAL: &str = "split_special_tokens";
 
-/// Fields of `tokenizer_config.json` that do not change ids. A field that is neither read here nor in this list is refused.
-/// Where there is a `tokenizer.json`, transformers 5.24 takes everything that splits and joins texts from there.
+/// Fields of `tokenizer_config.json` that do not change ids. A field that is neither read here nor in this list is
+/// refused. Where there is a `tokenizer.json`, it alone decides how transformers 5.24 splits and joins texts.
 const INDIFFERENT: [&str; 75] = [
     // Read here.
     "tokenizer_class", "chat_template", "add_bos_token", "add_eos_token",
@@ -215,8 +215,8 @@ impl Default for TokenizerConfig {
 }
 
 impl Tokenizer {
-    /// Reads a Hugging Face folder: `tokenizer.json`, or `vocab.json` and `merges.txt` of GPT-2 or Qwen2; and, if they exist,
-    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
+    /// Reads a Hugging Face folder: `tokenizer.json`, or `vocab.json` and `merges.txt` of GPT-2 or Qwen2; and, if they
+    /// exist, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
     /// `additional_chat_templates/`.
     ///
     /// # Errors
@@ -232,7 +232,7 @@ impl Tokenizer {
                 for flag in [ADD_BOS, ADD_EOS] {
                     config.shift_remove(flag);
                 }
-                // The crate panics on a torn file, with a reason that concerns only its own code. So the JSON is checked first.
+                // On a torn file the crate panics with a reason about its own code. So the JSON is checked first.
                 serde_json::from_str::<IgnoredAny>(&text).map_err(|e| file(&json, format!("damaged: {e}")))?;
                 let inner = caught(|| tokenizers::Tokenizer::from_bytes(&text));
                 let inner = inner.map_err(|reason| file(&json, format!("damaged: {reason}")))?;
@@ -252,8 +252,8 @@ impl Tokenizer {
         }
     }
 
-    /// Reads the tokenizer of a model. An adapter's comes from its own folder, or else from the folder of its base. In either
-    /// case a chat template in the adapter's folder comes before that of the base.
+    /// Reads the tokenizer of a model. An adapter's comes from its own folder, or else from the folder of its base. In
+    /// either case a chat template in the adapter's folder comes before that of the base.
     ///
     /// # Errors
     /// As [`Tokenizer::load`].
@@ -270,11 +270,11 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Trains byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with GPT-2's split into words. The same texts give
-    /// the same bytes: of equally frequent pairs, ids decide, and ids follow the order of merges.
+    /// Trains byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) with GPT-2's split into words. The same texts
+    /// give the same bytes: of equally frequent pairs, ids decide, and ids follow the order of merges.
     ///
     /// # Errors
-    /// A vocabulary that is too small for the 256 bytes and the special tokens, or special tokens that are empty or doubled.
+    /// A vocabulary that is too small for the 256 bytes and the special tokens; empty or doubled special tokens.
     pub fn train(texts: impl Iterator<Item = String> + Send, config: &TokenizerConfig) -> Result<Self, TokenizerError> {
         let mut special: Vec<AddedToken> = Vec::new();
         for text in std::iter::once(&config.eos).chain(&config.special_tokens) {
@@ -323,9 +323,9 @@ impl Tokenizer {
     /// When a file cannot be written. A file that was there stays as it was.
     pub fn save(&self, folder: &Path) -> Result<(), TokenizerError> {
         let json = self.inner.to_string(true).map_err(|e| process("be saved", &e))?;
-        write(&folder.join("tokenizer.json"), &json)?;
+        text::write(&folder.join("tokenizer.json"), &json)?;
         let config = serde_json::to_string_pretty(&self.config).expect("a JSON object always serialises");
-        write(&folder.join("tokenizer_config.json"), &(config + "\n"))?;
+        text::write(&folder.join("tokenizer_config.json"), &(config + "\n"))?;
         for (name, template) in &self.chat_templates {
             let path = if name == DEFAULT_TEMPLATE {
                 folder.join("chat_template.jinja")
@@ -334,13 +334,13 @@ impl Tokenizer {
                 std::fs::create_dir_all(&others).map_err(DiskError::io(&others, "create"))?;
                 others.join(format!("{name}.jinja"))
             };
-            write(&path, template)?;
+            text::write(&path, template)?;
         }
         Ok(())
     }
 
-    /// Token ids of a text. With `special`, the tokens that the tokenizer puts around a sequence (usually BOS, if any) are
-    /// added. The text of a special token within the text becomes that token, as in transformers.
+    /// Token ids of a text. With `special`, the tokens that the tokenizer puts around a sequence (usually BOS, if any)
+    /// are added. The text of a special token within the text becomes that token, as in transformers.
     ///
     /// # Errors
     /// A text that cannot be spelled with the tokenizer's tokens. Byte-level tokenizers can spell every text.
@@ -349,8 +349,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of token ids, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD, and ids that have
-    /// no token are left out.
+    /// Text of token ids, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD, and ids
+    /// that have no token are left out.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
@@ -376,13 +376,6 @@ impl Tokenizer {
         &self.special
     }
 
-    /// Whether encoding with special tokens begins a text with BOS.
-    #[must_use]
-    pub fn adds_bos(&self) -> bool {
-        let first = self.encode("", true).ok().and_then(|ids| ids.first().copied());
-        first.is_some() && first == self.special.bos.as_ref().map(|bos| bos.id)
-    }
-
     /// The chat template of this name; the default template for `None`.
     #[must_use]
     pub fn chat_template(&self, name: Option<&str>) -> Option<&str> {
@@ -397,12 +390,6 @@ impl Tokenizer {
     /// Makes `template` the default chat template.
     pub fn set_chat_template(&mut self, template: String) {
         self.chat_templates.insert(DEFAULT_TEMPLATE.into(), template);
-    }
-
-    /// Id of the token with exactly this text.
-    #[must_use]
-    pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
     }
 
     /// The token with this id, as the vocabulary spells it (a space may be `Ġ` or `▁`).
@@ -442,8 +429,8 @@ impl Tokenizer {
         self.highest().map_or(0, |(id, _)| id as usize + 1)
     }
 
-    /// Checks that a model with `vocab_size` embeddings has one for every token. A larger vocabulary is fine: many models pad
-    /// theirs to a round number.
+    /// Checks that a model with `vocab_size` embeddings has one for every token. A larger vocabulary is fine: many
+    /// models pad theirs to a round number.
     ///
     /// # Errors
     /// Naming the token with the highest id, and the sizes.
@@ -456,7 +443,7 @@ impl Tokenizer {
         }
     }
 
-    /// Digest of everything that decides ids and rendered chats, 16 hex digits. Caches and checkpoints are compared by it.
+    /// Digest of everything that decides ids and rendered chats, 16 hex digits. Caches and checkpoints go by it.
     ///
     /// # Panics
     /// Never: a tokenizer that was read or trained serialises.
@@ -485,7 +472,7 @@ impl Tokenizer {
             hash.update([0]);
             hash.update(template);
         }
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize()[..8])
     }
 
     fn new(
@@ -774,8 +761,8 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
-/// Tokens outside of `tokenizer.json`, in the order in which transformers adds them. Older folders have special tokens in
-/// files of their own; their roles are put into `config`.
+/// Tokens outside of `tokenizer.json`, in the order in which transformers adds them. Older folders have special tokens
+/// in files of their own; their roles are put into `config`.
 fn added_tokens(folder: &Path, config: &mut Map<String, Value>) -> Result<Vec<AddedToken>, TokenizerError> {
     let config_path = folder.join("tokenizer_config.json");
     if let Some(extra) = config.get(EXTRA[0])
@@ -926,14 +913,7 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, TokenizerError
 
 /// A file's text; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, TokenizerError> {
-    if !check_size(path)? {
-        return Ok(None);
-    }
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DiskError::io(path, "read")(error).into()),
-    }
+    Ok(if check_size(path)? { text::read(path)? } else { None })
 }
 
 /// Whether there is such a file. It must be a regular file, and not too large.
@@ -947,10 +927,6 @@ fn check_size(path: &Path) -> Result<bool, TokenizerError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(DiskError::io(path, "read")(error).into()),
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), TokenizerError> {
-    Ok(write_atomically(path, text.as_bytes()).map_err(DiskError::io(path, "write"))?)
 }
 
 fn file(path: &Path, reason: String) -> TokenizerError {
@@ -1024,8 +1000,9 @@ mod tests {
                 let full = tokenizer.encode(&format!("{prompt}{completion}"), true).unwrap();
                 assert_eq!(full, ids(&pair["full_ids"]));
             }
-            let bos = &tokenizer.special().bos;
-            assert_eq!(tokenizer.adds_bos(), ["llama", "mistral"].contains(&model), "{bos:?}");
+            let bos: Vec<u32> = tokenizer.special().bos.iter().map(|bos| bos.id).collect();
+            let adds_bos = !bos.is_empty() && tokenizer.encode("", true).unwrap().starts_with(&bos);
+            assert_eq!(adds_bos, ["llama", "mistral"].contains(&model), "{bos:?}");
         }
     }
 
@@ -1129,7 +1106,7 @@ mod tests {
         assert!(load("{}").unwrap_err().to_string().contains("expected tokenizer.json, or vocab.json and merges.txt"));
     }
 
-    /// What transformers makes of tokens that stand outside `tokenizer.json`, and of slow files: tests/data/tokenizer/make.py.
+    /// What transformers makes of tokens outside `tokenizer.json`, and of slow files: tests/data/tokenizer/make.py.
     #[test]
     fn tokens_outside_the_file_and_slow_files_are_those_of_transformers() {
         let data = own("tokenizer");
@@ -1156,7 +1133,8 @@ mod tests {
                 let special = tokenizer.special();
                 let own = [("bos", &special.bos), ("eos", &special.eos), ("pad", &special.pad), ("unk", &special.unk)];
                 let own = own.iter().filter_map(|(role, token)| Some((format!("{role}_token"), token.as_ref()?.id)));
-                let others = special.others.iter().map(|(role, text)| (role.clone(), tokenizer.id(text).unwrap()));
+                let id = |text: &str| tokenizer.inner.token_to_id(text).unwrap();
+                let others = special.others.iter().map(|(role, text)| (role.clone(), id(text)));
                 let roles: std::collections::BTreeMap<String, u32> = own.chain(others).collect();
                 let expected: std::collections::BTreeMap<String, u32> =
                     serde_json::from_value(case["roles"].clone()).unwrap();
@@ -1270,12 +1248,12 @@ mod tests {
         std::fs::write(base.join("chat_template.jinja"), "base").unwrap();
         std::fs::write(base.join("tokenizer_config.json"), "{}").unwrap();
         let load = || Tokenizer::load_for(adapter, base).unwrap();
-        assert_eq!((load().id("<tool>"), load().chat_template(None)), (None, Some("base")));
+        assert_eq!((load().inner.token_to_id("<tool>"), load().chat_template(None)), (None, Some("base")));
         std::fs::write(adapter.join("chat_template.jinja"), "own").unwrap();
-        assert_eq!((load().id("<tool>"), load().chat_template(None)), (None, Some("own")));
+        assert_eq!((load().inner.token_to_id("<tool>"), load().chat_template(None)), (None, Some("own")));
         std::fs::copy(data.join("tokenizer.json"), adapter.join("tokenizer.json")).unwrap();
         std::fs::write(adapter.join("tokenizer_config.json"), "{\"extra_special_tokens\": [\"<tool>\"]}").unwrap();
-        assert_eq!((load().id("<tool>"), load().chat_template(None)), (Some(267), Some("own")));
+        assert_eq!((load().inner.token_to_id("<tool>"), load().chat_template(None)), (Some(267), Some("own")));
         std::fs::remove_file(adapter.join("chat_template.jinja")).unwrap();
         assert_eq!(load().chat_template(None), None, "a tokenizer of its own has its own templates");
     }

@@ -1,8 +1,8 @@
-//! The loop under every stage of training: batches, gradients, steps, evaluation.
+//! The training loop of all stages: batches, gradients, steps, evaluation.
 //!
-//! A batch of examples is cut into parts of about equal length; each part is packed and computed on its own, several at
-//! a time, and their gradients are added in order. What is computed depends on the configuration and never on the
-//! number of threads. Losses are normalised over the whole batch, so cutting it otherwise changes only rounding.
+//! A batch of examples is cut into parts of about equal length. Each part is packed and computed on its own, several at
+//! a time, and the gradients of the parts are added in order. The result depends on the configuration and never on the
+//! number of threads. Losses are normalised over the whole batch, so other parts change only the rounding.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,13 +29,13 @@ use crate::range::OutOfRange;
 pub struct TrainConfig {
     /// Passes over the examples.
     pub epochs: f64,
-    /// Steps; 0 for what the epochs say.
+    /// Steps; 0 for as many as the epochs have.
     pub steps: usize,
-    /// Examples a step.
+    /// Examples of a step.
     pub batch_size: usize,
-    /// Tokens that are computed together: more take more memory and fewer calls.
+    /// Tokens that are computed together. More tokens need more memory, and fewer calls.
     pub part_tokens: usize,
-    /// Computes activations again in the backward pass rather than keeping them (Chen et al. 2016, arXiv 1604.06174).
+    /// Compute activations again in the backward pass rather than keep them (Chen et al. 2016, arXiv 1604.06174).
     pub gradient_checkpointing: bool,
     /// Optimiser and schedule.
     pub optimizer: OptimizerConfig,
@@ -50,7 +50,7 @@ pub struct TrainConfig {
 /// A stage of training: examples, and a loss of the model's last hidden states.
 #[expect(clippy::len_without_is_empty, reason = "a stage without examples does not occur")]
 pub trait Stage: Sync {
-    /// What the loss needs beside the hidden states.
+    /// What the loss needs in addition to the hidden states.
     type Packed;
 
     /// Number of examples.
@@ -67,15 +67,15 @@ pub trait Stage: Sync {
     /// Examples as sequences.
     fn pack(&self, examples: &[usize]) -> (Batch, Self::Packed);
 
-    /// A number that the loss of every part needs, computed on the whole batch before (KTO's z₀).
+    /// A number that the loss of every part needs. It is computed on the whole batch first (KTO's z₀).
     fn baseline(&self, _model: &Decoder, _examples: &[usize], _part_tokens: usize) -> f64 {
         0.0
     }
 
-    /// The loss of these examples, divided by the weight of the whole batch they are a part of.
+    /// The loss of these examples, divided by the weight of the whole batch that they are a part of.
     ///
     /// # Shapes
-    /// - `hidden`: `[batch.len(), hidden]`
+    /// - `hidden`: `[batch.ids.len(), hidden]`
     fn loss(&self, model: &Decoder, hidden: Tensor<2>, packed: &Self::Packed, whole: Whole) -> Part;
 }
 
@@ -93,14 +93,14 @@ pub struct Whole {
 pub struct Part {
     /// A value whose gradient is that of the loss: `[1]`. It need not be the loss itself.
     pub objective: Tensor<1>,
-    /// What is logged.
+    /// The metrics to log.
     pub metrics: Metrics,
 }
 
 /// Weighted means by name, and predicted answers to comparisons.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
-    /// Weighted sum and weight of each.
+    /// Weighted sum and sum of weights of each metric.
     sums: BTreeMap<Cow<'static, str>, [f64; 2]>,
     /// Probability that the chosen completion is preferred, as predicted and as given.
     answers: Vec<[f64; 2]>,
@@ -117,10 +117,10 @@ pub struct Trainee {
     pub step: usize,
 }
 
-/// What is done after each step, with its examples and metrics; training breaks off where it breaks.
+/// Called after each step with its examples and metrics; training ends when it returns a break.
 pub type Each<'a, E> = dyn FnMut(&mut Trainee, &[usize], &Metrics) -> Result<ControlFlow<()>, E> + 'a;
 
-/// What to try where training has led to numbers that are not finite.
+/// Advice for training that has led to numbers that are not finite.
 pub(super) const DIVERGED: &str =
     "training has diverged; try a smaller learning rate, a longer warm-up, or clipping gradients at a smaller norm";
 
@@ -157,35 +157,35 @@ impl Metrics {
         self.answers.push([predicted, given]);
     }
 
-    /// How good the predicted answers are: their number, a 95 % interval of the share that is right (Wilson), and the
-    /// expected calibration error. `None` where there are none; where all tie, no share can be right.
+    /// How good the predicted answers are: the number of answers but ties, a 95 % interval of the share of right
+    /// predictions (Wilson), and the expected calibration error. `None` without answers; no interval if all tie.
     #[must_use]
     pub fn calibration(&self) -> Option<(usize, Option<[f64; 2]>, f64)> {
         let decided = self.answers.iter().filter(|[_, given]| *given != 0.5);
         let right = decided.clone().filter(|[predicted, given]| (predicted - 0.5) * (given - 0.5) > 0.0).count();
         let count = decided.count();
-        // Which of two is called chosen says nothing: both orders count.
+        // Which completion is called chosen means nothing, so both orders count.
         let (predicted, given): (Vec<f64>, Vec<f64>) =
             self.answers.iter().flat_map(|[p, g]| [(*p, *g), (1.0 - p, 1.0 - g)]).unzip();
         let error = expected_calibration_error(&predicted, &given, CALIBRATION_BINS)?;
         Some((count, (count > 0).then(|| wilson_interval(right, count)), error))
     }
 
-    /// A mean; `None` where nothing counts in it.
+    /// A mean; `None` if no value counts in it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<f64> {
         self.sums.get(name).filter(|[_, total]| *total != 0.0).map(|[sum, total]| sum / total)
     }
 
-    /// All means in which something counts.
+    /// All means in which a value counts.
     pub fn means(&self) -> impl Iterator<Item = (&Cow<'static, str>, f64)> {
         self.sums.iter().filter(|(_, [_, total])| *total != 0.0).map(|(name, [sum, total])| (name, sum / total))
     }
 
-    /// Refuses means that are not finite; the loss and the gradient are named before what follows from them.
+    /// Refuses means that are not finite. The loss and the gradient come first, because the others follow from them.
     ///
     /// # Errors
-    /// [`NotFinite`] with the first one. `prefix` stands before the names, `at` says when.
+    /// [`NotFinite`] with the first such mean. `prefix` stands before its name, and `at` gives the time.
     pub fn check_finite(&self, prefix: &str, at: impl FnOnce() -> String) -> Result<(), NotFinite> {
         let wrong = |name: &str| self.get(name).filter(|mean| !mean.is_finite()).map(|mean| (name.to_owned(), mean));
         let first = ["loss", "loss/policy_avg", "loss/value_avg", "grad_norm", "policy/grad_norm", "value/grad_norm"];
@@ -204,7 +204,7 @@ impl Metrics {
         }
     }
 
-    /// Puts the sums into a checkpoint, their names behind a prefix.
+    /// Puts the sums into a checkpoint. `prefix` stands before the names of all entries.
     pub fn save(&self, archive: &mut Archive, prefix: &str) {
         let names: Vec<&str> = self.sums.keys().map(AsRef::as_ref).collect();
         let sums: Vec<f64> = self.sums.values().flatten().copied().collect();
@@ -213,13 +213,13 @@ impl Metrics {
         archive.put_f64(format!("{prefix}answers"), &[self.answers.len(), 2], self.answers.as_flattened());
     }
 
-    /// Takes them out again.
+    /// Reads the sums from a checkpoint, as [`Metrics::save`] wrote them.
     ///
     /// # Errors
     /// When an entry is missing or of another kind.
     pub fn load(archive: &Archive, prefix: &str) -> Result<Self, ArchiveError> {
         let twos = |name: &str| -> Result<Vec<[f64; 2]>, ArchiveError> {
-            Ok(archive.f64_any(&format!("{prefix}{name}"))?.chunks_exact(2).map(|two| [two[0], two[1]]).collect())
+            Ok(archive.f64_any(&format!("{prefix}{name}"))?.as_chunks::<2>().0.to_vec())
         };
         let names: Vec<String> = archive.get(&format!("{prefix}names"))?;
         Ok(Self { sums: names.into_iter().map(Cow::Owned).zip(twos("sums")?).collect(), answers: twos("answers")? })
@@ -246,7 +246,7 @@ impl Trainee {
 }
 
 impl TrainConfig {
-    /// Steps in all.
+    /// The number of all steps.
     #[must_use]
     pub fn total_steps(&self, examples: usize) -> usize {
         match self.steps {
@@ -255,7 +255,7 @@ impl TrainConfig {
         }
     }
 
-    /// Examples of a step: the epochs' orders one after another, each example once an epoch.
+    /// The examples of a step. Each epoch has every example once, in an order of its own.
     #[must_use]
     pub fn examples(&self, seed: u64, step: usize, len: usize) -> Vec<usize> {
         let start = step * self.batch_size;
@@ -289,7 +289,7 @@ impl TrainConfig {
 /// One step of training on these examples. The metrics hold the stage's own, `grad_norm` and `learning_rate`.
 ///
 /// # Errors
-/// [`NotFinite`] for a loss, a gradient or another of the metrics; the trainee is of no use then.
+/// [`NotFinite`] for a loss, a gradient or another metric. The trainee is of no use then.
 pub fn step<S: Stage>(
     trainee: &mut Trainee,
     stage: &S,
@@ -305,7 +305,7 @@ pub fn step<S: Stage>(
         gradients(&trainee.model, stage, &parts[i], whole, config.gradient_checkpointing, &mut rng)
     };
     let (mut metrics, mut sum) = (Metrics::default(), Vec::new());
-    // As many parts at a time as there are threads: all at once would hold all their gradients.
+    // As many parts at a time as there are threads: all parts at once would hold all their gradients in memory.
     let indices: Vec<usize> = (0..parts.len()).collect();
     for indices in indices.chunks(rayon::current_num_threads()) {
         let done: Vec<_> = indices.par_iter().map(|&i| of_part(i)).collect();
@@ -314,9 +314,8 @@ pub fn step<S: Stage>(
             add(&mut sum, gradients);
         }
     }
-    let zeros = |tensor: &&mut Tensor<2>| tensor.zeros_like();
     let sum = sum.into_iter().zip(trainee.model.trained_mut());
-    let sum = sum.map(|(sum, tensor)| sum.unwrap_or_else(|| zeros(&tensor))).collect();
+    let sum = sum.map(|(sum, tensor)| sum.unwrap_or_else(|| tensor.zeros_like())).collect();
     let learning_rate = config.optimizer.learning_rate(trainee.step, total_steps);
     let Trainee { model, optimizer, .. } = trainee;
     let norm = optimizer.step(&config.optimizer, learning_rate, model.trained_mut(), sum);
@@ -327,14 +326,14 @@ pub fn step<S: Stage>(
     Ok(metrics)
 }
 
-/// Takes the steps that are left of `total`. After each of them `each` is given the trainee, the step's examples and its
-/// metrics; where it breaks before the last step, training ends there, and what is returned breaks, too.
+/// Takes the remaining steps of `total`. After each step, `each` receives the trainee, the step's examples and its
+/// metrics. If it returns a break before the last step, training ends there, and a break is returned.
 ///
-/// `batch` gives the examples of a step by its number from 0. All that is drawn goes by `seed` and that number, so a
-/// trainee from a checkpoint goes on as if it had not been saved.
+/// `batch` gives the examples of a step by its number from 0. All random draws depend only on `seed` and that number,
+/// so a trainee from a checkpoint goes on as if it had not been saved.
 ///
 /// # Errors
-/// As [`step`], and those of `each`.
+/// As [`step`], and the errors of `each`.
 pub fn run<S: Stage, E: From<NotFinite>>(
     trainee: &mut Trainee,
     stage: &S,
@@ -377,8 +376,8 @@ pub(super) fn whole<S: Stage>(model: &Decoder, stage: &S, examples: &[usize], pa
     }
 }
 
-/// Cuts a batch into parts of about equal size, of some `tokens` tokens or fewer (half an example more where it does not
-/// come out even). More than two parts are a multiple of four, so that two and four threads have as much to do each.
+/// Cuts a batch into parts of about equal size, of about `tokens` tokens or fewer (at most half an example more). More
+/// than two parts are a multiple of four, so that two or four threads have equal shares of the work.
 pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let total: usize = examples.iter().map(|&example| lengths(example)).sum();
     let count = match total.div_ceil(tokens) {
@@ -389,7 +388,7 @@ pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) 
     let mut parts = vec![Vec::new(); count];
     let mut before = 0;
     for &example in examples {
-        // An example is in the part that its middle falls into.
+        // An example belongs to the part that its middle falls into.
         let length = lengths(example);
         let middle = before + length / 2;
         parts[(middle * count / total.max(1)).min(count - 1)].push(example);
@@ -399,7 +398,7 @@ pub fn cut(lengths: impl Fn(usize) -> usize, examples: &[usize], tokens: usize) 
     parts
 }
 
-/// Gradients of everything that is trained, and what the part adds to the metrics.
+/// Gradients of all trained parameters, and the part's metrics.
 pub(super) fn gradients<S: Stage>(
     model: &Decoder,
     stage: &S,
@@ -424,7 +423,7 @@ pub(super) fn gradients<S: Stage>(
         let input = inputs.last().expect("the embedding is the first").clone();
         inputs.push(model.block(block, input, &layout, Some(&mut rng.clone())));
     }
-    // Backward, block by block: each is computed again, and differentiated with what comes from above.
+    // Backward, block by block: each block is computed again, and differentiated with the gradient from above.
     let mut sum = Vec::new();
     let leaf = |tensor: Tensor<2>| tensor.autodiff().require_grad();
     let last = leaf(inputs.pop().expect("there is one more than there are blocks"));
@@ -448,7 +447,7 @@ pub(super) fn gradients<S: Stage>(
     (sum, metrics)
 }
 
-/// Adds gradients, where there are some.
+/// Adds gradients to sums; `None` stands for a gradient of 0.
 fn add(sum: &mut Vec<Option<Tensor<2>>>, gradients: Vec<Option<Tensor<2>>>) {
     sum.resize(gradients.len(), None);
     for (sum, gradient) in sum.iter_mut().zip(gradients) {
@@ -459,7 +458,7 @@ fn add(sum: &mut Vec<Option<Tensor<2>>>, gradients: Vec<Option<Tensor<2>>>) {
     }
 }
 
-/// A generator of its own for a block, so that it draws the same twice.
+/// A block's own generator, so that the block can draw the same numbers twice.
 fn fork(rng: &mut Rng) -> Rng {
     use rand::SeedableRng as _;
     Rng::from_rng(rng)

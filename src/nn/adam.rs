@@ -18,7 +18,7 @@ pub struct Adam {
     pub second: Vec<Tensor<2>>,
 }
 
-/// What a step saw.
+/// What a step reports.
 #[derive(Debug, Clone)]
 pub struct StepInfo {
     /// Square of the global L2 norm of the gradients before clipping, left on the device: `[1]`.
@@ -81,8 +81,8 @@ mod tests {
     use super::Adam;
     use crate::nn::{AdamConfig, parameter, to_host};
 
-    /// Three steps on f(a, b) = Σ a³ + Σ (b − 1)² with a learning rate of 0.1 and the global norm clipped to 1: a, b, and
-    /// the norms.
+    /// Three steps on f(a, b) = Σ a³ + Σ (b − 1)² with a learning rate of 0.1 and the global norm clipped to 1: a, b,
+    /// and the norms.
     fn three_steps(config: AdamConfig) -> [Vec<f32>; 3] {
         let device = Device::flex();
         let mut a = parameter(vec![1.0, -2.0], [1, 2], &device);

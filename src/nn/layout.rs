@@ -1,4 +1,4 @@
-//! Sizes of a multilayer perceptron, and where its parameters are: what the network and its fused operations share.
+//! Sizes of a multilayer perceptron, and where its parameters are; the network and its fused operations share them.
 
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,7 @@ impl Layout {
         if i + 2 == self.sizes.len() { self.output } else { self.activation }
     }
 
-    /// Numbers a row that the backward pass needs of layer `i`: its values, and the nonlinearity's slopes where these
+    /// Numbers per row that the backward pass needs of layer `i`: its values, and the nonlinearity's slopes where these
     /// cannot be told from the values. A linear output needs none.
     pub(super) fn saved_of(&self, i: usize) -> usize {
         match self.activation_of(i) {
@@ -118,7 +118,7 @@ impl Layout {
         }
     }
 
-    /// Numbers a row that the backward pass needs of all layers.
+    /// Numbers per row that the backward pass needs of all layers.
     pub(super) fn saved(&self) -> usize {
         (0..self.sizes.len() - 1).map(|i| self.saved_of(i)).sum()
     }

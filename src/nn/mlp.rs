@@ -40,7 +40,7 @@ impl Mlp {
         fused::mlp(input, self.parameters.clone(), &self.layout)
     }
 
-    /// Evaluates the network on numbers of the host; on the CPU without making tensors of them.
+    /// Evaluates the network on numbers of the host; on the CPU, without making tensors of them.
     ///
     /// # Shapes
     /// - `input`: `[batch, in]`; `output`: becomes `[members, batch, out]`
@@ -74,7 +74,7 @@ impl Mlp {
         both.collect()
     }
 
-    /// Takes over parameters in the order of [`Mlp::named`], each of its shape.
+    /// Replaces the parameters by tensors in the order and the shapes of [`Mlp::named`].
     ///
     /// # Panics
     /// When there is a tensor too many or too few.

@@ -34,7 +34,7 @@ pub fn constant<const D: usize>(data: &[f32], shape: [usize; D], device: &Device
 /// Parameters `[members, len]` from the tensors they consist of, each `[members, rows, columns]`.
 ///
 /// # Panics
-/// When these are not of that size together.
+/// When they do not have that size together.
 pub(crate) fn joined(tensors: Vec<Tensor<3>>, shape: [usize; 2]) -> Tensor<2> {
     let flat = |tensor: Tensor<3>| {
         let [members, rows, columns] = tensor.dims();

@@ -16,7 +16,7 @@ pub fn accuracy(probabilities: &[f64], targets: &[f64]) -> Option<f64> {
 }
 
 /// Expected calibration error (Guo et al. 2017, arXiv 1706.04599) over `bins` equal bins of `P[first]`:
-/// Σ n_b/n·|mean target − mean probability|. `None` of nothing.
+/// Σ n_b/n·|mean target − mean probability|. `None` without comparisons.
 #[must_use]
 pub fn expected_calibration_error(probabilities: &[f64], targets: &[f64], bins: usize) -> Option<f64> {
     let mut gaps = vec![0.0; bins.max(1)];

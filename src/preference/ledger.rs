@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::label::Label;
-use crate::disk::files::{folder_of, is_at, sync_folder};
+use crate::disk::files::{folder_of, hex, is_at, sync_folder};
 
 /// Digest of a clip's content, 16 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct SegmentId(String);
 pub enum Event {
     /// A question was answered.
     Answer(Answer),
-    /// An answer was taken back.
+    /// An answer was undone.
     Undo {
         /// The query.
         query: u64,
@@ -107,7 +107,10 @@ pub struct Ledger {
 
 /// What was found wrong with a ledger but did no harm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: line {line}: torn (the program was stopped while writing it), dropped; everything before it is kept", path.display())]
+#[error(
+    "{}: line {line}: torn (the program was stopped while writing it), dropped; everything before it is kept",
+    path.display()
+)]
 pub struct TornLine {
     path: PathBuf,
     line: u64,
@@ -122,7 +125,7 @@ pub(crate) const MARK: &str = "ledger";
 pub struct Mark {
     /// Lines.
     pub lines: u64,
-    /// Chain of the last of them; none is known to checkpoints of before there were marks.
+    /// Chain of the last of them; `None` in checkpoints that are older than marks.
     pub chain: Option<String>,
 }
 
@@ -141,8 +144,8 @@ pub enum LedgerError {
     },
     /// Somebody else wrote to the file while it was open here.
     #[error(
-        "{}: cannot append to the label ledger: {found}; another program has changed it meanwhile, so nothing was written: \
-         end that one, and open the run again", path.display()
+        "{}: cannot append to the label ledger: {found}; another program has changed it meanwhile, so nothing was \
+         written: end that one, and open the run again", path.display()
     )]
     Changed {
         /// File.
@@ -180,8 +183,8 @@ pub enum LedgerError {
     },
     /// Another ledger than a checkpoint has seen.
     #[error(
-        "{}: line {line} has the chain {found}, but the checkpoint of {checkpoint} has seen {expected} there, so this is \
-         another ledger: put back the one that the run wrote",
+        "{}: line {line} has the chain {found}, but the checkpoint of {checkpoint} has seen {expected} there, so this \
+         is another ledger: put back the one that the run wrote",
         path.display()
     )]
     Other {
@@ -241,8 +244,8 @@ impl Ledger {
     /// Appends an event; when this returns, it is on the disk.
     ///
     /// # Errors
-    /// When it cannot be written (a full disk); then no part of it stays. [`LedgerError::Changed`] when the file is no longer
-    /// as this program left it; then nothing is written.
+    /// When it cannot be written (a full disk); then no part of it stays. [`LedgerError::Changed`] when the file is no
+    /// longer as this program left it; then nothing is written.
     pub fn append(&mut self, event: &Event) -> Result<(), LedgerError> {
         self.check_unchanged()?;
         let (line, chain) = write_line(&finite(event), self.seq, &self.chain);
@@ -266,8 +269,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// A run folder has one writer. Where there is another one all the same, the two would overwrite each other's answers:
-    /// the file is another one by now, or has grown, shrunk, or does not end with this program's last line.
+    /// Refuses a file that another program wrote to: it was replaced, or has grown, shrunk, or does not end with this
+    /// program's last line. Two writers would overwrite each other's answers.
     fn check_unchanged(&mut self) -> Result<(), LedgerError> {
         let io = |source| LedgerError::Io { path: self.path.clone(), action: "append to", source };
         let changed = |found: String| Err(LedgerError::Changed { path: self.path.clone(), found });
@@ -286,7 +289,7 @@ impl Ledger {
         read().map_err(io)?;
         match found == self.end {
             true => Ok(()),
-            false => changed(format!("line {} is another one than it was", self.seq)),
+            false => changed(format!("line {} is no longer what it was", self.seq)),
         }
     }
 }
@@ -303,7 +306,7 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>, LedgerError> {
     }
 }
 
-/// An event without numbers that are none: JSON has no word for them, and the line could not be read again.
+/// An event without NaN and infinities: JSON has no word for them, and the line could not be read again.
 fn finite(event: &Event) -> Event {
     let mut event = event.clone();
     if let Event::Answer(Answer { why, seconds, .. }) = &mut event {
@@ -314,7 +317,7 @@ fn finite(event: &Event) -> Event {
 }
 
 impl Mark {
-    /// What a ledger holds of before session, or exchange, number `sessions`.
+    /// What a ledger holds from before session, or exchange, number `sessions`.
     ///
     /// # Errors
     /// When it cannot be read, or a line among these is not an event at all.
@@ -387,11 +390,8 @@ pub fn first_difference(path: &Path) -> Result<Option<(u64, String)>, LedgerErro
 pub fn read_events_unchecked(path: &Path) -> Result<Vec<Event>, LedgerError> {
     let text = read(path)?;
     let parse = |(i, line): (usize, &str)| {
-        parse_line(line).map(|(event, ..)| event).map_err(|reason| LedgerError::Line {
-            path: path.to_owned(),
-            line: i as u64 + 1,
-            reason,
-        })
+        let bad = |reason| LedgerError::Line { path: path.to_owned(), line: i as u64 + 1, reason };
+        parse_line(line).map(|(event, ..)| event).map_err(bad)
     };
     String::from_utf8_lossy(&text).lines().enumerate().map(parse).collect()
 }
@@ -414,8 +414,7 @@ pub fn answers(events: &[Event]) -> Vec<Answer> {
     answers
 }
 
-/// Queries whose answer was taken back and not given again, in the order in which they were taken back: they are asked
-/// again.
+/// Queries whose answer was undone and not given again, in the order in which that happened: they are asked again.
 #[must_use]
 pub fn undone(events: &[Event]) -> Vec<u64> {
     let mut undone: Vec<u64> = Vec::new();
@@ -494,16 +493,14 @@ fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), Str
     let text = std::str::from_utf8(line).map_err(|_| "not UTF-8 text; expected a JSON object".to_owned())?;
     // What editors, git and file transfers do to a file whose content nobody meant to change.
     if text.ends_with('\r') {
-        return Err("ends with CR LF, but was written with LF: a program changed the line endings. Change them back \
-                    (sed -i 's/\\r$//' FILE, or dos2unix FILE), and the chain holds again"
-            .to_owned());
+        let reason = "ends with CR LF, but was written with LF: a program changed the line endings. Change them back \
+                      (sed -i 's/\\r$//' FILE, or dos2unix FILE), and the chain holds again";
+        return Err(reason.to_owned());
     }
     if text.starts_with('\u{feff}') {
-        return Err(
-            "begins with a byte-order mark that a program put there: save the file as UTF-8 without one, and the \
-                    chain holds again"
-                .to_owned(),
-        );
+        let reason = "begins with a byte-order mark that a program put there: save the file as UTF-8 without one, and \
+                      the chain holds again";
+        return Err(reason.to_owned());
     }
     let (event, found_seq, found_chain) = parse_line(text)?;
     if found_seq != seq {
@@ -511,11 +508,9 @@ fn check_line(line: &[u8], seq: u64, chain: &str) -> Result<(Event, String), Str
     }
     let (expected_line, expected_chain) = write_line(&event, seq, chain);
     if found_chain == expected_chain && expected_line.trim_end() != text {
-        return Err(
-            "says what was written, but in another spelling (spaces, or the order of its fields): a program wrote \
-                    it anew. Put back the file as the run wrote it"
-                .to_owned(),
-        );
+        let reason = "says what was written, but in another spelling (spaces, or the order of its fields): a program \
+                      wrote it anew. Put back the file as the run wrote it";
+        return Err(reason.to_owned());
     }
     if found_chain != expected_chain {
         return Err(format!(
@@ -540,21 +535,16 @@ fn write_line(event: &Event, seq: u64, chain: &str) -> (String, String) {
         object.extend(fields);
     }
     let content = serde_json::to_string(&object).expect("a JSON object always serialises");
-    let digest = Sha256::new_with_prefix(chain).chain_update(&content).finalize();
-    let chain = hex(&digest);
+    let chain = hex(&Sha256::new_with_prefix(chain).chain_update(&content).finalize()[..8]);
     object.insert("chain".to_owned(), Value::from(chain.as_str()));
     (serde_json::to_string(&object).expect("a JSON object always serialises") + "\n", chain)
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
 impl SegmentId {
-    /// The first 16 hex digits of a digest.
+    /// The first 16 hex digits of a digest, which has 8 bytes or more.
     #[must_use]
     pub fn from_digest(digest: &[u8]) -> Self {
-        Self(hex(digest))
+        Self(hex(&digest[..8]))
     }
 }
 
@@ -640,7 +630,7 @@ mod tests {
         let other = std::fs::read(&aside).unwrap();
         std::fs::write(&path, &other).unwrap();
         assert_eq!(other.len(), written.len());
-        refused(&mut first, "line 5 is another one than it was");
+        refused(&mut first, "line 5 is no longer what it was");
         // Put back, it goes on; renamed over or removed, it does not.
         std::fs::write(&path, &written).unwrap();
         first.append(&event(5)).unwrap();

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{OutOfRange, check};
+use crate::range::OutOfRange;
 
 /// How a difference of scores z = score(first) − score(second) becomes the probability of an answer.
 ///
@@ -35,7 +35,8 @@ impl Likelihood {
     /// # Errors
     /// Naming the first one out of range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        // Scores are divided by it in single precision: beyond these bounds there is nothing but infinities or zeros.
+        let check = OutOfRange::check;
+        // Scores are divided by it in single precision: beyond these bounds only infinities or zeros come out.
         check("temperature", self.temperature, (1e-6..=1e6).contains(&self.temperature), "between 1e-6 and 1e6")?;
         check("error_rate", self.error_rate, (0.0..1.0).contains(&self.error_rate), "at least 0 and below 1")?;
         check("margin", self.margin, (0.0..=100.0).contains(&self.margin), "between 0 and 100")?;

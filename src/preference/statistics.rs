@@ -23,8 +23,8 @@ pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
     (scale > 0.0 && scale.is_finite()).then(|| (ab / scale).clamp(-1.0, 1.0))
 }
 
-/// Spearman's rank correlation, ties at their average rank; `None` as [`pearson`], and where a value is NaN, which has no
-/// rank.
+/// Spearman's rank correlation, ties at their average rank; `None` as for [`pearson`], and where a value is NaN, which
+/// has no rank.
 #[must_use]
 pub fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
     let ranked = !a.iter().chain(b).any(|value| value.is_nan());
@@ -39,7 +39,7 @@ pub fn epic_distance(canonical_a: &[f64], canonical_b: &[f64]) -> Option<f64> {
 }
 
 /// Mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264): a quarter of the values is cut off at either end,
-/// rounded down, as `scipy.stats.trim_mean(x, 0.25)` does. NaN of nothing.
+/// rounded down, as `scipy.stats.trim_mean(x, 0.25)` does. NaN without values.
 #[must_use]
 pub fn interquartile_mean(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -49,7 +49,7 @@ pub fn interquartile_mean(values: &[f64]) -> f64 {
     middle.iter().sum::<f64>() / middle.len() as f64
 }
 
-/// The value below which so large a share of the values lies, the nearest of them; `None` without any.
+/// The value at a quantile, rounded to the nearest of the values; `None` without values.
 #[must_use]
 pub fn quantile(values: impl Iterator<Item = f64>, share: f64) -> Option<f64> {
     let mut sorted: Vec<f64> = values.collect();
@@ -72,8 +72,9 @@ pub fn wilson_interval(successes: usize, count: usize) -> [f64; 2] {
     [((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0)]
 }
 
-/// 95 % interval of the mean of normal values, by Student's t. For a handful of seeds: a percentile bootstrap of three ends
-/// at the smallest of them, and so leaves out a true mean of zero one time in four. Of fewer than two values there is none.
+/// 95 % interval of the mean of normal values, by Student's t; `None` for fewer than two. Meant for a handful of seeds:
+/// a percentile bootstrap of three values ends at the smallest of them, and so misses a true mean of zero one time in
+/// four.
 #[must_use]
 pub fn student_interval(values: &[f64]) -> Option<[f64; 2]> {
     /// 97.5 % quantiles of Student's t by degrees of freedom, from 1 on.
@@ -94,7 +95,7 @@ pub fn student_interval(values: &[f64]) -> Option<[f64; 2]> {
     Some([mean - half, mean + half])
 }
 
-/// Percentile bootstrap interval of a statistic. Of fewer than two values there is none: every resample would be the same.
+/// Percentile bootstrap interval of a statistic; `None` for fewer than two values, of which all resamples are the same.
 #[must_use]
 pub fn bootstrap_interval(
     values: &[f64],

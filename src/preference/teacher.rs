@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::label::Label;
 use super::likelihood::sigmoid;
-use crate::finite::{OutOfRange, check};
 use crate::random::Rng;
+use crate::range::OutOfRange;
 use crate::table::{Line, Table};
 
 /// A teacher who reads the true reward, with known flaws. All combinations are allowed.
@@ -85,7 +85,8 @@ impl Teacher {
     /// # Errors
     /// Naming the first one out of range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
-        // Beyond, a product with a difference of returns may be infinite.
+        let check = OutOfRange::check;
+        // A larger β times a difference of returns may be infinite.
         check("beta", self.beta, (0.0..=1e9).contains(&self.beta), "between 0 (never wrong by noise) and 1e9")?;
         check("gamma", self.gamma, (0.0..=1.0).contains(&self.gamma), "between 0 and 1")?;
         check("mistake", self.mistake, (0.0..=1.0).contains(&self.mistake), "between 0 and 1")?;
@@ -134,12 +135,12 @@ impl Teacher {
         if self.beta_relative && !self.bpref_compat && spread > 0.0 { self.beta / spread } else { self.beta }
     }
 
-    /// Skip below δ = (H / T)·R̄·ε: what is 1 − ε of an average clip's magnitude worse than the average clip. Written
-    /// so, it means the same where returns are negative; the reference formula would there skip all but the best.
+    /// Skip below δ = (H / T)·R̄·ε, which is 1 − ε of an average clip's magnitude below an average clip. Written that
+    /// way it also holds for negative returns, where the reference formula would skip all but the best.
     ///
-    /// Before an episode has ended there is no R̄, and nothing is skipped or called equal by it: a teacher who does not
-    /// know yet what is usual judges every pair. B-Pref's code does the same, as both of its thresholds are 0 until
-    /// the first mean return sets them, and it skips only above 0.
+    /// Before an episode has ended there is no R̄, and nothing is skipped or called equal: a teacher who does not know
+    /// yet what is usual judges every pair. B-Pref's code does the same: both of its thresholds are 0 until the first
+    /// mean return sets them, and a threshold of 0 skips nothing.
     fn skip_threshold(&self, context: &TeacherContext) -> Option<f64> {
         let average = average_clip(context)?;
         Some(match self.bpref_compat {
@@ -148,8 +149,8 @@ impl Teacher {
         })
     }
 
-    /// Equal within δ = (H / T)·|R̄|·ε; the reference formula lacks the magnitude, so that with negative returns no two
-    /// clips are ever equal.
+    /// Equal within δ = (H / T)·|R̄|·ε; the reference formula lacks the magnitude, so that for negative returns it
+    /// calls no two clips equal.
     fn equal_threshold(&self, context: &TeacherContext) -> Option<f64> {
         let average = average_clip(context)?;
         Some(match self.bpref_compat {

@@ -26,30 +26,31 @@ use crate::lm::optim::{MOST_LEARNING_RATE, OptimizerConfig, Schedule};
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reviews;
 use crate::lm::reward::{self, RewardLoss, RewardModel};
-use crate::lm::run::{self, LmConfig, LmOutcome, PretrainConfig, SIZES, Shown, StageKind};
+use crate::lm::run::{self, LmConfig, LmOutcome, LmProgress, PretrainConfig, SIZES, StageKind};
 use crate::lm::sample::{Completion, SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::train::{self, Metrics, TrainConfig, Trainee};
 use crate::random::stream;
 
-/// A study of one corpus with one model: what all such studies have, and its own, in one flat table.
+/// The configuration of a study of one corpus with one model: the fields that all such studies share, and the study's
+/// own, in one flat table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Study<Own> {
-    /// Its own.
+    /// The study's own fields.
     #[serde(flatten)]
     pub own: Own,
-    /// What all have.
+    /// The fields that all studies share.
     #[serde(flatten)]
     pub common: StudyConfig,
 }
 
-/// What all studies of one corpus with one model have.
+/// The fields that all studies of one corpus with one model share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudyConfig {
     /// `reviews`, `imdb:DIR` with the files `train.pos.jsonl.gz` and so on, or a file or folder of texts.
     pub corpus: String,
-    /// Each has a model, comparisons, and runs of its own.
+    /// Every seed has its own model, comparisons and runs.
     pub seeds: Vec<u64>,
     /// Size of the model, one of [`SIZES`].
     pub size: String,
@@ -63,27 +64,27 @@ pub struct StudyConfig {
     pub pretrain_epochs: f64,
     /// Prompts that the comparisons are about.
     pub prompts: usize,
-    /// Completions of each; every two of them are compared.
+    /// Completions of each of these prompts; every two of them are compared.
     pub completions: usize,
     /// Prompts that policies are measured on.
     pub eval_prompts: usize,
     /// Most tokens of a completion.
     pub max_new_tokens: usize,
-    /// Prompts a step, with all their comparisons, where a policy learns from these.
+    /// Prompts in a step of a policy that learns from comparisons: the step takes all comparisons of these prompts.
     pub batch_size: usize,
-    /// Steps of such a training.
+    /// Steps of a policy that learns from comparisons.
     pub steps: usize,
-    /// Its learning rate.
+    /// Learning rate of a policy that learns from comparisons.
     pub learning_rate: f64,
     /// Learning rate of reward models.
     pub reward_learning_rate: f64,
-    /// Prompts a step of theirs.
+    /// Prompts in a step of a reward model.
     pub reward_batch_size: usize,
-    /// Passes of theirs over the comparisons.
+    /// Passes of a reward model over the comparisons.
     pub reward_epochs: f64,
     /// Iterations of PPO.
     pub ppo_iterations: usize,
-    /// PPO's other numbers.
+    /// The other settings of PPO.
     pub ppo: PpoConfig,
 }
 
@@ -122,7 +123,7 @@ impl StudyConfig {
             batch_size: 16,
             steps: 200,
             learning_rate: 3e-4,
-            // It begins with a plateau that takes steps rather than comparisons to leave: small batches.
+            // The loss begins on a plateau. Leaving it takes many steps, not many comparisons, so batches are small.
             reward_learning_rate: 1e-3,
             reward_batch_size: 4,
             reward_epochs: 2.0,
@@ -136,7 +137,7 @@ impl StudyConfig {
         }
     }
 
-    /// Checks the numbers, and those of a study's own: which must be 1 or more, and which are rates.
+    /// Checks the shared numbers and the study's own: `counts` must be 1 or more, and `rates` are learning rates.
     ///
     /// # Errors
     /// [`LmError::Config`], naming the first one out of range.
@@ -173,7 +174,7 @@ impl StudyConfig {
         self.ppo.validate().map_err(|problem| LmError::Config(format!("ppo.{problem}")))
     }
 
-    /// PPO's numbers with the study's.
+    /// The settings of PPO, with those that the study sets itself.
     pub(super) fn ppo(&self) -> PpoConfig {
         let mut ppo = self.ppo.clone();
         ppo.iterations = self.ppo_iterations;
@@ -190,28 +191,28 @@ pub(super) struct Beginning {
     pub(super) start: Decoder,
     pub(super) tokenizer: Tokenizer,
     pub(super) eos: Vec<u32>,
-    /// Spec of the gold reward that is the corpus's own; empty where it has none.
+    /// Spec of the corpus's own gold reward; empty if it has none.
     pub(super) gold: String,
     /// Prompts to learn from.
     pub(super) prompts: Vec<Vec<u32>>,
     /// Held-out prompts.
     pub(super) eval_prompts: Vec<Vec<u32>>,
-    /// Every prompt as often as it has completions.
+    /// Every prompt, once for each of its completions.
     pub(super) repeated: Vec<Vec<u32>>,
-    /// The model's completions of these.
+    /// The model's completions of `repeated`.
     pub(super) completions: Vec<Completion>,
     /// How completions are written.
     pub(super) sampling: SampleConfig,
 }
 
-/// Trains the model if its folder does not hold it yet, and lets it complete the prompts; nothing where it was stopped.
+/// Trains the model if its folder does not hold it yet, and lets it complete the prompts; `None` if it was stopped.
 pub(super) fn begin(
     config: &StudyConfig,
     seed: u64,
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &(dyn Fn(LmProgress<'_>) + Sync),
 ) -> Result<Option<Beginning>, LmError> {
     let base = folder.join(format!("base-{seed}"));
     let corpus = Corpus::open(config, folder, show)?;
@@ -230,7 +231,10 @@ pub(super) fn begin(
     let tokenizer = tokenizer_of(&model, &loaded)?;
     let start = loaded.decoder;
     let eos = eos_of(&start, &tokenizer);
-    show(Shown::Note(&format!("seed {seed}: {} prompts with {} completions each", config.prompts, config.completions)));
+    show(LmProgress::Note(&format!(
+        "seed {seed}: {} prompts with {} completions each",
+        config.prompts, config.completions
+    )));
     let prompts = corpus.prompts(config, &tokenizer, seed, "prompt", config.prompts)?;
     let eval_prompts = corpus.prompts(config, &tokenizer, seed, "eval-prompt", config.eval_prompts)?;
     let repeated: Vec<Vec<u32>> =
@@ -242,7 +246,7 @@ pub(super) fn begin(
 }
 
 impl Beginning {
-    /// A gold reward; `sentiment`, or nothing, is the corpus's own.
+    /// Opens a gold reward; `sentiment` and the empty spec mean the corpus's own.
     pub(super) fn open_gold(&self, spec: &str) -> Result<Box<dyn Gold>, LmError> {
         match spec {
             "" | "sentiment" if self.gold.is_empty() => Err(no_gold()),
@@ -251,7 +255,7 @@ impl Beginning {
         }
     }
 
-    /// A completion with its prompt.
+    /// Completion number `i` with its prompt.
     pub(super) fn encoded(&self, i: usize) -> Encoded {
         Encoded::new(&self.repeated[i], &self.completions[i].ids)
     }
@@ -272,7 +276,7 @@ impl Beginning {
         EncodedPair { row, chosen: self.encoded(chosen), rejected: self.encoded(rejected), margin: None, target }
     }
 
-    /// The start's completions of prompts, some of each, and the prompts as often.
+    /// `of_each` completions of every prompt by the model that all begin with, and the prompts repeated to match.
     pub(super) fn several(&self, prompts: &[Vec<u32>], of_each: usize) -> (Vec<Vec<u32>>, Vec<Completion>) {
         let repeated: Vec<Vec<u32>> =
             prompts.iter().flat_map(|prompt| std::iter::repeat_n(prompt.clone(), of_each)).collect();
@@ -285,7 +289,7 @@ impl Beginning {
         generate(model, &self.eval_prompts, &self.sampling, &self.eos, 3 << 32, &|_, _| true)
     }
 
-    /// Divergence of each of these completions from the start, nats.
+    /// Divergence of a model from the one that all begin with, on each of these completions, nats.
     pub(super) fn divergences(&self, model: &Decoder, completions: &[Completion]) -> Vec<f64> {
         diagnose::divergences(model, &self.start, &self.eval_prompts, completions, PART_TOKENS).0
     }
@@ -295,12 +299,12 @@ impl Beginning {
         diagnose::gold_scores(gold, &self.tokenizer, &self.eval_prompts, completions)
     }
 
-    /// What PPO's completions are with their prompts.
+    /// PPO's completions with their prompts.
     pub(super) fn rolled_out(&self, rows: &[(usize, &Completion)]) -> Vec<Encoded> {
         rows.iter().map(|(prompt, completion)| Encoded::new(&self.prompts[*prompt], &completion.ids)).collect()
     }
 
-    /// Numbers of every two different completions of a prompt, prompt by prompt.
+    /// The indices of every two different completions of a prompt, prompt by prompt.
     pub(super) fn twos(&self) -> impl Iterator<Item = (usize, [usize; 2])> + '_ {
         let each = self.completions.len() / self.prompts.len();
         (0..self.prompts.len()).flat_map(move |row| {
@@ -322,20 +326,19 @@ pub(super) fn check_gold(corpus: &str, spec: &str) -> Result<(), LmError> {
 
 fn no_gold() -> LmError {
     LmError::Config(
-        "sentiment: is a gold reward of reviews and of IMDB; name one for these texts (length, regex:…, lexicon:…, \
-         logistic:…, command:…)"
+        "sentiment: is the gold reward of reviews and of IMDB; name another one for these texts (length, regex:…, \
+         lexicon:…, logistic:…, command:…)"
             .to_owned(),
     )
 }
 
-/// Tokens that are computed together: small enough for two runs beside each other, large enough for the products.
+/// Tokens that are computed together: few enough for two runs side by side, enough for fast matrix products.
 pub(super) const PART_TOKENS: usize = 1024;
 
-/// The same where comparisons are cut into parts: a completion counts for every comparison that it is in, and is computed
-/// once.
+/// The same for comparisons: a completion counts once for every comparison that it is in, but is computed only once.
 pub(super) const PAIR_PART_TOKENS: usize = 3 * PART_TOKENS;
 
-/// Which pairs are of the same prompt.
+/// The pairs of each prompt, as ranges.
 pub(super) fn by_prompt(pairs: &[EncodedPair]) -> Vec<Range<usize>> {
     let groups = pairs.chunk_by(|a, b| a.row == b.row);
     let range = |end: &mut usize, group: &[EncodedPair]| {
@@ -346,8 +349,8 @@ pub(super) fn by_prompt(pairs: &[EncodedPair]) -> Vec<Range<usize>> {
     groups.scan(0, range).collect()
 }
 
-/// The comparisons of a step: all those of some prompts, so that what they share is computed once (Ouyang et al. 2022,
-/// arXiv 2203.02155, §3.5).
+/// The comparisons of a step: all comparisons of some prompts, so that the completions they share are computed once
+/// (Ouyang et al. 2022, arXiv 2203.02155, §3.5).
 pub(super) fn comparisons(train: &TrainConfig, groups: &[Range<usize>], seed: u64, step: usize) -> Vec<usize> {
     train.examples(seed, step, groups.len()).into_iter().flat_map(|group| groups[group].clone()).collect()
 }
@@ -365,7 +368,7 @@ pub(super) fn reward_model(
         steps: 0,
         epochs: config.reward_epochs,
         batch_size: config.reward_batch_size,
-        // Its batches are small, and every thread has a part of one.
+        // Small parts, so that every thread has a part of a small batch.
         part_tokens: PART_TOKENS,
         optimizer: optimizer(config.reward_learning_rate, Schedule::Linear),
         ..TrainConfig::default()
@@ -395,7 +398,7 @@ pub(super) fn optimizer(learning_rate: f64, schedule: Schedule) -> OptimizerConf
     OptimizerConfig { learning_rate, schedule, warmup: 0.1, ..OptimizerConfig::default() }
 }
 
-/// A folder belongs to one configuration; `what` it holds.
+/// Writes the configuration into a new folder, and refuses a folder with another one. `what` is in the folder.
 pub(super) fn same_config<C: Serialize + DeserializeOwned + PartialEq>(
     config: &C,
     what: &str,
@@ -404,7 +407,7 @@ pub(super) fn same_config<C: Serialize + DeserializeOwned + PartialEq>(
     let path = folder.join("config.toml");
     let text = toml::to_string(config).expect("a configuration always serialises");
     match fs::read_to_string(&path) {
-        // The order of fields may be another one.
+        // The fields may stand in another order.
         Ok(found) if found == text || toml::from_str::<C>(&found).is_ok_and(|found| found == *config) => Ok(()),
         Ok(_) => Err(LmError::Config(format!(
             "{}: holds another {what}: choose another --out, or give the same configuration to go on",
@@ -432,7 +435,7 @@ pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> L
 
 // -------------------------------------------------------------------------------------------------------- the corpus
 
-/// A corpus as figures call it.
+/// The name of a corpus in figures.
 pub(super) fn corpus_name(corpus: &str) -> String {
     match corpus.split_once(':') {
         Some((name, _)) => name.to_owned(),
@@ -440,7 +443,7 @@ pub(super) fn corpus_name(corpus: &str) -> String {
     }
 }
 
-/// Texts, prompts, and what is good.
+/// Texts, prompts, and a gold reward.
 struct Corpus {
     /// Spec of its gold reward.
     gold: String,
@@ -449,7 +452,7 @@ struct Corpus {
 }
 
 impl Corpus {
-    fn open(config: &StudyConfig, folder: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Self, LmError> {
+    fn open(config: &StudyConfig, folder: &Path, show: &(dyn Fn(LmProgress<'_>) + Sync)) -> Result<Self, LmError> {
         if config.corpus == "reviews" {
             return Ok(Self { gold: "reviews:sentiment".to_owned(), files: None });
         }
@@ -460,10 +463,10 @@ impl Corpus {
         let train = vec![file("train", "pos"), file("train", "neg")];
         let classifier = folder.join("sentiment.json");
         if !classifier.exists() {
-            show(Shown::Note("training the gold classifier on the labelled training reviews"));
+            show(LmProgress::Note("training the gold classifier on the labelled training reviews"));
             let mut rows = Vec::new();
             for file in &train {
-                // The first row of each file of good reviews is none.
+                // The first row of each file of positive reviews is no review.
                 let skipped: &[usize] = if file.ends_with("train.pos.jsonl.gz") { &[1] } else { &[] };
                 for row in logistic::read_labelled(file, skipped)? {
                     rows.push(row?);
@@ -482,7 +485,7 @@ impl Corpus {
         Ok(Self { gold, files: Some((train, texts)) })
     }
 
-    /// Somebody's own texts: they are what the model learns to write, and their beginnings are prompts.
+    /// The user's own texts: the model learns to write them, and their beginnings are prompts.
     fn of_texts(path: &Path) -> Result<Self, LmError> {
         if !path.exists() {
             return Err(LmError::Config(format!(

@@ -31,7 +31,7 @@ use crate::lm::loss::{IPO_SUM, Loss, LossConfig, SIGMOID};
 use crate::lm::model::Decoder;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo, PpoConfig};
-use crate::lm::run::Shown;
+use crate::lm::run::LmProgress;
 use crate::lm::sample::Completion;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
@@ -43,18 +43,18 @@ use crate::studies::beginning::{
 };
 use crate::table::Line;
 
-/// What is run.
+/// The configuration of a frontier.
 pub type FrontierConfig = Study<FrontierOwn>;
 
-/// What is the frontier's own.
+/// The fields that only a frontier has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FrontierOwn {
     /// Gold reward; empty for the sentiment of reviews and of IMDB.
     pub gold: String,
-    /// Which methods.
+    /// The methods to run.
     pub methods: Vec<Method>,
-    /// Measurements of a run.
+    /// How often each run is measured.
     pub measurements: usize,
     /// β of DPO and cDPO, τ of IPO.
     pub betas: Vec<f64>,
@@ -171,7 +171,7 @@ enum Way {
     ReinforcesLearned,
     /// The same on the gold reward.
     ReinforcesGold,
-    /// It does not: it chooses by the reward model.
+    /// Not at all: it chooses by the reward model.
     Chooses,
 }
 
@@ -215,7 +215,7 @@ impl Default for FrontierOwn {
 impl Default for FrontierConfig {
     /// A million parameters on the embedded world, three seeds: less than an hour on two cores.
     fn default() -> Self {
-        // A reward model's scores differ by some units, and β has to find its place within some iterations.
+        // Scores of a reward model differ by several units, and β has to settle within a few iterations.
         let ppo = PpoConfig { kl_coefficient: 0.2, kl_horizon: 32.0, ..PpoConfig::default() };
         Self { own: FrontierOwn::default(), common: StudyConfig::reviews(ppo) }
     }
@@ -309,7 +309,7 @@ pub fn frontier(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &(dyn Fn(LmProgress<'_>) + Sync),
 ) -> Result<Option<Frontier>, LmError> {
     config.validate()?;
     check_gold(&config.common.corpus, &config.own.gold)?;
@@ -320,13 +320,13 @@ pub fn frontier(
     let runs = config.runs();
     let total = runs.len() * config.common.seeds.len();
     let finished = AtomicUsize::new(0);
+    let file = |seed: u64, &(method, setting): &(Method, f64)| {
+        points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
+    };
     let (mut start, mut reward_accuracy) = (Vec::new(), Vec::new());
     for &seed in &config.common.seeds {
-        let file = |&(method, setting): &(Method, f64)| {
-            points.join(format!("{seed}-{}-{setting}.json", serde_json::json!(method).as_str().unwrap_or_default()))
-        };
         let start_file = points.join(format!("{seed}-start.json"));
-        let missing: Vec<(Method, f64)> = runs.iter().filter(|run| !file(run).exists()).copied().collect();
+        let missing: Vec<(Method, f64)> = runs.iter().filter(|run| !file(seed, run).exists()).copied().collect();
         finished.fetch_add(runs.len() - missing.len(), Ordering::Relaxed);
         if !missing.is_empty() || !start_file.exists() {
             let Some(shared) = shared(config, seed, folder, device, stop, show)? else { return Ok(None) };
@@ -334,11 +334,15 @@ pub fn frontier(
             write_json(&start_file, &Start { gold, reward_accuracy: shared.reward_accuracy })?;
             let run = |one: &(Method, f64)| -> Result<(), LmError> {
                 let Some(found) = measured(config, &shared, *one, stop)? else { return Ok(()) };
-                write_json(&file(one), &found)?;
+                write_json(&file(seed, one), &found)?;
                 let done = finished.fetch_add(1, Ordering::Relaxed) + 1;
                 let best = found.last().map_or(f64::NAN, |point| point.gold.mean);
-                show(Shown::Note(&format!("seed {seed}: {} {} ends with gold reward {best:.3}", one.0.name(), one.1)));
-                show(Shown::Preparing("runs", done, total));
+                show(LmProgress::Note(&format!(
+                    "seed {seed}: {} {} ends with gold reward {best:.3}",
+                    one.0.name(),
+                    one.1
+                )));
+                show(LmProgress::Preparing("runs", done, total));
                 Ok(())
             };
             missing.par_iter().map(run).collect::<Result<(), LmError>>()?;
@@ -353,8 +357,7 @@ pub fn frontier(
     let mut all = Vec::new();
     for &seed in &config.common.seeds {
         for run in &runs {
-            let name = format!("{seed}-{}-{}.json", serde_json::json!(run.0).as_str().unwrap_or_default(), run.1);
-            all.extend(read_json::<Vec<Point>>(&points.join(name))?);
+            all.extend(read_json::<Vec<Point>>(&file(seed, run))?);
         }
     }
     let table = config.own.methods.iter().map(|&method| row(config, &all, method)).collect();
@@ -372,7 +375,7 @@ fn shared(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &(dyn Fn(LmProgress<'_>) + Sync),
 ) -> Result<Option<Shared>, LmError> {
     let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
     // Comparisons: the model's own completions, judged by the gold reward.
@@ -381,13 +384,14 @@ fn shared(
     let (mut pairs, _) = begun.compared(&scores);
     if pairs.is_empty() {
         return Err(LmError::Config(format!(
-            "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: the model is \
-             too young for its corpus (raise texts, pretrain_epochs, or max_new_tokens), or there are too few prompts"
+            "seed {seed}: no two completions of a prompt differ in gold reward, so there is nothing to compare: \
+             the model has learned too little from its corpus (raise texts, pretrain_epochs, or max_new_tokens), or \
+             there are too few prompts"
         )));
     }
-    // The last prompts are for no method to learn from: they say how good the reward model is.
+    // No method learns from the last prompts: they show how good the reward model is.
     let first_held_out = begun.prompts.len() - begun.prompts.len() / HELD_OUT;
-    // One pair at least is to learn from.
+    // At least one pair is left to learn from.
     let learned = pairs.partition_point(|pair| pair.row < first_held_out).max(1);
     let held_out = pairs.split_off(learned);
     let reference = dpo::log_probs(&begun.start, &pairs, PAIR_PART_TOKENS, &|_| ());
@@ -399,14 +403,14 @@ fn shared(
     let reward_model = match learned {
         false => None,
         true => {
-            show(Shown::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
+            show(LmProgress::Note(&format!("seed {seed}: fitting the reward model to {} comparisons", pairs.len())));
             let model = reward_model(&config.common, &begun.start, &pairs, &groups, seed)?;
             if !held_out.is_empty() {
                 let sides: Vec<Encoded> =
                     held_out.iter().flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
                 let agree = judged(&model, &sides).chunks_exact(2).filter(|both| both[0] > both[1]).count();
                 let accuracy = agree as f64 / held_out.len() as f64;
-                show(Shown::Note(&format!(
+                show(LmProgress::Note(&format!(
                     "seed {seed}: the reward model is right about {:.1} % of {} held-out comparisons",
                     100.0 * accuracy,
                     held_out.len()
@@ -419,12 +423,12 @@ fn shared(
     Ok(Some(Shared { begun, gold, pairs, groups, reference, reward_model, reward_accuracy }))
 }
 
-/// One prompt in so many is for no method to learn from.
+/// No method learns from one prompt in so many.
 const HELD_OUT: usize = 16;
 
 // ------------------------------------------------------------------------------------------------------------ the runs
 
-/// The points of one run; none where it was stopped.
+/// The points of one run; `None` if it was stopped.
 fn measured(
     config: &FrontierConfig,
     shared: &Shared,
@@ -504,7 +508,7 @@ impl Run<'_> {
         Ok(ended.is_continue().then_some(points))
     }
 
-    /// Measures a policy where its step is one of those; goes on until it is stopped.
+    /// Measures the policy if `at` has its step; training goes on unless it was stopped.
     fn measured(
         &self,
         at: &[usize],
@@ -622,7 +626,7 @@ fn within(points: &[Point], method: Method, seed: u64, budget: f64) -> Option<f6
 }
 
 /// The mean over seeds, with its interval if there are several; nothing where a seed has no policy within the budget.
-pub(crate) fn over_seeds(
+fn over_seeds(
     config: &FrontierConfig,
     points: &[Point],
     method: Method,
@@ -648,19 +652,11 @@ fn row(config: &FrontierConfig, points: &[Point], method: Method) -> Row {
 /// The figure: a dot for every policy measured, and for each method the best reward within each divergence.
 fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
     let Frontier { config, points, .. } = frontier;
-    let series = |&method: &Method| {
-        let own = || points.iter().filter(|point| point.method == method);
-        let dots =
-            own().filter(|point| point.kl.mean <= LARGEST_KL).map(|point| (point.kl.mean.max(0.0), point.gold.mean));
-        let last = own().map(|point| point.kl.mean).fold(0.0, f64::max).min(LARGEST_KL);
-        let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
-        let point = |x: f64| {
-            let (y, interval) = over_seeds(config, points, method, x)?;
-            Some(SeriesPoint { x, y, interval })
-        };
-        Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots: dots.collect() }
+    let of_method = |&method: &Method| {
+        let own = points.iter().filter(|point| point.method == method);
+        series(config, points, method, own.map(|point| point.kl.mean).fold(0.0, f64::max).min(LARGEST_KL))
     };
-    let all: Vec<Series> = config.own.methods.iter().map(series).collect();
+    let all: Vec<Series> = config.own.methods.iter().map(of_method).collect();
     let seeds = config.common.seeds.len();
     let title = format!(
         "{}, {} parameters, {seeds} seed{}",
@@ -669,6 +665,18 @@ fn draw(frontier: &Frontier, path: &Path) -> Result<(), LmError> {
         if seeds == 1 { "" } else { "s" }
     );
     Ok(figure::curves(path, &title, ["sampled sequence KL to the reference, nats", "gold reward"], &all)?)
+}
+
+/// A dot for every policy of a method, and the method's best reward within each divergence up to `last`.
+pub(crate) fn series(config: &FrontierConfig, points: &[Point], method: Method, last: f64) -> Series {
+    let own = points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
+    let dots = own.map(|point| (point.kl.mean.max(0.0), point.gold.mean)).collect();
+    let grid = (1..=60).map(|i| f64::from(i) * 0.25).filter(|x| *x <= last + 0.25);
+    let point = |x: f64| {
+        let (y, interval) = over_seeds(config, points, method, x)?;
+        Some(SeriesPoint { x, y, interval })
+    };
+    Series { name: method.name().to_owned(), points: grid.filter_map(point).collect(), dots }
 }
 
 /// The figure's right end, nats.

@@ -1,4 +1,4 @@
-//! A soup of models, looked at from end to end: what every interpolation is worth by every objective, whether the path
+//! A soup of models, measured from end to end: what every interpolation is worth by every objective, whether the path
 //! between the models stays above the chord between its ends (linear mode connectivity; Ramé et al. 2023, arXiv
 //! 2306.04488, §2), and which weights to take.
 //!
@@ -17,18 +17,19 @@ use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale};
 use crate::lm::open::{eos_of, tokenizer_of};
-use crate::lm::run::Shown;
+use crate::lm::run::{LmProgress, reward_models};
 use crate::lm::sample::{SampleConfig, generate};
-use crate::lm::{ensemble, folder, gold};
+use crate::lm::{folder, gold};
 use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
 use crate::soup::{SUM_TOLERANCE, grid};
+use crate::studies::beginning::PART_TOKENS;
 
-/// What is mixed, and how it is looked at.
+/// What is mixed, and how it is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SoupConfig {
-    /// Folders of models that were fine-tuned from one.
+    /// Folders of models that were fine-tuned from the same model.
     pub models: Vec<PathBuf>,
     /// Gold rewards, or `model:DIR` of a reward model.
     pub objectives: Vec<String>,
@@ -36,13 +37,13 @@ pub struct SoupConfig {
     pub data: Vec<PathBuf>,
     /// Prompts to use, the first ones.
     pub prompts: usize,
-    /// Interpolations go in so many steps from one model to another.
+    /// Steps of the interpolation from one model to another.
     pub steps: usize,
     /// How the weights of the soup are found.
     pub choice: Choice,
-    /// Weights of the models, where these are given.
+    /// Weights of the models, if they are given.
     pub weights: Vec<f64>,
-    /// Weights of the objectives, where weights of the models are searched for; empty for equal ones.
+    /// Weights of the objectives, if weights of the models are searched for; empty for equal ones.
     pub preference: Vec<f64>,
     /// Most tokens of a completion.
     pub max_new_tokens: usize,
@@ -56,13 +57,13 @@ pub struct SoupConfig {
 pub enum Choice {
     /// The same for all models.
     Uniform,
-    /// Those of the path that are best by the preference between the objectives, on one half of the prompts.
+    /// The mix of the path that is best by the preference between the objectives, on one half of the prompts.
     Search,
     /// As given.
     Given,
 }
 
-/// A mix, measured.
+/// A mix, and what was measured of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
     /// Weights of the models.
@@ -79,7 +80,7 @@ pub struct Mix {
     pub length: f64,
 }
 
-/// A soup, looked at.
+/// A soup, and what was measured of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Soup {
     /// What was asked for.
@@ -152,7 +153,7 @@ impl SoupConfig {
     }
 }
 
-/// Measures all interpolations, and chooses; nothing where it was stopped.
+/// Measures all interpolations, and chooses the weights; `None` if it was stopped.
 ///
 /// # Errors
 /// [`LmError`].
@@ -160,7 +161,7 @@ pub fn soup(
     config: &SoupConfig,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &(dyn Fn(LmProgress<'_>) + Sync),
 ) -> Result<Option<Soup>, LmError> {
     config.validate()?;
     let mut models: Vec<Decoder> = Vec::with_capacity(config.models.len());
@@ -214,7 +215,7 @@ pub fn soup(
         rewards.push(judges.iter().map(|judge| judge.of(&whole, &tokenizer, PART_TOKENS)).collect::<Result<_, _>>()?);
         lengths
             .push(completions.iter().map(|completion| completion.ids.len() as f64).sum::<f64>() / prompts.len() as f64);
-        show(Shown::Preparing("mixes", i + 1, all.len()));
+        show(LmProgress::Preparing("mixes", i + 1, all.len()));
     }
     let mixes: Vec<Mix> = (0..all.len()).map(|i| measured(&all, &rewards, lengths[i], i)).collect();
     let chosen = match config.choice {
@@ -228,12 +229,9 @@ pub fn soup(
     Ok(Some(Soup { config: config.clone(), barrier: barrier.collect(), mixes, chosen }))
 }
 
-/// Tokens that are computed together.
-const PART_TOKENS: usize = 1024;
-
 fn judge(spec: &str, tokenizer: &crate::lm::tokenizer::Tokenizer, device: &Device) -> Result<MarginReward, LmError> {
     let Some(path) = spec.strip_prefix("model:") else { return Ok(MarginReward::Gold(gold::open(spec)?)) };
-    let found = ensemble::read(Path::new(path), device)?;
+    let found = reward_models::read(Path::new(path), device)?;
     match found.tokenizer.fingerprint() == tokenizer.fingerprint() {
         true => Ok(MarginReward::Model(found.members)),
         false => Err(LmError::Config(format!("{path}: has another tokenizer than the models"))),

@@ -12,6 +12,7 @@ mod door;
 mod engine;
 mod evals;
 mod evals_loop;
+mod floors;
 #[cfg(target_os = "linux")]
 mod fuzz;
 mod lesson;

@@ -355,7 +355,7 @@ fn a_bad_line_of_metrics_costs_nothing_but_itself() {
     let message = stderr(&output);
     assert!(output.status.success(), "the weights agree: {message}");
     assert!(message.contains("metrics.jsonl: line 2: is not a JSON object"), "{message}");
-    assert!(message.contains("has no line that can be read for 1 iterations"), "{message}");
+    assert!(message.contains("has no readable line for 1 iterations"), "{message}");
 
     kill(&run);
     let output = pairwise(folder.path(), &["resume", "run"]);

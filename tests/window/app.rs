@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use egui::Key;
@@ -14,6 +14,7 @@ use pairwise::control::config::Rater;
 use pairwise::preference::ledger::{Ledger, answers, read_events_unchecked};
 use pairwise::preference::{Event, Label};
 
+use crate::common::{options, until};
 use crate::lesson;
 
 fn window(options: Options) -> Harness<'static, App> {
@@ -23,16 +24,6 @@ fn window(options: Options) -> Harness<'static, App> {
 fn teaching(folder: &Path, labels: usize) -> Options {
     let start = Some((lesson::short_lesson(labels), folder.join("run")));
     Options { start, runs: folder.to_owned(), least_seconds: Some(0.0), ..Options::default() }
-}
-
-/// Draws frames until something with this in its name is there.
-fn until(harness: &mut Harness<'_, App>, name: &str) {
-    let began = Instant::now();
-    while harness.query_all_by_label_contains(name).next().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no '{name}' on the screen");
-        std::thread::sleep(Duration::from_millis(2));
-        harness.step();
-    }
 }
 
 /// Draws frames until nothing with this in its name is there, and everything has its new place.
@@ -330,13 +321,7 @@ fn past_runs_are_compared_exported_opened_and_deleted() {
         pairwise::control::run::train(config, &path, &device, &false.into(), &mut |_, _| {}).unwrap();
     }
     let exists = |name: &str| folder.path().join(name).exists();
-    let options = Options {
-        runs: folder.path().to_owned(),
-        panel: Some("runs".to_owned()),
-        least_seconds: Some(0.0),
-        ..Options::default()
-    };
-    let mut harness = window(options);
+    let mut harness = window(options(folder.path(), "runs"));
     for run in ["Compare run-0", "Compare run-1"] {
         until(&mut harness, run);
         harness.get_by_label(run).click();
@@ -452,8 +437,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
     let mended = pairwise::control::run::past::list(folder.path(), &found.runs);
     assert!(!mended.damaged.iter().any(|damaged| damaged.path == at("tampered")));
 
-    let options = Options { runs: folder.path().to_owned(), panel: Some("runs".to_owned()), ..Options::default() };
-    let mut harness = window(options);
+    let mut harness = window(options(folder.path(), "runs"));
     until(&mut harness, "Cannot be read");
     until(&mut harness, "unknown field `horizon`");
     until(&mut harness, "config.toml is missing");
@@ -504,16 +488,10 @@ fn small_front(folder: &Path) {
 #[test]
 fn a_slider_mixes_policies_and_the_mix_can_be_saved() {
     let runs = tempfile::tempdir().unwrap();
-    let options = Options {
-        runs: runs.path().to_owned(),
-        panel: Some("mix".to_owned()),
-        least_seconds: Some(0.0),
-        ..Options::default()
-    };
-    let mut harness = window(options.clone());
+    let mut harness = window(options(runs.path(), "mix"));
     until(&mut harness, "There is no front here yet");
     small_front(&runs.path().join("front-reacher"));
-    let mut harness = window(options);
+    let mut harness = window(options(runs.path(), "mix"));
     until(&mut harness, "answers in");
     let slider = || Role::Slider;
     let value = |harness: &Harness<'_, App>| harness.get_by_role(slider()).accesskit_node().numeric_value().unwrap();
@@ -583,14 +561,11 @@ fn is_blind(harness: &Harness<'_, App>) {
     }
 }
 
-#[test]
-fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
-    let folder = tempfile::tempdir().unwrap();
-    let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
+/// A set of four statements that Ann begins to check: the window, and the folder of the answers.
+fn ann_begins(folder: &Path) -> (Harness<'static, App>, PathBuf) {
+    let (runs, set) = (folder.join("runs"), folder.join("likes-tea.jsonl"));
     small_set(&set, 4);
-    let options =
-        Options { runs: runs.clone(), panel: Some("check".to_owned()), least_seconds: Some(0.0), ..Options::default() };
-    let mut harness = window(options);
+    let mut harness = window(options(&runs, "check"));
     until(&mut harness, "Write your name");
     write(&mut harness, "Your name", "Ann");
     until(&mut harness, "Name the set");
@@ -598,8 +573,13 @@ fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
     write(&mut harness, "Somebody who", "likes tea");
     harness.get_by_label("Start checking").click();
     until(&mut harness, "1 of 4");
-    let path = runs.join("check-likes-tea");
+    (harness, runs.join("check-likes-tea"))
+}
 
+#[test]
+fn people_check_a_set_by_keys_blind_and_see_the_report_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut harness, path) = ann_begins(folder.path());
     // Ann is always right, but can't tell about Statement 3.
     for count in 0..4 {
         is_blind(&harness);
@@ -700,18 +680,7 @@ fn press_together(harness: &mut Harness<'_, App>, keys: &[Key]) {
 #[test]
 fn keys_of_one_frame_answer_only_the_question_that_was_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let (runs, set) = (folder.path().join("runs"), folder.path().join("likes-tea.jsonl"));
-    small_set(&set, 4);
-    let options =
-        Options { runs: runs.clone(), panel: Some("check".to_owned()), least_seconds: Some(0.0), ..Options::default() };
-    let mut harness = window(options);
-    until(&mut harness, "Write your name");
-    write(&mut harness, "Your name", "Ann");
-    write(&mut harness, "Set", &set.display().to_string());
-    write(&mut harness, "Somebody who", "likes tea");
-    harness.get_by_label("Start checking").click();
-    until(&mut harness, "1 of 4");
-    let path = runs.join("check-likes-tea");
+    let (mut harness, path) = ann_begins(folder.path());
     // Two relevances: each would complete an answer, the second one to a question that was on no screen.
     press_together(&mut harness, &[Key::ArrowRight, Key::Num4, Key::Num5]);
     until(&mut harness, "2 of 4");
@@ -732,13 +701,7 @@ fn keys_of_one_frame_answer_only_the_question_that_was_seen() {
 #[test]
 fn what_cannot_be_checked_is_said_and_the_form_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options {
-        runs: folder.path().join("runs"),
-        panel: Some("check".to_owned()),
-        least_seconds: Some(0.0),
-        ..Options::default()
-    };
-    let mut harness = window(options);
+    let mut harness = window(options(&folder.path().join("runs"), "check"));
     until(&mut harness, "There are none yet. Name a set");
     write(&mut harness, "Your name", "Ann");
     let set = folder.path().join("set.jsonl");

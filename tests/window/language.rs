@@ -27,6 +27,8 @@ use pairwise::preference::query::{DISAGREEMENT, ENTROPY};
 use pairwise::preference::{Event, Label};
 use pairwise::studies::frontier::{Frontier, FrontierConfig, Method, Point};
 
+use crate::common::{options, until};
+
 /// A model that has read a few reviews and writes nearly at random.
 fn model(folder: &Path, texts: usize) -> PathBuf {
     let mut config = LmConfig::new(StageKind::Pretrain);
@@ -427,16 +429,6 @@ fn window(options: Options) -> Harness<'static, App> {
     builder.build_eframe(|context| App::new(context, options))
 }
 
-/// Draws frames until something with this in its name is there.
-fn until(harness: &mut Harness<'_, App>, name: &str) {
-    let began = Instant::now();
-    while harness.query_all_by_label_contains(name).next().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(120), "no '{name}' on the screen");
-        std::thread::sleep(Duration::from_millis(2));
-        harness.step();
-    }
-}
-
 #[test]
 fn completions_are_compared_by_keyboard_and_mouse_and_the_model_is_seen_to_change() {
     let folder = tempfile::tempdir().unwrap();
@@ -580,13 +572,7 @@ fn keys_before_a_pair_can_have_been_seen_do_not_answer_and_a_pair_undone_comes_a
 #[test]
 fn without_a_model_a_small_one_is_trained_and_taught() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options {
-        runs: folder.path().to_owned(),
-        panel: Some("language".to_owned()),
-        least_seconds: Some(0.0),
-        ..Options::default()
-    };
-    let mut harness = window(options);
+    let mut harness = window(options(folder.path(), "language"));
     until(&mut harness, "There are none yet");
     harness.get_by_label("Frontier").click();
     until(&mut harness, "pairwise lm frontier");
@@ -643,13 +629,7 @@ fn a_frontier_is_found_and_shown_beside_a_session() {
     assert!(curve.iter().all(|&(x, y)| (y - if x < 3.0 { 0.3 } else { 0.45 }).abs() < 1e-12), "{curve:?}");
     assert!(Arc::ptr_eq(&look(folder.path(), &shelf).frontiers[0], &shelf.frontiers[0]), "read once");
 
-    let options = Options {
-        runs: folder.path().to_owned(),
-        panel: Some("language".to_owned()),
-        least_seconds: Some(0.0),
-        ..Options::default()
-    };
-    let mut harness = window(options);
+    let mut harness = window(options(folder.path(), "language"));
     until(&mut harness, "Frontier");
     harness.get_by_label("Frontier").click();
     until(&mut harness, "mean over 2 seeds");
@@ -698,8 +678,7 @@ fn what_the_shelf_cannot_read_is_shown_with_the_reason() {
     assert_eq!(problems.len(), 6, "{problems:?}");
     assert_eq!(shelf.sessions.len(), 2, "one with a bad ledger is still in the list");
 
-    let options = Options { runs: folder.path().to_owned(), panel: Some("language".to_owned()), ..Options::default() };
-    let mut harness = window(options);
+    let mut harness = window(options(folder.path(), "language"));
     until(&mut harness, "Cannot be read");
     until(&mut harness, "tampered/labels.jsonl: line 1: ");
     until(&mut harness, "missing field");

@@ -3,6 +3,7 @@
 //! The tests of one file: `cargo test --test window app::`. Those of `screen` need Xvfb: `cargo test --test window -- --ignored`.
 
 mod app;
+mod common;
 mod language;
 #[path = "../program/lesson.rs"]
 mod lesson;

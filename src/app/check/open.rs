@@ -23,7 +23,7 @@ pub(super) struct OpenCheck {
     pub draft: Draft,
     /// When a choice came too early to count.
     pub early: Early,
-    /// There once the rater's answers are final.
+    /// The report, once the rater's answers are final.
     pub report: Option<ValidationReport>,
     /// Name of the next rater.
     pub other: String,
@@ -40,9 +40,9 @@ pub(super) struct Draft {
 /// Which answer somebody with the behaviour would give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// That on the left.
+    /// The left one.
     Left,
-    /// That on the right.
+    /// The right one.
     Right,
     CannotTell,
 }

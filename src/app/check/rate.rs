@@ -44,7 +44,6 @@ const BELOW: f32 = 236.0;
 /// Least points of the text.
 const LEAST: f32 = 120.0;
 
-/// Shows a question.
 pub(super) fn show(
     ui: &mut Ui,
     theme: &Theme,

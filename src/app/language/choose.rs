@@ -70,7 +70,6 @@ impl Default for Choose {
 }
 
 impl Choose {
-    /// Shows the choice.
     pub(super) fn show(
         &mut self,
         ui: &mut Ui,

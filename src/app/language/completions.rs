@@ -41,7 +41,6 @@ const NAMES: [(Do, &str); 6] = [
     (Do::Swap, "S Swap"),
 ];
 
-/// Shows the panel.
 pub(super) fn show(
     ui: &mut Ui,
     theme: &Theme,

@@ -6,7 +6,6 @@ use std::time::Instant;
 use crate::app::compare::Compare;
 use crate::engine::language::{Begin, LanguageCommand, LanguageEngine, LanguagePhase, LanguageView};
 
-/// A session that is open.
 pub(super) struct OpenSession {
     pub engine: LanguageEngine,
     /// The newest snapshot.
@@ -52,7 +51,7 @@ impl OpenSession {
         self.view.messages.news(&mut self.told)
     }
 
-    /// Has the text completed.
+    /// Asks for the text to be completed.
     pub(super) fn complete(&mut self, requests: &mut Vec<LanguageRequest>) {
         if self.text.is_empty() {
             return;

@@ -6,8 +6,11 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SeedArgs, SharedArgs, note, number, print_line, shown as place};
+use super::models::ModelArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{SeedArgs, SharedArgs};
 use crate::cli::progress::Progress;
+use crate::cli::screen::{note, number, print_line, shown as place};
 use crate::cli::train::on_interrupt;
 use crate::disk::lock::Claim;
 use crate::evals::filter::report::{self, FilterReport, shown};

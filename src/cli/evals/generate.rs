@@ -6,8 +6,11 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SeedArgs, SharedArgs, note, print_line, shown};
+use super::models::ModelArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{SeedArgs, SharedArgs};
 use crate::cli::progress::Progress;
+use crate::cli::screen::{note, print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::evals::behaviour::{self, EXAMPLE};
 use crate::evals::generate::{self as lib, GenerateConfig, Provenance};

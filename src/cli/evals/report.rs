@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Failure, JsonArgs, pair, print_line};
+use crate::cli::arguments::pair;
+use crate::cli::failure::Failure;
+use crate::cli::flags::JsonArgs;
+use crate::cli::screen::print_line;
 use crate::evals::report as evals;
 
 /// Arguments of `evals report`.

@@ -7,9 +7,11 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Failure, ModelArgs, SeedArgs, SharedArgs, print_line, shown};
-use crate::cli::flags::template_time;
+use super::models::ModelArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{SeedArgs, SharedArgs, template_time};
 use crate::cli::progress::Progress;
+use crate::cli::screen::{print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::evals::ask::MeasureConfig;
 use crate::evals::model::PromptForm;

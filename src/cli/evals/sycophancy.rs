@@ -4,8 +4,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, print_line, shown};
+use crate::cli::failure::Failure;
 use crate::cli::lm::{StudyArgs, study};
+use crate::cli::screen::{print_line, shown};
 use crate::studies::sycophancy::{self as lm, SycophancyConfig};
 
 /// Arguments of `evals sycophancy`.

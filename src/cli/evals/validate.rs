@@ -7,7 +7,9 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::json;
 
-use super::{Failure, JsonArgs, ask as show_prompt, note, print_line, print_table, remark, shown, warn};
+use crate::cli::failure::Failure;
+use crate::cli::flags::JsonArgs;
+use crate::cli::screen::{ask as show_prompt, note, print_line, print_table, remark, shown, warn};
 use crate::evals::validate::folder::{self, Validation, Wanted, now};
 use crate::evals::validate::report::{self, ReportLine};
 use crate::evals::validate::{Answer, RaterQuestion, Turn, answers_of, asked, is_final, next_turn, rater_name, turns};

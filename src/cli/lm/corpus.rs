@@ -6,8 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::{Failure, JsonArgs, number, print_line, shown, write_or_print};
-use crate::cli::flags::SeedArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{JsonArgs, SeedArgs};
+use crate::cli::screen::{number, print_line, shown, write_or_print};
 use crate::evals::behaviour::{self, Behaviour};
 use crate::lm::data::{self, CompletionRow, Content, Document, ReadConfig};
 use crate::lm::gold::{GoldError, Scored, logistic, open};

@@ -4,8 +4,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Failure, StudyArgs, WorldFlags, number, over_seeds, print_line, print_table, shown, study};
-use crate::cli::screen::shares;
+use super::shared::{StudyArgs, WorldFlags, study};
+use crate::cli::failure::Failure;
+use crate::cli::screen::{number, over_seeds, print_line, print_table, shares, shown};
 use crate::studies::front::{self as lm, ChordRow, FrontConfig, Fronts, Row};
 
 /// Arguments of `lm front`.

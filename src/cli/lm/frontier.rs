@@ -5,7 +5,9 @@ use serde::Serialize;
 use serde_json::json;
 use toml::Table;
 
-use super::{Failure, StudyArgs, WorldFlags, over_seeds, print_line, print_table, shown, study};
+use super::shared::{StudyArgs, WorldFlags, study};
+use crate::cli::failure::Failure;
+use crate::cli::screen::{over_seeds, print_line, print_table, shown};
 use crate::disk::layers::resolve;
 use crate::studies::frontier::{self as lm, BUDGETS, FrontierConfig};
 

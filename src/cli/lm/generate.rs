@@ -9,11 +9,10 @@ use clap::Args;
 use cpu_time::ProcessTime;
 use serde_json::json;
 
-use super::{
-    Failure, RowsArgs, SharedArgs, TemplateArgs, note, print_line, print_text, remark, shown as place, template_time,
-    write,
-};
-use crate::cli::flags::SeedArgs;
+use super::shared::{RowsArgs, TemplateArgs};
+use crate::cli::failure::Failure;
+use crate::cli::flags::{SeedArgs, SharedArgs, template_time};
+use crate::cli::screen::{note, print_line, print_text, remark, shown as place, write};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;

@@ -8,11 +8,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_line, shown};
+use crate::cli::failure::Failure;
+use crate::cli::flags::{LayerArgs, SharedArgs};
+use crate::cli::screen::{print_line, shown};
 use crate::cli::train::on_interrupt;
 use crate::lm::merge::adapters::{AdapterMerge, is_adapter, merge_adapters};
 use crate::lm::merge::{MergeFolderError, MergeReport, merge_models};
-use crate::lm::run::Shown;
+use crate::lm::run::LmProgress;
 use crate::soup::MergeConfig;
 
 /// Arguments of `lm merge`.
@@ -101,7 +103,7 @@ pub(super) fn merge(args: &MergeArgs) -> Result<(), Failure> {
         merge_adapters(&config, how, &args.models, &args.out)
     } else {
         let progress = StageProgress::new();
-        let show = |done, total| progress.show(&Shown::Preparing("tensors", done, total));
+        let show = |done, total| progress.show(&LmProgress::Preparing("tensors", done, total));
         let report = merge_models(&config, args.base.as_deref(), &args.models, &args.out, args.unrelated, &stop, &show);
         progress.finish();
         report

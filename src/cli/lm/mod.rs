@@ -8,103 +8,21 @@ mod merge;
 mod progress;
 mod score;
 mod serve;
+mod shared;
 mod soup;
 mod train;
 
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
-
-use burn::tensor::Device;
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use self::progress::StageProgress;
-use super::flags::{self, template_time};
-use super::train::on_interrupt;
-use super::{
-    Failure, JsonArgs, LayerArgs, SharedArgs, note, number, over_seeds, print_line, print_table, print_text, remark,
-    shown, write, write_or_print,
-};
-use crate::device::{self, DeviceChoice};
-use crate::lm::data::{self, ReadConfig, RowKind};
-use crate::lm::run::{Shown, StageKind};
+use super::failure::Failure;
+use crate::lm::run::StageKind;
+pub(super) use shared::{StudyArgs, study};
 
 /// Arguments of `lm`.
 #[derive(Debug, Args)]
 pub(crate) struct LmArgs {
     #[command(subcommand)]
     pub(super) command: LmCommand,
-}
-
-/// How rows are read and rendered.
-#[derive(Debug, Args)]
-struct RowsArgs {
-    /// A chat template by name or file, for rows that are chats [default: the model's own]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
-    #[arg(long, value_name = "DATE")]
-    template_date: Option<String>,
-    /// Most bytes of a line [default: 16777216]
-    #[arg(long, value_name = "N")]
-    max_line_bytes: Option<u64>,
-}
-
-/// How a conversation is rendered.
-#[derive(Debug, Args)]
-struct TemplateArgs {
-    /// A chat template by name or file [default: the tokenizer's, or hh]
-    #[arg(long, value_name = "NAME")]
-    chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: the current day, in UTC]
-    #[arg(long, value_name = "DATE")]
-    template_date: Option<String>,
-}
-
-/// Where a study goes, and what lies over its configuration.
-#[derive(Debug, Args)]
-pub(super) struct StudyArgs {
-    /// Folder; what it holds already is not trained or measured again
-    #[arg(long, value_name = "DIR")]
-    pub(super) out: PathBuf,
-    #[command(flatten)]
-    pub(super) layers: LayerArgs,
-    #[command(flatten)]
-    pub(super) shared: SharedArgs,
-}
-
-/// Flags of studies that make their models from texts.
-#[derive(Debug, Args, Serialize)]
-struct WorldFlags {
-    /// `reviews`, imdb:DIR with the files train.pos.jsonl.gz, train.neg.jsonl.gz and so on, or a file or folder of texts
-    #[arg(long, value_parser = flags::corpus)]
-    corpus: Option<String>,
-    /// Size of the model: 30k, 100k, 300k, 1m, 3m or 10m parameters
-    #[arg(long)]
-    size: Option<String>,
-    /// Seeds, each with a model and runs of its own
-    #[arg(long, value_name = "S,S,…", value_delimiter = ',')]
-    seeds: Option<Vec<u64>>,
-}
-
-impl RowsArgs {
-    fn config(&self) -> ReadConfig {
-        let usual = ReadConfig::default();
-        ReadConfig { max_line_bytes: self.max_line_bytes.unwrap_or(usual.max_line_bytes), ..usual }
-    }
-
-    fn read<T: RowKind>(&self, files: &[PathBuf]) -> Result<Vec<T>, Failure> {
-        let (rows, skipped) = data::read_all::<T>(files, &self.config())?;
-        if let Some(remark) = skipped.unread_fields() {
-            note(&remark);
-        }
-        Ok(rows)
-    }
-
-    fn time(&self) -> Result<Option<i64>, Failure> {
-        template_time(self.template_date.as_deref())
-    }
 }
 
 /// Commands of `lm`.
@@ -178,25 +96,6 @@ pub(crate) fn lm(args: LmArgs) -> Result<(), Failure> {
         LmCommand::Soup(args) => soup::soup(args),
         LmCommand::Reviews(args) => corpus::reviews(&args),
     }
-}
-
-/// Runs a study with its progress on the screen: what it found, and the seconds that it took.
-pub(super) fn study<T, E>(
-    StudyArgs { out, shared, .. }: &StudyArgs,
-    run: impl FnOnce(&Device, &AtomicBool, &(dyn Fn(Shown<'_>) + Sync)) -> Result<Option<T>, E>,
-) -> Result<(T, f64), Failure>
-where
-    Failure: From<E>,
-{
-    shared.threads.apply()?;
-    let device = device::pick(DeviceChoice::Cpu)?;
-    let stop = on_interrupt()?;
-    let progress = StageProgress::new();
-    let started = Instant::now();
-    let found = run(&device, &stop, &|shown| progress.show(&shown))?;
-    progress.finish();
-    let found = found.ok_or_else(|| Failure::kept("trained and measured", out))?;
-    Ok((found, started.elapsed().as_secs_f64()))
 }
 
 /// The configuration of a command that has one.

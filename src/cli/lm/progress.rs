@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::cli::progress::Progress;
-use crate::lm::run::Shown;
+use crate::lm::run::LmProgress;
 
 /// How a language model's training is doing.
 pub(super) struct StageProgress {
@@ -25,11 +25,11 @@ impl StageProgress {
         Self { progress: Progress::new(), speed: Mutex::default() }
     }
 
-    pub(super) fn show(&self, shown: &Shown<'_>) {
+    pub(super) fn show(&self, shown: &LmProgress<'_>) {
         match shown {
-            Shown::Note(note) => self.progress.note(note),
-            Shown::Preparing(what, done, of) => self.progress.count(what, *done, *of),
-            Shown::Step(step, total, metrics, tokens) => {
+            LmProgress::Note(note) => self.progress.note(note),
+            LmProgress::Preparing(what, done, of) => self.progress.count(what, *done, *of),
+            LmProgress::Step(step, total, metrics, tokens) => {
                 let Ok(mut speed) = self.speed.lock() else { return };
                 if *step <= speed.last_step {
                     speed.first = None;
@@ -57,7 +57,7 @@ impl StageProgress {
                     format!("step {step}/{total}, {line}, ETA {left}")
                 });
             }
-            Shown::Evaluation(values) => {
+            LmProgress::Evaluation(values) => {
                 let all =
                     values.iter().map(|(name, value)| format!("{name} {:.4}", value.as_f64().unwrap_or(f64::NAN)));
                 self.progress.note(&all.collect::<Vec<_>>().join(", "));

@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Failure, RowsArgs, SharedArgs, note, number, remark, shown, write_or_print};
+use super::shared::RowsArgs;
 use crate::cli::arguments::named;
-use crate::cli::flags::SeedArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{SeedArgs, SharedArgs};
+use crate::cli::screen::{note, number, remark, shown, write_or_print};
 use crate::device::{self, DeviceChoice};
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::Output;
 use crate::lm::data::{
     self, CandidateRow, CompletionRow, Conventions, EncodedPair, Eos, PreferenceRow, ReadConfig, Truncation,
 };
-use crate::lm::ensemble::{self, Query, RewardModels};
 use crate::lm::folder;
 use crate::lm::reward;
+use crate::lm::run::reward_models::{self, Query, RewardModels};
 use crate::lm::run::{LmConfig, tokenizer_of};
 use crate::lm::score::token_log_probs;
 use crate::preference::query::{DISAGREEMENT, Reads, Sampler};
@@ -94,7 +96,7 @@ pub(super) fn score(args: &ScoreArgs) -> Result<(), Failure> {
             (Some(loaded.decoder), Vec::new(), tokenizer, loaded.remarks)
         }
         _ => {
-            let RewardModels { members, tokenizer, remarks, .. } = ensemble::read(&args.model, &device)?;
+            let RewardModels { members, tokenizer, remarks, .. } = reward_models::read(&args.model, &device)?;
             (None, members, tokenizer, remarks)
         }
     };
@@ -162,7 +164,7 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
         return Err(Failure::usage("--count 0: must be 1 or more"));
     }
     let device = device::pick(DeviceChoice::Cpu)?;
-    let models = ensemble::read(&args.model, &device)?;
+    let models = reward_models::read(&args.model, &device)?;
     models.remarks.iter().for_each(|text| note(text));
     if args.sampler.reads.contains(&Reads::Disagreement) && models.members.len() == 1 {
         return Err(Failure::usage(format!(
@@ -200,7 +202,7 @@ pub(super) fn query(args: &QueryArgs) -> Result<(), Failure> {
     let (rows, candidates) = encoded(&args.data)?;
     let asked = if args.asked.is_empty() { Vec::new() } else { encoded(&args.asked)?.1 };
     let mut rng = stream(args.seed.seed, "query", 0);
-    let chosen = ensemble::choose(&models, &candidates, &asked, args.sampler, args.count, PART_TOKENS, &mut rng);
+    let chosen = reward_models::choose(&models, &candidates, &asked, args.sampler, args.count, PART_TOKENS, &mut rng);
     // Which row each candidate is of, and its number there.
     let places: Vec<(usize, usize)> =
         rows.iter().enumerate().flat_map(|(i, row)| (0..row.candidates.len()).map(move |own| (i, own))).collect();

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, TemplateArgs, note, print_line, template_time};
-use crate::cli::flags::Threads;
+use super::shared::TemplateArgs;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{Threads, template_time};
+use crate::cli::screen::{note, print_line};
 use crate::cli::train::on_interrupt;
 use crate::lm::serve::{Access, Limits, Served, Server};
 

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::merge::merge_failure;
 use super::progress::StageProgress;
-use super::{Failure, LayerArgs, SharedArgs, print_line, print_table, shown, write};
-use crate::cli::flags::places;
-use crate::cli::screen::shares;
+use crate::cli::failure::Failure;
+use crate::cli::flags::{LayerArgs, SharedArgs, places};
+use crate::cli::screen::{print_line, print_table, shares, shown, write};
 use crate::cli::train::on_interrupt;
 use crate::device::{self, DeviceChoice};
 use crate::disk::figure::{self, Series, SeriesPoint};

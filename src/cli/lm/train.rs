@@ -7,9 +7,10 @@ use serde::Serialize;
 use toml::Value;
 
 use super::progress::StageProgress;
-use super::{Failure, JsonArgs, LayerArgs, SharedArgs, number, print_line};
 use crate::cli::arguments::named;
-use crate::cli::flags::{self, RunFlags, assigned, is_off, is_on, place, places};
+use crate::cli::failure::Failure;
+use crate::cli::flags::{self, JsonArgs, LayerArgs, RunFlags, SharedArgs, assigned, is_off, is_on, place, places};
+use crate::cli::screen::{number, print_line};
 use crate::cli::train::on_interrupt;
 use crate::device;
 use crate::engine::free_folder;

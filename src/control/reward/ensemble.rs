@@ -8,7 +8,7 @@ use crate::nn::{Activation, Adam, AdamConfig, Mlp, constant, to_host};
 use crate::preference::Likelihood;
 use crate::random::stream;
 
-/// Hyper-parameters of the reward ensemble. The defaults are the paper's method, every part of it on.
+/// Hyper-parameters of the reward ensemble. The defaults are the paper's method with every part on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RewardConfig {
@@ -151,8 +151,8 @@ impl Ensemble {
         features
     }
 
-    /// Every member's raw reward. This is what segment returns and query scores are made of; it knows no
-    /// normalisation statistics and changes none.
+    /// Every member's raw reward, from which segment returns and query scores are computed. Normalisation statistics
+    /// are neither used nor changed.
     ///
     /// # Shapes
     /// - `features`: `[n, obs + action]`
@@ -184,13 +184,11 @@ impl Ensemble {
     /// - `features`: `[n, obs + action]`
     pub fn normalize_on(&mut self, config: &RewardConfig, features: &[f32]) {
         let rewards = self.predict_members(features);
-        self.member_scale = rewards
-            .iter()
-            .map(|member| match config.normalize_members {
-                true => Scale::of(member.iter().map(|&r| f64::from(r))),
-                false => Scale::default(),
-            })
-            .collect();
+        let scale = |member: &Vec<f32>| Scale::of(member.iter().map(|&r| f64::from(r)));
+        self.member_scale = match config.normalize_members {
+            true => rewards.iter().map(scale).collect(),
+            false => vec![Scale::default(); rewards.len()],
+        };
         self.average_scale = match config.reward_std > 0.0 {
             true => Scale::of(average(&rewards, &self.member_scale).into_iter()),
             false => Scale::default(),
@@ -209,7 +207,7 @@ impl Scale {
 }
 
 impl Default for Scale {
-    /// Changes nothing.
+    /// The scale that changes nothing.
     fn default() -> Self {
         Self { mean: 0.0, std: 1.0 }
     }

@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ensemble::{Ensemble, FitTarget, Member, RewardConfig};
 use crate::finite;
-use crate::nn::{constant, to_host};
-use crate::preference::Likelihood;
-use crate::preference::calibration;
+use crate::nn::{Mlp, constant, to_host};
+use crate::preference::{Likelihood, calibration};
 use crate::random::stream;
 
 /// A comparison as the fit sees it: inputs of both segments, and an answer.
@@ -45,12 +44,12 @@ pub struct FitMetrics {
     pub l2: f64,
 }
 
-/// A member whose fit led to a number that is not finite. It is of no use any more.
+/// A member whose fit led to a number that is not finite, which makes the member useless.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Astray {
     /// Number of the member.
     pub member: usize,
-    /// Which quantity of it.
+    /// Which of its quantities.
     pub what: &'static str,
     /// What was found.
     pub found: f64,
@@ -85,7 +84,7 @@ pub fn fit(
     Ok(Some(averaged(&reports)))
 }
 
-/// Means over the members of which a number is known.
+/// Means, each over the members that know the number.
 fn averaged(members: &[FitMetrics]) -> FitMetrics {
     let mean = |value: fn(&FitMetrics) -> Option<f64>| {
         let known: Vec<f64> = members.iter().filter_map(value).collect();
@@ -96,7 +95,7 @@ fn averaged(members: &[FitMetrics]) -> FitMetrics {
         validation_loss: mean(|m| m.validation_loss),
         validation_accuracy: mean(|m| m.validation_accuracy),
         validation_ece: mean(|m| m.validation_ece),
-        // Of a zero among them it is zero: ln 0 = −∞.
+        // A single zero makes it zero: ln 0 = −∞.
         l2: (members.iter().map(|m| m.l2.ln()).sum::<f64>() / members.len() as f64).exp(),
     }
 }
@@ -123,7 +122,7 @@ fn fit_member(
     for step in 0..steps {
         // Draw a minibatch from the member's bootstrap.
         let chosen: Vec<usize> = (0..config.batch_size).map(|_| train[rng.random_range(0..train.len())]).collect();
-        let loss = data.loss(member, config, &chosen).mean();
+        let loss = data.loss(&member.network, config, &chosen).mean();
         // L2 as a term of the loss, not as weight decay: under Adam these differ.
         let mut gradients = (loss + member.network.squared_norm() * member.l2).backward();
         let Member { network, optimizer, .. } = member;
@@ -133,7 +132,7 @@ fn fit_member(
         let look = since_look == STEPS_BETWEEN_LOOKS || step + 1 == steps;
         if config.adaptive_l2 && look && !validation.is_empty() {
             let excess = |chosen: &[usize]| data.relative_excess(data.mean_loss(member, config, chosen)?, chosen);
-            // Where there is nothing to know, no number says that the coefficient is wrong.
+            // Where there is nothing to know, a NaN leaves the coefficient as it is.
             let ratio = excess(&validation)
                 .zip(excess(&train))
                 .map_or(f64::NAN, |(held_out, own)| held_out / own.clamp(1e-12, f64::INFINITY));
@@ -233,7 +232,7 @@ impl Data {
             let side = |side: usize| all.iter().map(move |r| (r[side] / steps as f64) as f32);
             constant(&side(0).chain(side(1)).collect::<Vec<f32>>(), [2, examples.len()], &device)
         });
-        // For the ablation 0 and 1: its squared errors are compared as they are.
+        // 0 and 1 in the ablation, whose squared errors are compared as they are.
         let bounds = |e: &FitExample| match config.target {
             FitTarget::Comparisons => (config.likelihood.entropy(e.target), config.likelihood.loss(0.0, e.target)),
             FitTarget::Returns => (0.0, 1.0),
@@ -251,43 +250,40 @@ impl Data {
     }
 
     /// Predicted returns of both segments of the chosen comparisons, `[2, n]`.
-    fn returns(&self, network: &crate::nn::Mlp, chosen: &Tensor<1, Int>) -> Tensor<2> {
+    fn returns(&self, network: &Mlp, chosen: &Tensor<1, Int>) -> Tensor<2> {
         let n = chosen.dims()[0];
         let input = self.segments.clone().select(0, chosen.clone()).reshape([1, n * 2 * self.steps, self.features]);
         network.forward(input).reshape([n, 2, self.steps]).sum_dim(2).reshape([n, 2]).transpose()
     }
 
     /// Loss of each chosen comparison, `[1, n]`.
-    fn loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> Tensor<2> {
-        self.loss_of(&member.network, config, &self.indices(chosen))
-    }
-
-    fn loss_of(&self, network: &crate::nn::Mlp, config: &RewardConfig, chosen: &Tensor<1, Int>) -> Tensor<2> {
-        let returns = self.returns(network, chosen);
+    fn loss(&self, network: &Mlp, config: &RewardConfig, chosen: &[usize]) -> Tensor<2> {
+        let chosen = self.indices(chosen);
+        let returns = self.returns(network, &chosen);
         if let Some(truth) = &self.returns {
-            let error = returns / self.steps as f32 - truth.clone().select(1, chosen.clone());
+            let error = returns / self.steps as f32 - truth.clone().select(1, chosen);
             return (error.clone() * error).mean_dim(0);
         }
         let difference = returns.clone().narrow(0, 0, 1) - returns.narrow(0, 1, 1);
-        bradley_terry_loss(&config.likelihood, difference, self.targets.clone().select(1, chosen.clone()))
+        bradley_terry_loss(&config.likelihood, difference, self.targets.clone().select(1, chosen))
     }
 
-    /// Mean loss over the chosen comparisons, without gradients; `None` of none.
+    /// Mean loss over the chosen comparisons, without gradients; `None` where there are none.
     fn mean_loss(&self, member: &Member, config: &RewardConfig, chosen: &[usize]) -> Option<f64> {
         if chosen.is_empty() {
             return None;
         }
-        let loss = self.loss_of(&member.network.detached(), config, &self.indices(chosen));
+        let loss = self.loss(&member.network.detached(), config, chosen);
         Some(f64::from(to_host(loss.mean())[0]))
     }
 
-    /// How much of what could be known of the chosen answers a mean loss still lacks: 0 for a perfect prediction, 1
-    /// for that of no difference; `None` where there is nothing to know.
+    /// What share of the knowable part of the chosen answers a prediction with this mean loss still lacks: 0 for a
+    /// perfect one, 1 for predicting no difference; `None` where there is nothing to know.
     ///
-    /// An answer that is uncertain itself costs its entropy (ln 2 for "equal") whatever is predicted. Where most answers
-    /// are "equal", plain losses would hide any overfitting behind that part; and what is left over depends on how many
-    /// are decided, which training and validation comparisons differ in by chance. Without any "equal" this is the plain
-    /// loss but for a constant factor.
+    /// An uncertain answer costs its entropy (ln 2 for "equal") whatever is predicted. Where most answers are "equal",
+    /// that part of the plain losses would hide any overfitting; and the rest depends on how many answers are decided,
+    /// which differs by chance between training and validation. Without any "equal" this is the plain loss up to a
+    /// constant factor.
     fn relative_excess(&self, loss: f64, chosen: &[usize]) -> Option<f64> {
         let mean = |values: &[f64]| chosen.iter().map(|&i| values[i]).sum::<f64>() / chosen.len() as f64;
         let least = mean(&self.least);

@@ -11,7 +11,7 @@ use crate::random::{Rng, stream};
 pub struct Evaluation {
     /// Mean over the episodes.
     pub mean: f64,
-    /// Standard deviation over the episodes; `None` of a single one.
+    /// Standard deviation over the episodes; `None` for a single one.
     pub std: Option<f64>,
     /// Return of each episode, in the order of their initial states.
     pub returns: Vec<f64>,
@@ -29,7 +29,7 @@ pub fn evaluate(agent: &Agent, env: &str, episodes: usize, seed: u64) -> Result<
     })
 }
 
-/// Evaluates uniformly random actions: the zero of normalised returns.
+/// Evaluates uniformly random actions, whose mean return is the zero of normalised returns.
 ///
 /// # Errors
 /// When there is no such environment.
@@ -65,7 +65,7 @@ fn episode_rng(seed: u64, env: usize, episode: u64) -> Rng {
 }
 
 impl Evaluation {
-    /// Mean and standard deviation of returns, of which there has to be one.
+    /// Mean and standard deviation of at least one return.
     #[must_use]
     pub fn of(returns: Vec<f64>) -> Self {
         let n = returns.len() as f64;

@@ -14,7 +14,7 @@ pub struct RunningMoments {
 }
 
 impl RunningMoments {
-    /// Statistics of nothing yet: normalising with them changes nothing.
+    /// Statistics before any data: normalising with them changes nothing.
     #[must_use]
     pub fn new(len: usize) -> Self {
         Self { count: 0.0, mean: vec![0.0; len], squares: vec![0.0; len] }
@@ -60,7 +60,7 @@ impl RunningMoments {
         normalized
     }
 
-    /// The same into memory that is there already.
+    /// [`Self::normalize`] into a buffer that is used again.
     pub fn normalize_into(&self, values: &[f32], normalized: &mut Vec<f32>) {
         normalized.clear();
         normalized.extend_from_slice(values);
@@ -86,7 +86,7 @@ impl RunningMoments {
 /// the task's unit of reward (Engstrom et al. 2020, arXiv 2005.12729). The mean is left alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReturnScaler {
-    /// Discounted return so far, one an environment.
+    /// Discounted return so far of each environment.
     pub returns: Vec<f64>,
     /// Their statistics.
     pub moments: RunningMoments,

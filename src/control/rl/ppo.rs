@@ -31,7 +31,7 @@ pub struct PpoConfig {
     pub minibatch_size: usize,
     /// Adam's learning rate at the start.
     pub learning_rate: f64,
-    /// Bring the learning rate linearly to zero over the run.
+    /// Anneal the learning rate linearly to zero over the run.
     pub anneal_learning_rate: bool,
     /// Discount γ.
     pub gamma: f64,
@@ -39,7 +39,7 @@ pub struct PpoConfig {
     pub gae_lambda: f64,
     /// Clipping range ε of the probability ratio (eq. 7).
     pub clip_range: f64,
-    /// Bring the clipping range linearly to zero over the run.
+    /// Anneal the clipping range linearly to zero over the run.
     pub anneal_clip_range: bool,
     /// Weight c₂ of the entropy bonus (eq. 9).
     pub entropy_coefficient: f64,
@@ -47,7 +47,7 @@ pub struct PpoConfig {
     pub value_coefficient: f64,
     /// Largest global gradient norm.
     pub max_gradient_norm: f32,
-    /// Widths of the hidden layers, of the policy and of the value network.
+    /// Widths of the hidden layers of both networks, policy and value.
     pub hidden: Vec<usize>,
     /// Nonlinearity of both networks.
     pub activation: Activation,
@@ -72,7 +72,7 @@ pub struct Agent {
     pub optimizer: Adam,
     /// Statistics for observation normalisation.
     pub observations: RunningMoments,
-    /// What actions are.
+    /// How the policy's outputs become actions.
     pub head: ActionHead,
 }
 
@@ -141,8 +141,8 @@ pub struct UpdateMetrics {
 }
 
 impl Rollout {
-    /// The earliest number that is not finite, and what it is of; within a step what the policy did comes before what the
-    /// environment made of it. A reward has to fit single precision, which its statistics are kept in.
+    /// The earliest number that is not finite, and what it belongs to; within a step, the policy's numbers come before
+    /// the environment's. A reward must fit single precision, in which its statistics are kept.
     #[must_use]
     pub fn not_finite(&self, env: &str) -> Option<(String, f64)> {
         let rows = self.envs * self.steps;
@@ -228,8 +228,8 @@ impl Agent {
         }
     }
 
-    /// How many parameters an agent for these spaces has, before there is any: a file may ask for networks of any size.
-    /// `None` where it is no number, or a layer has no units.
+    /// How many parameters an agent for these spaces has, without making one: a file may ask for networks of any size.
+    /// `None` where the number overflows or a layer has no units.
     #[must_use]
     pub fn parameters_of(config: &PpoConfig, observation: &Space, action: &Space) -> Option<usize> {
         let networks = Self::networks(config, observation, &ActionHead::new(action));
@@ -294,7 +294,7 @@ impl Agent {
         policy.chain(log_std).chain(value).collect()
     }
 
-    /// Takes over parameters in the order of [`Agent::named`], each of its shape.
+    /// Replaces the parameters by tensors in the order and the shapes of [`Agent::named`].
     ///
     /// # Panics
     /// When there is a tensor too many or too few.
@@ -366,7 +366,7 @@ impl ActionHead {
         }
     }
 
-    /// What a drawn action is to a reward predictor: one-hot, or the action as executed, in [−1, 1].
+    /// A drawn action as a reward predictor sees it: one-hot, or the action as executed, in [−1, 1].
     ///
     /// # Shapes
     /// - `actions`: `[n, action_len]`
@@ -618,8 +618,8 @@ pub fn update(
     }
 }
 
-/// Value of the state after each step. Within an episode that is the value of the next step, already known; only where
-/// an episode or the rollout ends, it is of an observation that no step starts from.
+/// Value of the state after each step. Within an episode it is the next step's value, which is already known; at the
+/// end of an episode or of the rollout, it belongs to an observation that no step starts from.
 fn next_values(agent: &Agent, rollout: &Rollout, values: &[f32]) -> Vec<f32> {
     let obs = agent.observations.mean.len();
     let ends: Vec<usize> =

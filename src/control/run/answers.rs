@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::error::RunError;
-use crate::control::drlhp::{Question, Run};
+use crate::control::drlhp::{Run, SegmentQuery};
+use crate::disk::DiskError;
 use crate::preference::ledger::{Answer, Ledger};
 use crate::preference::{Event, Label};
 
-/// Who changed an answer where a run was branched, in the ledger of the branch.
+/// The rater of an answer that was changed to branch a run, in the ledger of the branch.
 pub(super) const BRANCHED: &str = "branch";
 
 /// Answers questions from the ledger as far as it goes, then from the simulated teacher.
@@ -32,7 +33,7 @@ impl Answers {
     ///
     /// # Errors
     /// When the ledger answers another question, or cannot be written to.
-    pub fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+    pub fn answer(&mut self, question: &SegmentQuery) -> Result<Label, RunError> {
         let index = usize::try_from(question.query).unwrap_or(usize::MAX);
         match self.recorded.get(index) {
             Some(Event::Answer(answer)) => {
@@ -57,7 +58,7 @@ impl Answers {
                 Ok(answer.label)
             }
             Some(Event::Undo { .. } | Event::Relabel { .. }) => {
-                let reason = "changes an answer, but this run's answers are a simulated teacher's".to_owned();
+                let reason = "changes an answer, but a simulated teacher answers this run's questions".to_owned();
                 Err(self.error(question.query, reason))
             }
             None => {
@@ -78,7 +79,7 @@ impl Answers {
         match self.recorded.iter().position(|event| event.session() > now) {
             Some(later) if waits && events.is_empty() => {
                 let found = self.recorded[later].session();
-                let reason = format!("takes effect in exchange {found}, but nothing does in {now}, which waits for it");
+                let reason = format!("takes effect in exchange {found}, but exchange {now} needs events and has none");
                 Err(self.error(later as u64, reason))
             }
             None if waits && events.is_empty() => Ok(None),
@@ -98,13 +99,14 @@ impl Answers {
 
     /// An error in the line of number `index`, counting from 0.
     fn error(&self, index: u64, reason: String) -> RunError {
-        RunError::Ledger { path: self.path.clone(), line: index + 1, reason }
+        let line = usize::try_from(index).map_or(usize::MAX, |index| index + 1);
+        DiskError::Line { path: self.path.clone(), line, reason }.into()
     }
 }
 
 /// The simulated teacher's answer as an entry of the ledger.
-fn simulated(question: &Question) -> Answer {
-    let Question { query, step, session, first, second, why, simulated } = question.clone();
+fn simulated(question: &SegmentQuery) -> Answer {
+    let SegmentQuery { query, step, session, first, second, why, simulated } = question.clone();
     let (label, rater) = (simulated, "simulated".to_owned());
     Answer { query, step, session, first, second, label, rater, why, repeat: None, seconds: None }
 }

@@ -13,7 +13,7 @@ use crate::disk::{Clock, Folder};
 use crate::preference::Event;
 use crate::preference::ledger::Ledger;
 
-/// A claimed run folder opened to go on with.
+/// A claimed run folder, opened to continue its run.
 pub struct Reopened {
     /// The newest state.
     pub run: Run,
@@ -21,17 +21,18 @@ pub struct Reopened {
     pub clock: Clock,
     /// The ledger, to append to.
     pub ledger: Ledger,
-    /// All that it holds, also what the state does not know yet.
+    /// All of its events, including those that the state has not seen yet.
     pub events: Vec<Event>,
 }
 
-/// Gives a fresh run the policy that its configuration asks for, from this file or run; `None` for the one it names.
-pub(super) fn begin(run: &mut Run, kept: Option<&Path>, device: &Device) -> Result<(), RunError> {
-    let Some(init) = run.config.init.clone() else { return Ok(()) };
+/// Gives a fresh run the policy that its configuration asks for, read from `kept`; without it, from where the
+/// configuration says.
+pub(super) fn begin(mut run: Run, kept: Option<&Path>, device: &Device) -> Result<Run, RunError> {
+    let Some(init) = run.config.init.clone() else { return Ok(run) };
     let policy = beginning(&run.config, kept.unwrap_or(&init), device)?;
     run.agent.parameters = policy.agent.parameters;
     run.agent.observations = policy.agent.observations;
-    Ok(())
+    Ok(run)
 }
 
 /// A policy that a run of this configuration can begin with.
@@ -44,7 +45,7 @@ fn beginning(config: &Config, path: &Path, device: &Device) -> Result<Policy, Ru
     }
     if (&policy.ppo.hidden, policy.ppo.activation) != (&config.ppo.hidden, config.ppo.activation) {
         return Err(wrong(format!(
-            "has hidden layers of {:?}, but ppo.hidden = {:?}: set it to the former",
+            "has hidden layers of {:?}, but ppo.hidden = {:?}: set ppo.hidden as the policy has it",
             policy.ppo.hidden, config.ppo.hidden
         )));
     }
@@ -55,19 +56,19 @@ impl Folder {
     /// Makes a run folder with its configuration, and claims it.
     ///
     /// # Errors
-    /// [`DiskError::Occupied`] when something is there already; [`DiskError::Lock`] when somebody else makes it; I/O errors,
-    /// after which nothing is left.
+    /// [`RunError::Disk`] when something is there already, somebody else makes it, or the file system says no; then
+    /// nothing is left. [`RunError::Beginning`] when the run cannot begin with that policy.
     pub fn create(path: &Path, config: &Config) -> Result<Self, RunError> {
         Self::create_from(path, config, config.init.as_deref())
     }
 
-    /// As [`Folder::create`], with the policy that the run begins with taken from `init` instead of the configuration's place.
+    /// As [`Folder::create`], but the policy that the run begins with is read from `init`.
     pub(super) fn create_from(path: &Path, config: &Config, init: Option<&Path>) -> Result<Self, RunError> {
-        // Kept, since the place may change.
+        // A copy is kept, since the original may change.
         let policy = init.map(|init| beginning(config, init, &Device::flex())).transpose()?;
         let folder = Self::create_with(path, &config.to_toml())?;
         if let Some(policy) = policy {
-            // Without it the folder would be of another run.
+            // Without its beginning the folder would describe another run.
             policy.save(&folder.file(BEGINNING)).inspect_err(|_| {
                 fs::remove_dir_all(path).ok();
             })?;
@@ -100,9 +101,8 @@ impl Folder {
         let (run, clock) = match newest {
             Some(stored) => stored.state(device)?,
             None => {
-                let mut run = drlhp::start(self.first_config()?, device)?;
-                begin(&mut run, Some(&self.file(BEGINNING)), device)?;
-                (run, Clock::new())
+                let run = drlhp::start(self.first_config()?, device)?;
+                (begin(run, Some(&self.file(BEGINNING)), device)?, Clock::new())
             }
         };
         self.cut_metrics(run.env_steps, warn)?;

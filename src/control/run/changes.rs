@@ -1,4 +1,4 @@
-//! The changes of a run's configuration while it goes on.
+//! Changes of a run's configuration while the run goes on.
 
 use std::fs;
 
@@ -11,10 +11,10 @@ use crate::control::drlhp::Run;
 use crate::disk::changes::{self, Change, Fields};
 use crate::disk::{DiskError, Folder, calendar};
 
-/// What `set` changes of a configuration, and the configuration after it; `None` where that is nothing.
+/// The fields of a configuration that `set` changes, and the new configuration; `None` if nothing changes.
 ///
 /// # Errors
-/// When a field may not change, or its value cannot be.
+/// When a field may not change, or its new value is invalid.
 pub fn planned(config: &Config, set: &[Table]) -> Result<Option<(Fields, Config)>, RunError> {
     let new = config.with(set)?;
     let fields = changes::planned(&config.to_table(), &new.to_table(), moment::MAY, moment::MAY_NOT)?;
@@ -24,14 +24,14 @@ pub fn planned(config: &Config, set: &[Table]) -> Result<Option<(Fields, Config)
 /// The changes of a run's configuration, as they take effect.
 pub(super) struct Changes<'a> {
     folder: &'a Folder,
-    /// Those that were recorded, with their numbers from 0.
+    /// All that were recorded, in order.
     recorded: Vec<Change<Moment>>,
     /// How many of them have taken effect.
     done: usize,
 }
 
 impl<'a> Changes<'a> {
-    /// A run from a checkpoint has what lies before it already.
+    /// Those of a folder; a run from a checkpoint contains those before the checkpoint already.
     pub(super) fn open(folder: &'a Folder, run: &Run) -> Result<Self, RunError> {
         let recorded: Vec<Change<Moment>> = changes::read(&folder.path)?;
         let done = recorded.iter().take_while(|change| change.at < moment(run)).count();
@@ -52,7 +52,7 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Lets what is due take effect, and after all that was recorded what `set` asks for.
+    /// Lets those that are due take effect, and, after the last recorded one, what `set` asks for.
     pub(super) fn next(&mut self, run: &mut Run, set: impl FnOnce(&Run) -> Option<Vec<Table>>) -> Result<(), RunError> {
         self.take_effect(run)?;
         match self.done == self.recorded.len() {
@@ -73,12 +73,12 @@ impl<'a> Changes<'a> {
             fields.keys().find(|name| !["steps", "evaluation_episodes", "checkpoint_every"].contains(&name.as_str()));
         if let Some(name) = idle.filter(|_| over) {
             return refuse(format!(
-                "--set {name}: the run has taken all its steps, so this would change nothing: give it more too, for example \
-                 --set steps={}",
+                "--set {name}: the run has taken all its steps, so this would change nothing: give it more steps too, \
+                 for example --set steps={}",
                 2 * config.steps
             ));
         }
-        // What is said of the run so far stays to be read.
+        // The summary of the run so far is kept under another name.
         let summary = self.folder.file("summary.json");
         if summary.exists() {
             let kept = self.folder.file(&format!("summary-{:09}.json", run.env_steps));
@@ -92,11 +92,11 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// That a run has ended, and a change did not take effect.
+    /// Refuses a run that has ended before a recorded change took effect.
     pub(super) fn all_were_due(&self, run: &Run) -> Result<(), RunError> {
         let Some(change) = self.recorded.get(self.done) else { return Ok(()) };
         let reason = format!(
-            "takes effect after {} steps and {} sessions, where the run never was: it ended after {} and {}",
+            "takes effect after {} steps and {} sessions, which the run never reached: it ended after {} and {}",
             change.at.env_steps, change.at.session, run.env_steps, run.sessions
         );
         Err(DiskError::Line { path: self.folder.file(changes::FILE), line: self.done + 1, reason }.into())

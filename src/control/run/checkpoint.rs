@@ -1,4 +1,4 @@
-//! A run's whole state to a file and back.
+//! Writes a run's whole state to a file, and reads it back.
 
 use std::collections::VecDeque;
 
@@ -96,11 +96,7 @@ pub fn to_archive(run: &Run) -> Archive {
 /// # Errors
 /// [`ArchiveError::Entry`] when the checkpoint does not fit the configuration, e.g. networks of another size.
 pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Result<Run, ArchiveError> {
-    let misfit = |what: &str, reason: String| ArchiveError::Entry {
-        name: what.to_owned(),
-        expected: "what config.toml describes".to_owned(),
-        found: reason,
-    };
+    let misfit = |what: &str, reason: String| ArchiveError::entry(what, "what config.toml describes", reason);
     let mut run = drlhp::start(config, device).map_err(|e| misfit("env", e.to_string()))?;
 
     let weights = |prefix: &str, named: Vec<(String, Tensor<3>)>| -> Result<Vec<Tensor<3>>, ArchiveError> {
@@ -182,10 +178,8 @@ pub fn from_archive(archive: &Archive, config: Config, device: &Device) -> Resul
     let true_rewards = archive.f64_any("segments.true_rewards")?;
     let count = true_rewards.len();
     if count % (2 * entries.len()).max(1) != 0 || (count == 0) != entries.is_empty() {
-        return Err(misfit(
-            "segments.true_rewards",
-            format!("{count} steps of the clips of {} questions", entries.len()),
-        ));
+        let found = format!("{count} steps of the clips of {} questions", entries.len());
+        return Err(misfit("segments.true_rewards", found));
     }
     let observations = floats(archive, "segments.observations", count * widths.observation)?;
     let actions = floats(archive, "segments.actions", count * widths.features)?;
@@ -243,16 +237,13 @@ pub(crate) fn put_moments(archive: &mut Archive, name: &str, moments: &RunningMo
     put_numbers(archive, &format!("{name}.count"), &[moments.count]);
 }
 
-/// Statistics of vectors of this length; that all numbers are finite was checked.
+/// Statistics of vectors of this length, whose numbers were already checked to be finite.
 pub(crate) fn moments(archive: &Archive, name: &str, len: usize) -> Result<RunningMoments, ArchiveError> {
     let read = |part: &str, len: usize| {
         let name = format!("{name}.{part}");
-        let values = archive.f64_any(&name)?;
-        let wrong =
-            |found: String| ArchiveError::Entry { name: name.clone(), expected: format!("{len} numbers"), found };
+        let values = numbers(archive, &name, len)?;
         match values.iter().find(|value| part != "mean" && **value < 0.0) {
-            Some(value) => Err(wrong(value.to_string())),
-            None if values.len() != len => Err(wrong(format!("{} numbers", values.len()))),
+            Some(value) => Err(ArchiveError::entry(&name, "numbers from 0 on", value.to_string())),
             None => Ok(values),
         }
     };
@@ -302,7 +293,7 @@ fn done_steps(done: &[bool]) -> Vec<usize> {
     done.iter().enumerate().filter(|(_, done)| **done).map(|(i, _)| i).collect()
 }
 
-/// How many numbers of each kind a step has.
+/// How many numbers of each kind belong to a step.
 struct Widths {
     observation: usize,
     /// Of an action as it was drawn.
@@ -333,26 +324,22 @@ fn numbers(archive: &Archive, name: &str, len: usize) -> Result<Vec<f64>, Archiv
     sized(name, archive.f64_any(name)?, len)
 }
 
-/// Values, of which there must be so many.
+/// The values, if there are as many as expected.
 fn sized<T>(name: &str, values: Vec<T>, expected: usize) -> Result<Vec<T>, ArchiveError> {
     match values.len() == expected {
         true => Ok(values),
-        false => Err(ArchiveError::Entry {
-            name: name.to_owned(),
-            expected: format!("{expected} numbers"),
-            found: format!("{} numbers", values.len()),
-        }),
+        false => Err(ArchiveError::entry(name, format!("{expected} numbers"), format!("{} numbers", values.len()))),
     }
 }
 
-/// A rollout of at least so many steps.
+/// A rollout of at least `least` steps in each environment.
 fn rollout(archive: &Archive, name: &str, widths: &Widths, least: usize) -> Result<Rollout, ArchiveError> {
     let of = |part: &str| format!("{name}.{part}");
     let (envs, steps): (usize, usize) = archive.get(&of("shape"))?;
     let true_rewards = archive.f64_any(&of("true_rewards"))?;
     let count = true_rewards.len();
-    let wrong = |part: &str, expected: String, found: String| ArchiveError::Entry { name: of(part), expected, found };
-    // Compared before memory is asked for.
+    let wrong = |part: &str, expected: String, found: String| ArchiveError::entry(&of(part), expected, found);
+    // Checked before memory is asked for.
     if envs.checked_mul(steps) != Some(count) || count == 0 || steps < least {
         let expected = format!("{count} steps in all, {least} or more of each environment");
         return Err(wrong("shape", expected, format!("{steps} steps of {envs} environments")));

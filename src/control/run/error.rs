@@ -15,19 +15,9 @@ use crate::preference::ledger::LedgerError;
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The folder, or what lies in it.
+    /// The folder, or a file in it: also a ledger that answers other questions than this run asks.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The ledger answers other questions than this run asks.
-    #[error("{}: line {line}: {reason}", path.display())]
-    Ledger {
-        /// File.
-        path: PathBuf,
-        /// Line, counting from 1.
-        line: u64,
-        /// What differs.
-        reason: String,
-    },
     /// The ledger says something that does not belong to this run.
     #[error("{}: {source}", path.display())]
     Event {

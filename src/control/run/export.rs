@@ -1,6 +1,5 @@
-//! What of a run people take elsewhere: figures, films, tables, answers.
+//! Files made of a run to be used elsewhere: figures, films, tables, answers.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::RunError;
@@ -11,10 +10,11 @@ use crate::device;
 use crate::disk::archive::write_atomically;
 use crate::disk::lines::plain_line;
 use crate::disk::tensorboard::scalars;
+use crate::disk::text::make_parent;
 use crate::disk::{DiskError, Folder, figure};
 use crate::preference::ledger::{answers, read_events_unchecked};
 
-/// A thing to export.
+/// What to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Export {
     /// The learning curve as SVG.
@@ -55,9 +55,8 @@ impl Export {
 /// [`RunError`]; a film needs a checkpoint.
 pub fn export(run: &PastRun, what: Export) -> Result<PathBuf, RunError> {
     let folder = Folder::open(&run.path)?;
-    let exports = run.path.join("exports");
-    let path = exports.join(what.file_name());
-    fs::create_dir_all(&exports).map_err(DiskError::io(&exports, "make the folder"))?;
+    let path = run.path.join("exports").join(what.file_name());
+    make_parent(&path)?;
     let bytes = match what {
         Export::Figure | Export::Picture => {
             curve::learning_curve(&path, &run.config, &run.reports)?;
@@ -100,17 +99,13 @@ fn csv(reports: &[Report]) -> String {
     table
 }
 
-/// Writes several runs' curves into one figure: SVG, or PNG where `path` ends so.
+/// Writes several runs' curves into one figure: PNG if `path` ends in `.png`, else SVG.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn comparison(path: &Path, unit: &str, series: &[figure::Series]) -> Result<(), DiskError> {
-    figure::curves(
-        path,
-        &format!("{unit}: interquartile mean over seeds, 95 % interval"),
-        ["environment steps", unit],
-        series,
-    )
+    let title = format!("{unit}: interquartile mean over seeds, 95 % interval");
+    figure::curves(path, &title, ["environment steps", unit], series)
 }
 
 #[cfg(test)]

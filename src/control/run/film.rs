@@ -58,10 +58,8 @@ pub fn episode(env: &str, agent: &Agent, seed: u64, size: u32) -> Result<Film, F
 pub fn pair(run: &Run, query: u64, size: u32) -> Result<Film, FilmError> {
     let compared = run.comparisons.iter().find(|c| c.query == query).ok_or_else(|| {
         let last = run.comparisons.iter().map(|c| c.query).max();
-        FilmError::NoPair {
-            query,
-            there: last.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}")),
-        }
+        let there = last.map_or("there are none".to_owned(), |max| format!("there are 0 to {max}"));
+        FilmError::NoPair { query, there }
     })?;
     let spec = run.envs.spec();
     let side = |segment: &Segment| film(spec, &segment.states, size);

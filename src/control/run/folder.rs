@@ -13,10 +13,10 @@ use crate::control::config::{Config, RewardSource};
 use crate::control::drlhp::{Report, Run};
 use crate::disk::archive::{Archive, ArchiveError, write_atomically};
 use crate::disk::changes::{self, CONFIGURATION, Change, fits_configuration};
-use crate::disk::{Clock, DiskError, Folder, lines, shown};
+use crate::disk::{Clock, DiskError, Folder, lines, shown, text};
 use crate::preference::ledger::{MARK, Mark};
 
-/// What a finished run says of itself; `summary.json`, and the last line with `--json`.
+/// The results of a finished run: `summary.json`, and the last line that `--json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Environment.
@@ -27,7 +27,7 @@ pub struct Summary {
     pub reward: RewardSource,
     /// Mean true return of the evaluation episodes, deterministic actions.
     pub true_return_mean: f64,
-    /// Its standard deviation over episodes; `None` of a single one.
+    /// Its standard deviation over episodes; `None` for a single one.
     pub true_return_std: Option<f64>,
     /// Evaluation episodes.
     pub episodes: usize,
@@ -47,13 +47,13 @@ pub struct Summary {
     pub wall_seconds: f64,
     /// CPU seconds of the process, summed over interruptions; `None` where the system does not tell.
     pub cpu_seconds: Option<f64>,
-    /// Iterations in which the agent was trained on a reward that had not been fitted to any answer; left out of the file
-    /// where it is 0.
+    /// Iterations in which the agent was trained on a reward that had not been fitted to any answer; left out of the
+    /// file where it is 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unfitted_iterations: usize,
     /// SHA-256 of all weights.
     pub weights_sha256: String,
-    /// Run folder: where it is now. In the file it is only for those who read it.
+    /// Run folder: where it is now. The path in the file is only for readers.
     #[serde(serialize_with = "shown")]
     pub run_dir: PathBuf,
 }
@@ -74,7 +74,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// How far it has seen the ledger, and its iteration.
+    /// What it has seen of the ledger, and its iteration.
     pub(super) fn mark(&self) -> Result<(Mark, usize), RunError> {
         let Self { archive, name, .. } = self;
         let read = || -> Result<(Mark, usize), ArchiveError> {
@@ -187,7 +187,7 @@ impl Folder {
             Ok(Moment { env_steps, session, iteration: archive.get("iteration")? })
         };
         let now = moment().map_err(|source| DiskError::Misfit { path: name.clone(), source: source.into() })?;
-        // Whether a change of this very moment was in it is not known: either may be what it was made with.
+        // It may have been made before or after a change of this very moment: either configuration may be its own.
         let mut candidates = vec![self.first_config()?];
         let recorded: Vec<Change<Moment>> = changes::read(&self.path)?;
         for (i, change) in recorded.iter().enumerate() {
@@ -257,7 +257,7 @@ impl Folder {
         archive.put(MARK, &Mark::of(&self.ledger(), run.sessions as u64)?);
         changes::note(&mut archive, seen);
         let path = self.file("checkpoints").join(format!("iteration-{:06}.safetensors", run.iteration));
-        // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
+        // Every number is checked where it arises; what slips through must not take the place of a good checkpoint.
         archive.check_finite(&path, &[])?;
         archive.save(&path)?;
         let all = self.checkpoints()?;
@@ -269,7 +269,6 @@ impl Folder {
     }
 
     pub(super) fn write_summary(&self, summary: &Summary) -> Result<(), DiskError> {
-        let path = self.file("summary.json");
-        write_atomically(&path, lines::pretty(summary).as_bytes()).map_err(DiskError::io(&path, "write the summary"))
+        text::write(&self.file("summary.json"), &lines::pretty(summary))
     }
 }

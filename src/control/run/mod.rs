@@ -46,9 +46,8 @@ pub use self::error::RunError;
 pub use self::folder::Summary;
 use self::policy::BEGINNING;
 use crate::control::config::{Config, Rater, RewardSource};
-use crate::control::drlhp::{self, ExchangeError, Halt, Question, Report, Run};
+use crate::control::drlhp::{self, ExchangeError, Halt, Report, RewardMetrics, Run, SegmentQuery};
 use crate::control::epic::epic;
-use crate::control::reward::metrics::RewardMetrics;
 use crate::control::rl::evaluate::evaluate;
 use crate::disk::tensorboard::EventFile;
 use crate::disk::{Clock, DiskError, Folder, lines};
@@ -82,9 +81,9 @@ pub fn train(
     observe: &mut dyn FnMut(&Run, &Report),
 ) -> Result<Outcome, RunError> {
     let clock = Clock::new();
-    let mut run = drlhp::start(config, device)?;
+    let run = drlhp::start(config, device)?;
     let folder = Folder::create(path, &run.config)?;
-    begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
+    let run = begin(run, Some(&folder.file(BEGINNING)), device)?;
     let ledger = Ledger::create(&folder.ledger())?;
     let answers = Answers::new(Vec::new(), Some(ledger), folder.ledger());
     execute(run, &folder, clock, &mut Headless { answers, set: None, stop, observe })
@@ -100,13 +99,12 @@ pub fn in_memory(config: Config, device: &Device) -> Result<Summary, RunError> {
     summarize(&run, Path::new(""), &clock)
 }
 
-/// As [`in_memory`], returning all that it learned.
+/// As [`in_memory`], but returns the run itself.
 ///
 /// # Errors
 /// When the environment does not exist, or the policy to begin with cannot be used.
 pub fn simulated_run(config: Config, device: &Device) -> Result<Run, RunError> {
-    let mut run = drlhp::start(config, device)?;
-    begin(&mut run, None, device)?;
+    let mut run = begin(drlhp::start(config, device)?, None, device)?;
     while !drlhp::finished(&run) {
         drlhp::iterate(&mut run, &mut |question| Ok::<_, RunError>(question.simulated))?;
     }
@@ -162,7 +160,7 @@ pub fn replay(
 ) -> Result<Replay, RunError> {
     let folder = Folder::open(path)?;
     let summary = folder.summary()?;
-    // An edited configuration is not the ledger's fault.
+    // Refuses an edited configuration, before the ledger is blamed for the differences.
     folder.newest_checkpoint(warn)?;
     let mut differences = Vec::new();
     if let Some((line, reason)) = ledger::first_difference(&folder.ledger())? {
@@ -171,8 +169,8 @@ pub fn replay(
     let events = ledger::read_events_unchecked(&folder.ledger())?;
     let recorded: BTreeMap<usize, String> =
         folder.metrics(warn)?.into_iter().map(|report| (report.env_steps, report.weights_sha256)).collect();
-    let mut run = drlhp::start(folder.first_config()?, device)?;
-    begin(&mut run, Some(&folder.file(BEGINNING)), device)?;
+    let run = drlhp::start(folder.first_config()?, device)?;
+    let mut run = begin(run, Some(&folder.file(BEGINNING)), device)?;
     let mut changes = Changes::open(&folder, &run)?;
     let mut answers = Answers::new(events, None, folder.ledger());
     let mut weights_difference = None;
@@ -197,7 +195,7 @@ pub fn replay(
             }
         };
         match recorded.get(&report.env_steps) {
-            // That a line is missing says nothing of the weights.
+            // A missing line says nothing about the weights.
             None => missing += 1,
             Some(weights) if *weights != report.weights_sha256 && weights_difference.is_none() => {
                 let iteration = report.iteration;
@@ -210,7 +208,7 @@ pub fn replay(
     }
     if missing > 0 {
         warn(format!(
-            "{}: has no line that can be read for {missing} iterations: their weights could not be compared",
+            "{}: has no readable line for {missing} iterations: their weights could not be compared",
             folder.file("metrics.jsonl").display()
         ));
     }
@@ -229,15 +227,15 @@ pub fn replay(
     })
 }
 
-/// What a run needs of the world around it.
+/// What a run needs from its surroundings.
 pub trait Host {
     /// The answer to a simulated teacher's question, once it is safely stored.
     ///
     /// # Errors
     /// When it cannot be stored, or the ledger answers another question.
-    fn answer(&mut self, question: &Question) -> Result<Label, RunError>;
+    fn answer(&mut self, question: &SegmentQuery) -> Result<Label, RunError>;
 
-    /// What a person said since the last exchange; `None` ends the run here. Where training `waits`, it must not be empty.
+    /// What a person did since the last exchange; `None` ends the run here. If training `waits`, it must not be empty.
     ///
     /// # Errors
     /// When the ledger does not belong to this run.
@@ -246,8 +244,8 @@ pub trait Host {
     /// Called after each iteration; whether to go on. Otherwise the run ends here, with a checkpoint.
     fn iterated(&mut self, run: &Run, report: &Report) -> bool;
 
-    /// What is to be laid over the configuration now, before the next exchange or iteration; asked until the run is
-    /// finished and once more then.
+    /// Layers for the configuration from now on. Asked before every exchange and iteration, and once more when the run
+    /// is finished.
     fn set(&mut self, _run: &Run) -> Option<Vec<Table>> {
         None
     }
@@ -258,7 +256,7 @@ pub trait Host {
     }
 }
 
-/// Takes a run from where it is to its end, or to where its host ends it, and keeps its folder.
+/// Takes a run from where it is to its end, or to where its host ends it, and writes to its folder.
 ///
 /// # Errors
 /// [`RunError`]
@@ -281,7 +279,7 @@ fn go_on(mut run: Run, folder: &Folder, clock: Clock, host: &mut dyn Host) -> Re
     // Once before anything is written: a change may be refused.
     changes.next(&mut run, |run| host.set(run))?;
     let mut metrics = folder.open_metrics()?;
-    // Bad lines were told when the folder was opened.
+    // Bad lines were reported when the folder was opened.
     let mut events = EventFile::create(&folder.file("tb"))?;
     for report in folder.metrics(&mut |_| ())? {
         events.append(report.env_steps as u64, &report)?;
@@ -334,8 +332,8 @@ enum Turn {
     End,
 }
 
-/// The exchange with a person before an iteration, if one is due. An exchange in which training waits never is an empty
-/// one, so that the ledger alone determines all of them.
+/// The exchange with a person before an iteration, if one is due. An exchange in which training waits is never empty,
+/// so that the ledger alone determines all exchanges.
 fn turn(run: &mut Run, folder: &Folder, events: &mut Handover<'_>) -> Result<Turn, RunError> {
     let config = &run.config;
     let alone = config.preferences.rater == Rater::Simulated || config.reward == RewardSource::True;
@@ -353,14 +351,14 @@ fn turn(run: &mut Run, folder: &Folder, events: &mut Handover<'_>) -> Result<Tur
 /// A run without a window: answers come from the ledger as far as it goes, then from the simulated teacher.
 struct Headless<'a> {
     answers: Answers,
-    /// What is to be laid over the configuration when the run has caught up with its ledger.
+    /// Layers for the configuration, from when the run has caught up with its ledger.
     set: Option<&'a [Table]>,
     stop: &'a AtomicBool,
     observe: &'a mut dyn FnMut(&Run, &Report),
 }
 
 impl Host for Headless<'_> {
-    fn answer(&mut self, question: &Question) -> Result<Label, RunError> {
+    fn answer(&mut self, question: &SegmentQuery) -> Result<Label, RunError> {
         self.answers.answer(question)
     }
 
@@ -369,7 +367,7 @@ impl Host for Headless<'_> {
     }
 
     fn set(&mut self, run: &Run) -> Option<Vec<Table>> {
-        // What the ledger holds already was said under the old configuration.
+        // The answers that the ledger holds already were given under the old configuration.
         let due = drlhp::finished(run) || !self.answers.holds_more(run);
         if due { self.set.take().map(<[Table]>::to_vec) } else { None }
     }
@@ -389,7 +387,7 @@ pub fn summarize(run: &Run, run_dir: &Path, clock: &Clock) -> Result<Summary, Ru
     let evaluation = evaluate(&run.agent, &config.env, config.evaluation_episodes, config.seed)?;
     let returns = evaluation.returns.iter().copied();
     let what = |episode| format!("the return of evaluation episode {episode} of {}", config.env);
-    let advice = "the policy drives the environment out of what it can compute";
+    let advice = "the policy drives the environment to states that it cannot compute";
     NotFinite::check(returns, what, || "the end of training".to_owned(), advice).map_err(Halt::from)?;
     let learned = config.reward == RewardSource::Preferences;
     let reward = if learned { drlhp::reward_metrics(run) } else { RewardMetrics::default() };

@@ -1,4 +1,4 @@
-//! What of an agent's run may change while it goes on, and when: see [`crate::disk::changes`].
+//! Which settings of an agent's run may change while it goes on, and when: see [`crate::disk::changes`].
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub struct Moment {
     pub iteration: usize,
 }
 
-/// What of an agent's run may change, with what that does.
+/// The settings that may change, with what a change does.
 pub const MAY: &Rules = &[
     ("steps", "how long the run goes on"),
     ("evaluation_episodes", "only measures"),
@@ -47,39 +47,39 @@ pub const MAY: &Rules = &[
     ("ppo.normalize_advantages", "of the next updates"),
 ];
 
-/// What of it may not, with the reason.
+/// Those that may not, with the reason.
 pub const MAY_NOT: &Rules = &[
     ("env", "the networks and all that was seen belong to it"),
-    ("seed", "every draw comes from it, also those of the past"),
+    ("seed", "every draw comes from it, also the past ones"),
     ("reward", "it would be another experiment; `pairwise train --init RUN` begins one with this policy"),
     ("init", "the run has begun"),
     ("device", "another device changes the last bits of every number, so that a replay could not agree"),
-    ("preferences.first_share", "the first questions are asked"),
-    ("preferences.first_rounds", "the first questions are asked"),
+    ("preferences.first_share", "the first questions were asked already"),
+    ("preferences.first_rounds", "the first questions were asked already"),
     ("preferences.segment_steps", "the clips that were compared have this length"),
-    ("preferences.rater", "the answers so far are those of the other"),
-    ("preferences.teacher", "the answers so far are those of the other"),
+    ("preferences.rater", "the present rater gave the answers so far"),
+    ("preferences.teacher", "the present teacher gave the answers so far"),
     ("preferences.wanted", "the answers so far are about it"),
-    ("preferences.random_steps", "they are taken"),
-    ("reward_model.members", "the members are there"),
-    ("reward_model.bootstrap", "the members were trained so"),
+    ("preferences.random_steps", "they were taken already"),
+    ("reward_model.members", "the members exist already"),
+    ("reward_model.bootstrap", "the members were trained with it"),
     ("reward_model.holdout", "what a member has seen cannot be held out"),
-    ("reward_model.adaptive_l2", "the members were trained so"),
-    ("reward_model.l2", "it is where the coefficient began"),
+    ("reward_model.adaptive_l2", "the members were trained with it"),
+    ("reward_model.l2", "the coefficient only began with it"),
     ("reward_model.likelihood", "the rewards so far have its scale"),
     ("reward_model.normalize_members", "the value function was trained on rewards of this scale"),
     ("reward_model.reward_std", "the value function was trained on rewards of this scale"),
     ("reward_model.hidden", "the networks have this shape"),
     ("reward_model.activation", "the networks have this shape"),
-    ("reward_model.first_steps", "they are taken"),
+    ("reward_model.first_steps", "they were taken already"),
     ("reward_model.target", "it would be another experiment"),
     ("ppo.envs", "iterations are counted in rollouts of this size"),
     ("ppo.rollout_steps", "iterations are counted in rollouts of this size"),
     ("ppo.gamma", "the value function was trained with it"),
     ("ppo.hidden", "the networks have this shape"),
     ("ppo.activation", "the networks have this shape"),
-    ("ppo.initial_log_std", "it is where the weights began"),
-    ("ppo.normalize_observations", "the policy was trained so"),
+    ("ppo.initial_log_std", "the weights only began with it"),
+    ("ppo.normalize_observations", "the policy was trained with it"),
     ("ppo.scale_rewards", "the value function was trained on rewards of this scale"),
 ];
 
@@ -92,10 +92,6 @@ mod tests {
     use crate::disk::calendar::rfc3339;
     use crate::disk::changes::{Change, append, apply, covers, misfit, planned, read};
     use crate::disk::layers::set_layer;
-
-    fn table(config: &Config) -> Table {
-        Table::try_from(config).unwrap()
-    }
 
     fn config() -> Config {
         set(&Config::preset("pendulum").unwrap(), &["steps=150000", "preferences.labels=350", "ppo.gamma=0.99"])
@@ -119,7 +115,7 @@ mod tests {
             }
         }
         let mut fields = Vec::new();
-        leaves(&table(&full), "", &mut fields);
+        leaves(&full.to_table(), "", &mut fields);
         assert!(fields.len() > 40);
         for field in &fields {
             let rules = MAY.iter().chain(MAY_NOT).filter(|(name, _)| covers(name, field)).count();
@@ -134,14 +130,14 @@ mod tests {
     fn a_change_takes_effect_once_and_names_what_does_not_fit() {
         let old = config();
         let new = set(&old, &["steps=300000", "ppo.learning_rate=1e-4", "preferences.sampler=entropy"]);
-        let fields = planned(&table(&old), &table(&new), MAY, MAY_NOT).unwrap();
+        let fields = planned(&old.to_table(), &new.to_table(), MAY, MAY_NOT).unwrap();
         assert_eq!(fields.keys().collect::<Vec<_>>(), ["ppo.learning_rate", "preferences.sampler", "steps"]);
-        let mut found = table(&old);
+        let mut found = old.to_table();
         for _ in 0..2 {
             apply(&mut found, &fields).unwrap();
             assert_eq!(Config::from_table(found.clone()).unwrap(), new);
         }
-        let mut other = table(&set(&old, &["steps=200000"]));
+        let mut other = set(&old, &["steps=200000"]).to_table();
         assert_eq!(apply(&mut other, &fields).unwrap_err().to_string(), "changes steps from 150000, but it is 200000");
         for (assignment, expected) in [
             ("seed=3", "--set seed: cannot change in a run: every draw"),
@@ -149,8 +145,8 @@ mod tests {
             ("preferences.teacher.mistake=0.5", "--set preferences.teacher.mistake: cannot change"),
         ] {
             let new = set(&old, &[assignment]);
-            let error = planned(&table(&old), &table(&new), MAY, MAY_NOT).unwrap_err().to_string();
-            assert!(error.starts_with(expected) && error.contains("What can: steps, "), "{error}");
+            let error = planned(&old.to_table(), &new.to_table(), MAY, MAY_NOT).unwrap_err().to_string();
+            assert!(error.starts_with(expected) && error.contains("These can: steps, "), "{error}");
         }
     }
 
@@ -158,7 +154,7 @@ mod tests {
     fn changes_are_lines_that_can_be_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let old = config();
-        let fields = planned(&table(&old), &table(&set(&old, &["steps=300000"])), MAY, MAY_NOT).unwrap();
+        let fields = planned(&old.to_table(), &set(&old, &["steps=300000"]).to_table(), MAY, MAY_NOT).unwrap();
         let change = |iteration| Change {
             at: Moment { env_steps: 100 * iteration, session: 5, iteration },
             fields: fields.clone(),
@@ -190,7 +186,7 @@ mod tests {
                         preferences.labels: the checkpoint was made with 350, config.toml says 7";
         assert_eq!(found, expected);
         // Of another version: only what both have is compared.
-        let mut stored = table(&old);
+        let mut stored = old.to_table();
         stored.remove("checkpoint_every");
         stored.insert("gone".to_owned(), 1.into());
         assert_eq!(misfit(&toml::to_string(&stored).unwrap(), std::slice::from_ref(&old)), None);

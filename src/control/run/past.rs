@@ -29,11 +29,11 @@ pub struct PastRun {
     pub config: Config,
     /// How it ended; `None` while it goes on, or when it was stopped.
     pub summary: Option<Summary>,
-    /// Its iterations.
+    /// The reports of its iterations.
     pub reports: Vec<Report>,
     /// What is wrong with lines of its metrics that cannot be read.
     pub unread: Vec<String>,
-    /// What is wrong with its ledger, so that it cannot be gone on with.
+    /// What is wrong with its ledger, so that the run cannot be resumed.
     pub problem: Option<String>,
     stamp: Stamp,
     changed: SystemTime,
@@ -48,19 +48,19 @@ pub struct Listing {
     pub damaged: Vec<Damaged>,
 }
 
-/// What changes of a run while it runs: bytes of metrics, whether it has a summary, bytes of its ledger and when that and
-/// the configuration were written.
+/// What changes in a folder while its run goes on: bytes of metrics, whether it has a summary, bytes of its ledger, and
+/// when ledger and configuration were written.
 type Stamp = (u64, bool, u64, [Option<SystemTime>; 2]);
 
-/// The runs below `parent`. Folders that are no runs are left out; those that are, and cannot be read, are named. What is
-/// unchanged since `known` was read is taken from there.
+/// The runs below `parent`. Folders that are not runs are left out; runs that cannot be read are named. Runs that are
+/// unchanged since `known` was read are taken from there.
 #[must_use]
 pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Listing {
     let mut found = Listing::default();
     let damaged = |path: &Path, problem: String| Damaged { path: path.to_owned(), problem };
     let entries = match fs::read_dir(parent) {
         Ok(entries) => entries,
-        // Made by the first run.
+        // The first run makes the folder.
         Err(error) if error.kind() == ErrorKind::NotFound => return found,
         Err(error) => {
             found.damaged.push(damaged(parent, format!("cannot be listed: {error}")));
@@ -101,7 +101,7 @@ pub fn list(parent: &Path, known: &[Arc<PastRun>]) -> Listing {
     found
 }
 
-/// Whether a configuration is that of an agent's run, of this version or of another. A front of agents has other steps.
+/// Whether a configuration belongs to an agent's run, of this version or another. A front of agents has other steps.
 fn is_of_an_agent(table: &toml::Table) -> bool {
     table.contains_key("env") && !table.contains_key("finetune_steps")
 }
@@ -112,9 +112,9 @@ fn is_of_an_agent(table: &toml::Table) -> bool {
 /// When the folder is not a run, or cannot be read.
 pub fn past(path: &Path) -> Result<PastRun, RunError> {
     let folder = Folder::open(path)?;
-    // Taken first: what changes while it is read is read again.
+    // Taken first, so that what changes meanwhile is read again the next time.
     let stamp = stamp(path);
-    // A run that has just begun has none.
+    // A run that has just begun has no ledger.
     let ledger = folder.ledger();
     let problem = if ledger.exists() { read_events(&ledger).err().map(|error| error.to_string()) } else { None };
     let mut unread = Vec::new();
@@ -145,9 +145,8 @@ impl PastRun {
     /// The folder's own name.
     #[must_use]
     pub fn name(&self) -> String {
-        self.path
-            .file_name()
-            .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        name.to_string_lossy().into_owned()
     }
 
     /// Whom the agent learns from, in words.
@@ -169,8 +168,8 @@ impl PastRun {
         self.reports.last().map_or(0, |report| report.labels_answered)
     }
 
-    /// The true return: of the final evaluation, or of the last training episodes. `None` where something else than the
-    /// task's own goal is wanted.
+    /// The true return: of the final evaluation, or of the last training episodes. `None` where a person wants
+    /// something else than the task's own goal.
     #[must_use]
     pub fn true_return(&self) -> Option<f64> {
         let known = self.config.preferences.wanted.is_none();
@@ -185,8 +184,8 @@ impl PastRun {
     }
 }
 
-/// A value over the steps of each run. Runs that differ in nothing but their seed are one curve: their interquartile mean
-/// with its interval.
+/// A value over the steps of each run. Runs that differ in nothing but their seed become one curve: their interquartile
+/// mean with its interval.
 #[must_use]
 pub fn series(runs: &[&PastRun], value: fn(&Report) -> Option<f64>) -> Vec<Series> {
     let mut groups: Vec<Vec<&PastRun>> = Vec::new();
@@ -223,8 +222,8 @@ pub fn delete(path: &Path) -> Result<(), DiskError> {
     fs::remove_dir_all(path).map_err(DiskError::io(path, "delete the run"))
 }
 
-/// Makes a new run that goes as an old one up to its answer to `query`, with that answer changed to `label` where one is
-/// given. What was said later is left out: the run asks, and goes on, from there.
+/// Makes a new run that repeats an old one up to its answer to `query`, with that answer changed to `label` if given.
+/// Later events are left out: from there the new run asks anew.
 ///
 /// The new folder holds the configuration and the beginning of the ledger; opening it repeats the old run to the bit up
 /// to that answer.
@@ -248,7 +247,7 @@ pub fn branch(from: &Path, to: &Path, query: u64, label: Option<Label>) -> Resul
     }
     let init = config.init.as_ref().map(|_| old.file(BEGINNING));
     let folder = Folder::create_from(to, &config, init.as_deref())?;
-    // Changes that came before that answer are as much a part of the run.
+    // Changes of the configuration before that answer are part of the run, too.
     let session = events.last().map_or(0, Event::session);
     let mut changes: Vec<Change<Moment>> = changes::read(from)?;
     changes.retain(|change| change.at.session as u64 <= session);

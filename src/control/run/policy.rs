@@ -1,4 +1,4 @@
-//! Policies as files of their own: what fronts, soups and the window save, and what runs begin with.
+//! Policies in files of their own: fronts, soups and the window save them, and runs begin with them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::disk::files::hex;
 use crate::nn::{parameter, to_host};
 use crate::soup::{MergeConfig, merge};
 
-/// A policy with what it takes to use it.
+/// A policy with all that is needed to use it.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Its environment.
@@ -37,7 +37,7 @@ pub enum PolicyError {
         path: PathBuf,
     },
     /// The file is missing, torn, or something else.
-    #[error("{}: is no policy: {source}", path.display())]
+    #[error("{}: is not a policy: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -88,12 +88,10 @@ impl Policy {
         let ppo: PpoConfig = archive.get("ppo").map_err(file)?;
         let task = pairwise_envs::make(&env)?;
         let spec = task.spec();
-        let wrong = |name: &str, expected: String, found: String| {
-            file(ArchiveError::Entry { name: name.to_owned(), expected, found })
-        };
         // Before any network is made: the file may ask for one of any size.
         let count = Agent::parameters_of(&ppo, &spec.observation, &spec.action).ok_or_else(|| {
-            wrong("ppo.hidden", "widths of layers that memory can hold".to_owned(), format!("{:?}", ppo.hidden))
+            let expected = "widths of layers that memory can hold";
+            file(ArchiveError::entry("ppo.hidden", expected, format!("{:?}", ppo.hidden)))
         })?;
         let shape = [1, count];
         let parameters = archive.f32("parameters", &shape).map_err(file)?;
@@ -194,8 +192,8 @@ pub fn mixable(policies: &[Policy], names: &[String]) -> Result<(), PolicyError>
         }
         if policy.agent.observations != first.agent.observations {
             return wrong(format!(
-                "{one} and {name} read observations on different scales: fine-tune both with the statistics of their beginning \
-                 (ppo.normalize_observations = false, as --init sets it)"
+                "{one} and {name} read observations on different scales: fine-tune both with the statistics of their \
+                 beginning (ppo.normalize_observations = false, as --init sets it)"
             ));
         }
     }
@@ -230,7 +228,7 @@ mod tests {
         assert!(read.agent.observations == saved.agent.observations && read.beginning == saved.beginning);
         std::fs::write(&path, "nothing").unwrap();
         let error = Policy::read(&path, &Device::flex()).unwrap_err().to_string();
-        assert!(error.contains("policy.safetensors: is no policy"), "{error}");
+        assert!(error.contains("policy.safetensors: is not a policy"), "{error}");
         let error = Policy::read(folder.path(), &Device::flex()).unwrap_err().to_string();
         assert!(error.contains("config.toml"), "{error}");
     }
@@ -249,7 +247,7 @@ mod tests {
         };
         for hidden in [vec![1 << 40, 1 << 40], vec![1 << 20, 1 << 20], vec![usize::MAX], vec![0], vec![9]] {
             let found = error(&|policy| policy.ppo.hidden = hidden.clone());
-            assert!(found.contains("policy.safetensors: is no policy: checkpoint entry '"), "{found}");
+            assert!(found.contains("policy.safetensors: is not a policy: checkpoint entry '"), "{found}");
             assert!(found.contains("'ppo.hidden'") || found.contains("'parameters': expected F32 [1, "), "{found}");
         }
         for (what, change) in [
@@ -277,11 +275,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mixed_is_refused_with_the_reason() {
-        let problem = |other: Policy| {
-            let names = ["a".to_owned(), "b".to_owned()];
-            mixable(&[policy("reacher", 1, &[8]), other], &names).unwrap_err().to_string()
-        };
         let names = ["a".to_owned(), "b".to_owned()];
+        let problem = |other: Policy| mixable(&[policy("reacher", 1, &[8]), other], &names).unwrap_err().to_string();
         mixable(&[policy("reacher", 1, &[8]), policy("reacher-gentle", 2, &[8])], &names).unwrap();
         assert!(problem(policy("pendulum", 2, &[8])).contains("a is of reacher and b of pendulum"));
         assert!(problem(policy("reacher", 2, &[9])).contains("hidden layers of [8] and b of [9]"));

@@ -18,9 +18,9 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::disk::DiskError;
 use crate::disk::archive::write_atomically;
 use crate::disk::files::hex;
-use crate::evals::error::EndpointError;
 
 /// SHA-256 of a request.
 pub(super) type Key = [u8; 32];
@@ -54,21 +54,6 @@ struct Place {
     length: usize,
 }
 
-/// A file of the cache that cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: cannot {action} the cache of answers: {source}", path.display())]
-pub(super) struct CacheError {
-    path: PathBuf,
-    action: &'static str,
-    source: io::Error,
-}
-
-impl From<CacheError> for EndpointError {
-    fn from(error: CacheError) -> Self {
-        Self::Cache(error.to_string())
-    }
-}
-
 #[derive(Deserialize)]
 struct Line<T> {
     key: String,
@@ -91,14 +76,18 @@ pub(super) fn key(base: &str, path: &str, body: &Value, fingerprint: Option<&str
 /// Fingerprints by address and name; .json, as answers are in .jsonl.
 const FINGERPRINTS: &str = "fingerprints.json";
 
+/// What is done with a cache, for errors.
+const READ: &str = "read the cache of answers";
+const WRITE: &str = "write the cache of answers";
+
 impl Cache {
     /// Reads a folder, which is made if it is not there.
-    pub(super) fn open(folder: &Path) -> Result<Self, CacheError> {
-        let failed = |action| move |source| CacheError { path: folder.to_owned(), action, source };
-        fs::create_dir_all(folder).map_err(failed("make"))?;
+    pub(super) fn open(folder: &Path) -> Result<Self, DiskError> {
+        fs::create_dir_all(folder).map_err(DiskError::io(folder, "make the cache of answers"))?;
+        let failed = DiskError::io(folder, READ);
         let mut files = Vec::new();
-        for entry in fs::read_dir(folder).map_err(failed("read"))? {
-            let path = entry.map_err(failed("read"))?.path();
+        for entry in fs::read_dir(folder).map_err(&failed)? {
+            let path = entry.map_err(&failed)?.path();
             if path.extension().is_some_and(|extension| extension == "jsonl") {
                 files.push(path);
             }
@@ -107,7 +96,7 @@ impl Cache {
         let mut state = State::default();
         let mut dropped = 0;
         for path in files {
-            dropped += state.read(&path).map_err(|source| CacheError { path, action: "read", source })?;
+            dropped += state.read(&path).map_err(DiskError::io(&path, READ))?;
         }
         Ok(Self { folder: folder.to_owned(), dropped, state: Mutex::new(state), asked: Condvar::new() })
     }
@@ -118,7 +107,7 @@ impl Cache {
     }
 
     /// An answer that is kept.
-    pub(super) fn get(&self, key: &Key) -> Result<Option<Value>, CacheError> {
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Value>, DiskError> {
         let place = {
             let state = self.state();
             state.index.get(key).map(|place| (state.files[place.file].clone(), *place))
@@ -133,11 +122,11 @@ impl Cache {
             let line = serde_json::from_slice::<Line<Value>>(&bytes).ok();
             Ok(line.filter(|line| line.key == hex(key)).map(|line| line.answer))
         };
-        read().map_err(|source| CacheError { path: path.clone(), action: "read", source })
+        read().map_err(DiskError::io(&path, READ))
     }
 
     /// Keeps an answer; what comes after this call finds it, also in another process.
-    pub(super) fn put(&self, key: Key, answer: &Value) -> Result<(), CacheError> {
+    pub(super) fn put(&self, key: Key, answer: &Value) -> Result<(), DiskError> {
         let mut state = self.state();
         let line = format!("{}\n", json!({"key": hex(&key), "answer": answer}));
         let path = match &state.own {
@@ -147,9 +136,9 @@ impl Cache {
                 self.folder.join(format!("answers-{since}-{}.jsonl", std::process::id()))
             }
         };
-        let failed = |source| CacheError { path: path.clone(), action: "write", source };
+        let failed = DiskError::io(&path, WRITE);
         if state.own.is_none() {
-            let file = File::options().append(true).create_new(true).open(&path).map_err(failed)?;
+            let file = File::options().append(true).create_new(true).open(&path).map_err(&failed)?;
             state.files.push(path.clone());
             state.own = Some((file, state.files.len() - 1, 0));
         }
@@ -169,12 +158,12 @@ impl Cache {
     }
 
     /// The fingerprint that a server told last for a model.
-    pub(super) fn fingerprint(&self, base: &str, model: &str) -> Result<Option<String>, CacheError> {
+    pub(super) fn fingerprint(&self, base: &str, model: &str) -> Result<Option<String>, DiskError> {
         Ok(self.fingerprints()?.remove(&format!("{base}#{model}")))
     }
 
     /// Keeps what a server tells now.
-    pub(super) fn set_fingerprint(&self, base: &str, model: &str, told: Option<&str>) -> Result<(), CacheError> {
+    pub(super) fn set_fingerprint(&self, base: &str, model: &str, told: Option<&str>) -> Result<(), DiskError> {
         let mut all = self.fingerprints()?;
         let name = format!("{base}#{model}");
         let before = match told {
@@ -186,16 +175,16 @@ impl Cache {
         }
         let path = self.folder.join(FINGERPRINTS);
         let text = format!("{}\n", json!(all));
-        write_atomically(&path, text.as_bytes()).map_err(|source| CacheError { path, action: "write", source })
+        write_atomically(&path, text.as_bytes()).map_err(DiskError::io(&path, WRITE))
     }
 
-    fn fingerprints(&self) -> Result<BTreeMap<String, String>, CacheError> {
+    fn fingerprints(&self) -> Result<BTreeMap<String, String>, DiskError> {
         let path = self.folder.join(FINGERPRINTS);
         match fs::read(&path) {
             // What cannot be read is told again.
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(source) => Err(CacheError { path, action: "read", source }),
+            Err(error) => Err(DiskError::io(&path, READ)(error)),
         }
     }
 

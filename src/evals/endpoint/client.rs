@@ -10,8 +10,9 @@ use rand::RngExt as _;
 use serde_json::Value;
 use ureq::http::{StatusCode, Uri};
 
-use super::cache::{Cache, CacheError, key};
+use super::cache::{Cache, key};
 use super::config::EndpointConfig;
+use crate::disk::DiskError;
 use crate::evals::error::EndpointError;
 use crate::random::stream;
 
@@ -204,7 +205,7 @@ impl Client {
 
     /// What the server tells of its model's weights, `pairwise lm serve` for one: asked once. A server that is away has what
     /// it had when it was there last.
-    fn fingerprint(&self, cache: &Cache, body: &Value) -> Result<Option<&str>, CacheError> {
+    fn fingerprint(&self, cache: &Cache, body: &Value) -> Result<Option<&str>, DiskError> {
         if let Some(found) = self.fingerprint.get() {
             return Ok(found.as_deref());
         }

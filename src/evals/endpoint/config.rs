@@ -1,6 +1,6 @@
 //! How a server is used.
 
-use std::fmt;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -75,34 +75,18 @@ impl EndpointConfig {
     /// # Errors
     /// [`EndpointError::Config`], naming the first one out of range.
     pub(super) fn validate(&self) -> Result<(), EndpointError> {
-        let seconds = self.timeout_seconds;
-        if seconds <= 0.0 {
-            return Err(config_error("timeout_seconds", seconds, "above 0"));
-        }
-        if !(SECONDS[0]..=SECONDS[1]).contains(&seconds) {
-            return Err(config_error("timeout_seconds", seconds, &format!("from {} to {}", SECONDS[0], SECONDS[1])));
-        }
-        let rate = self.requests_per_minute;
-        if !rate.is_finite() || rate < 0.0 {
-            return Err(config_error("requests_per_minute", rate, "above 0, or 0 for no limit"));
-        }
-        if self.concurrency == 0 {
-            return Err(config_error("concurrency", 0, "at least 1"));
-        }
-        if self.concurrency > MOST_CONCURRENCY {
-            return Err(config_error("concurrency", self.concurrency, &format!("at most {MOST_CONCURRENCY}")));
-        }
-        if self.samples > MOST_SAMPLES {
-            return Err(config_error("samples", self.samples, &format!("at most {MOST_SAMPLES}")));
-        }
-        if let Some(price) = self.prices.iter().find(|price| !price.is_finite() || **price < 0.0) {
-            return Err(config_error("prices", price, "0 or more"));
-        }
-        Ok(())
+        let check = |name: &str, found: &dyn Display, fine: bool, expected: &str| match fine {
+            true => Ok(()),
+            false => Err(EndpointError::Config(format!("{name} = {found}: must be {expected}"))),
+        };
+        let Self { timeout_seconds: seconds, requests_per_minute: rate, concurrency, samples, prices, .. } = self;
+        let [least, most] = SECONDS;
+        check("timeout_seconds", seconds, *seconds > 0.0 || seconds.is_nan(), "above 0")?;
+        check("timeout_seconds", seconds, (least..=most).contains(seconds), &format!("from {least} to {most}"))?;
+        check("requests_per_minute", rate, rate.is_finite() && *rate >= 0.0, "above 0, or 0 for no limit")?;
+        check("concurrency", concurrency, *concurrency > 0, "at least 1")?;
+        check("concurrency", concurrency, *concurrency <= MOST_CONCURRENCY, &format!("at most {MOST_CONCURRENCY}"))?;
+        check("samples", samples, *samples <= MOST_SAMPLES, &format!("at most {MOST_SAMPLES}"))?;
+        prices.iter().try_for_each(|price| check("prices", price, price.is_finite() && *price >= 0.0, "0 or more"))
     }
-}
-
-/// A value of the configuration that cannot be.
-fn config_error(name: &str, found: impl fmt::Display, expected: &str) -> EndpointError {
-    EndpointError::Config(format!("{name} = {found}: must be {expected}"))
 }

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use self::client::{Client, Mode};
 pub use self::config::{Api, EndpointConfig};
 use super::error::{EndpointError, ModelError};
-use super::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
+use super::model::{AnswerProbabilities, ClosedQuestion, Done, How, Model, Prompt, Sampling, Written};
 use crate::lm::chat::Message;
 
 /// A model behind a server.
@@ -255,10 +255,6 @@ impl Endpoint {
         mode: Mode,
         gone: &AtomicBool,
     ) -> Result<Option<AnswerProbabilities>, EndpointError> {
-        // Without a name nothing is in the cache.
-        if mode == Mode::Cached && self.model.get().is_none() {
-            return Ok(None);
-        }
         let mut conditional = false;
         let (log_probs, how) = match (way, question.form) {
             (Way::Echo(written), Prompt::Text(prompt)) => {
@@ -349,10 +345,6 @@ impl Endpoint {
                 "/chat/completions"
             }
         };
-        // Without a name nothing is in the cache.
-        if mode == Mode::Cached && self.model.get().is_none() {
-            return Ok(None);
-        }
         self.post(path, body, mode, gone, |value| written(value, sampling))
     }
 
@@ -370,6 +362,10 @@ impl Endpoint {
         gone: &AtomicBool,
         read: impl Fn(&Value) -> Result<T, String>,
     ) -> Result<Option<T>, EndpointError> {
+        // Without a name nothing is in the cache.
+        if mode == Mode::Cached && self.model.get().is_none() {
+            return Ok(None);
+        }
         body["model"] = self.model(gone)?.into();
         let has_older = body.get("max_tokens").is_some() && path == "/chat/completions";
         match self.client.post(path, &body, mode, gone, &read) {
@@ -393,7 +389,7 @@ impl Endpoint {
     fn each<T: Send>(
         &self,
         count: usize,
-        done: &(dyn Fn(usize) + Sync),
+        done: &Done<'_>,
         work: impl Fn(usize, &AtomicBool) -> Result<T, EndpointError> + Sync,
     ) -> Result<Vec<T>, EndpointError> {
         let (next, gone) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -443,15 +439,7 @@ impl Model for Endpoint {
         Ok(())
     }
 
-    fn parameters(&self) -> Option<usize> {
-        None
-    }
-
-    fn answers(
-        &self,
-        asked: &[ClosedQuestion],
-        done: &(dyn Fn(usize) + Sync),
-    ) -> Result<Vec<AnswerProbabilities>, ModelError> {
+    fn answers(&self, asked: &[ClosedQuestion], done: &Done<'_>) -> Result<Vec<AnswerProbabilities>, ModelError> {
         Ok(self.each(asked.len(), done, |i, gone| self.answer(&asked[i], gone))?)
     }
 
@@ -460,7 +448,7 @@ impl Model for Endpoint {
         prompts: &[Prompt],
         sampling: &Sampling,
         first: u64,
-        done: &(dyn Fn(usize) + Sync),
+        done: &Done<'_>,
     ) -> Result<Vec<Written>, ModelError> {
         let one = |i: usize, gone: &AtomicBool| {
             let seed = sampling.seed.wrapping_add(first).wrapping_add(i as u64);
@@ -677,7 +665,7 @@ fn likeliest(value: &Value) -> Option<Vec<(String, f64)>> {
 }
 
 /// log P of each answer by the tokens that it begins with; one without any has at most the probability of the least
-/// likely token told. `None` where most of what begins an answer begins several.
+/// likely token told. `None` if most of the probability is on tokens that begin several answers.
 fn by_first_token(told: &[(String, f64)], answers: &[&str]) -> Option<Vec<f64>> {
     let least = told.iter().map(|(_, log_prob)| *log_prob).min_by(f64::total_cmp)?;
     let mut sums = vec![0.0; answers.len()];

@@ -23,9 +23,9 @@ use sha2::{Digest as _, Sha256};
 use super::behaviour::{Behaviour, BehaviourForm, PosedQuestion};
 use super::blocks::Blocks;
 use super::diversity;
-use super::error::FileError;
+use super::error::{EvalsError, FileError};
 use super::generate::Candidate;
-use super::judge::{Judge, JudgeError, UNDECIDED};
+use super::judge::{Judge, UNDECIDED};
 use super::questions::Question;
 use crate::disk::files::hex;
 use crate::disk::lines::plain_line;
@@ -79,7 +79,7 @@ pub enum Truth {
 pub enum FilterError {
     /// A judge that cannot be asked.
     #[error(transparent)]
-    Judge(#[from] JudgeError),
+    Judge(#[from] EvalsError),
     /// A file.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -337,59 +337,31 @@ mod tests {
     use crate::disk::DiskError;
     use crate::disk::lines::plain_line;
     use crate::evals::behaviour::{Behaviour, BehaviourForm};
-    use crate::evals::error::ModelError;
     use crate::evals::generate::Candidate;
     use crate::evals::judge::Judge;
-    use crate::evals::model::{AnswerProbabilities, ClosedQuestion, How, Model, Prompt, Sampling, Written};
     use crate::evals::questions::{self, Rows};
+    use crate::evals::tests::Rule;
     use crate::lm::config::{ModelConfig, Output, SmallLlama};
-    use crate::lm::ensemble::RewardModels;
     use crate::lm::model::Decoder;
     use crate::lm::reward::RewardLoss;
+    use crate::lm::run::reward_models::RewardModels;
     use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 
-    /// Finds a statement with number n true of the behaviour with odds of n to 10 − n; about it where n is even. Those with
-    /// "long" are too long for it.
-    #[derive(Default)]
-    struct Fake {
-        asked: Arc<AtomicUsize>,
-    }
-
-    impl Model for Fake {
-        fn name(&self) -> &str {
-            "fake"
-        }
-        fn answers(
-            &self,
-            asked: &[ClosedQuestion],
-            done: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<AnswerProbabilities>, ModelError> {
-            self.asked.fetch_add(asked.len(), Ordering::Relaxed);
-            let one = |asked: &ClosedQuestion| {
-                let Prompt::Text(text) = &asked.prompt else { panic!("text") };
-                let statement = text.rsplit_once("number ").unwrap().1;
-                let n: f64 = statement.split('"').next().unwrap().split(' ').next().unwrap().parse().unwrap();
-                done(1);
-                let odds = if asked.answers == [" Yes", " No"] { [9.0 - 8.0 * (n % 2.0), 1.0] } else { [n, 10.0 - n] };
-                // Neither is likely: only their ratio counts.
-                let log_probs = odds.map(|odds| (odds * 1e-9).ln()).to_vec();
-                AnswerProbabilities { log_probs, how: How::Exact, cut: text.contains("long"), conditional: false }
-            };
-            Ok(asked.iter().map(one).collect())
-        }
-        fn write(
-            &self,
-            _: &[Prompt],
-            _: &Sampling,
-            _: u64,
-            _: &(dyn Fn(usize) + Sync),
-        ) -> Result<Vec<Written>, ModelError> {
-            Err(ModelError::Config("answers only".to_owned()))
-        }
+    /// Finds a statement with number n true of the behaviour with odds of n to 10 − n; about it where n is even.
+    fn rule(text: &str, answer: &str) -> f64 {
+        let n: f64 = text.rsplit_once("number ").unwrap().1.split(['"', ' ']).next().unwrap().parse().unwrap();
+        let odds = match answer {
+            " Yes" => 9.0 - 8.0 * (n % 2.0),
+            " No" => 1.0,
+            " agree" => n,
+            _ => 10.0 - n,
+        };
+        // No answer is likely: only their ratio counts.
+        (odds * 1e-9).ln()
     }
 
     fn fake() -> Judge {
-        Judge::Language { model: Box::new(Fake::default()), weights: None }
+        Judge::Language { model: Box::new(Rule(rule)), weights: None }
     }
 
     /// Statements 1 to 9, written to agree with and again to disagree with.
@@ -600,7 +572,11 @@ mod tests {
         // Judges of other weights, which are called alike.
         let asked = Arc::new(AtomicUsize::new(0));
         let judge = |weights: &str| {
-            let model = Box::new(Fake { asked: Arc::clone(&asked) });
+            let asked = Arc::clone(&asked);
+            let model = Box::new(Rule(move |text: &str, answer: &str| {
+                asked.fetch_add(usize::from(answer == " agree"), Ordering::Relaxed);
+                rule(text, answer)
+            }));
             Judge::Language { model, weights: Some(weights.to_owned()) }
         };
         let ask = |weights: &str, at: usize| {
@@ -695,7 +671,7 @@ mod tests {
             .into_iter()
             .map(|one| Candidate {
                 statement: if one.index < 256 {
-                    format!("{} {}", one.statement, "long ".repeat(20))
+                    format!("{} {}", one.statement, "too long ".repeat(10))
                 } else {
                     one.statement
                 },

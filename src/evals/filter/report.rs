@@ -82,7 +82,7 @@ pub struct Accuracy {
     pub known: usize,
     /// Those with the right label.
     pub right: usize,
-    /// Those to which no label does justice, which count as wrong.
+    /// Those that neither label fits; they count as wrong.
     pub neither: usize,
     /// Right of known.
     pub share: f64,

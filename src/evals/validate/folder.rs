@@ -21,13 +21,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::error::ValidateError;
 use super::{Answer, Event, Key, SampleItem, ValidationConfig, answers_of, draw, in_force, is_final, rater_name};
 use crate::disk::files::{hex, sync_folder};
 use crate::disk::lines::{field_problem, plain_line};
 use crate::disk::lock::Claim;
 use crate::disk::{Damaged, DiskError, text};
-use crate::evals::error::FileError;
+use crate::evals::error::{EvalsError, FileError};
 use crate::evals::questions;
 
 /// A validation that is open.
@@ -93,13 +92,13 @@ const DEPTH: usize = 2;
 /// # Errors
 /// When the folder holds another validation than the one that is wanted, or something else; when there is none and no set
 /// is named; when somebody else answers there; [`draw`]'s.
-pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> {
+pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, EvalsError> {
     if path.join(CONFIG).exists() {
         return claimed(path, Claim::take(path).map_err(DiskError::from)?, wanted);
     }
     let Some(file) = &wanted.set else {
         let problem = format!("{}: holds no validation yet: name the set to draw questions from", path.display());
-        return Err(ValidateError::Refused(problem));
+        return Err(EvalsError::Config(problem));
     };
     create(path, file, wanted)
 }
@@ -107,19 +106,19 @@ pub fn begin(path: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> 
 /// Opens a validation to read.
 ///
 /// # Errors
-/// [`ValidateError`] with file and line of the first thing that is wrong. A torn last answer is only warned about: it was
+/// [`EvalsError`] with file and line of the first thing that is wrong. A torn last answer is only warned about: it was
 /// never acknowledged.
-pub fn open(path: &Path) -> Result<Validation, ValidateError> {
+pub fn open(path: &Path) -> Result<Validation, EvalsError> {
     let file = path.join(CONFIG);
     let text = fs::read_to_string(&file).map_err(|source| match source.kind() {
         ErrorKind::NotFound => {
-            ValidateError::Refused(format!("{}: holds no validation: it has no {CONFIG}", path.display()))
+            EvalsError::Config(format!("{}: holds no validation: it has no {CONFIG}", path.display()))
         }
         _ => DiskError::io(&file, "read")(source).into(),
     })?;
     let config: ValidationConfig = toml::from_str(&text).map_err(|error| {
         let problem = error.message();
-        ValidateError::Refused(format!("{}: is not the configuration of a validation: {problem}", file.display()))
+        EvalsError::Config(format!("{}: is not the configuration of a validation: {problem}", file.display()))
     })?;
     let (items, _) = lines::<SampleItem>(&path.join(ITEMS), false)?;
     if let Some(i) = (0..items.len()).find(|&i| items[i].item != i) {
@@ -145,10 +144,10 @@ pub fn open(path: &Path) -> Result<Validation, ValidateError> {
 /// # Errors
 /// When it is no answer to one of the items, its rater's answers are final, or it cannot be written; then no part of it
 /// stays.
-pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), ValidateError> {
+pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), EvalsError> {
     let rater = answer.rater.clone();
     let event = Event::Answer(answer);
-    check(&event, &validation.items).map_err(ValidateError::Refused)?;
+    check(&event, &validation.items).map_err(EvalsError::Config)?;
     append(validation, |events| {
         open_to(events, &rater)?;
         Ok(Some(event))
@@ -159,7 +158,7 @@ pub fn answer(validation: &mut Validation, answer: Answer) -> Result<(), Validat
 ///
 /// # Errors
 /// When the rater's answers are final, or it cannot be written; then it stays.
-pub fn undo(validation: &mut Validation, rater: &str) -> Result<Option<Answer>, ValidateError> {
+pub fn undo(validation: &mut Validation, rater: &str) -> Result<Option<Answer>, EvalsError> {
     let mut last = None;
     append(validation, |events| {
         open_to(events, rater)?;
@@ -177,7 +176,7 @@ pub fn undo(validation: &mut Validation, rater: &str) -> Result<Option<Answer>, 
 ///
 /// # Errors
 /// When some are missing, or it cannot be written.
-pub fn finish(validation: &mut Validation, rater: &str) -> Result<(), ValidateError> {
+pub fn finish(validation: &mut Validation, rater: &str) -> Result<(), EvalsError> {
     let of = validation.turns();
     append(validation, |events| {
         if is_final(events, rater) {
@@ -186,7 +185,7 @@ pub fn finish(validation: &mut Validation, rater: &str) -> Result<(), ValidateEr
         match answers_of(events, rater).len() {
             given if given < of => {
                 let problem = format!("{rater} has answered {given} of {of}: the report comes after all");
-                Err(ValidateError::Refused(problem))
+                Err(EvalsError::Config(problem))
             }
             _ => Ok(Some(Event::Finish { rater: rater.to_owned(), time: now() })),
         }
@@ -197,7 +196,7 @@ pub fn finish(validation: &mut Validation, rater: &str) -> Result<(), ValidateEr
 ///
 /// # Errors
 /// When the file is missing, or belongs to other items.
-pub fn keys(validation: &Validation) -> Result<Vec<Key>, ValidateError> {
+pub fn keys(validation: &Validation) -> Result<Vec<Key>, EvalsError> {
     let path = validation.path.join(KEYS);
     let (keys, _) = lines::<Key>(&path, false)?;
     if keys.len() != validation.items.len() {
@@ -248,14 +247,14 @@ impl Validation {
     }
 }
 
-fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, ValidateError> {
+fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, EvalsError> {
     if path.join(ANSWERS).exists() {
         let problem = format!("{}: has answers but no {CONFIG}: take another folder, or put it back", path.display());
-        return Err(ValidateError::Refused(problem));
+        return Err(EvalsError::Config(problem));
     }
     if file.is_dir() {
         let problem = format!("{}: is a folder: name one file of questions, such as {}", file.display(), example(file));
-        return Err(ValidateError::Refused(problem));
+        return Err(EvalsError::Config(problem));
     }
     let mut sets = questions::read(file)?;
     let set = sets.pop().expect("a file is read as one set");
@@ -269,7 +268,7 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
         behaviour: wanted.behaviour.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned),
     };
     if i64::try_from(config.seed).is_err() {
-        return Err(ValidateError::Refused(format!("seed: is {}: must be at most {}", config.seed, i64::MAX)));
+        return Err(EvalsError::Config(format!("seed: is {}: must be at most {}", config.seed, i64::MAX)));
     }
     let (items, keys) = draw(&set, &config)?;
     let claim = Claim::make(path).map_err(DiskError::from)?;
@@ -287,19 +286,19 @@ fn create(path: &Path, file: &Path, wanted: &Wanted) -> Result<Validation, Valid
 }
 
 /// Opens the validation that is wanted, claimed.
-fn claimed(path: &Path, claim: Claim, wanted: &Wanted) -> Result<Validation, ValidateError> {
+fn claimed(path: &Path, claim: Claim, wanted: &Wanted) -> Result<Validation, EvalsError> {
     let found = open(path)?;
     agree(&found, wanted)?;
     Ok(Validation { claim: Some(Arc::new(claim)), ..found })
 }
 
 /// Whether an old validation is the one that is wanted.
-fn agree(found: &Validation, wanted: &Wanted) -> Result<(), ValidateError> {
+fn agree(found: &Validation, wanted: &Wanted) -> Result<(), EvalsError> {
     let Validation { path, config, .. } = found;
     let differs = |what: &str, is: String, asked: String| {
         let path = path.display();
         let problem = format!("{path}: was drawn with {what} {is}, not {asked}: leave it out, or take another folder");
-        Err(ValidateError::Refused(problem))
+        Err(EvalsError::Config(problem))
     };
     if let Some(set) = &wanted.set
         && sha256(set)? != config.set_sha256
@@ -344,9 +343,9 @@ fn check(event: &Event, items: &[SampleItem]) -> Result<(), String> {
     }
 }
 
-fn open_to(events: &[Event], rater: &str) -> Result<(), ValidateError> {
+fn open_to(events: &[Event], rater: &str) -> Result<(), EvalsError> {
     match is_final(events, rater) {
-        true => Err(ValidateError::Refused(format!("{rater} has finished and seen the report: the answers are final"))),
+        true => Err(EvalsError::Config(format!("{rater} has finished and seen the report: the answers are final"))),
         false => Ok(()),
     }
 }
@@ -355,8 +354,8 @@ fn open_to(events: &[Event], rater: &str) -> Result<(), ValidateError> {
 /// what stands there while nobody else can, so that it does not follow what another has made final.
 fn append(
     validation: &mut Validation,
-    event: impl FnOnce(&[Event]) -> Result<Option<Event>, ValidateError>,
-) -> Result<(), ValidateError> {
+    event: impl FnOnce(&[Event]) -> Result<Option<Event>, EvalsError>,
+) -> Result<(), EvalsError> {
     let path = validation.path.join(ANSWERS);
     let io = DiskError::io(&path, "add to the answers");
     let mut file = locked(&path).map_err(&io)?;
@@ -398,7 +397,7 @@ fn locked(path: &Path) -> io::Result<File> {
 }
 
 /// The lines of a file, and the number of a torn last one where that is allowed.
-fn lines<T: DeserializeOwned>(path: &Path, may_be_torn: bool) -> Result<(Vec<T>, Option<usize>), ValidateError> {
+fn lines<T: DeserializeOwned>(path: &Path, may_be_torn: bool) -> Result<(Vec<T>, Option<usize>), EvalsError> {
     parsed(&fs::read(path).map_err(DiskError::io(path, "read"))?, path, may_be_torn)
 }
 
@@ -406,7 +405,7 @@ fn parsed<T: DeserializeOwned>(
     bytes: &[u8],
     path: &Path,
     may_be_torn: bool,
-) -> Result<(Vec<T>, Option<usize>), ValidateError> {
+) -> Result<(Vec<T>, Option<usize>), EvalsError> {
     let mut found = Vec::new();
     for (i, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         if may_be_torn && line.last() != Some(&b'\n') {
@@ -467,7 +466,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::{Validation, Wanted, answer, begin, finish, keys, look, open, set_changed, undo};
-    use crate::evals::validate::{Answer, Event, answers_of, is_final};
+    use crate::evals::validate::{Answer, Event, answers_of, is_final, tests};
 
     /// A set of Yes and No by turns.
     fn set(folder: &Path, rows: usize) -> PathBuf {
@@ -488,16 +487,7 @@ mod tests {
     }
 
     fn given(rater: &str, item: usize) -> Answer {
-        Answer {
-            rater: rater.to_owned(),
-            item,
-            repeat: false,
-            label: Some(" Yes".to_owned()),
-            relevance: 4,
-            ambiguous: false,
-            milliseconds: 1500,
-            time: 1.5,
-        }
+        tests::given(rater, item, Some(" Yes"))
     }
 
     fn events(validation: &Validation) -> Vec<Event> {

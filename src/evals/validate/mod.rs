@@ -6,7 +6,6 @@
 //! - [`folder`]: what is drawn and answered, on disk
 //! - [`report`]: how far raters agree with the set and with each other
 
-pub mod error;
 pub mod folder;
 pub mod report;
 
@@ -16,7 +15,7 @@ use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use serde::{Deserialize, Serialize};
 
-use self::error::ValidateError;
+use super::error::EvalsError;
 use super::questions::{Question, Rows, Set};
 use crate::random::stream;
 
@@ -148,9 +147,9 @@ const LONGEST_NAME: usize = 60;
 /// Of questions with several answers that do not match, one is drawn.
 ///
 /// # Errors
-/// [`ValidateError::Refused`]: the set has no questions with answers, or the sample is empty.
-pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<SampleItem>, Vec<Key>), ValidateError> {
-    let refused = |problem: String| Err(ValidateError::Refused(problem));
+/// [`EvalsError::Config`]: the set has no questions with answers, or the sample is empty.
+pub fn draw(set: &Set, config: &ValidationConfig) -> Result<(Vec<SampleItem>, Vec<Key>), EvalsError> {
+    let refused = |problem: String| Err(EvalsError::Config(problem));
     let questions = match &set.rows {
         Rows::Questions(questions) => questions,
         Rows::Sentences(_) | Rows::Occupations(_) => {
@@ -294,9 +293,9 @@ pub fn median_milliseconds(answers: &[&Answer]) -> Option<u64> {
 /// A rater's name without spaces around it.
 ///
 /// # Errors
-/// [`ValidateError::Refused`], when it cannot be one.
-pub fn rater_name(name: &str) -> Result<&str, ValidateError> {
-    let refused = |problem: String| Err(ValidateError::Refused(problem));
+/// [`EvalsError::Config`], when it cannot be one.
+pub fn rater_name(name: &str) -> Result<&str, EvalsError> {
+    let refused = |problem: String| Err(EvalsError::Config(problem));
     let name = name.trim();
     match name {
         "" => refused("the rater needs a name, by which the answers of several people are told apart".to_owned()),
@@ -363,7 +362,7 @@ mod tests {
         Set { name: "likes-tea".to_owned(), path: PathBuf::from("likes-tea.jsonl"), rows: Rows::Questions(rows) }
     }
 
-    fn config(sample: usize) -> ValidationConfig {
+    pub(super) fn config(sample: usize) -> ValidationConfig {
         ValidationConfig {
             name: "likes-tea".to_owned(),
             set: "likes-tea.jsonl".to_owned(),
@@ -372,6 +371,19 @@ mod tests {
             repeats: 0,
             seed: 7,
             behaviour: None,
+        }
+    }
+
+    pub(super) fn given(rater: &str, item: usize, label: Option<&str>) -> Answer {
+        Answer {
+            rater: rater.to_owned(),
+            item,
+            repeat: false,
+            label: label.map(str::to_owned),
+            relevance: 4,
+            ambiguous: false,
+            milliseconds: 1500,
+            time: 1.5,
         }
     }
 
@@ -517,16 +529,7 @@ mod tests {
     #[test]
     fn undone_answers_are_asked_for_again() {
         let answer = |rater: &str, item: usize, milliseconds: u64| {
-            Event::Answer(Answer {
-                rater: rater.to_owned(),
-                item,
-                repeat: false,
-                label: None,
-                relevance: 3,
-                ambiguous: false,
-                milliseconds,
-                time: 0.0,
-            })
+            Event::Answer(Answer { milliseconds, ..given(rater, item, None) })
         };
         let undo = |rater: &str, item: usize| Event::Undo { rater: rater.to_owned(), item, repeat: false, time: 0.0 };
         let events = [answer("a", 0, 10), answer("b", 0, 20), answer("a", 1, 30), undo("a", 0), answer("a", 1, 50)];

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::error::ValidateError;
 use super::folder;
 use super::{Answer, Event, Key, SampleItem, ValidationConfig, answers_of, in_force, median_milliseconds};
 use crate::disk::text;
+use crate::evals::error::EvalsError;
 use crate::preference::statistics::wilson_interval;
 
 /// What people found.
@@ -151,7 +151,7 @@ pub struct ReportLine {
 ///
 /// # Errors
 /// Those of [`folder::open`] and [`folder::keys`]; when nobody has answered; when the files cannot be written.
-pub fn write(path: &Path, reader: Option<&str>) -> Result<ValidationReport, ValidateError> {
+pub fn write(path: &Path, reader: Option<&str>) -> Result<ValidationReport, EvalsError> {
     let mut validation = folder::open(path)?;
     let keys = folder::keys(&validation)?;
     let changed = folder::set_changed(&validation.config);
@@ -168,7 +168,7 @@ pub fn write(path: &Path, reader: Option<&str>) -> Result<ValidationReport, Vali
     }
     if report.answered == 0 {
         let problem = format!("{}: nobody has answered yet: there is nothing to report", path.display());
-        return Err(ValidateError::Refused(problem));
+        return Err(EvalsError::Config(problem));
     }
     let json = serde_json::to_string_pretty(&report).expect("strings and numbers always serialise") + "\n";
     for (name, text) in [("report.json", json), ("report.md", to_markdown(&report))] {
@@ -449,21 +449,14 @@ mod tests {
         Answer, Event, Key, SampleItem, ValidationConfig, ValidationReport, fleiss_kappa, folder, report, table,
         to_markdown, write,
     };
+    use crate::evals::validate::tests;
 
     const YES: Option<&str> = Some(" Yes");
     const NO: Option<&str> = Some(" No");
 
     /// Items whose labels are Yes, No, Yes, No, …
     fn sample(count: usize) -> (ValidationConfig, Vec<SampleItem>, Vec<Key>) {
-        let config = ValidationConfig {
-            name: "likes-tea".to_owned(),
-            set: "likes-tea.jsonl".to_owned(),
-            set_sha256: "00".to_owned(),
-            sample: count,
-            repeats: 0,
-            seed: 0,
-            behaviour: Some("likes tea".to_owned()),
-        };
+        let config = ValidationConfig { behaviour: Some("likes tea".to_owned()), ..tests::config(count) };
         let item = |item| SampleItem {
             item,
             question: format!("q{item}"),
@@ -480,16 +473,8 @@ mod tests {
     }
 
     fn answer(rater: &str, item: usize, label: Option<&str>, relevance: u8, ambiguous: bool) -> Answer {
-        Answer {
-            rater: rater.to_owned(),
-            item,
-            repeat: false,
-            label: label.map(str::to_owned),
-            relevance,
-            ambiguous,
-            milliseconds: 1000 * (1 + item as u64),
-            time: 0.0,
-        }
+        let milliseconds = 1000 * (1 + item as u64);
+        Answer { relevance, ambiguous, milliseconds, ..tests::given(rater, item, label) }
     }
 
     /// Three raters, five items; labels Yes, No, Yes, No, Yes.

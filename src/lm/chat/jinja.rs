@@ -34,8 +34,8 @@ const MAX_TOKENS: usize = 8_000;
 /// Most `elif`: each is nested in the one before.
 const MAX_ELIF: usize = 1_000;
 
-/// Fuel of a rendering. An instruction costs one, and so do 64 bytes of text. A conversation of 1,000 messages with tools
-/// takes about 100,000; a loop without end is stopped after about a second.
+/// Fuel of a rendering. An instruction costs one, and so do 64 bytes of text. A conversation of 1,000 messages with
+/// tools takes about 100,000; a loop without end is stopped after about a second.
 const FUEL: u64 = 2_000_000;
 
 /// Further fuel for each byte of the conversation: a template may go through a long one many times.
@@ -51,8 +51,8 @@ const TIME: Duration = Duration::from_millis(1500);
 /// Time that is added once, because a program that was stopped for a while and goes on has lost its time.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Runs `work` on a stack that is deep enough for whatever a template can nest within its bounds, and waits for it for a
-/// bounded time. Work that takes longer is left alone: its fuel bounds what it may still use.
+/// Runs `work` on a stack that is deep enough for whatever a template can nest within its bounds, and waits for it for
+/// a bounded time. Work that takes longer is left alone: its fuel bounds what it may still use.
 ///
 /// # Errors
 /// When it takes too long, or there is no thread.
@@ -77,9 +77,9 @@ pub(super) fn fuel(bytes: usize) -> u64 {
     FUEL + FUEL_PER_BYTE * bytes as u64
 }
 
-/// The source as minijinja needs it. Line ends become those that Jinja reads. transformers' `{% generation %}`, which only
-/// marks the assistant's text, becomes a block that does nothing but hold its own variables. Lists, tuples and dicts are
-/// measured when they are made (`_small`), because those that hold one another many times grow without an instruction.
+/// The source as minijinja needs it. Line ends become those that Jinja reads. transformers' `{% generation %}`, which
+/// only marks the assistant's text, becomes a block that does nothing but hold its own variables. Lists, tuples and
+/// dicts are measured when they are made (`_small`), because they can hold one another and grow without an instruction.
 ///
 /// # Errors
 /// With the line, for what would nest too deep, and for what minijinja would render in another way than Jinja.
@@ -173,8 +173,8 @@ fn rewrite(rest: &str, word: &str, namespaces: &[String], out: &mut String) -> R
     // The tag without its texts.
     let mut bare = String::new();
     let mut open: Vec<Open> = Vec::new();
-    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of `set`
-    // begins, and where that of `for` does.
+    // Whether a value ends here, so that a bracket belongs to it; whether names are assigned to; where the value of
+    // `set` begins, and where that of `for` does.
     let (mut after_value, mut in_target, mut assigned, mut comma) = (false, is_set || is_for, None, false);
     let mut each: Option<usize> = None;
     out.push_str(&rest[..2]);
@@ -324,7 +324,7 @@ fn no_difference(bare: &str, close: &str, namespaces: &[String]) -> Result<(), S
     static EXPONENT: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"\d[eE][-+]?\d").expect("a constant, valid pattern"));
     for found in METHOD.captures_iter(bare) {
-        // In Jinja an attribute of a dict comes before an item: `x.items` is the method, even if `x` has an item `items`.
+        // In Jinja an attribute of a dict comes before an item: `x.items` is the method, even beside an item `items`.
         if found.get(3).is_none() && !namespaces.iter().any(|name| *name == found[1]) {
             let name = &found[2];
             return Err(format!("'.{name}' without a call is a dict's method in Jinja; write ['{name}'] for an item"));
@@ -496,7 +496,7 @@ fn add_filters(environment: &mut Environment<'static>) {
         let items: Vec<Value> = value.try_iter()?.collect();
         let value = Value::from(items);
         if let Some(several) = attribute.as_ref().and_then(Value::as_str).filter(|list| list.contains(',')) {
-            // Jinja compares by one attribute after the other. The sort is stable, so the last attribute is sorted first.
+            // Jinja compares by one attribute after the other. As the sort is stable, the last attribute comes first.
             let reverse = kwargs.get::<Option<Value>>("reverse")?.unwrap_or(Value::from(false));
             let case = kwargs.get::<Option<Value>>("case_sensitive")?.unwrap_or(Value::from(false));
             let mut sorted = value;

@@ -97,8 +97,8 @@ pub enum ChatError {
 #[error("{0:?} is not a date such as 2024-07-26")]
 pub struct NoDate(String);
 
-/// The format of HH-RLHF (Bai et al. 2022). It needs no tokens of its own, so it is the default for models that Pairwise
-/// made. EOS follows only the assistant's last turn, as in training on single completions.
+/// The format of HH-RLHF (Bai et al. 2022). It needs no tokens of its own, so it is the default for models that
+/// Pairwise made. EOS follows only the assistant's last turn, as in training on single completions.
 pub const HH: &str = "\
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}
@@ -114,7 +114,7 @@ pub const HH: &str = "\
 {%- if add_generation_prompt -%}{{- '\\n\\nAssistant:' -}}{%- endif -%}
 ";
 
-/// ChatML, as OpenAI documented it and Qwen and others use it. The tokenizer should have `<|im_start|>` and `<|im_end|>`.
+/// ChatML, documented by OpenAI and used by Qwen and others. The tokenizer should have `<|im_start|>` and `<|im_end|>`.
 pub const CHATML: &str = "\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
@@ -141,8 +141,8 @@ impl Message {
     }
 }
 
-/// Keys of a message that hold what was said, beside its content. A template that does not know such a key would drop what
-/// it holds.
+/// Keys of a message that hold what was said, beside its content. A template that does not know such a key would drop
+/// what it holds.
 pub const SPOKEN: [&str; 9] = [
     "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "image", "audio",
     "documents",
@@ -164,8 +164,8 @@ pub fn is_void(value: &Json) -> bool {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `now`, seconds since 1970, is the time that `strftime_now` tells, in UTC. Without it, that is the
-    /// time of the call.
+    /// Compiles a template. `now`, seconds since 1970, is the time that `strftime_now` tells, in UTC. Without it, that
+    /// is the time of the call.
     ///
     /// # Errors
     /// [`ChatError::Template`] with the line.
@@ -174,8 +174,8 @@ impl ChatTemplate {
         Ok(Self { main, with_tools: None, special: special.clone() })
     }
 
-    /// The template that was chosen: a built-in one (`hh`, `chatml`), one of the tokenizer's by its name, or a `.jinja` file.
-    /// `None` is the tokenizer's default template.
+    /// The template that was chosen: a built-in one (`hh`, `chatml`), one of the tokenizer's by its name, or a `.jinja`
+    /// file. `None` is the tokenizer's default template.
     ///
     /// # Errors
     /// When there is no such template (the error lists the names that there are), or it does not compile.
@@ -228,12 +228,12 @@ impl ChatTemplate {
             .any(|one| one.source.contains("strftime_now"))
     }
 
-    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak. It holds all
-    /// special tokens already: encode it without adding any.
+    /// The text of a conversation; with `add_generation_prompt`, up to where the assistant begins to speak. It holds
+    /// all special tokens already: encode it without adding any.
     ///
     /// # Errors
-    /// [`ChatError::Template`] with the line. The template may refuse the messages itself, or it would drop something that
-    /// was said, or it costs too much.
+    /// [`ChatError::Template`] with the line. The template may refuse the messages itself, or it would drop something
+    /// that was said, or it costs too much.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ChatError> {
         self.render_with(messages, &Extras::default(), add_generation_prompt)
     }
@@ -360,7 +360,7 @@ impl Compiled {
 struct Handover<'a> {
     /// Bytes so far.
     bytes: &'a mut usize,
-    /// Whether the template joins texts with `~`, which writes very small and very large numbers in another way than Python.
+    /// Whether the template joins texts with `~`, which writes very small and very large numbers unlike Python.
     exact: bool,
 }
 

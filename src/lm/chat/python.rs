@@ -144,8 +144,8 @@ pub(super) fn generator(state: &State<'_, '_>, items: impl IntoIterator<Item = V
     Ok(Value::from_object(Generator(Arc::new(Mutex::new(items)))))
 }
 
-/// Checks that a list, tuple or dict holds few enough values to go through. A list that holds another one twice, which holds
-/// another one twice, and so on, takes little memory, but writing it would not end.
+/// Checks that a list, tuple or dict holds few enough values to go through. A list that holds another one twice, which
+/// holds another one twice, and so on, takes little memory, but writing it would not end.
 pub(super) fn small(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let mut left = MAX_VALUES;
     if is_namespace(value) {

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::read::{DataError, Skipped};
-use super::row::{CompletionRow, Content, Origin, PreferenceRow, PromptRow, RowKind, RowProblem, common_prefix};
+use super::row::{CompletionRow, Content, Origin, PreferenceRow, PromptRow, RowProblem, common_prefix};
 use crate::lm::chat::{ChatError, ChatTemplate, Extras};
 use crate::lm::tokenizer::Tokenizer;
 use crate::range::OutOfRange;
@@ -43,8 +43,8 @@ pub enum Truncation {
     KeepStart,
     /// TRL, deprecated there: keeps the last `max_length` tokens.
     KeepEnd,
-    /// The DPO reference's for HH: keeps the last `max_prompt_length` tokens of the prompt and, if that is not enough, the
-    /// first `max_length` − `max_prompt_length` tokens of the completions. EOS may be lost.
+    /// The DPO reference's for HH: keeps the last `max_prompt_length` tokens of the prompt and, if that is not enough,
+    /// the first `max_length` − `max_prompt_length` tokens of the completions. EOS may be lost.
     Reference,
     /// MODPO's repository: rows longer than `max_length` are dropped.
     Filter,
@@ -64,8 +64,8 @@ pub struct Conventions {
     pub truncation: Truncation,
     /// Most tokens of prompt and completion together.
     pub max_length: usize,
-    /// Most tokens of a prompt without a completion and, where `truncation` is `reference`, of the prompt of a row that is
-    /// too long.
+    /// Most tokens of a prompt without a completion and, where `truncation` is `reference`, of the prompt of a row that
+    /// is too long.
     pub max_prompt_length: usize,
 }
 
@@ -118,8 +118,8 @@ pub struct EncodedPrompt {
 pub struct EncodeReport {
     /// Rows there were.
     pub rows: usize,
-    /// Rows whose prompt has other tokens alone than within prompt + completion. The model is then trained on a prompt that
-    /// it does not meet when it is asked.
+    /// Rows whose prompt has other tokens alone than within prompt + completion. The model is then trained on a prompt
+    /// that it does not meet when it is asked.
     pub prompt_not_prefix: usize,
     /// Rows that were shortened.
     pub cut: usize,
@@ -219,8 +219,8 @@ pub fn encode_completions(
 }
 
 /// Encodes prompts as [`encode_completions`] encodes a prompt before its completion. A prompt of more than
-/// `max_prompt_length` tokens loses its beginning (`keep-end`, `reference`), is dropped (`keep-start`, `filter`) or stops
-/// the run (`error`).
+/// `max_prompt_length` tokens loses its beginning (`keep-end`, `reference`), is dropped (`keep-start`, `filter`) or
+/// stops the run (`error`).
 ///
 /// # Errors
 /// As [`encode_pairs`].
@@ -235,28 +235,22 @@ pub fn encode_prompts(
         let (text, special) = render((prompt, extras), &[], true, origin, template)?;
         let mut ids = tokenizer.encode(&text, special && conventions.boundary != Boundary::Separate)?;
         let length = ids.len();
-        let mut cut = false;
-        if length > limit {
+        let cut = length > limit;
+        if cut {
+            let too_long = DataError::TooLong { origin: origin.clone(), what: "the prompt", length, limit };
             match conventions.truncation {
-                Truncation::KeepEnd | Truncation::Reference => {
-                    ids.drain(..length - limit);
-                    cut = true;
-                }
-                Truncation::KeepStart | Truncation::Filter => {
-                    return Ok(Outcome::Dropped(format!("the prompt has {length} tokens, the limit is {limit}")));
-                }
-                Truncation::Error => {
-                    return Err(DataError::TooLong { origin: origin.clone(), what: "the prompt", length, limit });
-                }
+                Truncation::KeepEnd | Truncation::Reference => _ = ids.drain(..length - limit),
+                Truncation::KeepStart | Truncation::Filter => return Ok(Outcome::Dropped(too_long)),
+                Truncation::Error => return Err(too_long),
             }
         }
         Ok(Outcome::Kept { item: EncodedPrompt { row, ids }, cut, not_prefix: false })
     })
 }
 
-/// Packs texts into blocks of `context` tokens, one text after another with EOS after each, as in GPT-2's pre-training and
-/// TRL's `packing_strategy="wrapped"`. The tokens at the end that fill no block are left out. Each text begins with BOS
-/// where the tokenizer adds it. Only EOS separates the texts of a block: a token sees the texts before its own, too.
+/// Packs texts into blocks of `context` tokens, one text after another with EOS after each, as in GPT-2's pre-training
+/// and TRL's `packing_strategy="wrapped"`. The tokens at the end that fill no block are left out. Each text begins with
+/// BOS where the tokenizer adds it. Only EOS separates the texts of a block: a token also sees earlier texts.
 ///
 /// # Errors
 /// A text that cannot be encoded, a tokenizer without EOS, or too little text for one block.
@@ -313,10 +307,10 @@ impl Encoded {
     }
 }
 
-/// What became of a row.
+/// What became of a row. A dropped row comes with its error.
 enum Outcome<T> {
     Kept { item: T, cut: bool, not_prefix: bool },
-    Dropped(String),
+    Dropped(DataError),
 }
 
 impl<T> Outcome<T> {
@@ -328,7 +322,7 @@ impl<T> Outcome<T> {
     }
 }
 
-fn encode_rows<R: RowKind + Sync, T: Send>(
+fn encode_rows<R: Sync, T: Send>(
     rows: &[R],
     conventions: &Conventions,
     encode: impl Fn(usize, &R) -> Result<Outcome<T>, DataError> + Sync,
@@ -338,17 +332,14 @@ fn encode_rows<R: RowKind + Sync, T: Send>(
     let mut report = EncodeReport { rows: rows.len(), ..EncodeReport::default() };
     let mut items = Vec::with_capacity(rows.len());
     // Errors are looked for in the order of rows, so that the first one is named with any number of threads.
-    for (outcome, row) in outcomes.into_iter().zip(rows) {
+    for outcome in outcomes {
         match outcome? {
             Outcome::Kept { item, cut, not_prefix } => {
                 report.cut += usize::from(cut);
                 report.prompt_not_prefix += usize::from(not_prefix);
                 items.push(item);
             }
-            Outcome::Dropped(why) => {
-                let Origin { path, line } = row.origin();
-                report.dropped.add(format!("{}: line {line}: {why}", path.display()));
-            }
+            Outcome::Dropped(why) => report.dropped.add(why.to_string()),
         }
     }
     match report.dropped.first.first() {
@@ -477,10 +468,9 @@ fn truncate(
         return Ok(Outcome::Kept { item: sides, cut, not_prefix: false });
     }
     let (what, length) = if prompt_len >= limit { ("the prompt", prompt_len) } else { ("the row", longest) };
+    let too_long = DataError::TooLong { origin: origin.clone(), what, length, limit };
     match truncation {
-        Truncation::KeepStart if prompt_len >= limit => {
-            return Ok(Outcome::Dropped(format!("{what} has {length} tokens, the limit is {limit}")));
-        }
+        Truncation::KeepStart if prompt_len >= limit => return Ok(Outcome::Dropped(too_long)),
         Truncation::KeepStart => sides.iter_mut().for_each(|side| side.ids.truncate(limit)),
         Truncation::KeepEnd => {
             for side in &mut sides {
@@ -500,8 +490,8 @@ fn truncate(
                 }
             }
         }
-        Truncation::Filter => return Ok(Outcome::Dropped(format!("{what} has {length} tokens, the limit is {limit}"))),
-        Truncation::Error => return Err(DataError::TooLong { origin: origin.clone(), what, length, limit }),
+        Truncation::Filter => return Ok(Outcome::Dropped(too_long)),
+        Truncation::Error => return Err(too_long),
     }
     Ok(Outcome::Kept { item: sides, cut, not_prefix: false })
 }

@@ -29,7 +29,7 @@ pub struct ReadConfig {
     /// Most bytes of a line.
     #[serde(skip_serializing_if = "is_usual_line")]
     pub max_line_bytes: u64,
-    /// How many times larger than its compressed file a text may be. Texts of up to 16 MB may be any number of times larger.
+    /// How many times larger than its compressed file a text may be. For texts of up to 16 MB there is no limit.
     #[serde(skip_serializing_if = "is_usual_ratio")]
     pub max_ratio: u64,
     /// Fields that are no part of the conversation, though their names say so.
@@ -159,10 +159,10 @@ const TEXT_BYTES: u64 = 1 << 30;
 /// Most fields that were not read that are counted by name.
 const UNREAD: usize = 50;
 
-/// Fields that hold a part of the conversation in some format of rows: a row with one of them that is not read is refused.
-/// `chosen`, `rejected` and `completion` are not among them: they are the answers of this program's own formats, and one
-/// file may serve several stages (SFT on the chosen completions, PPO on the prompts of pairs). A remark tells which of
-/// them a stage leaves out.
+/// Fields that hold a part of the conversation in some format of rows: a row with one of them that is not read is
+/// refused. `chosen`, `rejected` and `completion` are not among them: they are the answers of this program's own
+/// formats, and one file may serve several stages (SFT on the chosen completions, PPO on the prompts of pairs). A
+/// remark tells which of them a stage leaves out.
 const SPEAKING: [&str; 33] = [
     "system", "system_prompt", "system_message", "question", "query", "instruction", "instructions", "input", "inputs",
     "context", "history", "passage", "conversation", "conversations", "dialogue", "dialog", "turns", "messages",
@@ -190,8 +190,8 @@ impl Default for ReadConfig {
     }
 }
 
-/// The rows of files. Of a folder, its `.jsonl` and `.jsonl.gz` files (and `.txt`, for documents) are read in the order of
-/// their names. The first bytes of a file tell whether it is compressed.
+/// The rows of files. Of a folder, its `.jsonl` and `.jsonl.gz` files (and `.txt`, for documents) are read in the order
+/// of their names. The first bytes of a file tell whether it is compressed.
 ///
 /// # Errors
 /// When a path does not exist, or a folder has no such file.
@@ -463,8 +463,8 @@ impl Lines {
                 if unpacking.unpacked > RATIO_FROM && unpacking.unpacked / unpacking.ratio.max(1) > packed {
                     let times = unpacking.ratio;
                     return Err(self.too_large(format!(
-                        "the file unpacks to more than {times} times its size so far: it is damaged, or made to fill the \
-                         memory; in training, --set read.max_ratio allows more"
+                        "the file unpacks to more than {times} times its size so far: it is damaged, or made to fill \
+                         the memory; in training, --set read.max_ratio allows more"
                     )));
                 }
             }

@@ -110,9 +110,6 @@ pub trait RowKind: Sized {
     /// # Errors
     /// For the first field that is missing or wrong.
     fn parse(object: &Map<String, Value>, origin: Origin) -> Result<Self, RowProblem>;
-
-    /// Where it comes from.
-    fn origin(&self) -> &Origin;
 }
 
 /// What is wrong with a row.
@@ -136,7 +133,7 @@ pub enum RowProblem {
     Fields(String),
 }
 
-/// Fields with what a chat template sees beside the messages, as in TRL's rows.
+/// Fields that a chat template sees in addition to the messages, as in TRL's rows.
 const TOOLS: &str = "tools";
 const DOCUMENTS: &str = "documents";
 const VARIABLES: &str = "chat_template_kwargs";
@@ -215,10 +212,6 @@ impl RowKind for PreferenceRow {
         let extras = extras(object, &prompt)?;
         Ok(Self { origin, prompt, extras, chosen, rejected, margin, target: target(object)? })
     }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
 }
 
 impl RowKind for CandidateRow {
@@ -265,10 +258,6 @@ impl RowKind for CandidateRow {
             false => Ok(Self { origin, object: object.clone(), candidates, places }),
         }
     }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
 }
 
 impl RowKind for CompletionRow {
@@ -307,10 +296,6 @@ impl RowKind for CompletionRow {
         let extras = extras(object, &prompt)?;
         Ok(Self { origin, prompt, extras, completion, label })
     }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
 }
 
 impl RowKind for PromptRow {
@@ -326,10 +311,6 @@ impl RowKind for PromptRow {
         let extras = extras(object, &prompt)?;
         Ok(Self { origin, prompt, extras })
     }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
-    }
 }
 
 impl RowKind for Document {
@@ -342,10 +323,6 @@ impl RowKind for Document {
             Some(Value::String(text)) if !text.is_empty() => Ok(Self { origin, text: text.clone() }),
             other => Err(field("text", other.map_or("is missing".into(), describe), "a text that is not empty")),
         }
-    }
-
-    fn origin(&self) -> &Origin {
-        &self.origin
     }
 }
 
@@ -461,8 +438,8 @@ fn extras(object: &Map<String, Value>, prompt: &Content) -> Result<Extras, RowPr
     };
     let extras = Extras { tools: list(TOOLS)?, documents: list(DOCUMENTS)?, variables };
     if matches!(prompt, Content::Text(_)) && extras != Extras::default() {
-        let reason = "'tools', 'documents' and 'chat_template_kwargs' are for chat templates, and the prompt is a text; \
-                      expected a list of messages";
+        let reason = "'tools', 'documents' and 'chat_template_kwargs' are for chat templates, and the prompt is a \
+                      text; expected a list of messages";
         return Err(RowProblem::Fields(reason.into()));
     }
     Ok(extras)
@@ -535,8 +512,8 @@ fn target(object: &Map<String, Value>) -> Result<Option<f64>, RowProblem> {
 
 /// Byte at which two texts with the same prompt stop sharing it.
 ///
-/// In HH-RLHF that is after the last "\n\nAssistant:" that they share, as in the DPO reference. Otherwise it is at the last
-/// boundary of words that they share, and a space before the completion belongs to the completion. (TRL's
+/// In HH-RLHF that is after the last "\n\nAssistant:" that they share, as in the DPO reference. Otherwise it is at the
+/// last boundary of words that they share, and a space before the completion belongs to the completion. (TRL's
 /// `extract_prompt` does the same, but also cuts within words that begin alike.)
 pub(super) fn shared_prompt(chosen: &str, rejected: &str) -> usize {
     let both = chosen.char_indices().zip(rejected.chars());

@@ -23,8 +23,8 @@ const OF_NO_EFFECT: Harmless = &[
     ),
 ];
 
-/// Fields by which transformers draws other tokens, in groups by the value that changes nothing, if there is one. They are
-/// not applied here.
+/// Fields by which transformers draws other tokens, in groups by the value that changes nothing, if there is one. They
+/// are not applied here.
 const OF_SAMPLING: &[(Option<f64>, &[&str])] = &[
     (
         Some(0.0),
@@ -54,8 +54,8 @@ const OF_SAMPLING: &[(Option<f64>, &[&str])] = &[
     ),
 ];
 
-/// Reads the tokens that end a text. They may be given only here, or there may be more of them than in `config.json`. Returns
-/// a remark on the fields that are not applied.
+/// Reads the tokens that end a text. They may be given only here, or there may be more of them than in `config.json`.
+/// Returns a remark on the fields that are not applied.
 pub(super) fn read_generation(folder: &Path, config: &mut ModelConfig) -> Result<Vec<String>, FolderError> {
     let file = folder.join(GENERATION);
     if !file.is_file() {

@@ -541,7 +541,7 @@ mod tests {
         for (ids, rows) in sequences.iter().zip(batch.push_sharing(&sequences)) {
             targets.push(ids, &rows, 1);
         }
-        assert_eq!(batch.len(), 8);
+        assert_eq!(batch.ids.len(), 8);
         let (found, _) = decoder.log_probs(decoder.hidden(&batch, None), &targets, 1.0);
         let expected: Vec<f64> = apart.concat();
         let found: Vec<f64> = to_host(found).into_iter().map(f64::from).collect();

@@ -175,8 +175,8 @@ impl AdapterFile {
         })
     }
 
-    /// The base's folder. The path is tried from where the program runs, as in transformers, and then from the adapter's
-    /// folder.
+    /// The base's folder. The path is tried from where the program runs, as in transformers, and then from the
+    /// adapter's folder.
     ///
     /// # Errors
     /// [`FolderError`]: there is no model in that folder, or it is an adapter.
@@ -206,7 +206,7 @@ impl AdapterFile {
         (rank, alpha.map_or(self.config.alpha, |(_, alpha)| *alpha))
     }
 
-    /// All modules that an adapter of this model may have an update for, with the rank and the alpha that they have here.
+    /// All modules that an adapter of this model may have an update for, with their rank and alpha in this adapter.
     ///
     /// # Errors
     /// [`FolderError`]: the model has no linear layer.
@@ -235,7 +235,7 @@ impl AdapterFile {
         }
     }
 
-    /// Whether PEFT gives a module of the base an update; `None` where that depends on a pattern that cannot be read here.
+    /// Whether PEFT gives a module of the base an update; `None` if a pattern that decides it cannot be read.
     pub(in crate::lm) fn covers(&self, module: &str) -> Option<bool> {
         let is = |names: &Names| match names {
             Names::All => Some(true),
@@ -404,8 +404,8 @@ fn leading(matrix: &DMatrix<f64>, rank: usize) -> DMatrix<f64> {
     found.unwrap_or_else(|| largest(&(matrix * matrix.transpose()), rank).1)
 }
 
-/// The leading singular vectors by block Krylov iteration (Musco & Musco 2015, arXiv 1504.05477), correct to ten digits.
-/// `None` where that would take as many vectors as the matrix has rows.
+/// The leading singular vectors by block Krylov iteration (Musco & Musco 2015, arXiv 1504.05477), correct to ten
+/// digits. `None` where that would take as many vectors as the matrix has rows.
 fn iterated(matrix: &DMatrix<f64>, rank: usize) -> Option<DMatrix<f64>> {
     let rows = matrix.nrows();
     let width = (2 * rank).max(16);

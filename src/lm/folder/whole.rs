@@ -25,7 +25,7 @@ pub struct Loaded {
     pub base: PathBuf,
     /// What the user should know.
     pub remarks: Vec<String>,
-    /// What the user should know if the model is to write: how transformers would sample, which this program does not do.
+    /// What the user should know if the model is to write: how transformers would sample. This program does not.
     pub sampling: Vec<String>,
     /// Why the model cannot be trained any further, if it cannot: its adapter has parts that this program only reads.
     pub only_read: Option<String>,

@@ -20,8 +20,8 @@ pub(super) struct ScoringCommand {
     session: Mutex<RunningCommand>,
 }
 
-/// How long a command may write nothing while it owes an answer. A model on a slow machine may need many seconds for one
-/// text, but nobody wants to find out the next morning that the command hung.
+/// How long a command may write nothing while it owes an answer. A model on a slow machine may need many seconds for
+/// one text, but nobody wants to find out the next morning that the command hung.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time for a command that closed its output to end, and for the last of its errors to arrive.
 const GRACE: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ const WAITING: usize = 1024;
 /// The process and the threads that write to it and read from it.
 struct RunningCommand {
     child: Child,
-    /// Batches to its input. Another thread writes them, because the command may fill its output first and wait until that
-    /// is read.
+    /// Batches to its input. Another thread writes them, because the command may fill its output first and wait until
+    /// that is read.
     batches: Sender<Vec<u8>>,
     /// Lines of its output.
     lines: Receiver<io::Result<String>>,

@@ -10,13 +10,13 @@ use crate::disk::DiskError;
 pub(super) struct Lexicon(HashMap<String, f64>);
 
 impl Lexicon {
-    /// Reads lines `word TAB valence`. Further columns are ignored. If a word has several lines, the last one counts, as in
-    /// VADER, whose own file has such words.
+    /// Reads lines `word TAB valence`. Further columns are ignored. If a word has several lines, the last one counts,
+    /// as in VADER, whose own file has such words.
     pub(super) fn read(path: &Path) -> Result<Self, GoldError> {
         let text = std::fs::read_to_string(path).map_err(DiskError::io(path, "read"))?;
         let mut valences = HashMap::new();
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let wrong = |reason| GoldError::Line { path: path.to_owned(), line: i + 1, reason };
+            let wrong = |reason| DiskError::Line { path: path.to_owned(), line: i + 1, reason };
             let mut fields = line.split('\t');
             let (word, valence) = fields
                 .next()
@@ -28,13 +28,13 @@ impl Lexicon {
         }
         if valences.is_empty() {
             let reason = "the file has no word".to_owned();
-            return Err(GoldError::Line { path: path.to_owned(), line: 1, reason });
+            return Err(DiskError::Line { path: path.to_owned(), line: 1, reason }.into());
         }
         Ok(Self(valences))
     }
 
-    /// Sum of the valences of a text's words. A word is a stretch between white space, in small letters. It is looked up
-    /// with its punctuation first (":-)"), and without the punctuation around it where the lexicon lacks that.
+    /// Sum of the valences of a text's words. A word is a stretch between white space, in small letters. It is looked
+    /// up with its punctuation first (":-)"), and without the punctuation around it where the lexicon lacks that.
     pub(super) fn sum(&self, text: &str) -> f64 {
         let valence = |word: &str| {
             let bare = word.trim_matches(|c: char| c.is_ascii_punctuation());

@@ -79,7 +79,7 @@ const MAX_ITERATIONS: usize = 1000;
 const MEMORY: usize = 10;
 
 impl Default for LogisticConfig {
-    /// Usual choices, not tuned. An ignored test demands that they classify more than 90 % of IMDB's test reviews right.
+    /// Usual choices, not tuned. An ignored test demands more than 90 % right answers on IMDB's test reviews.
     fn default() -> Self {
         Self { bigrams: true, sublinear: true, min_documents: 2, max_features: 300_000, l2: 0.1 }
     }
@@ -153,13 +153,13 @@ pub fn train<E: Into<GoldError>>(
 }
 
 /// Labelled texts of a JSON Lines file, `.gz` or not: objects with a `text` and a `label` of 0, 1, "neg" or "pos". The
-/// name of the file can give the label of the rows that have none: `….pos.jsonl`, `….neg.jsonl`. Other fields are ignored.
+/// file's name can give the label of rows without one: `….pos.jsonl`, `….neg.jsonl`. Other fields are ignored.
 ///
-/// `skip` are the numbers of lines that are left out unread, from 1 as in errors: published files hold lines by mistake.
+/// `skip` are the numbers of lines that are left out unread, from 1 as in errors: published files have wrong lines.
 ///
 /// # Errors
-/// When the file cannot be opened. Each row that cannot be used is an error of its own. At the end, each line to be left
-/// out that the file does not have is an error.
+/// When the file cannot be opened. Each row that cannot be used is an error of its own. At the end, each line to be
+/// left out that the file does not have is an error.
 pub fn read_labelled(
     path: &Path,
     skip: &[usize],
@@ -180,10 +180,10 @@ pub fn read_labelled(
         let Some((line, number)) = row else {
             let missing = skip.pop_first()?;
             let reason = "is to be left out, but the file does not have it".to_owned();
-            return Some(Err(GoldError::Line { path: path.clone(), line: missing, reason }));
+            return Some(Err(DiskError::Line { path: path.clone(), line: missing, reason }.into()));
         };
         let row = line.map_err(|error| DiskError::io(&path, "read")(error).into()).and_then(|line| {
-            let wrong = |reason| GoldError::Line { path: path.clone(), line: number, reason };
+            let wrong = |reason| GoldError::from(DiskError::Line { path: path.clone(), line: number, reason });
             parse_row(&line, by_name).map_err(wrong)
         });
         Some(row)
@@ -292,8 +292,8 @@ impl Corpus {
         self.texts.push(numbers);
     }
 
-    /// Keys of a text's words and pairs. The lower half of a key is the number of the first word, plus 1; the upper half is
-    /// the number of the second word, plus 1, or 0 for a single word.
+    /// Keys of a text's words and pairs. The lower half of a key is the number of the first word, plus 1; the upper
+    /// half is the number of the second word, plus 1, or 0 for a single word.
     fn keys(text: &[u32], bigrams: bool) -> impl Iterator<Item = u64> {
         let single = text.iter().map(|&word| u64::from(word) + 1);
         let pairs = if bigrams { text } else { &[] };
@@ -459,7 +459,7 @@ fn direction(gradient: &[f64], history: &[Pair]) -> Vec<f64> {
 }
 
 /// A step along a direction that lessens value and slope enough (the weak Wolfe conditions, with the usual constants),
-/// found by doubling and halving. Returns the point, its value and its gradient; `None` where rounding leaves no such step.
+/// found by doubling and halving. Returns the point, its value and its gradient; `None` if rounding leaves none.
 fn line_search(
     function: &impl Fn(&[f64]) -> (f64, Vec<f64>),
     x: &[f64],

@@ -29,8 +29,8 @@ use super::reviews::{self, Attributes};
 ///   `{"prompt": …, "completion": …}` on its standard input with a line `{"score": number}` on its standard output.
 ///
 /// # Errors
-/// [`GoldError::Spec`] for anything else, with the list of what is possible. Other errors are about a file that cannot be
-/// used, or a program that cannot be started.
+/// [`GoldError::Spec`] for anything else, with the list of what is possible. Other errors are about a file that cannot
+/// be used, or a program that cannot be started.
 pub fn open(spec: &str) -> Result<Box<dyn Gold>, GoldError> {
     let wrong = |reason: &str| GoldError::Spec { spec: spec.to_owned(), reason: reason.to_owned() };
     let (name, rest) = spec.split_once(':').map_or((spec, None), |(name, rest)| (name, Some(rest)));

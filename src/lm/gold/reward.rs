@@ -34,19 +34,9 @@ pub enum GoldError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A file cannot be read or written.
+    /// A file cannot be read or written, or a line of it cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A line of a file cannot be used.
-    #[error("{}: line {line}: {reason}", path.display())]
-    Line {
-        /// File.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// What is wrong with it, and what would be right.
-        reason: String,
-    },
     /// A file is not a saved model.
     #[error("{}: not a model that `lm gold train` saved: {reason}", path.display())]
     Model {

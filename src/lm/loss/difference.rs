@@ -1,6 +1,6 @@
 //! Losses of the difference Δ of two log-ratios: DPO, and what puts another function in the place of −ln σ.
 
-use super::{BRADLEY_TERRY, Loss, Point, Smoothing, Value, loss, steepness};
+use super::definition::{BRADLEY_TERRY, Loss, Point, Smoothing, Value, loss, steepness};
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
 use crate::table::Line;
 

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::finite::{OutOfRange, check};
 use crate::preference::likelihood::sigmoid;
+use crate::range::OutOfRange;
 
 /// Hyper-parameters of KTO.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,7 @@ impl KtoConfig {
     /// # Errors
     /// Naming the first one out of range.
     pub fn validate(&self) -> Result<(), OutOfRange> {
+        let check = OutOfRange::check;
         let fine = |number: f64, least: f64| (least..=1e6).contains(&number);
         check("beta", self.beta, fine(self.beta, 1e-9), "between 1e-9 and 1e6")?;
         for (field, weight) in

@@ -1,6 +1,6 @@
 //! Losses of log-ratios, or of log-probabilities, that are divided by lengths.
 
-use super::{Loss, Point, Value, loss};
+use super::definition::{Loss, Point, Value, loss};
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
 use crate::table::Line;
 

@@ -1,6 +1,6 @@
 //! Losses of each side's own log-ratio.
 
-use super::{Loss, Point, Value, loss, steepness};
+use super::definition::{Loss, Point, Value, loss, steepness};
 use crate::preference::likelihood::{log_sigmoid, sigmoid};
 use crate::table::Line;
 

@@ -1,7 +1,7 @@
 //! Merging PEFT's adapters of one base.
 //!
-//! An adapter's update is ΔW = s·B·A. The soup of updates is Σ λ_i s_i B_i A_i, which is a low-rank product again:
-//! `B = [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B separately gives another result, with products of one model's B
+//! An adapter's update is ΔW = s·B·A. The soup of updates is Σ λ_i s_i B_i A_i, which is a low-rank product again: `B =
+//! [λ_1 s_1 B_1, …]`, `A = [A_1; …]`. Averaging A and B separately gives another result, with products of one model's B
 //! and another model's A.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -124,7 +124,7 @@ pub fn merge_adapters(
     })
 }
 
-/// Whether a folder is that of an adapter.
+/// Whether a folder holds an adapter.
 #[must_use]
 pub fn is_adapter(folder: &Path) -> bool {
     folder.join(ADAPTER_CONFIG).is_file()
@@ -305,8 +305,8 @@ fn merged_update(config: &MergeConfig, name: &str, parts: &[Option<&Product>]) -
     }
 }
 
-/// The best approximation of a rank: singular values of B·A from those of the small matrix R_B R_Aᵀ, where B = Q_B R_B and
-/// Aᵀ = Q_A R_A. The values are shared between both factors by their roots.
+/// The best approximation of a rank: singular values of B·A from those of the small matrix R_B R_Aᵀ, where B = Q_B R_B
+/// and Aᵀ = Q_A R_A. The values are shared between both factors by their roots.
 fn truncated(product: &Product, rank: usize) -> Product {
     let (left, right) = (product.b.clone().qr(), product.a.transpose().qr());
     let core = left.r() * right.r().transpose();
@@ -414,7 +414,7 @@ fn target_names(products: &[(&String, Product)]) -> BTreeSet<String> {
         layers.entry(end).or_default().extend(name.split('.').find_map(|part| part.parse::<u64>().ok()));
     }
     let all: BTreeSet<u64> = layers.values().flatten().copied().collect();
-    // All layers from the first one on. Only the base knows how many there are; PEFT's updates without tensors are zero.
+    // All layers from the first one on. Only the base knows their number; PEFT's updates without tensors are zero.
     let whole = all.iter().zip(0..).all(|(layer, i)| *layer == i) && layers.values().all(|own| *own == all);
     match whole {
         true => layers.into_keys().map(str::to_owned).collect(),

@@ -1,8 +1,8 @@
 //! Merging checkpoints: [`crate::soup`] over Hugging Face folders, tensor by tensor, and over PEFT's [`adapters`].
 //!
-//! Whole models are never in memory: one tensor at a time is read from all files, merged, and written. So the memory is that
-//! of the largest tensor, once for every model and a few times more. A tensor is written while the next one is read and
-//! merged, so merging takes about as long as the disk needs.
+//! Whole models are never in memory: one tensor at a time is read from all files, merged, and written. So the memory is
+//! that of the largest tensor, once for every model and a few times more. A tensor is written while the next one is
+//! read and merged, so merging takes about as long as the disk needs.
 
 pub mod adapters;
 
@@ -41,7 +41,7 @@ pub struct MergeReport {
     pub bytes_read: u64,
     /// Bytes that were written.
     pub bytes_written: u64,
-    /// The least cosine of a model's weights with those of the first model or, in methods with task vectors, of the base.
+    /// The least cosine of a model's weights with the first model's or, in methods with task vectors, the base's.
     pub least_cosine: Option<f64>,
     /// For adapters: ‖merged − exact‖ / ‖exact‖ over all modules, Frobenius norms.
     pub relative_error: Option<f64>,
@@ -67,8 +67,8 @@ pub enum MergeFolderError {
     Interrupted,
 }
 
-/// Models whose weights have a cosine below this were not fine-tuned from one initialisation: independent models have about
-/// 0, fine-tuned ones above 0.9.
+/// Models whose weights have a cosine below this were not fine-tuned from one initialisation: independent models have
+/// about 0, fine-tuned ones above 0.9.
 pub const LEAST_COSINE: f64 = 0.5;
 
 /// How many values of each matrix the cosine is computed from: more than enough to tell 0 from 0.5.
@@ -138,7 +138,7 @@ pub fn merge_models(
             found.into_iter().collect::<Result<(), _>>()?;
             let slices: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let (models, base) = slices.split_at(models.len());
-            // Random draws depend on a tensor's name. A head that is the embedding must get the same draws, to stay the same.
+            // Random draws depend on a tensor's name. A head that is the embedding must get the embedding's draws.
             let drawn = match tied == Some(true) && tensor == HEAD {
                 true => read[0].weights.embedding().unwrap_or(&tensor),
                 false => &tensor,
@@ -197,8 +197,8 @@ impl Checkpoint {
         Ok(values)
     }
 
-    /// Reads the first values of a tensor, at most `most`, in the place of what was read before: the system would have to
-    /// clear new memory.
+    /// Reads the first values of a tensor, at most `most`, in the place of what was read before: the system would have
+    /// to clear new memory.
     fn read_into(&mut self, values: &mut Vec<f32>, name: &str, most: usize) -> Result<(), FolderError> {
         let TensorFile { path, metadata, start, file, .. } =
             &mut self.weights.files[*self.weights.index.get(name).expect("names are those of the index")];
@@ -248,8 +248,8 @@ fn append(values: &mut Vec<f32>, dtype: Dtype, bytes: &[u8]) {
     }
 }
 
-/// Writes the files of a new model. Tensors come in the order of the files. Returns how many bytes were written; they are
-/// fewer than the files should have if the tensors end early.
+/// Writes the files of a new model. Tensors come in the order of the files. Returns how many bytes were written; they
+/// are fewer than the files should have if the tensors end early.
 fn write_files(out: &Path, shards: &[(String, Metadata)], tensors: Receiver<Vec<f32>>) -> Result<u64, FolderError> {
     let mut tensors = tensors.into_iter();
     let mut written = 0;
@@ -278,8 +278,8 @@ fn write_files(out: &Path, shards: &[(String, Metadata)], tensors: Receiver<Vec<
     Ok(written)
 }
 
-/// Bytes after which the disk is made to write. Otherwise the system keeps everything in memory until the end, and the disk
-/// has nothing to do until then.
+/// Bytes after which the disk is made to write. Otherwise the system keeps everything in memory until the end, and the
+/// disk has nothing to do until then.
 const SYNCED: usize = 64 << 20;
 
 fn write_header(writer: &mut impl std::io::Write, metadata: &Metadata) -> std::io::Result<u64> {
@@ -337,8 +337,8 @@ fn same_shapes(read: &[Checkpoint]) -> Result<(), MergeFolderError> {
     Ok(())
 }
 
-/// Refuses models whose configurations mean different functions of the same tensors. Returns whether the output layer is the
-/// embedding, where that is known.
+/// Refuses models whose configurations mean different functions of the same tensors. Returns whether the output layer
+/// is the embedding, where that is known.
 fn same_settings(folders: &[&Path], read: &[Checkpoint]) -> Result<Option<bool>, MergeFolderError> {
     let files: Vec<PathBuf> = folders.iter().map(|folder| folder.join("config.json")).collect();
     let objects = files.iter().map(|file| read_json(file)).collect::<Result<Vec<_>, _>>()?;
@@ -443,8 +443,8 @@ fn same_tokenizers(folders: &[&Path]) -> Result<(), MergeFolderError> {
     Ok(())
 }
 
-/// The least cosine of a model's weights with those of the model number `origin`, over the first values of every matrix, and
-/// the number of the model that has it.
+/// The least cosine of a model's weights with those of the model number `origin`, over the first values of every
+/// matrix, and the number of the model that has it.
 fn least_cosine(read: &mut [Checkpoint], origin: usize) -> Result<Option<(f64, usize)>, FolderError> {
     // Vectors are left out, because normalisations begin with ones in all models.
     let first = &read[0].weights;

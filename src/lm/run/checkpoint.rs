@@ -8,26 +8,26 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::course::Course;
-use super::outcome::Shown;
+use super::outcome::{LmProgress, Show};
 use crate::disk::archive::{Archive, write_atomically};
 use crate::disk::changes::{self, CONFIGURATION};
 use crate::disk::tensorboard::EventFile;
-use crate::disk::{Clock, DiskError, lines};
+use crate::disk::{Clock, DiskError, lines, text};
 use crate::lm::error::LmError;
 use crate::lm::optim::Optimizer;
 use crate::lm::train::Trainee;
 use crate::nn::{constant, to_host};
 
-/// The run's metrics, as lines and as events.
+/// A run's metrics, as lines of JSON and as TensorBoard events.
 pub(super) struct Log {
     path: PathBuf,
     events: EventFile,
 }
 
-/// Checkpoints that are kept: the newest, and the one before in case it is torn.
+/// How many checkpoints are kept: the newest, and the one before it in case the newest is torn.
 const KEPT: usize = 2;
 
-/// Writes a checkpoint, and removes the oldest.
+/// Writes the checkpoint of a run after so many steps.
 pub(super) fn write_checkpoint(
     course: &Course<'_>,
     mut archive: Archive,
@@ -39,20 +39,26 @@ pub(super) fn write_checkpoint(
     archive.put("tokens", &tokens);
     archive.put(CONFIGURATION, &course.config.to_toml());
     changes::note(&mut archive, course.seen());
+    save(course.run, &format!("step-{step:08}.safetensors"), archive, clock)
+}
+
+/// Writes the newest checkpoint of a run or session, with the times, and removes the oldest ones.
+pub(crate) fn save(run: &Path, name: &str, mut archive: Archive, clock: &Clock) -> Result<(), LmError> {
     archive.put("wall_seconds", &clock.wall());
     archive.put("cpu_seconds", &clock.cpu());
-    let path = course.run.join("checkpoints").join(format!("step-{step:08}.safetensors"));
-    // Every number is looked at where it arises; what slips through must not take the place of a good checkpoint.
+    let path = run.join("checkpoints").join(name);
+    // Numbers that are not finite are found where they arise. If one slips through, no good checkpoint may be lost.
     archive.check_finite(&path, &[])?;
+    text::make_parent(&path)?;
     archive.save(&path)?;
-    for old in checkpoints(course.run).into_iter().rev().skip(KEPT) {
+    for old in checkpoints(run).into_iter().rev().skip(KEPT) {
         // A checkpoint that cannot be removed harms nothing.
         let _ = fs::remove_file(old);
     }
     Ok(())
 }
 
-/// Puts a model in training into a checkpoint, its names behind a prefix.
+/// Puts a model in training into a checkpoint. `prefix` stands before the names of all entries.
 pub(crate) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     let names = trainee.model.trained_names();
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
@@ -67,7 +73,7 @@ pub(crate) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     archive.put(&format!("{prefix}trainee_step"), &trainee.step);
 }
 
-/// Takes it out again.
+/// Reads a model in training from a checkpoint, as [`put`] wrote it.
 pub(crate) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
@@ -78,7 +84,7 @@ pub(crate) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Re
         let moment = |i: usize| -> Result<_, LmError> {
             let name = format!("{prefix}optimizer.{i}.{name}");
             let values = archive.f32_any(&name)?;
-            // The optimiser's own shapes: as the parameter, or its rows, its columns, or nothing.
+            // An optimiser keeps a number for each weight, row or column of the parameter, or none.
             let shapes = [shape, [shape[0], 1], [1, shape[1]], [1, 1]];
             let fits = shapes.into_iter().find(|shape| archive.f32(&name, shape).is_ok()).unwrap_or(shape);
             Ok(constant(&values, fits, &device))
@@ -91,14 +97,11 @@ pub(crate) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Re
 }
 
 /// The newest checkpoint that is whole, and where it is.
-pub(crate) fn newest_checkpoint(
-    run: &Path,
-    show: &(dyn Fn(Shown<'_>) + Sync),
-) -> Result<Option<(PathBuf, Archive)>, LmError> {
+pub(crate) fn newest_checkpoint(run: &Path, show: &Show<'_>) -> Result<Option<(PathBuf, Archive)>, LmError> {
     for path in checkpoints(run).into_iter().rev() {
         match Archive::load(&path).and_then(|all| all.check_finite(&path, &[]).map(|()| all)) {
             Ok(archive) => return Ok(Some((path, archive))),
-            Err(error) => show(Shown::Note(&format!("{error}; trying the one before it"))),
+            Err(error) => show(LmProgress::Note(&format!("{error}; trying the one before it"))),
         }
     }
     Ok(None)
@@ -114,20 +117,16 @@ pub(crate) fn checkpoints(run: &Path) -> Vec<PathBuf> {
 }
 
 impl Log {
-    /// Opens both; lines of steps that will be taken again, and a torn last one, are taken out. Others that cannot be
-    /// read stay as they are, and are told.
-    pub(super) fn open(run: &Path, step: usize, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Self, LmError> {
+    /// Opens both files. Lines of steps that will be taken again, and a torn last line, are removed. Other lines that
+    /// cannot be read stay as they are, and `show` receives a remark.
+    pub(super) fn open(run: &Path, step: usize, show: &Show<'_>) -> Result<Self, LmError> {
         let path = run.join("metrics.jsonl");
-        let io = |action: &'static str| {
-            let path = path.clone();
-            move |source| DiskError::Io { path, action, source }
-        };
-        let all = lines::read::<Logged>(&path).map_err(io("read metrics"))?;
+        let all = lines::read::<Logged>(&path).map_err(DiskError::io(&path, "read metrics"))?;
         for bad in all.iter().filter_map(|line| line.value.as_ref().err()) {
-            show(Shown::Note(&format!("{bad}; {}", if bad.torn { "dropped" } else { "left as it is" })));
+            show(LmProgress::Note(&format!("{bad}; {}", if bad.torn { "dropped" } else { "left as it is" })));
         }
         let kept = lines::until(all, step as u64, |line| line.step);
-        write_atomically(&path, &lines::join(&kept)).map_err(io("write metrics"))?;
+        write_atomically(&path, &lines::join(&kept)).map_err(DiskError::io(&path, "write metrics"))?;
         let mut events = EventFile::create(&run.join("tb"))?;
         for line in lines::split(kept).0 {
             events.append_scalars(line.step, &scalars(line.step, &line.values))?;
@@ -141,7 +140,7 @@ impl Log {
         line.extend(values);
         let text = lines::line(&line);
         let append = || OpenOptions::new().append(true).open(&self.path)?.write_all(text.as_bytes());
-        append().map_err(|source| DiskError::Io { path: self.path.clone(), action: "write metrics", source })?;
+        append().map_err(DiskError::io(&self.path, "write metrics"))?;
         Ok(self.events.append_scalars(step as u64, &events)?)
     }
 }

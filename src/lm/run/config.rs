@@ -1,29 +1,31 @@
-//! The configuration of a training run: the stage's defaults ← `--config` file ← `--set` and flags.
+//! The configuration of a training run: the stage's defaults, then the `--config` file, then `--set` and flags.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::device::DeviceChoice;
 use crate::disk::{DiskError, layers};
-use crate::lm::chat;
 use crate::lm::data::{Conventions, ReadConfig};
 use crate::lm::error::LmError;
 use crate::lm::lora::LoraConfig;
 use crate::lm::loss::{KtoConfig, LOSSES, LossConfig};
 use crate::lm::model::Precision;
 use crate::lm::modpo::{ModpoForm, ModpoLoss};
+use crate::lm::open::template_time;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reward::RewardLoss;
 use crate::lm::sft::Normalization;
 use crate::lm::train::TrainConfig;
 use crate::preference::Likelihood;
+use crate::range::OutOfRange;
 use crate::soup::SUM_TOLERANCE;
 
-/// What is trained for.
+/// A stage: what is trained, and on what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StageKind {
@@ -35,11 +37,11 @@ pub enum StageKind {
     Reward,
     /// A policy on comparisons.
     Dpo,
-    /// A policy on one objective's comparisons, with the rewards of others as margins.
+    /// A policy on one objective's comparisons, with the rewards of the other objectives as margins.
     Modpo,
     /// A policy on good and bad completions.
     Kto,
-    /// A policy on a reward of its own completions.
+    /// A policy on the rewards of its own completions.
     Ppo,
 }
 
@@ -47,42 +49,42 @@ pub enum StageKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LmConfig {
-    /// What is trained for.
+    /// The stage.
     pub stage: StageKind,
     /// Seed of every random draw.
     pub seed: u64,
     /// Where tensors live.
     pub device: DeviceChoice,
-    /// What products are computed in: `bf16` is for GPUs.
+    /// Number format of matrix products: `bf16` is for GPUs.
     #[serde(default)]
     pub precision: Precision,
     /// Folder of the model to begin with; empty in pre-training, which makes one.
     pub model: PathBuf,
     /// Files or folders with rows, or `reviews` for the embedded world.
     pub data: Vec<PathBuf>,
-    /// The same for evaluation; without, `eval_share` of the data.
+    /// Files or folders with rows for evaluation; without them, `eval_share` of the data is held out.
     pub eval_data: Vec<PathBuf>,
-    /// Share of the rows that is kept for evaluation, where there are no files for it.
+    /// Share of the rows that is held out for evaluation, where `eval_data` is empty.
     pub eval_share: f64,
     /// A chat template by name or file, for rows that are chats.
     pub chat_template: String,
-    /// The day that a chat template is told if it asks, such as 2024-07-26, in UTC. A new run whose template asks
-    /// records today.
+    /// The date that a chat template receives if it asks for one, such as 2024-07-26, in UTC. A new run whose template
+    /// asks for a date records today's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub template_date: Option<String>,
     /// Gold reward that completions are judged with at evaluations; empty for none.
     pub gold: String,
     /// Completions that are sampled at evaluations, for the divergence from the reference and the gold reward.
     pub eval_samples: usize,
-    /// Most tokens of these.
+    /// Most tokens of such a completion.
     pub eval_tokens: usize,
     /// How files are read.
     pub read: ReadConfig,
     /// How rows become tokens.
     pub conventions: Conventions,
-    /// The loop.
+    /// The training loop.
     pub train: TrainConfig,
-    /// Adapters; without, all weights are trained.
+    /// Adapters; without them, all weights are trained.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lora: Option<LoraConfig>,
     /// Pre-training's own.
@@ -112,22 +114,22 @@ pub struct LmConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainConfig {
-    /// Its size.
+    /// The model's hidden size.
     pub hidden: usize,
-    /// Its blocks.
+    /// The model's blocks.
     pub layers: usize,
-    /// Its heads.
+    /// Attention heads of a block.
     pub heads: usize,
-    /// Its longest sequence, tokens; longer texts are cut into several.
+    /// The model's longest sequence, tokens. Longer texts are cut into several sequences.
     pub context: usize,
     /// Tokens of the tokenizer that is trained on the texts.
     pub vocabulary: usize,
-    /// Folder of a tokenizer to use instead.
+    /// Folder of an existing tokenizer; empty to train one.
     pub tokenizer: PathBuf,
-    /// Texts of the embedded world.
+    /// How many texts of the embedded world are written.
     pub texts: usize,
-    /// Fill every example with `context` tokens of texts one after another, as GPT-2's pre-training; otherwise an
-    /// example is a text, or a part of a long one.
+    /// Fill every example with `context` tokens of consecutive texts, as in GPT-2's pre-training. Otherwise an example
+    /// is one text, or a part of a long one.
     pub packing: bool,
 }
 
@@ -147,13 +149,13 @@ pub struct RewardRunConfig {
     pub likelihood: Likelihood,
     /// Weight that keeps scores around zero; see [`RewardLoss`].
     pub centering: f64,
-    /// Reward models in the ensemble; 1 for one without. (Christiano et al. 2017, §2.2.3: 3. Each is a whole language
-    /// model here, so an ensemble is there where it is asked for.)
+    /// Reward models in the ensemble; 1 for a single reward model. (Christiano et al. 2017, §2.2.3, use 3. Here each
+    /// member is a whole language model, so an ensemble is made only on request.)
     pub members: usize,
-    /// Train each member of an ensemble on its own bootstrap of the comparisons: as many, drawn with replacement
-    /// (§2.2.3).
+    /// Train each member of an ensemble on its own bootstrap sample of the comparisons: as many as there are, drawn
+    /// with replacement (§2.2.3).
     pub bootstrap: bool,
-    /// The member of the ensemble that this run trains, from 0; without, all of them, one after another.
+    /// The member of the ensemble that this run trains, from 0; without it, all members are trained, one after another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<usize>,
 }
@@ -164,9 +166,9 @@ pub struct RewardRunConfig {
 pub struct DpoConfig {
     /// The loss.
     pub loss: LossConfig,
-    /// What the policy is compared with.
+    /// How the reference policy is asked.
     pub reference: ReferenceKind,
-    /// Folder of the reference; empty for the model to begin with.
+    /// Folder of the reference policy; empty for the model to begin with.
     pub reference_model: PathBuf,
 }
 
@@ -178,13 +180,13 @@ pub struct ModpoRunConfig {
     pub beta: f64,
     /// How the loss is scaled.
     pub form: ModpoForm,
-    /// The objective whose preferences are learned from; empty for the one of the largest weight among those that have
-    /// preferences, which keeps 1/w_k small.
+    /// The objective whose preferences are learned from. If empty, it is the objective with the largest weight among
+    /// those that have preferences, which keeps 1/w_k small.
     pub carrier: String,
-    /// Bring every margin reward to one standard deviation on samples of the reference, so that weights compare like with
-    /// like: to that of the carrier's own reward, where it has one, or else to 1.
+    /// Scale every margin reward to the same standard deviation on samples of the reference policy, so that weights
+    /// compare like with like: to the deviation of the carrier's own reward, or to 1 if the carrier has no reward.
     pub standardize: bool,
-    /// How many samples.
+    /// How many samples the standard deviations are computed from.
     pub samples: usize,
     /// All objectives.
     pub objectives: Vec<ObjectiveConfig>,
@@ -194,22 +196,25 @@ pub struct ModpoRunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectiveConfig {
-    /// What it is called.
+    /// The objective's name.
     pub name: String,
-    /// Its share in the collective reward; all of them sum to 1.
+    /// Weight in the collective reward; all weights sum to 1.
     pub weight: f64,
-    /// Files with its preferences; without, it cannot carry the run, unless the run's own `data` are these.
+    /// Files with the objective's preferences. Without them it cannot carry the run, unless the run's own `data` are
+    /// its preferences.
     #[serde(default)]
     pub data: Vec<PathBuf>,
-    /// Its reward where another objective carries the run; of the carrier it gives the unit of the others, and that of its
-    /// own DPO policy is the one that its preferences teach. `model:DIR` of a reward model or an ensemble's run,
-    /// `implicit:DIR` of a policy trained with DPO, or a gold reward.
+    /// The objective's reward: `model:DIR` for a reward model or an ensemble's run, `implicit:DIR` for a policy trained
+    /// with DPO, or a gold reward. Where another objective carries the run, it gives the margins. The carrier's reward
+    /// gives the unit of the margins; the implicit reward of the carrier's own DPO policy gives the unit that its
+    /// preferences teach.
     #[serde(default)]
     pub reward: String,
     /// β that the policy of an implicit reward was trained with.
     #[serde(default = "implicit_beta")]
     pub beta: f64,
-    /// Folder of the reference that it was trained with; empty for the model to begin with.
+    /// Folder of the reference policy that the policy of an implicit reward was trained with; empty for the model to
+    /// begin with.
     #[serde(default)]
     pub reference: PathBuf,
 }
@@ -218,9 +223,9 @@ pub struct ObjectiveConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoRunConfig {
-    /// Folder of a reward model, or of the run of an ensemble, that judges completions; empty for the gold reward.
+    /// Folder of a reward model, or of an ensemble's run, that scores completions; empty for the gold reward.
     pub reward_model: PathBuf,
-    /// The algorithm's.
+    /// Hyper-parameters of the algorithm.
     pub algorithm: PpoConfig,
 }
 
@@ -228,11 +233,11 @@ pub struct PpoRunConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReferenceKind {
-    /// Once for every pair, before training; the answers are kept in the run folder.
+    /// Once for every pair, before training. The log-probabilities are kept in the run folder.
     Precomputed,
-    /// For each batch.
+    /// Anew for each batch.
     Model,
-    /// Never: losses without a reference, or `reference_free`.
+    /// Never: for losses without a reference policy, or with `reference_free`.
     None,
 }
 
@@ -246,7 +251,7 @@ pub const SIZES: [(&str, usize, usize, usize); 6] = [
     ("10m", 320, 8, 10),
 ];
 
-/// Most reward models of an ensemble, as with clips.
+/// Most reward models of an ensemble, as for rewards of clips.
 const MOST_MEMBERS: usize = 64;
 
 impl LmConfig {
@@ -256,7 +261,7 @@ impl LmConfig {
         let mut train = TrainConfig::default();
         match stage {
             StageKind::Pretrain => {
-                // nanoGPT's, at the larger rate that smaller models take.
+                // nanoGPT's settings, with a larger learning rate, which smaller models can take.
                 train.optimizer.learning_rate = 3e-3;
                 train.optimizer.schedule = Schedule::Cosine;
                 train.optimizer.warmup = 0.02;
@@ -264,7 +269,7 @@ impl LmConfig {
                 train.optimizer.weight_decay = 0.1;
                 train.batch_size = 64;
             }
-            // TRL's rates of full fine-tuning are for models a thousand times as large.
+            // TRL's learning rates for full fine-tuning. They are meant for models a thousand times as large.
             StageKind::Sft => train.optimizer.learning_rate = 2e-5,
             StageKind::Reward => train.optimizer.learning_rate = 1e-4,
             StageKind::Dpo | StageKind::Modpo | StageKind::Kto | StageKind::Ppo => train.optimizer.learning_rate = 1e-6,
@@ -321,32 +326,31 @@ impl LmConfig {
         Ok(changed)
     }
 
-    /// As a table.
+    /// The configuration as a table.
     pub(super) fn to_table(&self) -> Table {
         Table::try_from(self).expect("a configuration always serialises")
     }
 
-    /// Whether this is a run of several members.
+    /// Whether the run trains several reward models.
     pub(super) fn is_ensemble(&self) -> bool {
         self.reward.is_some_and(|reward| reward.is_ensemble())
     }
 
-    /// The chat template that is asked for.
+    /// The chat template that the configuration names, if it names one.
     #[must_use]
     pub fn template(&self) -> Option<&str> {
         (!self.chat_template.is_empty()).then_some(self.chat_template.as_str())
     }
 
-    /// The time that a chat template is told if it asks: the beginning of `template_date`.
+    /// The time that a chat template receives if it asks for the time: the beginning of `template_date`.
     ///
     /// # Errors
-    /// [`LmError::Config`] for what is no date.
+    /// [`LmError::Config`] if `template_date` is not a date.
     pub fn template_time(&self) -> Result<Option<i64>, LmError> {
-        let date = self.template_date.as_deref().map(chat::date).transpose();
-        date.map_err(|problem| LmError::Config(format!("template_date = {problem}")))
+        template_time(self.template_date.as_deref())
     }
 
-    /// As `config.toml`.
+    /// The text of `config.toml`.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration always serialises")
@@ -358,28 +362,24 @@ impl LmConfig {
     /// [`LmError::Config`], naming the first value out of range and what would be right.
     pub fn validate(&self) -> Result<(), LmError> {
         let wrong = |problem: String| Err(LmError::Config(problem));
+        let check = |field: &str, found: f64, fine, expected: &str| {
+            OutOfRange::check(field, found, fine, expected).map_err(|error| LmError::Config(error.to_string()))
+        };
+        let share = |field: &str, found| check(field, found, (0.0..1.0).contains(&found), "at least 0 and below 1");
         layers::layer(self)?;
         self.train.validate().map_err(|problem| LmError::Config(format!("train.{problem}")))?;
         self.conventions.validate().map_err(|error| LmError::Config(format!("conventions.{error}")))?;
         if self.data.is_empty() && self.stage != StageKind::Modpo {
             return wrong("data: no file is given (--data FILE …, or --corpus reviews)".to_owned());
         }
-        if !(0.0..1.0).contains(&self.eval_share) {
-            return wrong(format!("eval_share = {}: must be at least 0 and below 1", self.eval_share));
-        }
+        share("eval_share", self.eval_share)?;
         if self.stage != StageKind::Pretrain && self.model.as_os_str().is_empty() {
             return wrong("model: none is given (--model FOLDER)".to_owned());
         }
         if let Some(lora) = &self.lora {
-            if lora.rank == 0 {
-                return wrong("lora.rank = 0: must be 1 or more".to_owned());
-            }
-            if !(lora.alpha > 0.0 && lora.alpha <= 1e6) {
-                return wrong(format!("lora.alpha = {}: must be positive and at most 1e6", lora.alpha));
-            }
-            if !(0.0..1.0).contains(&lora.dropout) {
-                return wrong(format!("lora.dropout = {}: must be at least 0 and below 1", lora.dropout));
-            }
+            check("lora.rank", lora.rank as f64, lora.rank > 0, "1 or more")?;
+            check("lora.alpha", lora.alpha, lora.alpha > 0.0 && lora.alpha <= 1e6, "positive and at most 1e6")?;
+            share("lora.dropout", lora.dropout)?;
         }
         if let Some(DpoConfig { loss, reference, .. }) = &self.dpo {
             loss.validate().map_err(|error| LmError::Config(format!("dpo.loss.{error}")))?;
@@ -387,7 +387,7 @@ impl LmConfig {
             if needed && *reference == ReferenceKind::None {
                 let others = LOSSES.iter().filter(|loss| !loss.reference).map(|loss| loss.name);
                 return wrong(format!(
-                    "dpo.reference = none: the loss {} compares with a reference; set dpo.loss.reference_free, or use {}",
+                    "dpo.reference = none: the loss {} needs a reference; set dpo.loss.reference_free, or use {}",
                     loss.kind.name,
                     others.collect::<Vec<_>>().join(" or ")
                 ));
@@ -395,12 +395,9 @@ impl LmConfig {
         }
         if let Some(RewardRunConfig { likelihood, centering, members, member, .. }) = self.reward {
             likelihood.validate().map_err(|error| LmError::Config(format!("reward.likelihood.{error}")))?;
-            if !(0.0..=1e6).contains(&centering) {
-                return wrong(format!("reward.centering = {centering}: must be between 0 and 1e6"));
-            }
-            if !(1..=MOST_MEMBERS).contains(&members) {
-                return wrong(format!("reward.members = {members}: must be between 1 and {MOST_MEMBERS}"));
-            }
+            check("reward.centering", centering, (0.0..=1e6).contains(&centering), "between 0 and 1e6")?;
+            let (fine, expected) = ((1..=MOST_MEMBERS).contains(&members), format!("between 1 and {MOST_MEMBERS}"));
+            check("reward.members", members as f64, fine, &expected)?;
             if let Some(member) = member.filter(|&member| member >= members) {
                 return wrong(format!("reward.member = {member}: must be below reward.members, {members}"));
             }
@@ -422,7 +419,8 @@ impl LmConfig {
             let sizes = [hidden, layers, heads, vocabulary, texts];
             if sizes.contains(&0) || context < 8 || !hidden.is_multiple_of(2 * heads.max(1)) {
                 return wrong(
-                    "pretrain: hidden must be a multiple of twice the heads, the context 8 or more, and the other sizes 1 or more"
+                    "pretrain: hidden must be a multiple of twice the heads, the context 8 or more, and the other \
+                     sizes 1 or more"
                         .to_owned(),
                 );
             }
@@ -435,11 +433,11 @@ impl ModpoRunConfig {
     /// The objective whose preferences are learned from.
     ///
     /// # Errors
-    /// [`LmError::Config`] where the one that is asked for does not exist.
+    /// [`LmError::Config`] if there is no objective of that name.
     pub fn carrier(&self) -> Result<&ObjectiveConfig, LmError> {
         let named = |name: &str| self.objectives.iter().find(|objective| objective.name == name);
         let found = match self.carrier.as_str() {
-            // Of equal weights the first.
+            // Among equal weights, the first objective wins.
             "" => self
                 .objectives
                 .iter()
@@ -458,15 +456,15 @@ impl ModpoRunConfig {
         })
     }
 
-    /// What is wrong; `has_data` says whether the run names preferences of its own.
+    /// Checks the numbers and the objectives. `has_data` says whether the run's own `data` names preferences.
     fn validate(&self, has_data: bool) -> Result<(), String> {
         let Self { beta, samples, objectives, .. } = self;
-        if !(1e-9..=1e6).contains(beta) {
-            return Err(format!("beta = {beta}: must be between 1e-9 and 1e6"));
-        }
-        if *samples < 2 {
-            return Err(format!("samples = {samples}: must be 2 or more, to have a deviation"));
-        }
+        let check = |field: &str, found: f64, fine, expected: &str| {
+            OutOfRange::check(field, found, fine, expected).map_err(|error| error.to_string())
+        };
+        let strength = |field: &str, beta| check(field, beta, (1e-9..=1e6).contains(&beta), "between 1e-9 and 1e6");
+        strength("beta", *beta)?;
+        check("samples", *samples as f64, *samples >= 2, "2 or more, to have a deviation")?;
         if objectives.len() < 2 {
             return Err("objectives: must be two or more (--objective name=…,weight=…); one alone is DPO".to_owned());
         }
@@ -475,12 +473,8 @@ impl ModpoRunConfig {
             if name.is_empty() || objectives[..i].iter().any(|other| other.name == *name) {
                 return Err(format!("objectives: the name '{name}' is empty or there twice"));
             }
-            if !(*weight >= 0.0 && weight.is_finite()) {
-                return Err(format!("objectives.{name}: weight = {weight}: must be at least 0"));
-            }
-            if !(1e-9..=1e6).contains(beta) {
-                return Err(format!("objectives.{name}: beta = {beta}: must be between 1e-9 and 1e6"));
-            }
+            check(&format!("objectives.{name}: weight"), *weight, *weight >= 0.0, "at least 0")?;
+            strength(&format!("objectives.{name}: beta"), *beta)?;
         }
         let sum: f64 = objectives.iter().map(|objective| objective.weight).sum();
         if (sum - 1.0).abs() > SUM_TOLERANCE {
@@ -500,7 +494,8 @@ impl ModpoRunConfig {
         match margin {
             None => Ok(()),
             Some(other) => Err(format!(
-                "objectives.{}: has a weight, but no reward to make a margin of: give reward = \"model:DIR\", \"implicit:DIR\" or a gold reward",
+                "objectives.{}: has a weight, but no reward to make a margin of: give reward = \"model:DIR\", \
+                 \"implicit:DIR\" or a gold reward",
                 other.name
             )),
         }
@@ -508,7 +503,7 @@ impl ModpoRunConfig {
 }
 
 impl RewardRunConfig {
-    /// Whether this is a run of several members.
+    /// Whether the run trains several reward models.
     #[must_use]
     pub fn is_ensemble(&self) -> bool {
         self.members > 1 && self.member.is_none()
@@ -567,16 +562,20 @@ impl Default for DpoConfig {
     }
 }
 
-/// The configuration as the run began.
-pub(super) fn first_config(path: &Path) -> Result<LmConfig, LmError> {
-    let file = path.join("config.toml");
-    let text = fs::read_to_string(&file).map_err(|source| DiskError::Io {
-        path: file.clone(),
-        action: "read the configuration",
-        source,
-    })?;
+/// The configuration that a run began with.
+pub(super) fn first_config(run: &Path) -> Result<LmConfig, LmError> {
+    read_checked(run, LmConfig::validate)
+}
+
+/// The configuration in a folder's `config.toml`, which `validate` accepts.
+pub(in crate::lm) fn read_checked<C: DeserializeOwned>(
+    folder: &Path,
+    validate: fn(&C) -> Result<(), LmError>,
+) -> Result<C, LmError> {
+    let file = folder.join("config.toml");
+    let text = fs::read_to_string(&file).map_err(DiskError::io(&file, "read the configuration"))?;
     let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
-    let config: LmConfig = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
-    config.validate().map_err(|error| wrong(&error.to_string()))?;
+    let config: C = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
+    validate(&config).map_err(|error| wrong(&error.to_string()))?;
     Ok(config)
 }

@@ -1,21 +1,19 @@
 //! The configuration of a language model's run as it changes while the run goes on: see [`crate::disk::changes`].
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use super::config::{LmConfig, StageKind, first_config};
 use super::outcome::SUMMARY;
-use crate::disk::DiskError;
 use crate::disk::archive::Archive;
-use crate::disk::calendar;
 use crate::disk::changes::{self, Change, Fields, Rules, fits_configuration};
-use crate::disk::layers;
+use crate::disk::{DiskError, calendar, layers};
 use crate::lm::error::LmError;
 
-/// A place in time of a run: after so many steps (iterations, with PPO).
+/// A point in the time of a run: after so many steps (iterations, with PPO).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AtStep {
@@ -23,7 +21,7 @@ pub struct AtStep {
     pub step: usize,
 }
 
-/// What of a run may change, with what that does.
+/// The fields of a configuration that may change during a run, with the effect of the change.
 const MAY: &Rules = &[
     ("train.steps", "how long the run goes on"),
     ("train.epochs", "how long the run goes on"),
@@ -51,7 +49,7 @@ const MAY: &Rules = &[
     ("ppo.reward_model", "a folder that was moved"),
 ];
 
-/// What of it may not, with the reason.
+/// The fields that may not change, with the reason.
 const MAY_NOT: &Rules = &[
     ("stage", "it would be another run"),
     ("seed", "every draw comes from it, also those of the past"),
@@ -68,13 +66,13 @@ const MAY_NOT: &Rules = &[
     ("pretrain", "the model was made so"),
 ];
 
-/// Fields that PPO has others for.
+/// Fields that PPO does not read, because it has its own.
 const NOT_OF_PPO: [&str; 3] = ["train.steps", "train.epochs", "train.optimizer"];
 
-/// What only measures, saves, or says where files are: it has a meaning for a run that has taken all its steps.
+/// Fields whose change still has an effect on a run that has taken all its steps: it is measured at its end.
 const HARMLESS: [&str; 2] = ["eval_samples", "eval_tokens"];
 
-/// What `set` changes of a configuration, and the configuration after it; `None` where that is nothing.
+/// The fields that `set` changes in a configuration, and the configuration after the change; `None` if it changes none.
 ///
 /// # Errors
 /// When a field may not change, or its value cannot be.
@@ -85,17 +83,17 @@ pub fn planned(config: &LmConfig, set: &[Table]) -> Result<Option<(Fields, LmCon
     let ignored = fields.keys().find(|name| NOT_OF_PPO.iter().any(|other| name.starts_with(other)));
     match ignored.filter(|_| config.stage == StageKind::Ppo) {
         Some(name) => Err(LmError::Config(format!(
-            "--set {name}: PPO does not read it; it goes by ppo.algorithm.iterations, ppo.algorithm.optimizer.learning_rate \
-             and so on"
+            "--set {name}: PPO does not read it; it goes by ppo.algorithm.iterations, \
+             ppo.algorithm.optimizer.learning_rate and so on"
         ))),
         None => Ok((!fields.is_empty()).then_some((fields, new))),
     }
 }
 
-/// The configuration of a run folder as it is now: as the run began, with all changes since.
+/// The present configuration of a run folder: the one that the run began with, and all changes since.
 ///
 /// # Errors
-/// When it is missing, torn, or that of another kind of run.
+/// When it is missing or torn, or belongs to another kind of run.
 pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
     let mut config = first_config(path)?;
     for (i, change) in changes::read::<AtStep>(path)?.iter().enumerate() {
@@ -104,13 +102,8 @@ pub fn read_config(path: &Path) -> Result<LmConfig, LmError> {
     Ok(config)
 }
 
-/// A configuration after the change in line `index` + 1 of a run's folder.
-pub(super) fn changed(
-    run: &Path,
-    config: &LmConfig,
-    change: &Change<AtStep>,
-    index: usize,
-) -> Result<LmConfig, LmError> {
+/// A configuration after the change in line `index` + 1 of a run folder's `changes.jsonl`.
+fn changed(run: &Path, config: &LmConfig, change: &Change<AtStep>, index: usize) -> Result<LmConfig, LmError> {
     let wrong = |reason: String| DiskError::Line { path: run.join(changes::FILE), line: index + 1, reason };
     let mut table = config.to_table();
     changes::apply(&mut table, &change.fields).map_err(|error| wrong(error.to_string()))?;
@@ -123,24 +116,25 @@ pub(super) fn changed(
 pub(super) struct Course<'a> {
     /// The run's folder.
     pub(super) run: &'a Path,
-    /// As it is now.
+    /// The configuration after all changes that have taken effect.
     pub(super) config: LmConfig,
     recorded: Vec<Change<AtStep>>,
+    /// How many of the recorded changes have taken effect.
     done: usize,
 }
 
 impl<'a> Course<'a> {
-    /// Of a run that begins.
+    /// The course of a run that begins.
     pub(super) fn new(run: &'a Path, config: &LmConfig) -> Self {
         Self { run, config: config.clone(), recorded: Vec::new(), done: 0 }
     }
 
-    /// Of a run that goes on from a checkpoint, or from its start, checked against the folder's configuration.
-    pub(super) fn open(run: &'a Path, checkpoint: Option<&(std::path::PathBuf, Archive)>) -> Result<Self, LmError> {
+    /// The course of a run that goes on from its start, or from a checkpoint, which must fit the configuration.
+    pub(super) fn open(run: &'a Path, checkpoint: Option<&(PathBuf, Archive)>) -> Result<Self, LmError> {
         let now = checkpoint.map_or(Ok(0), |(_, archive)| archive.get("step"))?;
         let recorded: Vec<Change<AtStep>> = changes::read(run)?;
         let done = recorded.iter().take_while(|change| change.at.step < now).count();
-        // Whether a change of this very step was in it is not known: either may be what it was made with.
+        // The checkpoint may be from before or after a change at its own step: each of these configurations fits.
         let mut candidates = vec![first_config(run)?];
         for (i, change) in recorded.iter().enumerate().take_while(|(_, change)| change.at.step <= now) {
             let config = changed(run, &candidates[candidates.len() - 1], change, i)?;
@@ -157,7 +151,7 @@ impl<'a> Course<'a> {
         Ok(Self { run, config: candidates.swap_remove(0), recorded, done })
     }
 
-    /// Records a change of a run that has taken `step` steps; `total` says how many a configuration has.
+    /// Records a change of a run that has taken `step` steps. `total` gives a configuration's number of steps.
     pub(super) fn add(
         &mut self,
         step: usize,
@@ -165,7 +159,7 @@ impl<'a> Course<'a> {
         new: &LmConfig,
         total: impl Fn(&LmConfig) -> usize,
     ) -> Result<(), LmError> {
-        // After all that were recorded before.
+        // A new change comes after all recorded ones.
         let at = AtStep { step: self.recorded.last().map_or(step, |last| last.at.step.max(step)) };
         let refuse = |problem: String| Err(LmError::Config(problem));
         let (steps, name) = (total(new), fields.keys().next().cloned().unwrap_or_default());
@@ -179,15 +173,11 @@ impl<'a> Course<'a> {
                  (train.steps, or with PPO ppo.algorithm.iterations)"
             ));
         }
-        // What is said of the run so far stays to be read.
+        // The summary of the run so far is kept under another name.
         let summary = self.run.join(SUMMARY);
         if summary.exists() {
             let kept = self.run.join(format!("summary-{:08}.json", at.step));
-            fs::rename(&summary, kept).map_err(|source| DiskError::Io {
-                path: summary,
-                action: "keep the summary",
-                source,
-            })?;
+            fs::rename(&summary, kept).map_err(DiskError::io(&summary, "keep the summary"))?;
         }
         let change = Change { at, fields, time: calendar::now() };
         changes::append(self.run, change.clone())?;

@@ -19,12 +19,12 @@ use super::config::{LmConfig, RewardRunConfig, StageKind, first_config};
 use super::course::read_config;
 use super::execute::evaluated;
 use super::one;
-use super::outcome::{LmOutcome, LmSummary, Shown, member_folder};
+use super::outcome::{LmOutcome, LmProgress, LmSummary, Show, member_folder};
 use super::prepare::{Work, prepare};
+use super::reward_models::{RewardModels, read};
+use crate::disk::files::hex;
 use crate::disk::{Folder, changes};
-use crate::lm::ensemble::{RewardModels, read};
 use crate::lm::error::LmError;
-use crate::lm::open::hex;
 use crate::lm::reward::pair_scores;
 use crate::preference::query::disagreement;
 
@@ -37,7 +37,7 @@ pub(super) fn begin(
     path: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     let config = one::checked(config)?;
     let _folder = Folder::create_with(path, &config.to_toml())?;
@@ -58,7 +58,7 @@ pub(super) fn train(
     path: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     let count = config.reward.map_or(1, |reward| reward.members);
     let mut summaries: Vec<LmSummary> = Vec::with_capacity(count);
@@ -75,11 +75,11 @@ pub(super) fn train(
         if stop.load(Ordering::Relaxed) && member > 0 {
             return Ok(LmOutcome::Interrupted { step: steps });
         }
-        show(Shown::Note(&format!("member {} of {count}", member + 1)));
+        show(LmProgress::Note(&format!("member {} of {count}", member + 1)));
         // Steps and tokens are counted over all members.
-        let of_member = |shown: Shown<'_>| match shown {
-            Shown::Step(step, total, metrics, own) => {
-                show(Shown::Step(member * total + step, count * total, metrics, tokens + own));
+        let of_member = |shown: LmProgress<'_>| match shown {
+            LmProgress::Step(step, total, metrics, own) => {
+                show(LmProgress::Step(member * total + step, count * total, metrics, tokens + own));
             }
             other => show(other),
         };

@@ -1,6 +1,5 @@
-//! The steps of a run: training, metrics, evaluations, checkpoints, and the end.
+//! The steps of a run: training, metrics, evaluations, checkpoints, and the summary.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,10 +8,10 @@ use serde_json::{Map, Value, json};
 use super::checkpoint::{Log, put, take, write_checkpoint};
 use super::config::LmConfig;
 use super::course::Course;
-use super::outcome::{LmOutcome, LmSummary, MODEL, Shown};
+use super::outcome::{LmOutcome, LmProgress, LmSummary, MODEL, Show};
 use super::prepare::{Prepared, Work, Written};
 use crate::disk::archive::Archive;
-use crate::disk::{Clock, DiskError, Folder};
+use crate::disk::{Clock, Folder};
 use crate::lm::config::Output;
 use crate::lm::diagnose::{self, Sampled};
 use crate::lm::error::LmError;
@@ -25,7 +24,7 @@ use crate::lm::reward;
 use crate::lm::sample::Completion;
 use crate::lm::train::{self, Metrics, Stage, Trainee, evaluate};
 
-/// Steps of a run in all; iterations, with PPO.
+/// All steps of a run, or iterations with PPO.
 pub(super) fn total_steps(config: &LmConfig, prepared: &Prepared) -> usize {
     let examples = match &prepared.work {
         Work::Texts(stage, _) => stage.len(),
@@ -39,23 +38,21 @@ pub(super) fn total_steps(config: &LmConfig, prepared: &Prepared) -> usize {
     config.train.total_steps(examples)
 }
 
-/// Takes all steps that are left, from the newest checkpoint if there is one.
+/// Takes all steps that are left. `from` is the newest checkpoint, if there is one.
 pub(super) fn execute(
     course: Course<'_>,
     folder: &Folder,
     prepared: &Prepared,
     from: Option<&Archive>,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     if let Work::Done = &prepared.work {
         let mut trainee = Trainee::new(prepared.start.clone());
         return conclude(&course.config, folder, prepared, &mut trainee, (Map::new(), None), 0, &Clock::new());
     }
-    let gold = match course.config.gold.as_str() {
-        "" => None,
-        spec => Some(gold::open(spec)?),
-    };
+    let spec = &course.config.gold;
+    let gold = (!spec.is_empty()).then(|| gold::open(spec)).transpose()?;
     let going = Going::begin(course, folder, prepared, gold.as_deref(), from, stop, show)?;
     match &prepared.work {
         Work::Texts(stage, eval) => run_stage(going, stage, eval.as_ref(), from),
@@ -63,15 +60,15 @@ pub(super) fn execute(
         Work::Policy(stage, eval) => run_stage(going, stage, eval.as_ref(), from),
         Work::Single(stage, eval) => run_stage(going, stage, eval.as_ref(), from),
         Work::Several(stage, eval) => run_stage(going, stage, eval.as_ref(), from),
-        Work::Done => unreachable!("there is nothing to train, which was seen above"),
+        Work::Done => unreachable!("a run with nothing to train is concluded above"),
         Work::Written(work) => run_ppo(going, work, from),
     }
 }
 
-/// Before the names of metrics since the last line of the log.
+/// Stands in checkpoints before the names of the metrics since the last line of the log.
 const SINCE: &str = "since.";
 
-/// Everything of a run in progress but the state that is trained.
+/// Everything of a run in progress, except the state that is trained.
 struct Going<'a> {
     course: Course<'a>,
     folder: &'a Folder,
@@ -83,15 +80,15 @@ struct Going<'a> {
     tokens: u64,
     /// The last evaluation.
     eval: Map<String, Value>,
-    /// The completions that it sampled.
+    /// Measures of the completions that the last evaluation sampled.
     sampled: Option<Sampled>,
     stop: &'a AtomicBool,
-    /// Whether it was asked to stop before its last step.
+    /// Whether the run was asked to stop before its last step.
     interrupted: bool,
-    show: &'a (dyn Fn(Shown<'_>) + Sync),
+    show: &'a Show<'a>,
 }
 
-/// Measures of a model on held-out examples after so many steps, computed in parts of so many tokens.
+/// Measures a model on held-out examples after so many steps, in parts of so many tokens.
 type HeldOut<'a> = &'a dyn Fn(&Decoder, usize, usize) -> Result<Map<String, Value>, LmError>;
 
 impl<'a> Going<'a> {
@@ -102,7 +99,7 @@ impl<'a> Going<'a> {
         gold: Option<&'a dyn Gold>,
         checkpoint: Option<&Archive>,
         stop: &'a AtomicBool,
-        show: &'a (dyn Fn(Shown<'_>) + Sync),
+        show: &'a Show<'a>,
     ) -> Result<Self, LmError> {
         let (mut step, mut tokens, mut clock) = (0, 0, Clock::new());
         if let Some(archive) = checkpoint {
@@ -115,8 +112,8 @@ impl<'a> Going<'a> {
         Ok(Self { course, folder, prepared, log, gold, clock, tokens, eval, sampled, stop, interrupted, show })
     }
 
-    /// After step `at` of `total`: evaluates and saves where that is due. Training breaks off where it is asked to stop, and
-    /// where the configuration changes.
+    /// After step `at` of `total`, evaluates and saves if that is due. Training breaks off if the run is asked to stop,
+    /// or the configuration changes.
     fn after<T>(
         &mut self,
         at: usize,
@@ -129,7 +126,7 @@ impl<'a> Going<'a> {
         let due = |every: usize| at == total || (every > 0 && at.is_multiple_of(every));
         if due(self.course.config.train.eval_every) {
             self.evaluate(model(state), at, held_out)?;
-            (self.show)(Shown::Evaluation(&self.eval));
+            (self.show)(LmProgress::Evaluation(&self.eval));
             if !self.eval.is_empty() {
                 self.log.write(at, self.eval.clone())?;
             }
@@ -147,7 +144,7 @@ impl<'a> Going<'a> {
         })
     }
 
-    /// Measures the model on what is held out, and has it complete held-out prompts.
+    /// Measures the model on the held-out examples, and lets it complete held-out prompts.
     fn evaluate(&mut self, model: &Decoder, step: usize, held_out: HeldOut<'_>) -> Result<(), LmError> {
         let config = &self.course.config;
         self.eval = held_out(model, step, config.train.part_tokens)?;
@@ -155,9 +152,9 @@ impl<'a> Going<'a> {
         Ok(())
     }
 
-    /// The end: the model is saved and the run summed up.
+    /// Saves the model and the summary.
     fn end(mut self, trainee: &mut Trainee, held_out: HeldOut<'_>) -> Result<LmOutcome, LmError> {
-        // A run that went on from its last checkpoint has not measured yet.
+        // A run that went on from the checkpoint of its last step has no evaluation yet.
         if self.eval.is_empty() {
             self.evaluate(&trainee.model, trainee.step, held_out)?;
         }
@@ -199,7 +196,7 @@ fn run_stage<S: Stage>(
             let at = trainee.step;
             going.tokens += examples.iter().map(|&example| stage.tokens(example) as u64).sum::<u64>();
             since += metrics;
-            (going.show)(Shown::Step(at, total, metrics, going.tokens));
+            (going.show)(LmProgress::Step(at, total, metrics, going.tokens));
             if at.is_multiple_of(config.log_every) || at == total {
                 let mut line = means(&since);
                 line.insert("num_tokens".to_owned(), json!(going.tokens));
@@ -233,20 +230,14 @@ fn run_ppo(mut going: Going<'_>, work: &Written, checkpoint: Option<&Archive>) -
     let eos = eos_of(start, tokenizer);
     let gold = going.gold;
     let reward = |rows: &[(usize, &Completion)]| -> Result<Vec<f64>, LmError> {
-        let asked: Vec<Vec<u32>> = rows.iter().map(|(prompt, _)| prompts[*prompt].clone()).collect();
+        let written = rows.iter().map(|(prompt, completion)| (prompts[*prompt].as_slice(), completion.ids.as_slice()));
         match (reward_models.as_slice(), gold) {
             ([_, ..], _) => {
-                let whole = |(prompt, (_, completion)): (&Vec<u32>, &(usize, &Completion))| {
-                    [prompt.as_slice(), &completion.ids].concat()
-                };
-                let sequences: Vec<Vec<u32>> = asked.iter().zip(rows).map(whole).collect();
+                let sequences: Vec<Vec<u32>> = written.map(|(prompt, ids)| [prompt, ids].concat()).collect();
                 let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
                 Ok(reward::mean_scores(reward_models, &slices))
             }
-            ([], Some(gold)) => {
-                let completions: Vec<Completion> = rows.iter().map(|(_, completion)| (*completion).clone()).collect();
-                diagnose::gold_scores(gold, tokenizer, &asked, &completions)
-            }
+            ([], Some(gold)) => diagnose::scores_of(gold, tokenizer, written),
             ([], None) => Err(LmError::Config("ppo: no reward is given".to_owned())),
         }
     };
@@ -256,7 +247,7 @@ fn run_ppo(mut going: Going<'_>, work: &Written, checkpoint: Option<&Archive>) -
         let config = algorithm(&going.course.config);
         let total = config.iterations;
         if state.iteration >= total {
-            // What a run counts are its iterations, not the minibatches of their epochs.
+            // A run counts iterations, not the minibatches of their epochs.
             state.policy.step = state.iteration;
             return going.end(&mut state.policy, &held_out);
         }
@@ -264,7 +255,7 @@ fn run_ppo(mut going: Going<'_>, work: &Written, checkpoint: Option<&Archive>) -
             let at = state.iteration;
             let written = metrics.get("completions/mean_length").unwrap_or(0.0) * config.batch_size as f64;
             going.tokens += written.round() as u64;
-            (going.show)(Shown::Step(at, total, metrics, going.tokens));
+            (going.show)(LmProgress::Step(at, total, metrics, going.tokens));
             let mut line = means(metrics);
             line.insert("num_tokens".to_owned(), json!(going.tokens));
             going.log.write(at, line)?;
@@ -280,7 +271,7 @@ fn run_ppo(mut going: Going<'_>, work: &Written, checkpoint: Option<&Archive>) -
     }
 }
 
-/// PPO's own numbers.
+/// PPO's hyper-parameters.
 fn algorithm(config: &LmConfig) -> PpoConfig {
     config.ppo.clone().unwrap_or_default().algorithm
 }
@@ -305,7 +296,7 @@ pub(super) fn evaluated(metrics: &Metrics) -> Map<String, Value> {
     all
 }
 
-/// Completions of held-out prompts, if any are wanted; their measures are added to `all`.
+/// Measures completions of held-out prompts, if the configuration asks for some. The means are added to `all`.
 fn sample_held_out(
     config: &LmConfig,
     prepared: &Prepared,
@@ -316,7 +307,8 @@ fn sample_held_out(
     if config.eval_samples == 0 || prepared.prompts.is_empty() || model.config.output != Output::Tokens {
         return Ok(None);
     }
-    let prompts = prompts_for(&prepared.prompts, config.eval_samples);
+    // If there are fewer prompts than samples, each prompt is completed several times.
+    let prompts: Vec<Vec<u32>> = prepared.prompts.iter().cycle().take(config.eval_samples).cloned().collect();
     let Prepared { tokenizer, start, .. } = prepared;
     let eos = eos_of(start, tokenizer);
     let judge = gold.map(|gold| (gold, tokenizer));
@@ -328,7 +320,7 @@ fn sample_held_out(
     Ok(Some(sampled))
 }
 
-/// Saves the model, and says what came of the run.
+/// Saves the model and the summary of a run.
 fn conclude(
     config: &LmConfig,
     folder: &Folder,
@@ -339,11 +331,6 @@ fn conclude(
     clock: &Clock,
 ) -> Result<LmOutcome, LmError> {
     let model = folder.path.join(MODEL);
-    fs::create_dir_all(&model).map_err(|source| DiskError::Io {
-        path: model.clone(),
-        action: "make the folder",
-        source,
-    })?;
     folder::write(&trainee.model, prepared.base.as_deref(), &model)?;
     prepared.tokenizer.save(&model)?;
     let parameters = trainee.model.trained_mut().iter().map(|tensor| tensor.shape().num_elements()).sum();
@@ -363,9 +350,4 @@ fn conclude(
     };
     summary.save()?;
     Ok(LmOutcome::Finished(Box::new(summary)))
-}
-
-/// As many prompts as wanted: each once, or several times where there are fewer.
-fn prompts_for(all: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
-    all.iter().cycle().take(count).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! Margin rewards of MODPO's objectives: computed once, and kept beside the runs for all weights that are tried.
+//! Margin rewards of MODPO's objectives. They are computed once, and kept beside the runs for runs with other weights.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,26 @@ use burn::tensor::Device;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{ModpoRunConfig, ObjectiveConfig};
-use super::outcome::Shown;
-use crate::disk::DiskError;
+use super::outcome::{LmProgress, Show};
+use super::reward_models;
 use crate::disk::archive::Archive;
+use crate::disk::files::hex;
+use crate::disk::text;
 use crate::lm::config::Output;
 use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::error::LmError;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale, margins};
-use crate::lm::open::{hex, tokenizer_of};
+use crate::lm::open::tokenizer_of;
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
-use crate::lm::{ensemble, folder, gold};
+use crate::lm::{folder, gold};
 use crate::nn::to_host;
 
 /// What margin rewards are computed with.
 pub(super) struct Judging<'a> {
     pub(super) config: &'a ModpoRunConfig,
-    /// The model to begin with, which is the reference.
+    /// The model to begin with, which is the reference policy.
     pub(super) reference: &'a Decoder,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) eos: &'a [u32],
@@ -32,17 +34,17 @@ pub(super) struct Judging<'a> {
     /// Most tokens of a sampled completion.
     pub(super) tokens: usize,
     pub(super) part_tokens: usize,
-    /// Folder of what is kept.
+    /// Folder that the rewards are kept in.
     pub(super) cache: PathBuf,
     pub(super) device: &'a Device,
 }
 
-/// w_{−k}ᵀ δr_{−k} of the pairs that are learned from, and of those for evaluation.
+/// w_{−k}ᵀ δr_{−k} of the training pairs, and of the evaluation pairs.
 pub(super) fn of_pairs(
     judging: &Judging<'_>,
     pairs: &[EncodedPair],
     eval: &[EncodedPair],
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<[Vec<f64>; 2], LmError> {
     let carrier = judging.config.carrier()?;
     let counted: Vec<&ObjectiveConfig> =
@@ -51,9 +53,10 @@ pub(super) fn of_pairs(
     let unit = match (standardize, carrier.reward.is_empty()) {
         (false, _) => 1.0,
         (true, true) => {
-            show(Shown::Note(&format!(
-                "objective {}: carries the preferences and has no reward of its own, so margins have a deviation of 1; with \
-                 reward = \"implicit:DIR\" of its DPO policy they would have the one that its preferences teach",
+            show(LmProgress::Note(&format!(
+                "objective {}: carries the preferences and has no reward of its own, so margins are scaled to a \
+                 deviation of 1. With reward = \"implicit:DIR\" of its DPO policy, they would get the deviation that \
+                 its preferences teach",
                 carrier.name
             )));
             1.0
@@ -68,7 +71,7 @@ pub(super) fn of_pairs(
         let [train, eval, samples] = rewards(judging, objective, pairs, [pairs, eval], show)?;
         let scale = if standardize { scale(objective, &samples, show)? } else { Scale::NONE };
         let both = |values: Vec<f64>| -> Vec<[f64; 2]> {
-            values.chunks_exact(2).map(|both| [both[0], both[1]].map(|reward| unit * scale.apply(reward))).collect()
+            values.as_chunks::<2>().0.iter().map(|both| both.map(|reward| unit * scale.apply(reward))).collect()
         };
         weights.push(objective.weight);
         of_train.push(both(train));
@@ -77,24 +80,24 @@ pub(super) fn of_pairs(
     Ok([margins(&weights, &of_train, pairs.len()), margins(&weights, &of_eval, eval.len())])
 }
 
-/// Of an objective's reward on samples of the model.
-fn scale(objective: &ObjectiveConfig, samples: &[f64], show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<Scale, LmError> {
+/// The scale of an objective's reward, from its values on samples of the model.
+fn scale(objective: &ObjectiveConfig, samples: &[f64], show: &Show<'_>) -> Result<Scale, LmError> {
     let scale = Scale::of(samples).ok_or_else(|| {
         LmError::Config(format!(
-            "modpo.objectives.{}: all {} samples of the model have the same reward, so there is no scale to bring it to: \
-             set modpo.standardize = false, or choose another reward",
+            "modpo.objectives.{}: all {} samples of the model have the same reward, so it cannot be standardized: set \
+             modpo.standardize = false, or choose another reward",
             objective.name,
             samples.len()
         ))
     })?;
-    show(Shown::Note(&format!(
+    show(LmProgress::Note(&format!(
         "objective {}: {:.3} ± {:.3} on samples of the model",
         objective.name, scale.mean, scale.deviation
     )));
     Ok(scale)
 }
 
-/// The policy that is returned where the preferences have no weight: that of the only other objective, if it has one.
+/// The result of a run whose preferences have weight 0: the policy of the only other objective, if it has one.
 pub(super) fn policy_without_preferences(
     config: &ModpoRunConfig,
     reference: &Decoder,
@@ -106,22 +109,22 @@ pub(super) fn policy_without_preferences(
     let implicit = only.and_then(|objective| Some((objective, objective.reward.strip_prefix("implicit:")?)));
     let Some((objective, path)) = implicit else {
         return Err(LmError::Config(format!(
-            "modpo.carrier = \"{}\": has the weight 0, so that its preferences say nothing, and the policy is that of the margin \
-             rewards. That one is known where a single other objective has all the weight and an implicit reward",
+            "modpo.carrier = \"{}\": has weight 0, so the result would be the policy of the margin rewards. That \
+             policy is known only if a single other objective has all the weight and an implicit reward",
             config.carrier
         )));
     };
     read_policy(&objective.name, Path::new(path), reference, tokenizer, device)
 }
 
-/// Rewards of both sides of the judged pairs, one after the other, and of samples of the reference, which completes
-/// prompts of `pairs`: from the cache, or computed and kept there.
+/// Rewards of both sides of the two lists of judged pairs, chosen before rejected, and of samples of the reference
+/// policy, which completes prompts of `pairs`. They come from the cache, or are computed and kept there.
 fn rewards(
     judging: &Judging<'_>,
     objective: &ObjectiveConfig,
     pairs: &[EncodedPair],
     judged: [&[EncodedPair]; 2],
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<[Vec<f64>; 3], LmError> {
     let Judging { reference, tokenizer, part_tokens, .. } = judging;
     let reward = open(judging, objective)?;
@@ -131,7 +134,7 @@ fn rewards(
     let mut prompts: Vec<Vec<u32>> = Vec::new();
     for pair in pairs {
         let prompt = pair.chosen.prompt();
-        // The reference writes on from something.
+        // The reference policy cannot begin with nothing, and needs room for a token.
         if !prompt.is_empty() && prompt.len() < reference.config.context && prompts.iter().all(|known| known != prompt)
         {
             prompts.push(prompt.to_vec());
@@ -140,33 +143,25 @@ fn rewards(
             break;
         }
     }
-    let prompts: Vec<Vec<u32>> = match judging.config.standardize {
-        true => {
-            prompts.iter().cycle().take(if prompts.is_empty() { 0 } else { judging.config.samples }).cloned().collect()
-        }
-        false => Vec::new(),
-    };
+    let samples = if judging.config.standardize { judging.config.samples } else { 0 };
+    let prompts: Vec<Vec<u32>> = prompts.iter().cycle().take(samples).cloned().collect();
 
     let content = identity(objective, &reward).map(|mut hash| {
         hash_model(&mut hash, reference);
         hash.update(judging.seed.to_le_bytes());
         hash.update((judging.tokens as u64).to_le_bytes());
-        for side in sides.iter().flatten() {
-            hash.update((side.prompt_len as u64).to_le_bytes());
-            hash_ids(&mut hash, &side.ids);
-        }
+        sides.iter().flatten().for_each(|side| hash_side(&mut hash, side));
         prompts.iter().for_each(|prompt| hash_ids(&mut hash, prompt));
         hex(&hash.finalize())
     });
     let path = content.as_ref().map(|content| judging.cache.join(format!("rewards-{}.safetensors", &content[..16])));
     if let (Some(content), Some(path)) = (&content, &path)
-        && let Ok(archive) = Archive::load(path)
-        && archive.get::<String>("content").is_ok_and(|found| found == *content)
+        && let Some(archive) = kept(path, content)
     {
-        show(Shown::Note(&format!("objective {}: rewards as kept in {}", objective.name, path.display())));
+        show(LmProgress::Note(&format!("objective {}: rewards as kept in {}", objective.name, path.display())));
         return Ok([archive.f64_any("train")?, archive.f64_any("eval")?, archive.f64_any("samples")?]);
     }
-    show(Shown::Note(&format!(
+    show(LmProgress::Note(&format!(
         "objective {}: judging {} completions",
         objective.name,
         sides[0].len() + sides[1].len() + prompts.len()
@@ -184,30 +179,19 @@ fn rewards(
         for (name, values) in ["train", "eval", "samples"].into_iter().zip(&found) {
             archive.put_f64(name, &[values.len()], values);
         }
-        archive.put("content", &content);
-        fs::create_dir_all(&judging.cache).map_err(|source| DiskError::Io {
-            path: judging.cache.clone(),
-            action: "make the folder",
-            source,
-        })?;
-        archive.save(&path)?;
+        keep(&path, &content, archive)?;
     }
     Ok(found)
 }
 
 fn open(judging: &Judging<'_>, objective: &ObjectiveConfig) -> Result<MarginReward, LmError> {
     let Judging { reference, tokenizer, device, .. } = judging;
-    let wrong = |problem: String| LmError::Config(format!("modpo.objectives.{}: {problem}", objective.name));
-    if objective.reward.is_empty() {
-        return Err(wrong(
-            "has a weight, but no reward to make a margin of: give reward = \"model:DIR\", \"implicit:DIR\" or a gold reward"
-                .to_owned(),
-        ));
-    }
     if let Some(path) = objective.reward.strip_prefix("model:") {
-        let found = ensemble::read(Path::new(path), device)?;
+        let found = reward_models::read(Path::new(path), device)?;
         if found.tokenizer.fingerprint() != tokenizer.fingerprint() {
-            return Err(wrong(format!("{path}: has another tokenizer than the policy")));
+            let name = &objective.name;
+            let problem = format!("modpo.objectives.{name}: {path}: has another tokenizer than the policy");
+            return Err(LmError::Config(problem));
         }
         return Ok(MarginReward::Model(found.members));
     }
@@ -222,7 +206,7 @@ fn open(judging: &Judging<'_>, objective: &ObjectiveConfig) -> Result<MarginRewa
     Ok(MarginReward::Gold(gold::open(&objective.reward)?))
 }
 
-/// A policy of the same tokens as the reference.
+/// A policy with the same tokens as the reference policy.
 fn read_policy(
     objective: &str,
     path: &Path,
@@ -239,7 +223,7 @@ fn read_policy(
         format!("{}: has {own} tokens, but the model to begin with {other}", path.display())
     } else if tokenizer_of(path, &loaded)?.fingerprint() != tokenizer.fingerprint() {
         format!(
-            "{}: has another tokenizer than the model to begin with: the same numbers are other texts",
+            "{}: has another tokenizer than the model to begin with: the same token ids are other texts",
             path.display()
         )
     } else {
@@ -248,7 +232,7 @@ fn read_policy(
     Err(LmError::Config(format!("modpo.objectives.{objective}: {problem}")))
 }
 
-/// What a reward is, as far as it can be told; a program may answer otherwise every time.
+/// The hash of a reward; `None` for a program, which may answer differently each time.
 fn identity(objective: &ObjectiveConfig, reward: &MarginReward) -> Option<Sha256> {
     let mut hash = Sha256::new();
     match reward {
@@ -263,7 +247,7 @@ fn identity(objective: &ObjectiveConfig, reward: &MarginReward) -> Option<Sha256
                 return None;
             }
             hash.update(objective.reward.as_bytes());
-            // Of a lexicon or a classifier: its content.
+            // A lexicon or a classifier also counts by the content of its file.
             if let Ok(content) = fs::read(rest) {
                 hash.update(&content);
             }
@@ -272,7 +256,19 @@ fn identity(objective: &ObjectiveConfig, reward: &MarginReward) -> Option<Sha256
     Some(hash)
 }
 
-/// A model's weights, with its adapters.
+/// The archive in a file, if the file is whole and was computed from this content.
+pub(super) fn kept(path: &Path, content: &str) -> Option<Archive> {
+    Archive::load(path).ok().filter(|archive| archive.get::<String>("content").is_ok_and(|found| found == content))
+}
+
+/// Writes an archive that was computed from this content.
+pub(super) fn keep(path: &Path, content: &str, mut archive: Archive) -> Result<(), LmError> {
+    archive.put("content", &content);
+    text::make_parent(path)?;
+    Ok(archive.save(path)?)
+}
+
+/// Adds a model's weights, adapters included, to a hash.
 pub(super) fn hash_model(hash: &mut Sha256, model: &Decoder) {
     let mut whole = folder::merged(model);
     for tensor in whole.trained_mut() {
@@ -280,8 +276,14 @@ pub(super) fn hash_model(hash: &mut Sha256, model: &Decoder) {
     }
 }
 
-/// Token ids, and where they end.
-pub(super) fn hash_ids(hash: &mut Sha256, ids: &[u32]) {
+/// Adds one side of a pair to a hash.
+pub(super) fn hash_side(hash: &mut Sha256, side: &Encoded) {
+    hash.update((side.prompt_len as u64).to_le_bytes());
+    hash_ids(hash, &side.ids);
+}
+
+/// Adds token ids, and their end, to a hash.
+fn hash_ids(hash: &mut Sha256, ids: &[u32]) {
     ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
     hash.update(u32::MAX.to_le_bytes());
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! runs/<name>/
-//!   config.toml      resolved configuration, as the run began
-//!   changes.jsonl    what of it was changed since, and when
-//!   metrics.jsonl    one object for each logged step, under TRL's names; evaluations begin with eval_
-//!   tb/              the same as TensorBoard events
-//!   reference.safetensors  the reference policy's log-probabilities, asked for once
-//!   checkpoints/     step-000120.safetensors: everything needed to go on exactly
+//!   config.toml      the resolved configuration that the run began with
+//!   changes.jsonl    later changes of the configuration
+//!   metrics.jsonl    one object for each logged step, under TRL's names; names of evaluations begin with eval_
+//!   tb/              the same metrics as TensorBoard events
+//!   reference.safetensors  the reference policy's log-probabilities, computed once
+//!   checkpoints/     step-00000120.safetensors: everything needed to go on exactly
 //!   model/           the trained model as a Hugging Face folder
 //!   summary.json     what --json printed
 //! ```
@@ -21,6 +21,7 @@ mod margins;
 mod one;
 pub(in crate::lm) mod outcome;
 mod prepare;
+pub mod reward_models;
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -28,12 +29,13 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::Device;
 use toml::Table;
 
+pub(in crate::lm) use self::config::read_checked;
 pub use self::config::{
     DpoConfig, LmConfig, ModpoRunConfig, ObjectiveConfig, PpoRunConfig, PretrainConfig, ReferenceKind, RewardRunConfig,
     SIZES, SftConfig, StageKind,
 };
 pub use self::course::{AtStep, planned, read_config};
-pub use self::outcome::{LmOutcome, LmSummary, Shown, member_folder};
+pub use self::outcome::{LmOutcome, LmProgress, LmSummary, Show, member_folder};
 pub use super::error::LmError;
 pub use super::open::{asked_date, eos_of, tokenizer_of, weights_sha256};
 use crate::disk::Folder;
@@ -47,7 +49,7 @@ pub fn train(
     path: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     match config.is_ensemble() {
         false => one::train(config, path, device, stop, show),
@@ -55,8 +57,8 @@ pub fn train(
     }
 }
 
-/// Goes on with an interrupted run from its newest checkpoint. What `set` lays over the configuration is recorded and
-/// takes effect there; a finished run goes on with more steps.
+/// Goes on with an interrupted run from its newest checkpoint. Changes that `set` makes to the configuration are
+/// recorded, and take effect there. With more steps, a finished run goes on, too.
 ///
 /// # Errors
 /// [`LmError`].
@@ -65,7 +67,7 @@ pub fn resume(
     set: &[Table],
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     let folder = Folder::open_to_write(path)?;
     let config = read_config(path)?;
@@ -73,7 +75,7 @@ pub fn resume(
         (false, planned) => one::resume(&folder, &config, planned, device, stop, show),
         (true, None) => ensemble::train(&config, path, device, stop, show),
         (true, Some(_)) => Err(LmError::Config(format!(
-            "{}: is an ensemble, whose members are trained alike: nothing of it can change; train another one",
+            "{}: is an ensemble, whose members are trained alike: its configuration cannot change; train another one",
             path.display()
         ))),
     }
@@ -82,8 +84,8 @@ pub fn resume(
 /// Checks that a run's newest whole checkpoint belongs to its configuration.
 ///
 /// # Errors
-/// [`DiskError::Edited`](crate::disk::DiskError::Edited); what cannot be read.
-pub fn check(path: &Path, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(), LmError> {
+/// [`DiskError::Edited`](crate::disk::DiskError::Edited) if it does not, or a file cannot be read.
+pub fn check(path: &Path, show: &Show<'_>) -> Result<(), LmError> {
     let checkpoint = checkpoint::newest_checkpoint(path, show)?;
     course::Course::open(path, checkpoint.as_ref()).map(|_| ())
 }

@@ -1,4 +1,4 @@
-//! A run of one model: from its start, or from its newest checkpoint.
+//! A run of one model, from its start or from its newest checkpoint.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::checkpoint::{checkpoints, newest_checkpoint};
 use super::config::{LmConfig, StageKind};
 use super::course::Course;
 use super::execute::{execute, total_steps};
-use super::outcome::{LmOutcome, Shown};
+use super::outcome::{LmOutcome, Show};
 use super::prepare::prepare;
 use crate::disk::Folder;
 use crate::disk::changes::Fields;
@@ -26,7 +26,7 @@ pub(super) fn train(
     path: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     let config = checked(config)?;
     let folder = Folder::create_with(path, &config.to_toml())?;
@@ -34,14 +34,14 @@ pub(super) fn train(
         Ok(prepared) => execute(Course::new(path, &config), &folder, &prepared, None, stop, show)
             .map_err(|error| error.with_checkpoint(|| checkpoints(path).pop())),
         Err(error) => {
-            // A run that could not begin leaves no folder that the next try would trip over.
+            // A run that could not begin leaves no folder, which would stop the next try.
             let _ = fs::remove_dir_all(path);
             Err(error)
         }
     }
 }
 
-/// Goes on with a run whose configuration is this one, with a change that is planned, if there is one.
+/// Goes on with a run that has this configuration. A `planned` change of the configuration is recorded first.
 ///
 /// # Errors
 /// [`LmError`].
@@ -51,13 +51,13 @@ pub(super) fn resume(
     planned: Option<(Fields, LmConfig)>,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<LmOutcome, LmError> {
     let path = &folder.path;
     let checkpoint = newest_checkpoint(path, show)?;
     let mut course = Course::open(path, checkpoint.as_ref())?;
     let checkpoint = checkpoint.map(|(_, archive)| archive);
-    // Files that were moved are where the newest configuration says.
+    // The newest configuration says where moved files are.
     let newest = planned.as_ref().map_or(config, |(_, new)| new);
     let prepared = prepare(newest, folder, device, show)?;
     if let Some((fields, new)) = planned {
@@ -68,8 +68,8 @@ pub(super) fn resume(
         .map_err(|error| error.with_checkpoint(|| checkpoints(path).pop()))
 }
 
-/// A configuration that a run can begin with: checked, and with today's date where the chat template asks for one, so that
-/// the run can be repeated.
+/// A checked configuration for a new run. If the chat template asks for a date, today's date is recorded, so that the
+/// run can be repeated.
 ///
 /// # Errors
 /// [`LmError::Config`].

@@ -1,4 +1,4 @@
-//! What a run tells while it goes on, and what it leaves when it ends.
+//! What a run shows while it goes on, and what it leaves when it ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::config::StageKind;
-use crate::disk::archive::write_atomically;
-use crate::disk::{DiskError, lines, shown};
+use crate::disk::{lines, shown, text};
 use crate::lm::diagnose::Sampled;
 use crate::lm::error::LmError;
 use crate::lm::train::Metrics;
 
-/// What a run says when it ends.
+/// What came of a run: its `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LmSummary {
-    /// What was trained for.
+    /// The stage.
     pub stage: StageKind,
     /// Seed.
     pub seed: u64,
     /// Steps taken.
     pub steps: usize,
-    /// Parameters of the model; with adapters, of these.
+    /// Parameters that were trained: the adapters', if there are adapters, or else the model's.
     pub trained_parameters: usize,
     /// The last evaluation, by name.
     pub eval: Map<String, Value>,
@@ -32,14 +31,14 @@ pub struct LmSummary {
     pub tokens: u64,
     /// Wall-clock seconds, summed over interruptions.
     pub wall_seconds: f64,
-    /// CPU seconds of the process, likewise; `None` where the system does not tell.
+    /// CPU seconds of the process, summed over interruptions, too; `None` where the system does not tell.
     pub cpu_seconds: Option<f64>,
     /// SHA-256 of what was trained.
     pub weights_sha256: String,
-    /// Folder of the trained model: where it is now, as the run folder.
+    /// Folder of the trained model. As [`LmSummary::load`] gives it, it is where the folder is now.
     #[serde(serialize_with = "shown")]
     pub model: PathBuf,
-    /// Run folder: where it is now. In the file both are only for those who read it.
+    /// Run folder, likewise. The file has both paths as they were when the run ended.
     #[serde(serialize_with = "shown")]
     pub run_dir: PathBuf,
 }
@@ -47,7 +46,7 @@ pub struct LmSummary {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LmOutcome {
-    /// With all steps.
+    /// It took all its steps.
     Finished(Box<LmSummary>),
     /// It was asked to stop, and wrote a checkpoint.
     Interrupted {
@@ -58,16 +57,19 @@ pub enum LmOutcome {
 
 /// What is shown while a run goes on.
 #[derive(Debug, Clone)]
-pub enum Shown<'a> {
+pub enum LmProgress<'a> {
     /// A remark for the user.
     Note(&'a str),
-    /// Something before training: what, how much is done, of how much.
+    /// Work before training: its name, how much of it is done, and how much there is.
     Preparing(&'a str, usize, usize),
-    /// A step: its number from 1, of how many, what was measured, tokens so far.
+    /// A step: its number from 1, the number of all steps, its metrics, and the tokens that training went over so far.
     Step(usize, usize, &'a Metrics, u64),
-    /// An evaluation.
+    /// An evaluation: its measures by name.
     Evaluation(&'a Map<String, Value>),
 }
+
+/// Receives what a run shows, from several threads.
+pub type Show<'a> = dyn Fn(LmProgress<'_>) + Sync + 'a;
 
 /// Folder of a member's run.
 #[must_use]
@@ -85,25 +87,19 @@ impl LmSummary {
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let wrong = |error| LmError::Config(format!("{}: {error}", path.display()));
         let summary: Self = serde_json::from_str(&text).map_err(wrong)?;
-        // It may have been moved since. The model of an ensemble is its whole folder.
+        // The folder may have been moved since. The model of an ensemble is its whole folder.
         let model = if summary.model == summary.run_dir { run.to_owned() } else { run.join(MODEL) };
         Ok(Some(Self { model, run_dir: run.to_owned(), ..summary }))
     }
 
-    /// Writes it to its run folder.
+    /// Writes the summary to the run folder.
     pub(super) fn save(&self) -> Result<(), LmError> {
-        let text = lines::pretty(self);
-        let path = self.run_dir.join(SUMMARY);
-        Ok(write_atomically(&path, text.as_bytes()).map_err(|source| DiskError::Io {
-            path,
-            action: "write the summary",
-            source,
-        })?)
+        Ok(text::write(&self.run_dir.join(SUMMARY), &lines::pretty(self))?)
     }
 }
 
-/// Folder of the trained model in that of its run.
+/// Folder of the trained model in the run folder.
 pub(super) const MODEL: &str = "model";
 
-/// What `--json` printed.
+/// The file of a run's [`LmSummary`], which `--json` prints, too.
 pub(super) const SUMMARY: &str = "summary.json";

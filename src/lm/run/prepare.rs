@@ -1,8 +1,8 @@
-//! What a run needs before its first step: the model to begin with, rows as tokens, the reference's log-probabilities.
+//! What a run needs before its first step: the model to begin with, the rows as tokens, and the reference policy's
+//! log-probabilities.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
@@ -11,9 +11,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::{DpoConfig, LmConfig, PpoRunConfig, ReferenceKind, StageKind};
 use super::margins::{self, Judging};
-use super::outcome::Shown;
+use super::outcome::{LmProgress, Show};
+use super::reward_models;
+use crate::disk::Folder;
 use crate::disk::archive::Archive;
-use crate::disk::{DiskError, Folder};
+use crate::disk::files::hex;
 use crate::lm::chat::ChatTemplate;
 use crate::lm::config::{ModelConfig, Output, SmallLlama};
 use crate::lm::data::{self, CompletionRow, Document, EncodeReport, Encoded, EncodedPair, PreferenceRow, PromptRow};
@@ -23,29 +25,29 @@ use crate::lm::kto::Kto;
 use crate::lm::lora::Adapters;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{Modpo, ModpoLoss};
-use crate::lm::open::{eos_of, hex, tokenizer_of};
+use crate::lm::open::{eos_of, tokenizer_of};
 use crate::lm::reward::RewardModel;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
-use crate::lm::{ensemble, folder, reviews};
+use crate::lm::{folder, reviews};
 use crate::random::stream;
 
-/// Everything that a run needs beside its state.
+/// Everything that a run needs, except the state that changes.
 pub(super) struct Prepared {
-    /// Seed of what training draws: the run's, or a member's own.
+    /// Seed of the training's random draws: the run's seed, or a member's own.
     pub(super) seed: u64,
     pub(super) tokenizer: Tokenizer,
     /// The model to begin with, which is also the reference of sampled completions.
     pub(super) start: Decoder,
-    /// Folder of the base that adapters belong to.
+    /// Folder of the base model that adapters belong to.
     pub(super) base: Option<PathBuf>,
     pub(super) work: Work,
-    /// Prompts of held-out rows.
+    /// Prompts of the held-out rows.
     pub(super) prompts: Vec<Vec<u32>>,
 }
 
 /// The stage's examples, for training and for evaluation.
-#[expect(clippy::large_enum_variant, reason = "there is one in a run")]
+#[expect(clippy::large_enum_variant, reason = "a run has only one")]
 pub(super) enum Work {
     /// Texts, or completions.
     Texts(Sft, Option<Sft>),
@@ -54,14 +56,14 @@ pub(super) enum Work {
     Several(Modpo, Option<Modpo>),
     Single(Kto, Option<Kto>),
     Written(Written),
-    /// Nothing: the model to begin with is what was wanted.
+    /// There is nothing to train: the model to begin with is the result.
     Done,
 }
 
 /// What PPO needs: prompts, a reward, and a value function to begin with.
 pub(super) struct Written {
     pub(super) prompts: Vec<Vec<u32>>,
-    /// The members of an ensemble, or one reward model; none for the gold reward.
+    /// One reward model, or the members of an ensemble; empty for the gold reward.
     pub(super) reward_models: Vec<Decoder>,
     pub(super) value: Decoder,
 }
@@ -70,16 +72,16 @@ pub(super) fn prepare(
     config: &LmConfig,
     folder: &Folder,
     device: &Device,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Prepared, LmError> {
     if config.stage == StageKind::Pretrain {
         return prepare_pretraining(config, device, show);
     }
     let loaded = folder::read(&config.model, device)?;
-    loaded.remarks.iter().for_each(|remark| show(Shown::Note(remark)));
+    loaded.remarks.iter().for_each(|remark| show(LmProgress::Note(remark)));
     let tokenizer = tokenizer_of(&config.model, &loaded)?;
     if let Some(problem) = loaded.only_read {
-        return Err(LmError::Config(format!("{problem}: merge the adapter into its base first, and train that")));
+        return Err(LmError::Config(format!("{problem}: merge the adapter into its base, and train the result")));
     }
     let base = loaded.base.clone();
     let mut start = Decoder { precision: config.precision, ..loaded.decoder };
@@ -89,22 +91,22 @@ pub(super) fn prepare(
         match start.config.output {
             Output::Tokens => start = folder::with_scores(&start, 1, seed),
             Output::Scores(_) if member.is_some() => {
-                show(Shown::Note("the model scores already: members begin with its head, and differ by what they see"));
+                show(LmProgress::Note("the model has a score head: members begin with it, and differ by their data"));
             }
             Output::Scores(_) => {}
         }
-        // transformers finds the last token of a padded sequence by it, and takes no batch without it.
+        // transformers finds the last token of a padded sequence by the padding token, and takes no batch without one.
         if start.config.pad.is_none() {
             let special = tokenizer.special();
             let pad = special.pad.as_ref().map(|token| token.id);
             let ends = eos_of(&start, &tokenizer);
             start.config.pad = pad.filter(|pad| !ends.contains(pad));
             let why = match pad {
-                None => "the tokenizer has no token that pads",
-                Some(_) => "the token that pads ends texts, too, and transformers would read the score before it",
+                None => "the tokenizer has no padding token",
+                Some(_) => "the padding token also ends texts, and transformers would read the score before it",
             };
             if start.config.pad.is_none() {
-                show(Shown::Note(&format!(
+                show(LmProgress::Note(&format!(
                     "config.json gets no pad_token_id: {why}; transformers will take one sequence at a time"
                 )));
             }
@@ -127,24 +129,16 @@ pub(super) fn prepare(
     let context = start.config.context;
     let conventions = config.conventions.within(context);
     if conventions != config.conventions {
-        show(Shown::Note(&format!("max_length is the model's context, {context} tokens")));
+        show(LmProgress::Note(&format!("max_length is the model's context, {context} tokens")));
     }
     let part_tokens = config.train.part_tokens;
-    let log_probs_of = |model: &Decoder, pairs: &[EncodedPair], what: &str| {
-        let done = AtomicUsize::new(0);
-        let report = |count: usize| {
-            let so_far = done.fetch_add(count, Ordering::Relaxed) + count;
-            show(Shown::Preparing(what, so_far, pairs.len()));
-        };
-        dpo::log_probs(model, pairs, part_tokens, &report)
-    };
     let compared = |rows: &[PreferenceRow]| {
         let (pairs, report) = data::encode_pairs(rows, &tokenizer, template.as_ref(), &conventions)?;
         remark(&report, show);
         Ok::<_, LmError>(pairs)
     };
     let (work, prompts) = match config.stage {
-        StageKind::Pretrain => unreachable!("pre-training was prepared above"),
+        StageKind::Pretrain => unreachable!("pre-training is prepared above"),
         StageKind::Sft => {
             let (rows, eval) = rows::<CompletionRow>(config, show)?;
             let encode = |rows: &[CompletionRow]| {
@@ -165,7 +159,7 @@ pub(super) fn prepare(
                 let files: Vec<String> = config.data.iter().map(|path| path.display().to_string()).collect();
                 let (files, count) = (files.join(", "), pairs.len());
                 return Err(LmError::Config(format!(
-                    "{files}: all {count} comparisons are ties, so there is nothing to learn to prefer: must have one with a better side"
+                    "{files}: all {count} comparisons are ties: at least one must prefer a side"
                 )));
             }
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
@@ -197,10 +191,9 @@ pub(super) fn prepare(
                     }
                     ReferenceKind::Precomputed => {
                         let eval = eval.as_deref().unwrap_or_default();
-                        let content = content_of(reference, &pairs, eval);
-                        let path = folder.path.join("reference.safetensors");
-                        let cached = cached_log_probs(&path, &content, reference, &pairs, eval, &log_probs_of)?;
-                        (Reference::LogProbs(cached.0), Reference::LogProbs(cached.1))
+                        let path = |_: &str| folder.path.join("reference.safetensors");
+                        let [train, eval] = reference_log_probs(reference, &pairs, eval, part_tokens, path, show)?;
+                        (Reference::LogProbs(train), Reference::LogProbs(eval))
                     }
                 };
                 let stage = |pairs, reference| Dpo { pairs, loss, reference };
@@ -216,10 +209,10 @@ pub(super) fn prepare(
             let prompts = prompts(eval.as_deref().unwrap_or(&pairs).iter().map(|pair| pair.chosen.prompt()));
             if carrier.weight == 0.0 {
                 start = margins::policy_without_preferences(&modpo, &reference, &tokenizer, device)?;
-                show(Shown::Note("the preferences have no weight: the policy is that of the other objective's reward"));
+                show(LmProgress::Note("the preferences have weight 0: the result is the other objective's policy"));
                 return Ok(Prepared { seed, tokenizer, start, base: None, work: Work::Done, prompts });
             }
-            // What does not depend on the weights is kept beside the run, for all of them.
+            // Numbers that do not depend on the weights are kept beside the run, for runs with other weights.
             let cache = folder.path.parent().unwrap_or(&folder.path).join("cache");
             let judging = Judging {
                 config: &modpo,
@@ -234,14 +227,14 @@ pub(super) fn prepare(
             };
             let of_eval = eval.as_deref().unwrap_or_default();
             let [margins, eval_margins] = margins::of_pairs(&judging, &pairs, of_eval, show)?;
-            let content = content_of(&reference, &pairs, of_eval);
-            let path = cache.join(format!("reference-{}.safetensors", &content[..16]));
-            let cached = cached_log_probs(&path, &content, &reference, &pairs, of_eval, &log_probs_of)?;
+            let path = |content: &str| cache.join(format!("reference-{}.safetensors", &content[..16]));
+            let log_probs = reference_log_probs(&reference, &pairs, of_eval, part_tokens, path, show)?;
+            let [train_log_probs, eval_log_probs] = log_probs;
             let loss = ModpoLoss { beta: modpo.beta, weight: carrier.weight, form: modpo.form };
             let stage =
                 |pairs, margins, reference| Modpo { pairs, margins, reference: Reference::LogProbs(reference), loss };
-            let eval = eval.map(|pairs| stage(pairs, eval_margins, cached.1));
-            (Work::Several(stage(pairs, margins, cached.0), eval), prompts)
+            let eval = eval.map(|pairs| stage(pairs, eval_margins, eval_log_probs));
+            (Work::Several(stage(pairs, margins, train_log_probs), eval), prompts)
         }
         StageKind::Kto => {
             let (rows, eval) = rows::<CompletionRow>(config, show)?;
@@ -276,7 +269,7 @@ pub(super) fn prepare(
             let reward_models = match reward_model.as_os_str().is_empty() {
                 true => Vec::new(),
                 false => {
-                    let found = ensemble::read(&reward_model, device)?;
+                    let found = reward_models::read(&reward_model, device)?;
                     if found.tokenizer.fingerprint() != tokenizer.fingerprint() {
                         let problem = format!("{}: has another tokenizer than the policy", reward_model.display());
                         return Err(LmError::Config(problem));
@@ -285,8 +278,8 @@ pub(super) fn prepare(
                     members.map(|member| Decoder { precision: config.precision, ..member }).collect()
                 }
             };
-            // The value function begins as the (first) reward model, which knows what is good (Stiennon et al. 2020);
-            // else as the policy with a fresh head.
+            // The value function begins as the (first) reward model, which knows what is good (Stiennon et al. 2020).
+            // Without a reward model, it begins as the policy with a fresh head.
             let fresh = || folder::with_scores(&reference, 1, config.seed);
             let value = reward_models.first().cloned().unwrap_or_else(fresh);
             (Work::Written(Written { prompts: own, reward_models, value }), held_out)
@@ -295,8 +288,8 @@ pub(super) fn prepare(
     Ok(Prepared { seed, tokenizer, start, base: Some(base), work, prompts })
 }
 
-/// Seed of what training draws. Members of an ensemble differ in it: by their score heads, the order of their examples
-/// and their bootstraps. What is held out is the run's, and the same for all of them.
+/// Seed of the training's random draws. Each member of an ensemble has its own seed, so members differ in their score
+/// heads, the order of their examples and their bootstrap samples. All members hold out the same rows.
 fn training_seed(config: &LmConfig) -> u64 {
     match config.reward.and_then(|reward| reward.member) {
         None => config.seed,
@@ -305,15 +298,11 @@ fn training_seed(config: &LmConfig) -> u64 {
 }
 
 /// Texts, a tokenizer, and a fresh model.
-fn prepare_pretraining(
-    config: &LmConfig,
-    device: &Device,
-    show: &(dyn Fn(Shown<'_>) + Sync),
-) -> Result<Prepared, LmError> {
+fn prepare_pretraining(config: &LmConfig, device: &Device, show: &Show<'_>) -> Result<Prepared, LmError> {
     let pretrain = config.pretrain.clone().unwrap_or_default();
     let embedded = config.data == [PathBuf::from("reviews")];
     let texts: Vec<String> = if embedded {
-        show(Shown::Note(&format!("writing {} reviews", pretrain.texts)));
+        show(LmProgress::Note(&format!("writing {} reviews", pretrain.texts)));
         (0..pretrain.texts as u64).map(|i| reviews::review(&mut stream(config.seed, "review", i)).text).collect()
     } else {
         let (documents, skipped) = data::read_all::<Document>(&config.data, &config.read)?;
@@ -323,18 +312,18 @@ fn prepare_pretraining(
     let tokenizer = match pretrain.tokenizer.as_os_str().is_empty() {
         false => Tokenizer::load(&pretrain.tokenizer)?,
         true => {
-            show(Shown::Note(&format!("training a tokenizer of {} tokens", pretrain.vocabulary)));
+            show(LmProgress::Note(&format!("training a tokenizer of {} tokens", pretrain.vocabulary)));
             let of = TokenizerConfig { vocab_size: pretrain.vocabulary, begin: true, ..TokenizerConfig::default() };
             Tokenizer::train(texts.iter().cloned(), &of)?
         }
     };
     let eos = tokenizer.special().eos.as_ref().map(|token| token.id);
     let eos =
-        eos.ok_or_else(|| LmError::Config("pretrain.tokenizer: has no EOS token, which ends a text".to_owned()))?;
+        eos.ok_or_else(|| LmError::Config("pretrain.tokenizer: has no EOS token to end a text with".to_owned()))?;
     let sequences: Vec<Vec<u32>> = if pretrain.packing {
         let packed = data::pack(&texts, &tokenizer, pretrain.context)?;
         if packed.dropped_tokens > 0 {
-            show(Shown::Note(&format!("the last {} tokens fill no block", packed.dropped_tokens)));
+            show(LmProgress::Note(&format!("the last {} tokens do not fill a block", packed.dropped_tokens)));
         }
         packed.blocks().map(<[u32]>::to_vec).collect()
     } else {
@@ -352,7 +341,7 @@ fn prepare_pretraining(
     model.eos = vec![eos];
     model.bos = tokenizer.special().bos.as_ref().map(|token| token.id);
     let kind = if pretrain.packing { "blocks" } else { "texts" };
-    show(Shown::Note(&format!("a model of {} parameters, {} {kind}", model.parameters(), examples.len())));
+    show(LmProgress::Note(&format!("a model of {} parameters, {} {kind}", model.parameters(), examples.len())));
     let start = Decoder { precision: config.precision, ..Decoder::new(model, config.seed, device) };
     let held_out = held_out(config, examples.len());
     let eval = examples.split_off(examples.len() - held_out);
@@ -362,13 +351,13 @@ fn prepare_pretraining(
     Ok(Prepared { seed: config.seed, tokenizer, start, base: None, work, prompts: Vec::new() })
 }
 
-/// Texts as token ids with EOS at the end, those of more than `context` tokens in several parts.
+/// Texts as token ids with EOS at the end. A text of more than `context` tokens is cut into several parts.
 fn parts(texts: &[String], tokenizer: &Tokenizer, eos: u32, context: usize) -> Result<Vec<Vec<u32>>, LmError> {
     let mut parts = Vec::with_capacity(texts.len());
     for text in texts {
         let mut ids = tokenizer.encode(text, true)?;
         ids.push(eos);
-        // The last token of a part is the first of the next one, so that each is predicted once.
+        // The last token of a part is the first token of the next part, so that every token is predicted once.
         let mut rest = ids.as_slice();
         while rest.len() > context {
             parts.push(rest[..context].to_vec());
@@ -382,7 +371,7 @@ fn parts(texts: &[String], tokenizer: &Tokenizer, eos: u32, context: usize) -> R
 }
 
 /// Rows for training and for evaluation.
-fn rows<T: data::RowKind>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) -> Result<(Vec<T>, Vec<T>), LmError> {
+fn rows<T: data::RowKind>(config: &LmConfig, show: &Show<'_>) -> Result<(Vec<T>, Vec<T>), LmError> {
     let read = |paths: &[PathBuf]| {
         let (rows, skipped) = data::read_all::<T>(paths, &config.read)?;
         note_skipped(&skipped, show);
@@ -392,7 +381,7 @@ fn rows<T: data::RowKind>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) 
     let eval = match config.eval_data.is_empty() {
         false => read(&config.eval_data)?,
         true => {
-            // Drawn, because files are often sorted.
+            // The rows are drawn, because files are often sorted.
             let count = held_out(config, rows.len());
             let chosen: BTreeSet<usize> =
                 data::order(config.seed, u64::MAX, rows.len()).into_iter().take(count).collect();
@@ -407,12 +396,12 @@ fn rows<T: data::RowKind>(config: &LmConfig, show: &(dyn Fn(Shown<'_>) + Sync)) 
     Ok((rows, eval))
 }
 
-/// Rows that are kept for evaluation.
+/// How many of the rows are held out for evaluation.
 fn held_out(config: &LmConfig, rows: usize) -> usize {
     ((rows as f64 * config.eval_share).round() as usize).min(rows.saturating_sub(1))
 }
 
-/// Different prompts, in their order.
+/// The prompts in their order, each only once, without empty ones.
 fn prompts<'a>(all: impl Iterator<Item = &'a [u32]>) -> Vec<Vec<u32>> {
     let mut seen = BTreeSet::new();
     all.filter(|prompt| !prompt.is_empty() && seen.insert(prompt.to_vec())).map(<[u32]>::to_vec).collect()
@@ -422,20 +411,20 @@ fn some<T>(rows: &[T]) -> Option<&[T]> {
     (!rows.is_empty()).then_some(rows)
 }
 
-fn note_skipped(skipped: &data::Skipped, show: &(dyn Fn(Shown<'_>) + Sync)) {
+fn note_skipped(skipped: &data::Skipped, show: &Show<'_>) {
     if skipped.count > 0 {
-        show(Shown::Note(&format!("{} bad rows are left out:\n  {}", skipped.count, skipped.first.join("\n  "))));
+        show(LmProgress::Note(&format!("{} bad rows are left out:\n  {}", skipped.count, skipped.first.join("\n  "))));
     }
     if let Some(remark) = skipped.unread_fields() {
-        show(Shown::Note(&remark));
+        show(LmProgress::Note(&remark));
     }
 }
 
-fn remark(report: &EncodeReport, show: &(dyn Fn(Shown<'_>) + Sync)) {
+fn remark(report: &EncodeReport, show: &Show<'_>) {
     let EncodeReport { rows, prompt_not_prefix, cut, dropped } = report;
     let note = |count: u64, what: &str| {
         if count > 0 {
-            show(Shown::Note(&format!("{count} of {rows} rows {what}")));
+            show(LmProgress::Note(&format!("{count} of {rows} rows {what}")));
         }
     };
     note(*prompt_not_prefix as u64, "have a prompt whose tokens change when the completion follows");
@@ -443,49 +432,38 @@ fn remark(report: &EncodeReport, show: &(dyn Fn(Shown<'_>) + Sync)) {
     note(dropped.count, &format!("were left out as too long: {}", dropped.first.first().map_or("", String::as_str)));
 }
 
-/// What a reference's log-probabilities depend on, as a hash: its weights and the tokens.
-fn content_of(reference: &Decoder, pairs: &[EncodedPair], eval: &[EncodedPair]) -> String {
-    let mut hash = Sha256::new();
-    margins::hash_model(&mut hash, reference);
-    for side in pairs.iter().chain(eval).flat_map(|pair| [&pair.chosen, &pair.rejected]) {
-        hash.update((side.prompt_len as u64).to_le_bytes());
-        margins::hash_ids(&mut hash, &side.ids);
-    }
-    hex(&hash.finalize())
-}
-
-/// The reference's log-probabilities of the training and evaluation pairs: from the file where they were computed for
-/// the same content, else computed and written there.
-#[expect(clippy::type_complexity, reason = "two lists of pairs, used once")]
-fn cached_log_probs(
-    path: &Path,
-    content: &str,
+/// The reference policy's log-probabilities of the training pairs and of the evaluation pairs. They are kept in a file;
+/// `path` gives its place from the hash of everything that they depend on, the reference's weights and the tokens.
+fn reference_log_probs(
     reference: &Decoder,
     pairs: &[EncodedPair],
     eval: &[EncodedPair],
-    compute: &dyn Fn(&Decoder, &[EncodedPair], &str) -> Vec<[f64; 2]>,
-) -> Result<(Vec<[f64; 2]>, Vec<[f64; 2]>), LmError> {
-    if let Ok(archive) = Archive::load(path)
-        && archive.get::<String>("content").is_ok_and(|found| found == content)
-    {
-        let list = |name: &str| -> Result<Vec<[f64; 2]>, LmError> {
-            Ok(archive.f64_any(name)?.chunks_exact(2).map(|both| [both[0], both[1]]).collect())
-        };
-        return Ok((list("train")?, list("eval")?));
+    part_tokens: usize,
+    path: impl FnOnce(&str) -> PathBuf,
+    show: &Show<'_>,
+) -> Result<[Vec<[f64; 2]>; 2], LmError> {
+    let mut hash = Sha256::new();
+    margins::hash_model(&mut hash, reference);
+    let sides = pairs.iter().chain(eval).flat_map(|pair| [&pair.chosen, &pair.rejected]);
+    sides.for_each(|side| margins::hash_side(&mut hash, side));
+    let content = hex(&hash.finalize());
+    let path = path(&content);
+    if let Some(archive) = margins::kept(&path, &content) {
+        let list = |name: &str| archive.f64_any(name).map(|values| values.as_chunks::<2>().0.to_vec());
+        return Ok([list("train")?, list("eval")?]);
     }
-    let found = (compute(reference, pairs, "reference log-probs"), compute(reference, eval, "reference log-probs"));
+    let found = [pairs, eval].map(|pairs| {
+        let done = AtomicUsize::new(0);
+        let report = |count: usize| {
+            let so_far = done.fetch_add(count, Ordering::Relaxed) + count;
+            show(LmProgress::Preparing("reference log-probs", so_far, pairs.len()));
+        };
+        dpo::log_probs(reference, pairs, part_tokens, &report)
+    });
     let mut archive = Archive::default();
-    for (name, list) in [("train", &found.0), ("eval", &found.1)] {
+    for (name, list) in ["train", "eval"].into_iter().zip(&found) {
         archive.put_f64(name, &[list.len(), 2], list.as_flattened());
     }
-    archive.put("content", &content);
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|source| DiskError::Io {
-            path: folder.to_owned(),
-            action: "make the folder",
-            source,
-        })?;
-    }
-    archive.save(path)?;
+    margins::keep(&path, &content, archive)?;
     Ok(found)
 }

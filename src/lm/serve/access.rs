@@ -1,6 +1,6 @@
-//! Who may ask. A browser sends what any web page tells it to, also to this machine, and a page may call this machine by
-//! a name of the page's choice (DNS rebinding). So only names and pages that are known are let in; a server may ask for a
-//! key as well.
+//! Who may ask. A browser sends what any web page tells it to, also to this machine, and a page may call this machine
+//! by a name of the page's choice (DNS rebinding). So only names and pages that are known are let in; a server may ask
+//! for a key as well.
 
 use std::net::IpAddr;
 
@@ -33,8 +33,8 @@ const ANY: &str = "*";
 const MOST_SHOWN: usize = 80;
 
 impl Access {
-    /// `hosts` are names by which clients may call this machine, beside its numbers and `localhost`. `origins` are web pages
-    /// that may ask, such as `https://example.com`. `*` means any. `key` is what clients must send as
+    /// `hosts` are names by which clients may call this machine, beside its numbers and `localhost`. `origins` are web
+    /// pages that may ask, such as `https://example.com`. `*` means any. `key` is what clients must send as
     /// `Authorization: Bearer …`.
     ///
     /// # Errors
@@ -149,7 +149,7 @@ impl Access {
     }
 }
 
-/// Refuses a body that the headers do not call plain JSON. What a web page may send without asking first has other types.
+/// Refuses a body that the headers do not call plain JSON. A page that does not ask first can only send other types.
 pub(super) fn check_content(headers: &HeaderMap) -> Result<(), Refusal> {
     let refused = |name: &HeaderName, expected: &str| {
         let found = headers.get(name).map_or("missing".to_owned(), shown);

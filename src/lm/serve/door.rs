@@ -30,7 +30,7 @@ use super::write::lock;
 /// How much a server accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Most connections at the same time. When another client comes, the connection that was silent for longest is closed.
+    /// Most connections at the same time. For another client, the connection that was silent longest is closed.
     pub connections: usize,
     /// Most requests that are worked on or wait for that.
     pub requests: usize,
@@ -96,7 +96,7 @@ pub(super) const MOST_LINES: usize = 100;
 /// Bytes that are read ahead from a client. hyper's own buffer would be ten times as large.
 const BUFFER: usize = 64 << 10;
 
-/// Most clients that are told at the same time that there is no room. Further ones are told nothing.
+/// Most clients that are refused with an answer at the same time. Further clients get no answer.
 const MOST_TURNED_AWAY: usize = 64;
 
 /// How long such a client may take to read its answer.
@@ -124,8 +124,8 @@ impl Port {
         Ok(Self { address: listener.local_addr()?, listener })
     }
 
-    /// Takes connections, whose requests are answered by `answer`, until `stop` is set. Then requests get a little time to
-    /// end.
+    /// Takes connections, whose requests are answered by `answer`, until `stop` is set. Then requests get a little time
+    /// to end.
     pub(super) async fn receive<A, R>(&self, limits: &Limits, stop: &AtomicBool, answer: A) -> Result<(), ServeError>
     where
         A: Fn(Request<Incoming>, Arc<Visit>) -> R + Clone + Send + Sync + 'static,
@@ -202,8 +202,8 @@ impl Visits {
         lock(&self.all).len()
     }
 
-    /// Ends the connection whose client was silent for longest. Returns false where all connections have requests that are
-    /// worked on.
+    /// Ends the connection whose client was silent for longest. Returns false where all connections have requests that
+    /// are worked on.
     fn make_room(&self) -> bool {
         let mut all = lock(&self.all);
         let idle = all.iter().filter_map(|(number, visit)| Some((lock(&visit.state).idle?, *number)));

@@ -2,16 +2,16 @@
 //! `POST /v1/chat/completions`.
 //!
 //! Log-probabilities are those of the model's own distribution, at temperature 1 and without limits, however tokens are
-//! drawn. In completions, the text of a token is what it adds to the text: nothing while a character is not whole, then the
-//! whole character. In chats, whose answers have the bytes, too, it is the token's own text, and a part of a character is
-//! written as OpenAI writes it (`\xe2\x82`). A token that ends a text is not listed, but counts in `usage`.
+//! drawn. In completions, the text of a token is what it adds to the text: nothing while a character is not whole, then
+//! the whole character. In chats, whose answers have the bytes, too, it is the token's own text, and a part of a
+//! character is written as OpenAI writes it (`\xe2\x82`). A token that ends a text counts only in `usage`.
 //!
-//! Tokens are streamed as they come. Log-probabilities are computed at the end, so with them all tokens come at once. The
-//! same request with the same seed is answered by the same text, whatever other requests there are at the same time.
+//! Tokens are streamed as they come. Log-probabilities are computed at the end, so with them all tokens come at once.
+//! The same request with the same seed is answered by the same text, whatever other requests there are.
 //!
-//! One thread has all connections: it reads, refuses and sends, and never computes. Each request that is worked on has a
-//! thread of its own, from its JSON to its last token. A request ends when its client goes away or its time is up. While a
-//! client waits, it is sent comments (in a stream of events) or line feeds (before JSON) now and then, which mean nothing.
+//! One thread has all connections: it reads, refuses and sends, and never computes. Each request that is worked on has
+//! a thread of its own, from its JSON to its last token. A request ends when its client goes away or its time is up.
+//! While a client waits, it now and then receives comments (in a stream of events) or line feeds (before JSON).
 
 mod access;
 mod answer;
@@ -294,7 +294,7 @@ mod tests {
         });
     }
 
-    /// Whoever was silent for longest goes; where nobody is, a new one is told.
+    /// The connection that was silent longest is closed; if none is silent, the new client is refused.
     #[test]
     fn there_is_room_for_a_client_that_asks() {
         let limits = Limits { connections: 4, ..Limits::default() };

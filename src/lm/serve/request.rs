@@ -1,4 +1,4 @@
-//! What a client asks for: the fields of OpenAI's two forms, checked, with what is wrong named.
+//! What a client asks for: the fields of OpenAI's two forms. Each is checked, and errors name the field.
 
 use serde_json::{Map, Value};
 
@@ -25,7 +25,7 @@ pub(super) struct Wanted {
     pub(super) stop: Vec<String>,
     /// Repeat the prompt before the completion.
     pub(super) echo: bool,
-    /// Tell log-probabilities, and at each place so many of the likeliest tokens with theirs.
+    /// Give log-probabilities of the tokens, and of so many likeliest tokens at each place.
     pub(super) log_probs: Option<usize>,
     /// Send tokens as they come.
     pub(super) stream: bool,
@@ -33,7 +33,7 @@ pub(super) struct Wanted {
     pub(super) usage: bool,
 }
 
-/// A prompt as it comes.
+/// A prompt as the client sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Input {
     /// Text.
@@ -57,7 +57,7 @@ pub(super) struct Refusal {
     pub(super) code: Option<&'static str>,
 }
 
-/// Most tokens of a completion where the request says nothing; OpenAI's default.
+/// Most tokens of a completion if the request gives no number; OpenAI's default.
 const MAX_TOKENS: usize = 16;
 
 /// Most prompts of a request, as OpenAI has it, completions of each, and stop texts.
@@ -71,7 +71,7 @@ const MOST_SEQUENCES: usize = 2048;
 /// Most characters of a field's name that are compared and shown. No known field has as many.
 const MOST_NAME: usize = 64;
 
-/// Most likeliest tokens that are told at a place; OpenAI's limit for chats.
+/// Most alternatives to a token that an answer lists; OpenAI's limit for chats.
 const MOST_TOP: u64 = 20;
 
 /// Fields that are understood, in either form.

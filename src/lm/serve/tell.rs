@@ -172,8 +172,8 @@ fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
-/// Log-probabilities in the shape of OpenAI's form for completions or chats; `null` where they are not wanted. `offset` is
-/// where the first token begins in the text, characters.
+/// Log-probabilities in the shape of OpenAI's form for completions or chats; `null` where they are not wanted. `offset`
+/// is where the first token begins in the text, characters.
 fn log_probs(wanted: &Wanted, tokens: &[Told], offset: usize) -> Value {
     let Some(top) = wanted.log_probs else { return Value::Null };
     if wanted.chat {
@@ -198,7 +198,7 @@ fn log_probs(wanted: &Wanted, tokens: &[Told], offset: usize) -> Value {
     let likeliest = |told: &Told| {
         let Some(log_prob) = told.log_prob else { return Value::Null };
         let mut all = Map::new();
-        // Of tokens that add the same text only the likeliest is told. The token itself is always told.
+        // Of tokens that add the same text, only the likeliest is listed. The token itself is always listed.
         for (own, log_prob) in told.top.iter().filter(|(own, _)| own.id != told.own.id) {
             all.entry(own.name.clone()).or_insert_with(|| json!(log_prob));
         }

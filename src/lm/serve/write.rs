@@ -37,11 +37,11 @@ pub struct Served {
     eos: Vec<u32>,
     /// The weights in the form that computing needs. They are made for the first request.
     pen: OnceLock<Pen>,
-    /// Places for requests whose texts may take long to be read as tokens, so that a slow template or a long text holds up
-    /// only other requests of this kind.
+    /// Places for requests whose texts may take long to be read as tokens, so that a slow template or a long text holds
+    /// up only other requests of this kind.
     pub(super) reading: Gate,
-    /// Places for threads that write for requests that may take long (`long`), and for other requests (`short`), so that
-    /// short requests never wait for long ones.
+    /// Places for threads that write for requests that may take long (`long`), and for other requests (`short`), so
+    /// that short requests never wait for long ones.
     pub(super) long: Gate,
     short: Gate,
     /// Most threads that a request may use.
@@ -64,7 +64,7 @@ pub(super) struct Choice {
     pub(super) finish: Finish,
 }
 
-/// A token, and what is told about it.
+/// A token, and the numbers that an answer gives for it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Told {
     /// What it adds to the text: nothing while a character is not whole.
@@ -121,9 +121,9 @@ const LOGIT_ROWS: usize = 64;
 const WINDOW: usize = 4;
 
 impl Served {
-    /// Reads a folder. `name` is what clients call the model, by default the name of the folder. `template` is a chat template
-    /// by name or file, by default the tokenizer's, or else "hh". A template that asks for the time is told `now`, in seconds
-    /// since 1970, by default the time of each request.
+    /// Reads a folder. `name` is what clients call the model, by default the name of the folder. `template` is a chat
+    /// template by name or file, by default the tokenizer's, or else "hh". A template that asks for the time is told
+    /// `now`, in seconds since 1970, by default the time of each request.
     ///
     /// # Errors
     /// [`ServeError`]: no model, a model that scores, or no tokenizer.
@@ -192,8 +192,8 @@ impl Served {
         })
     }
 
-    /// Writes what is wanted. `piece` is told the number of a completion and text that is certain, from several threads; the
-    /// text is empty for tokens that add none. When it returns false, or `ends` returns true, nothing more is written.
+    /// Writes the completions. `piece` receives a completion's number and text that is certain, from several threads;
+    /// the text is empty for tokens that add none. When it returns false, or `ends` returns true, writing stops.
     pub(super) fn write(
         &self,
         wanted: &Wanted,
@@ -279,8 +279,8 @@ impl Served {
         })
     }
 
-    /// Refuses prompts that are longer than the context, whatever tokens they are read as. Returns whether reading them may
-    /// take long.
+    /// Refuses prompts that are longer than the context, whatever tokens they are read as. Returns whether reading them
+    /// may take long.
     fn fits(&self, wanted: &Wanted) -> Result<bool, Refusal> {
         let mut text = 0;
         let context = self.decoder.config.context;
@@ -354,8 +354,8 @@ impl Served {
         let most = wanted.max_tokens.unwrap_or_else(|| context.saturating_sub(longest).max(1));
         if longest.saturating_add(most) > context {
             let problem = format!(
-                "its {longest} tokens and the {most} to be written are more than the model's context of {context} tokens: \
-                 shorten it, or lower max_tokens"
+                "its {longest} tokens and the {most} to be written are more than the model's context of {context} \
+                 tokens: shorten it, or lower max_tokens"
             );
             return Err(too_long(param_of(wanted), &problem));
         }
@@ -363,8 +363,8 @@ impl Served {
             let (sequences, tokens) = (prompts.len() * wanted.count, most + if wanted.echo { longest } else { 0 });
             if sequences * tokens * (top + 1) > MOST_TOLD {
                 let problem = format!(
-                    "logprobs: {sequences} completions of up to {tokens} tokens, with {} numbers at each, are more than \
-                     {MOST_TOLD}: ask for fewer of them, or of their likeliest tokens",
+                    "logprobs: {sequences} completions of up to {tokens} tokens, with {} numbers at each, are more \
+                     than {MOST_TOLD}: ask for fewer of them, or of their likeliest tokens",
                     top + 1
                 );
                 return Err(Refusal::bad(Some("logprobs"), problem));
@@ -622,8 +622,8 @@ impl Gate {
         Self { free: Mutex::new(count.max(1)), left: Condvar::new() }
     }
 
-    /// Waits for a free place, and takes up to `most` of them, but only half of the free ones if there are several. `None`
-    /// when `ends` returns true before a place is free.
+    /// Waits for a free place, and takes up to `most` of them, but only half of the free ones if there are several.
+    /// `None` when `ends` returns true before a place is free.
     pub(super) fn enter(&self, most: usize, ends: &dyn Fn() -> bool) -> Option<Pass<'_>> {
         let mut free = lock(&self.free);
         loop {
@@ -652,7 +652,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A folder's name. A folder called `model` goes by the name of the folder that it is in.
+/// A folder's name. For a folder called `model`, it is the name of the folder above it.
 fn name_of(folder: &Path) -> String {
     let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let own = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());

@@ -11,10 +11,10 @@
 //!   summary.json       where the session stands
 //! ```
 //!
-//! The ledger, the configuration and the model to begin with decide everything. The other files follow from them, and exist
-//! to save time, or to be read. A file that is torn or missing is made again.
+//! The ledger, the configuration and the model to begin with decide everything. The other files follow from them, and
+//! exist to save time, or to be read. A file that is torn or missing is made again.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Doing, Lesson, Material, REVIEWS, TeachConfig, TeachQuestion, TeachReport, ask, begin, due, update};
-use crate::disk::archive::{Archive, write_atomically};
+use crate::disk::archive::Archive;
 use crate::disk::changes::{CONFIGURATION, fits_configuration};
-use crate::disk::{Clock, DiskError, Folder, lines, shown};
+use crate::disk::{Clock, DiskError, Folder, lines, shown, text};
 use crate::lm::error::LmError;
 use crate::lm::open::{asked_date, weights_sha256};
-use crate::lm::run::Shown;
-use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, take};
+use crate::lm::run::checkpoint::{checkpoints, newest_checkpoint, put, save, take};
+use crate::lm::run::{LmProgress, read_checked};
 use crate::preference::ledger::{Ledger, MARK, Mark, answers};
 use crate::preference::{Event, Label};
 
@@ -43,7 +43,7 @@ pub struct TeachSession {
     pub material: Material,
     /// What changes during the session.
     pub lesson: Lesson,
-    /// One for the start, and one for each update.
+    /// The report of the start, and a report for each update.
     pub reports: Vec<TeachReport>,
     clock: Clock,
     /// Optimiser steps and updates at the last checkpoint.
@@ -99,17 +99,12 @@ pub fn create(path: &Path, config: &TeachConfig) -> Result<Folder, LmError> {
 /// The configuration of a session's folder.
 ///
 /// # Errors
-/// When it is missing, torn, or that of another kind of run.
+/// When it is missing or torn, or belongs to another kind of run.
 pub fn read_config(path: &Path) -> Result<TeachConfig, LmError> {
-    let file = path.join(CONFIG);
-    let text = fs::read_to_string(&file).map_err(DiskError::io(&file, "read the configuration"))?;
-    let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
-    let config: TeachConfig = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
-    config.validate().map_err(|error| wrong(&error.to_string()))?;
-    Ok(config)
+    read_checked(path, TeachConfig::validate)
 }
 
-/// Whether a folder is that of a session.
+/// Whether a folder holds a session.
 #[must_use]
 pub fn is_session(path: &Path) -> bool {
     path.join(LEDGER).is_file() && read_config(path).is_ok()
@@ -127,17 +122,13 @@ pub fn reports(path: &Path) -> Vec<TeachReport> {
     all(&path.join(METRICS), &|_| ())
 }
 
-const CONFIG: &str = "config.toml";
 const LEDGER: &str = "labels.jsonl";
 const QUESTIONS: &str = "completions.jsonl";
 const METRICS: &str = "metrics.jsonl";
 
-/// How many checkpoints are kept: the newest, and the one before it in case the newest is torn.
-const KEPT: usize = 2;
-
 impl TeachSession {
-    /// Reads a session from its claimed folder as it was at its newest checkpoint, or at its start, with its ledger and all
-    /// events in it. [`TeachSession::catch_up`] has to follow. `warn` is told which damaged files are made again.
+    /// Reads a session from its claimed folder as it was at its newest checkpoint, or at its start, with its ledger and
+    /// all events in it. [`TeachSession::catch_up`] has to follow. `warn` is told which damaged files are made again.
     ///
     /// # Errors
     /// When the model, the prompts, the configuration or the ledger cannot be used.
@@ -159,8 +150,8 @@ impl TeachSession {
         reports.truncate(reports.iter().enumerate().take_while(|(i, report)| report.updates == *i).count());
         let mut lesson = Lesson::new(&material);
         let mut clock = Clock::new();
-        let show = |shown: Shown<'_>| {
-            if let Shown::Note(note) = shown {
+        let show = |progress: LmProgress<'_>| {
+            if let LmProgress::Note(note) = progress {
                 warn(note.to_owned());
             }
         };
@@ -207,8 +198,8 @@ impl TeachSession {
         Ok((Self { folder: folder.clone(), material, lesson, reports, clock, saved }, ledger, events))
     }
 
-    /// Repeats what the ledger says, and asks new questions. Returns the events that take effect in the next update and are
-    /// not enough for it yet; `None` when it was stopped.
+    /// Repeats what the ledger says, and asks new questions. Returns the events that take effect in the next update and
+    /// are not enough for it yet; `None` when it was stopped.
     ///
     /// # Errors
     /// Errors of [`ask`] and [`update`], and of the file system.
@@ -296,9 +287,7 @@ impl TeachSession {
             model,
             run_dir: self.folder.path.clone(),
         };
-        let text = lines::pretty(&summary);
-        let path = self.folder.path.join("summary.json");
-        write_atomically(&path, text.as_bytes()).map_err(DiskError::io(&path, "write the summary"))?;
+        text::write(&self.folder.path.join("summary.json"), &lines::pretty(&summary))?;
         Ok(summary)
     }
 
@@ -317,26 +306,16 @@ impl TeachSession {
         archive.put(CONFIGURATION, &self.material.config.to_toml());
         let mark = Mark::of(&self.folder.ledger(), self.lesson.updates as u64)?;
         archive.put(MARK, &mark);
-        archive.put("wall_seconds", &self.clock.wall());
-        archive.put("cpu_seconds", &self.clock.cpu());
         // The name counts updates, because an update in which all was skipped takes no step.
         let name = format!("update-{:08}.safetensors", self.lesson.updates);
-        let folder = self.folder.path.join("checkpoints");
-        fs::create_dir_all(&folder).map_err(DiskError::io(&folder, "make the folder"))?;
-        let path = folder.join(name);
-        archive.check_finite(&path, &[])?;
-        archive.save(&path)?;
+        save(&self.folder.path, &name, archive, &self.clock)?;
         self.saved = Some(now);
-        for old in checkpoints(&self.folder.path).into_iter().rev().skip(KEPT) {
-            // A checkpoint that cannot be removed harms nothing.
-            fs::remove_file(old).ok();
-        }
         Ok(())
     }
 }
 
-/// The values in the lines of a file. `warn` is told of lines that cannot be read. All of it follows from the ledger, so a
-/// file that cannot be read at all counts as missing.
+/// The values in the lines of a file. `warn` is told of lines that cannot be read. All of it follows from the ledger,
+/// so a file that cannot be read at all counts as missing.
 fn all<T: DeserializeOwned>(path: &Path, warn: &dyn Fn(String)) -> Vec<T> {
     let read = lines::read(path).unwrap_or_else(|error| {
         warn(format!("{}: {error}; made again", path.display()));
@@ -348,14 +327,14 @@ fn all<T: DeserializeOwned>(path: &Path, warn: &dyn Fn(String)) -> Vec<T> {
 }
 
 fn write_lines<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
-    Ok(write_atomically(path, text(values).as_bytes()).map_err(DiskError::io(path, "write"))?)
+    Ok(text::write(path, &joined(values))?)
 }
 
 fn append<'a, T: Serialize + 'a>(path: &Path, values: impl Iterator<Item = &'a T>) -> Result<(), LmError> {
-    let write = || OpenOptions::new().append(true).open(path)?.write_all(text(values).as_bytes());
+    let write = || OpenOptions::new().append(true).open(path)?.write_all(joined(values).as_bytes());
     Ok(write().map_err(DiskError::io(path, "append to"))?)
 }
 
-fn text<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
+fn joined<'a, T: Serialize + 'a>(values: impl Iterator<Item = &'a T>) -> String {
     values.map(lines::line).collect()
 }

@@ -4,10 +4,10 @@
 //! This is the loop of Christiano et al. 2017 (arXiv 1706.03741) with the policy as its own reward model (Rafailov et
 //! al. 2023, arXiv 2305.18290): DPO's implicit reward β·(log π − log π_ref) tells what the answers have taught.
 //!
-//! **Logical time.** Updates are counted from 0. An answer, an undo and a change carry the number of the update in which
-//! they take effect. Update u happens as soon as enough answers carry u (see [`due`]). The questions before it depend only
-//! on the configuration, the model to begin with, and the answers before u. So the ledger alone decides what becomes of the
-//! model, and [`folder::TeachSession::catch_up`] repeats it to the bit.
+//! **Logical time.** Updates are counted from 0. An answer, an undo and a change carry the number of the update in
+//! which they take effect. Update u happens as soon as enough answers carry u (see [`due`]). The questions before it
+//! depend only on the configuration, the model to begin with, and the answers before u. So the ledger alone decides
+//! what becomes of the model, and [`folder::TeachSession::catch_up`] repeats it to the bit.
 
 pub mod folder;
 
@@ -22,7 +22,7 @@ use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::chat::{self, ChatTemplate, Extras};
+use super::chat::{ChatTemplate, Extras};
 use super::config::Output;
 use super::data::{
     self, Content, Conventions, Document, Encoded, EncodedPair, EncodedPrompt, PromptRow, ReadConfig, Truncation,
@@ -33,8 +33,8 @@ use super::error::LmError;
 use super::gold::{self, Gold, Scored};
 use super::loss::{LossConfig, PairLogProbs};
 use super::model::Decoder;
-use super::open::{eos_of, tokenizer_of};
-use super::optim::{Optimizer, OptimizerConfig, Schedule};
+use super::open::{eos_of, template_time, tokenizer_of};
+use super::optim::{OptimizerConfig, Schedule};
 use super::reviews;
 use super::sample::{Completion, SampleConfig, generate};
 use super::tokenizer::Tokenizer;
@@ -58,12 +58,12 @@ pub struct TeachConfig {
     pub device: DeviceChoice,
     /// Folder of the policy to begin with, which is also the reference.
     pub model: PathBuf,
-    /// The day that the model's chat template is told if it asks, such as 2024-07-26; empty until a session begins, which
-    /// records today.
+    /// The date that the model's chat template receives if it asks for one, such as 2024-07-26. A new session records
+    /// today's date.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template_date: Option<String>,
-    /// File or folder with prompts: rows `{"prompt"}`, or a `.txt` file with one prompt a line. `reviews` means beginnings of
-    /// texts of the embedded world.
+    /// File or folder with prompts: rows `{"prompt"}`, or a `.txt` file with one prompt a line. `reviews` means
+    /// beginnings of texts of the embedded world.
     pub prompts: PathBuf,
     /// Gold reward that the policy is measured with; empty for none. The policy never sees it.
     pub gold: String,
@@ -99,7 +99,7 @@ pub struct Material {
     pub config: TeachConfig,
     /// The policy to begin with, which is also the reference.
     pub start: Decoder,
-    /// Folder of the whole model: an adapter's is that of its base.
+    /// Folder of the whole model; for an adapter, the folder of its base.
     pub base: PathBuf,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
@@ -148,7 +148,7 @@ pub struct TeachQuestion {
     pub ids: [Vec<u32>; 2],
     /// log π_ref of the two, nats.
     pub reference: [f64; 2],
-    /// Probability that the first one is preferred, by the implicit reward when it was asked; ½ before the first update.
+    /// Probability that the first one is preferred, by the implicit reward at that time; ½ before the first update.
     pub predicted: f64,
     /// Why it was chosen; absent where it was chosen at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,8 +166,8 @@ pub struct TeachReport {
     pub answered: usize,
     /// Answers that are trained on: neither skipped nor taken back.
     pub used: usize,
-    /// How many new answers of this update prefer one side, and how many of these the implicit reward expected before it
-    /// was trained on them. Both are 0 before anything was learned.
+    /// How many new answers of this update prefer one side, and how many of these the implicit reward expected before
+    /// it was trained on them. Both are 0 before anything was learned.
     pub ahead: [usize; 2],
     /// Mean loss of the update's last step; absent where there was nothing new to learn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,13 +209,13 @@ const COMPARING: u64 = 1 << 50;
 /// Largest share of a file's prompts that is held out.
 const HELD_OUT_SHARE: f64 = 0.2;
 
-/// Samplers that a session can use, whose only judge is the policy itself: no ensemble that disagrees, and no positions.
+/// Samplers that a session can use. Its only judge is the policy, so there are no disagreements and no positions.
 pub fn samplers() -> impl Iterator<Item = &'static Line<Sampler>> {
     SAMPLERS.iter().copied().filter(|sampler| sampler.reads.iter().all(|what| *what == Reads::Predictions))
 }
 
 impl Default for TeachConfig {
-    /// For a model of a million parameters: an update takes about two seconds on two cores.
+    /// For a model of a million parameters, where an update takes about two seconds on two cores.
     fn default() -> Self {
         Self {
             seed: 0,
@@ -249,13 +249,7 @@ impl TeachConfig {
         Self { model: model.to_owned(), prompts: prompts.to_owned(), gold, ..Self::default() }
     }
 
-    /// The time that a chat template is told if it asks for it: the beginning of `template_date`.
-    fn template_time(&self) -> Result<Option<i64>, LmError> {
-        let date = self.template_date.as_deref().map(chat::date).transpose();
-        date.map_err(|problem| LmError::Config(format!("template_date = {problem}")))
-    }
-
-    /// As `config.toml`.
+    /// The text of `config.toml`.
     #[must_use]
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration always serialises")
@@ -294,7 +288,7 @@ impl TeachConfig {
                 samplers().map(|sampler| sampler.name).collect::<Vec<_>>().join(" or ")
             ));
         }
-        self.template_time()?;
+        template_time(self.template_date.as_deref())?;
         self.loss.validate().map_err(|error| LmError::Config(format!("loss.{error}")))?;
         self.train().validate().map_err(|error| LmError::Config(error.to_string()))
     }
@@ -316,11 +310,11 @@ impl TeachConfig {
     }
 }
 
-// --------------------------------------------------------------------------------------------------------- the material
+// ------------------------------------------------------------------------------------------------------ the material
 
 /// Where prompts come from.
 enum Prompts {
-    /// Beginnings of texts of the embedded world, of at most so many tokens.
+    /// Beginnings of texts of the embedded world, with at most so many tokens.
     Reviews(usize),
     /// Rows of a file.
     Rows(Vec<EncodedPrompt>),
@@ -336,7 +330,7 @@ impl Material {
         let loaded = super::folder::read(&config.model, device)?;
         let tokenizer = tokenizer_of(&config.model, &loaded)?;
         if let Some(problem) = loaded.only_read {
-            return Err(LmError::Config(format!("{problem}: merge the adapter into its base first, and teach that")));
+            return Err(LmError::Config(format!("{problem}: merge the adapter into its base, and teach the result")));
         }
         let mut remarks = loaded.remarks;
         let (start, base) = (loaded.decoder, loaded.base);
@@ -350,10 +344,7 @@ impl Material {
             let problem = format!("max_new_tokens = {found}: must be below the model's context, {context} tokens");
             return Err(LmError::Config(problem));
         };
-        let gold = match config.gold.as_str() {
-            "" => None,
-            spec => Some(gold::open(spec)?),
-        };
+        let gold = (!config.gold.is_empty()).then(|| gold::open(&config.gold)).transpose()?;
         let (prompts, held_out) = match config.prompts == Path::new(REVIEWS) {
             true => {
                 let ids =
@@ -367,7 +358,7 @@ impl Material {
         Ok(Self { config: config.clone(), start, base, tokenizer, eos, gold, remarks, prompts, held_out })
     }
 
-    /// Prompts number `range`, as tokens.
+    /// The prompts whose numbers are in `range`, as tokens.
     fn prompts(&self, range: Range<u64>) -> Result<Vec<Vec<u32>>, LmError> {
         let seed = self.config.seed;
         match &self.prompts {
@@ -398,7 +389,7 @@ fn review(tokenizer: &Tokenizer, seed: u64, name: &str, i: u64, room: usize) -> 
     Ok(ids)
 }
 
-/// Prompts of a file: those that questions are asked about, and those that are held out.
+/// Prompts of a file: first those for questions, then the held-out ones.
 fn rows(
     config: &TeachConfig,
     tokenizer: &Tokenizer,
@@ -411,21 +402,17 @@ fn rows(
         true => {
             let lines = ReadConfig { text_lines: true, ..ReadConfig::default() };
             let (documents, _) = data::read_all::<Document>(&paths, &lines)?;
-            documents
-                .into_iter()
-                .map(|Document { origin, text }| PromptRow {
-                    origin,
-                    prompt: Content::Text(text),
-                    extras: Extras::default(),
-                })
-                .collect()
+            let row = |Document { origin, text }| PromptRow {
+                origin,
+                prompt: Content::Text(text),
+                extras: Extras::default(),
+            };
+            documents.into_iter().map(row).collect()
         }
         false => data::read_all::<PromptRow>(&paths, &ReadConfig::default())?.0,
     };
-    let template = match tokenizer.chat_template(None) {
-        Some(_) => Some(ChatTemplate::choose(tokenizer, None, config.template_time()?)?),
-        None => None,
-    };
+    let time = template_time(config.template_date.as_deref())?;
+    let template = ChatTemplate::wanted(tokenizer, None, time)?;
     let conventions =
         Conventions { max_prompt_length: room, truncation: Truncation::KeepEnd, ..Conventions::default() };
     let (mut rows, report) = data::encode_prompts(&rows, tokenizer, template.as_ref(), &conventions)?;
@@ -434,9 +421,9 @@ fn rows(
     }
     rows.retain(|row| !row.ids.is_empty());
     if rows.is_empty() {
-        return Err(LmError::Config(format!("{name}: every prompt is empty; each must have a token at least")));
+        return Err(LmError::Config(format!("{name}: every prompt is empty; a prompt must have at least one token")));
     }
-    // They are drawn, because files are often sorted. A single prompt serves both purposes.
+    // The held-out prompts are drawn, because files are often sorted. A single prompt serves both purposes.
     let most = (rows.len() as f64 * HELD_OUT_SHARE).ceil() as usize;
     let count = config.held_out.min(most).min(rows.len() - 1);
     let order = data::order(config.seed, u64::MAX, rows.len());
@@ -446,14 +433,14 @@ fn rows(
     Ok((Prompts::Rows(kept.iter().map(|&i| rows[i].clone()).collect()), held_out))
 }
 
-// -------------------------------------------------------------------------------------------------------------- the loop
+// ---------------------------------------------------------------------------------------------------------- the loop
 
 impl Lesson {
     /// A lesson before anything was asked.
     #[must_use]
     pub fn new(material: &Material) -> Self {
         Self {
-            trainee: Trainee { model: material.start.clone(), optimizer: Optimizer::default(), step: 0 },
+            trainee: Trainee::new(material.start.clone()),
             updates: 0,
             drawn: 0,
             questions: Vec::new(),
@@ -467,7 +454,7 @@ impl Lesson {
     }
 }
 
-/// Asks new questions until enough are open, and returns the new ones; `None` when it was stopped, and nothing has changed.
+/// Asks new questions until enough are open, and returns the new ones; `None`, without a change, when it was stopped.
 ///
 /// # Errors
 /// When both completions are the same in every attempt.
@@ -572,21 +559,21 @@ fn expected(config: &TeachConfig, policy: &Decoder, pairs: &[EncodedPair], refer
     pairs.iter().zip(&own).zip(reference).map(of_pair).collect()
 }
 
-/// Whether these events, which carry the number of the present update, are enough for it: as many answers as an update
-/// needs, or as there are open questions.
+/// Whether these events, which carry the number of the present update, are enough for it: they need as many answers as
+/// there are to an update, or as there are open questions.
 #[must_use]
 pub fn due(lesson: &Lesson, material: &Material, events: &[Event]) -> bool {
     let answers = events.iter().filter(|event| matches!(event, Event::Answer(_))).count();
     answers > 0 && answers >= material.config.answers_per_update.min(lesson.pending().count())
 }
 
-/// Lets events take effect: trains on all answers so far, and measures the policy. Returns `None` when it was stopped, and
-/// nothing has changed.
+/// Lets events take effect: trains on all answers so far, and measures the policy. Returns `None` when it was stopped,
+/// and nothing has changed.
 ///
-/// If the events change no answer that is trained on (all were skipped), nothing is learned.
+/// If the events change no answer that is trained on (because all were skipped), nothing is learned.
 ///
 /// # Errors
-/// When an event does not belong to what was asked, training diverges, or the gold reward fails.
+/// When an event does not fit the questions, training diverges, or the gold reward fails.
 pub fn update(
     lesson: &mut Lesson,
     material: &Material,
@@ -606,6 +593,10 @@ pub fn update(
     let answers = used(&labels);
     let changed = answers != used(&lesson.labels);
     let question = |query: u64| &lesson.questions[query as usize];
+    // Answers as comparisons to learn from, with log π_ref of both sides.
+    let comparisons = |answers: &[(u64, Label)]| -> (Vec<EncodedPair>, Vec<[f64; 2]>) {
+        answers.iter().map(|(query, label)| question(*query).comparison(*label)).unzip()
+    };
 
     // How many of the new answers did the policy expect before it learned from them?
     let decided: Vec<(u64, Label)> = fresh
@@ -616,9 +607,7 @@ pub fn update(
     let ahead = match lesson.trainee.step {
         0 => [0, 0],
         _ => {
-            let pairs: Vec<EncodedPair> = decided.iter().map(|(query, label)| question(*query).pair(*label)).collect();
-            let reference: Vec<[f64; 2]> =
-                decided.iter().map(|(query, label)| question(*query).reference_of(*label)).collect();
+            let (pairs, reference) = comparisons(&decided);
             let right = expected(config, &lesson.trainee.model, &pairs, &reference);
             [decided.len(), right.iter().filter(|probability| **probability > 0.5).count()]
         }
@@ -628,13 +617,8 @@ pub fn update(
     let mut trainee = lesson.trainee.clone();
     let mut last = Metrics::default();
     if changed && !answers.is_empty() {
-        let stage = Dpo {
-            pairs: answers.iter().map(|(query, label)| question(*query).pair(*label)).collect(),
-            loss: config.loss,
-            reference: Reference::LogProbs(
-                answers.iter().map(|(query, label)| question(*query).reference_of(*label)).collect(),
-            ),
-        };
+        let (pairs, reference) = comparisons(&answers);
+        let stage = Dpo { pairs, loss: config.loss, reference: Reference::LogProbs(reference) };
         let mut train = config.train();
         train.batch_size = train.batch_size.min(answers.len());
         let order: u64 = stream(config.seed, "order", lesson.updates as u64).random();
@@ -757,7 +741,7 @@ pub fn gold_label(material: &Material, question: &TeachQuestion) -> Result<Label
 }
 
 impl TeachQuestion {
-    /// The names of the two completions in the ledger: digests of the tokens of prompt and completion.
+    /// The names of the two completions in the ledger: digests of the prompt's and the completion's tokens.
     #[must_use]
     pub fn sides(&self) -> [SegmentId; 2] {
         self.ids.each_ref().map(|ids| {
@@ -768,18 +752,12 @@ impl TeachQuestion {
         })
     }
 
-    /// The question with its answer, as a comparison to learn from.
-    fn pair(&self, label: Label) -> EncodedPair {
-        let side = |i: usize| Encoded::new(&self.prompt_ids, &self.ids[i]);
-        let (chosen, rejected) = if label == Label::Second { (1, 0) } else { (0, 1) };
+    /// The question with its answer, as a comparison to learn from, and log π_ref of its chosen and rejected side.
+    fn comparison(&self, label: Label) -> (EncodedPair, [f64; 2]) {
+        let sides = if label == Label::Second { [1, 0] } else { [0, 1] };
+        let [chosen, rejected] = sides.map(|i| Encoded::new(&self.prompt_ids, &self.ids[i]));
         let target = (label == Label::Equal).then_some(0.5);
         let row = usize::try_from(self.query).unwrap_or(usize::MAX);
-        EncodedPair { row, chosen: side(chosen), rejected: side(rejected), margin: None, target }
-    }
-
-    /// log π_ref of the two completions in the order of [`TeachQuestion::pair`].
-    fn reference_of(&self, label: Label) -> [f64; 2] {
-        let [first, second] = self.reference;
-        if label == Label::Second { [second, first] } else { [first, second] }
+        (EncodedPair { row, chosen, rejected, margin: None, target }, sides.map(|i| self.reference[i]))
     }
 }

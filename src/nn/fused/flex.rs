@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata as _};
@@ -20,7 +20,7 @@ use super::simd::dispatch;
 use crate::nn::layout::Layout;
 use crate::nn::tensors::{constant, to_host};
 
-/// [`ops::mlp`] without gradients and, on the CPU, without tensors: environments live on the host, and step by step there
+/// [`ops::mlp`] without gradients and, on the CPU, without tensors: environments live on the host, and one step of them
 /// is little to compute.
 ///
 /// # Shapes
@@ -118,11 +118,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         let (value, gradient) = ppo_gradient(observations, parameters, batch, &networks, loss);
         let total = tensor(vec![value.total], [1]);
         let metrics = FloatTensor::<Self>::new(tensor(value.metrics.to_vec(), [PpoLoss::METRICS]));
-        let total = match PpoBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(gradient, total),
-            OpsKind::UnTracked(prepared) => prepared.finish(total),
-        };
-        (total, metrics)
+        (record::<C, _, _>(PpoBackward, [node], gradient, total), metrics)
     }
 }
 
@@ -147,13 +143,11 @@ impl Backward<Flex, 2> for MlpBackward {
 
     fn backward(self, ops: Ops<MlpState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let output_gradient = gradients.consume::<Flex>(&ops.node);
-        let [input_node, parameters_node] = ops.parents;
-        let (input, parameters) = mlp_backward(&ops.state, output_gradient, input_node.is_some());
-        if let (Some(node), Some(gradient)) = (input_node, input) {
-            gradients.register::<Flex>(node.id, gradient);
-        }
-        if let Some(node) = parameters_node {
-            gradients.register::<Flex>(node.id, parameters);
+        let (input, parameters) = mlp_backward(&ops.state, output_gradient, ops.parents[0].is_some());
+        for (node, gradient) in ops.parents.into_iter().zip([input, Some(parameters)]) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                gradients.register::<Flex>(node.id, gradient);
+            }
         }
     }
 }
@@ -307,6 +301,19 @@ fn ppo_gradient(
 }
 
 // ----------------------------------------------------------------------------------------------------------- tensors
+
+/// The output of an operation on these nodes, with the state of its backward pass where there will be one.
+pub(super) fn record<C: CheckpointStrategy, O: Backward<Flex, N>, const N: usize>(
+    operation: O,
+    nodes: [NodeGuard; N],
+    state: O::State,
+    output: FlexTensor,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    match operation.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(state, output),
+        OpsKind::UnTracked(prepared) => prepared.finish(output),
+    }
+}
 
 /// The tensor with its values in order; a part of a larger one stays where it is.
 pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {

@@ -1,5 +1,5 @@
-//! Memory that is used again and again: fresh memory of this size comes from the kernel page by page, each zeroed, and
-//! that took a quarter of the time of PPO's updates.
+//! Memory that is used again and again: the kernel gives fresh memory of this size page by page, each zeroed, which
+//! took a quarter of the time of PPO's updates.
 
 use std::cell::RefCell;
 
@@ -30,30 +30,22 @@ impl Drop for Scratch {
     }
 }
 
-/// `len` zeros, to be given away; whoever has no more use of them may [`give_back`] the memory.
+/// `len` zeros, to be given away; their last user may [`give_back`] the memory.
 pub(super) fn zeros(len: usize) -> Vec<f32> {
-    match take(len) {
-        None => vec![0.0; len],
-        Some(mut piece) => {
-            piece.truncate(len);
-            piece.fill(0.0);
-            piece
-        }
-    }
+    let Some(mut piece) = take(len) else { return vec![0.0; len] };
+    piece.truncate(len);
+    piece.fill(0.0);
+    piece
 }
 
 /// `len` numbers of any value that will all be written, to be given away.
 pub(super) fn unwritten(len: usize) -> Vec<f32> {
-    match take(len) {
-        None => vec![0.0; len],
-        Some(mut piece) => {
-            piece.truncate(len);
-            piece
-        }
-    }
+    let mut piece = take(len).unwrap_or_else(|| vec![0.0; len]);
+    piece.truncate(len);
+    piece
 }
 
-/// Memory for the next one who needs a piece of this size.
+/// Keeps memory for the next caller that needs a piece of this size.
 pub(super) fn give_back(piece: Vec<f32>) {
     // The thread may be ending, and its free pieces with it.
     let _ = FREE.try_with(|free| {

@@ -36,7 +36,7 @@ const SHAPES: &[(usize, usize, &[usize])] = &[
     (2, 300, &[70, 9, 2]),
 ];
 
-fn random(len: usize, rng: &mut Rng) -> Vec<f32> {
+pub(super) fn random(len: usize, rng: &mut Rng) -> Vec<f32> {
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
@@ -47,7 +47,7 @@ fn plain_mlp(input: Tensor<3>, parameters: Tensor<2>, layout: &Layout) -> Tensor
     Tensor::from_primitive::<Plain>(reference::mlp::<Plain>(input, &parameters, layout))
 }
 
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+pub(super) fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3_f32, |max, e| max.max(e.abs()));
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
@@ -145,35 +145,25 @@ fn the_networks_gradients_are_finite_differences_on_every_instruction_set() {
                 let mut output = vec![0.0; batch * layout.outputs()];
                 let mut saved = vec![0.0; batch * layout.saved()];
                 let (mut gradient, mut input_gradient) = (vec![0.0; layout.len()], vec![0.0; input.len()]);
-                run_on(
-                    isa,
-                    Forward {
-                        layout: &layout,
-                        input: &input,
-                        parameters: &parameters,
-                        output: &mut output,
-                        saved: &mut saved,
-                    },
-                );
-                run_on(
-                    isa,
-                    Backward {
-                        layout: &layout,
-                        input: &input,
-                        parameters: &parameters,
-                        saved: &saved,
-                        output_gradient: &weights,
-                        gradient: &mut gradient,
-                        input_gradient: &mut input_gradient,
-                    },
-                );
+                let (layout, input, parameters) = (&layout, &input[..], &parameters[..]);
+                run_on(isa, Forward { layout, input, parameters, output: &mut output, saved: &mut saved });
+                let backward = Backward {
+                    layout,
+                    input,
+                    parameters,
+                    saved: &saved,
+                    output_gradient: &weights,
+                    gradient: &mut gradient,
+                    input_gradient: &mut input_gradient,
+                };
+                run_on(isa, backward);
                 let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
-                let (input, parameters, weights) = (wide(&input), wide(&parameters), wide(&weights));
+                let (input, parameters, weights) = (wide(input), wide(parameters), wide(&weights));
                 let what = format!("{isa:?} {layout:?}");
                 let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<f32>>();
-                assert_close(&what, &output, &narrow(host_mlp(&input, &parameters, &layout)), 2e-6);
+                assert_close(&what, &output, &narrow(host_mlp(&input, &parameters, layout)), 2e-6);
                 let value = |input: &[f64], parameters: &[f64]| -> f64 {
-                    host_mlp(input, parameters, &layout).iter().zip(&weights).map(|(y, w)| y * w).sum()
+                    host_mlp(input, parameters, layout).iter().zip(&weights).map(|(y, w)| y * w).sum()
                 };
                 // Small enough that no unit crosses a kink of ReLU with these inputs.
                 let step = 1e-7;

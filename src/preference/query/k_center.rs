@@ -1,7 +1,7 @@
 //! Pairs that cover all there are (Sener & Savarese 2018), alone and among those that a score prefers.
 
+use super::candidates::{Candidates, Reads, Sampler, sampler};
 use super::score::top;
-use super::{Candidates, Reads, Sampler, sampler};
 use crate::table::Line;
 
 /// Of all.

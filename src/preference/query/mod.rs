@@ -1,14 +1,15 @@
 //! Which pairs to ask about (Christiano et al. 2017, §2.2.4; B-Pref's samplers). A sampler is a function in
 //! a file here, and a line of [`SAMPLERS`].
 
+mod candidates;
 mod k_center;
 mod score;
 mod uniform;
 
-use crate::random::Rng;
 use crate::table::{Line, Table};
 
-pub use score::{DISAGREEMENT, ENTROPY, disagreement, entropy};
+pub use candidates::{Candidates, Choose, Reads, Sampler, disagreement, entropy};
+pub use score::{DISAGREEMENT, ENTROPY};
 pub use uniform::{UNIFORM, select_uniform};
 
 /// All samplers.
@@ -22,72 +23,9 @@ pub const SAMPLERS: &[&Line<Sampler>] = &[
     &score::MIXTURE,
 ];
 
-/// How questions are chosen among candidate pairs.
-#[derive(Debug)]
-pub struct Sampler {
-    /// What it goes by; nothing, if any candidate is as good as another.
-    pub reads: &'static [Reads],
-    /// Chooses so many of the candidates, of which there are enough, in the order in which to ask them.
-    pub choose: Choose,
-}
-
-/// How a sampler chooses.
-pub type Choose = fn(candidates: &Candidates<'_>, count: usize, rng: &mut Rng) -> Vec<usize>;
-
-/// What a sampler reads of candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reads {
-    /// What the members predict.
-    Predictions,
-    /// How much their predictions differ: a single member has no such thing.
-    Disagreement,
-    /// Where the pairs are.
-    Positions,
-}
-
-/// Pairs to choose from.
-#[derive(Debug, Clone, Copy)]
-pub struct Candidates<'a> {
-    /// P[first is preferred] by each member, `[members, candidates]`.
-    pub probabilities: &'a [f64],
-    /// Members of the ensemble.
-    pub members: usize,
-    /// Where each pair is, `[candidates][dim]`; may be empty for samplers that do not read it.
-    pub positions: &'a [Vec<f32>],
-    /// Where the pairs are that were asked about before, `[n][dim]`.
-    pub labelled: &'a [Vec<f32>],
-}
-
 impl Table for Sampler {
     const KIND: &'static str = "sampler";
     const LINES: &'static [&'static Line<Self>] = SAMPLERS;
-}
-
-/// A line of the table.
-const fn sampler(name: &'static str, summary: &'static str, reads: &'static [Reads], choose: Choose) -> Line<Sampler> {
-    Line { name, summary, item: Sampler { reads, choose } }
-}
-
-impl Sampler {
-    /// Chooses `count` of the candidates (all, when there are fewer), in the order in which to ask them.
-    #[must_use]
-    pub fn select(&self, count: usize, candidates: &Candidates<'_>, rng: &mut Rng) -> Vec<usize> {
-        (self.choose)(candidates, count.min(candidates.len()), rng)
-    }
-}
-
-impl Candidates<'_> {
-    fn len(&self) -> usize {
-        self.probabilities.len() / self.members
-    }
-
-    fn disagreement(&self) -> Vec<f64> {
-        disagreement(self.probabilities, self.members)
-    }
-
-    fn entropy(&self) -> Vec<f64> {
-        entropy(self.probabilities, self.members)
-    }
 }
 
 #[cfg(test)]

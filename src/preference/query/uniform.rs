@@ -2,7 +2,7 @@
 
 use rand::seq::index;
 
-use super::{Sampler, sampler};
+use super::candidates::{Sampler, sampler};
 use crate::random::Rng;
 use crate::table::Line;
 

@@ -6,6 +6,7 @@
 //! in standard deviations above the model that all begin with. All methods share what can be shared: the model, the
 //! comparisons, the policies of single objectives, the reward models; each is charged for all that it needs.
 
+mod config;
 mod table;
 
 use std::cell::RefCell;
@@ -16,8 +17,6 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 
 use crate::disk::lock::Claim;
 use crate::disk::{Clock, DiskError};
@@ -30,149 +29,22 @@ use crate::lm::gold::Gold;
 use crate::lm::loss::LossConfig;
 use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
-use crate::lm::modpo::{Modpo, ModpoForm, ModpoLoss, Scale};
+use crate::lm::modpo::{Modpo, ModpoLoss, Scale};
 use crate::lm::optim::Schedule;
-use crate::lm::ppo::{self, Ppo, PpoConfig};
-use crate::lm::run::Shown;
+use crate::lm::ppo::{self, Ppo};
+use crate::lm::run::LmProgress;
 use crate::lm::sample::{Completion, generate_mixed};
 use crate::lm::score;
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
 use crate::preference::pearson;
 use crate::soup::grid;
 use crate::studies::beginning::{
-    Beginning, PAIR_PART_TOKENS, PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, io,
-    judged, optimizer, read_json, reward_model, same_config, unless, write_json,
+    Beginning, PAIR_PART_TOKENS, PART_TOKENS, StudyConfig, begin, by_prompt, check_gold, comparisons, io, judged,
+    optimizer, read_json, reward_model, same_config, unless, write_json,
 };
-use table::{costs_of, draw, row};
-
-/// What is run.
-pub type FrontConfig = Study<FrontOwn>;
-
-/// What is a front's own.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FrontOwn {
-    /// Gold rewards, each of which an objective is to raise; `sentiment` is that of reviews and of IMDB.
-    pub objectives: Vec<String>,
-    /// Which methods.
-    pub methods: Vec<Method>,
-    /// Weights of methods that train a policy for each go in so many steps from one objective to the other.
-    pub weight_steps: usize,
-    /// Those of methods that mix what is trained.
-    pub mix_steps: usize,
-    /// β of everything that is trained on comparisons.
-    pub beta: f64,
-    /// MODPO's form.
-    pub form: ModpoForm,
-    /// Number of completions that best-of-n chooses from.
-    pub best_of: usize,
-}
-
-/// Ways to weigh objectives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// DPO with the other objectives as margins; the ends are DPO.
-    Modpo,
-    /// Weights of the single objectives' DPO policies mixed: Rewarded Soups (Ramé et al. 2023, arXiv 2306.04488) of DPO.
-    DpoSoup,
-    /// Σ w_i times the DPO losses of the objectives' comparisons.
-    DpoWeighting,
-    /// The single objectives' DPO policies mixed as they write (Shi et al. 2024, arXiv 2406.18853).
-    Mod,
-    /// PPO on the weighted reward models.
-    Morlhf,
-    /// Rewarded Soups of the single objectives' PPO policies.
-    PpoSoup,
-    /// The best of n completions by the weighted reward models.
-    BestOfN,
-}
-
-/// A policy, measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// How it was made.
-    pub method: Method,
-    /// Weights of the objectives.
-    pub weights: Vec<f64>,
-    /// Seed.
-    pub seed: u64,
-    /// Mean of every objective's gold reward.
-    pub gold: Vec<Estimate>,
-    /// The same in standard deviations above the start.
-    pub rewards: Vec<f64>,
-    /// Divergence from the start over whole completions, nats; none for best-of-n.
-    pub kl: Option<Estimate>,
-    /// Tokens of a completion.
-    pub length: f64,
-    /// Folders of the models that it is, or is mixed of, in the order of the weights.
-    pub models: Vec<PathBuf>,
-}
-
-/// What all methods begin with in a seed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Start {
-    /// Seed.
-    pub seed: u64,
-    /// Mean and standard deviation of each objective over the start's completions of the prompts that are learned from.
-    pub scales: Vec<Scale>,
-    /// Mean of each objective over its completions of the held-out prompts.
-    pub gold: Vec<f64>,
-    /// Correlation of every two objectives over its completions; `None` where it is not defined.
-    pub correlations: Vec<Vec<Option<f64>>>,
-}
-
-/// A method's front over all seeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// Which method.
-    pub method: Method,
-    /// Volume above the start that its points cover: mean over seeds.
-    pub hypervolume: f64,
-    /// 95 % bootstrap interval of that mean; of a single seed there is none.
-    #[serde(default)]
-    pub interval: Option<[f64; 2]>,
-    /// How far the points of all methods together lie beyond its own: mean over seeds.
-    pub igd_plus: Option<f64>,
-    /// The largest divergence from the start among its points, nats: mean over seeds. What one method gets at a larger
-    /// divergence than another says little about the two.
-    pub largest_kl: Option<f64>,
-    /// How many of its points others of its own do not dominate, of how many: over all seeds.
-    pub non_dominated: [usize; 2],
-    /// Trainings in a seed: of policies and of reward models.
-    pub trainings: usize,
-    /// CPU seconds of these in a seed: mean; `None` where they are not known of every training.
-    #[serde(default)]
-    pub cpu_seconds: Option<f64>,
-    /// Of soups: how far mixes lie above the chord between their ends.
-    pub chord: Vec<ChordRow>,
-}
-
-/// A mix against the chord between the ends it is mixed of (linear mode connectivity).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ChordRow {
-    /// The mix.
-    pub weights: Vec<f64>,
-    /// How far it lies above, in each objective: mean over seeds.
-    pub above: Vec<f64>,
-    /// 95 % bootstrap intervals of these means; of a single seed there are none.
-    pub intervals: Vec<Option<[f64; 2]>>,
-}
-
-/// Everything that was found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Fronts {
-    /// What was run.
-    pub config: FrontConfig,
-    /// What each seed began with.
-    pub starts: Vec<Start>,
-    /// All policies.
-    pub points: Vec<Point>,
-    /// By method.
-    pub table: Vec<Row>,
-    /// CPU seconds of every training, by seed and name.
-    pub costs: BTreeMap<String, f64>,
-}
+pub use config::{FrontConfig, FrontOwn, Method, Point, Start};
+use table::{COST, Cost, costs_of, draw, row};
+pub use table::{ChordRow, Fronts, Row};
 
 /// A method: what it is called, what it needs of every single objective, and how it makes policies of it.
 struct Recipe {
@@ -208,11 +80,11 @@ type Training = fn(&Shared<'_>, &str, &[f64], &Watch<'_>) -> Result<Option<Train
 /// Whether to stop, and whom to tell what goes on.
 struct Watch<'a> {
     stop: &'a AtomicBool,
-    show: &'a (dyn Fn(Shown<'_>) + Sync),
+    show: &'a (dyn Fn(LmProgress<'_>) + Sync),
 }
 
 impl Method {
-    /// A new method is a variant, and an arm here.
+    /// A new method is a variant of [`Method`], and an arm here.
     fn recipe(self) -> Recipe {
         let of = |name, singles, way| Recipe { name, singles, way };
         match self {
@@ -260,66 +132,6 @@ impl Single {
     }
 }
 
-impl Default for FrontOwn {
-    /// Two objectives that compete for a completion's few words.
-    fn default() -> Self {
-        Self {
-            objectives: vec!["sentiment".to_owned(), "reviews:specificity".to_owned()],
-            methods: Method::value_variants().to_vec(),
-            weight_steps: 4,
-            mix_steps: 10,
-            beta: 0.3,
-            form: ModpoForm::Bounded,
-            best_of: 16,
-        }
-    }
-}
-
-impl Default for FrontConfig {
-    fn default() -> Self {
-        let common = StudyConfig {
-            eval_prompts: 512,
-            batch_size: 12,
-            steps: 220,
-            learning_rate: 2.5e-4,
-            // Its front still grows fast at 24.
-            ppo_iterations: 60,
-            ..StudyConfig::reviews(PpoConfig { kl_coefficient: 0.05, ..PpoConfig::default() })
-        };
-        Self { own: FrontOwn::default(), common }
-    }
-}
-
-impl FrontConfig {
-    /// Checks the numbers.
-    ///
-    /// # Errors
-    /// [`LmError::Config`], naming the first one out of range.
-    pub fn validate(&self) -> Result<(), LmError> {
-        let wrong = |problem: String| Err(LmError::Config(problem));
-        let FrontOwn { objectives, methods, weight_steps, mix_steps, beta, best_of, .. } = &self.own;
-        if !(2..=MOST_OBJECTIVES).contains(&objectives.len()) {
-            let found = objectives.len();
-            return wrong(format!("objectives: there are {found}: must be 2 to {MOST_OBJECTIVES} (--objectives A,B)"));
-        }
-        if let Some((i, twice)) =
-            objectives.iter().enumerate().find(|(i, objective)| objectives[..*i].contains(objective))
-        {
-            return wrong(format!("objectives: number {} is '{twice}' again", i + 1));
-        }
-        let counts = [
-            ("methods", methods.len()),
-            ("weight_steps", *weight_steps),
-            ("mix_steps", *mix_steps),
-            ("best_of", *best_of),
-        ];
-        self.common.validate(&counts, &[("beta", *beta)])
-    }
-}
-
-/// More would have more weights than anyone trains policies for.
-const MOST_OBJECTIVES: usize = 6;
-
 /// Rewards with what they were standardised with.
 type Standardised = (Scale, Vec<f64>);
 
@@ -350,7 +162,7 @@ pub fn fronts(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(Shown<'_>) + Sync),
+    show: &(dyn Fn(LmProgress<'_>) + Sync),
 ) -> Result<Option<Fronts>, LmError> {
     config.validate()?;
     config.own.objectives.iter().try_for_each(|objective| check_gold(&config.common.corpus, objective))?;
@@ -377,10 +189,16 @@ pub fn fronts(
             costs.insert(format!("{seed}/{name}"), cpu);
         }
     }
-    let table = config.own.methods.iter().map(|&method| row(config, &points, &costs, method)).collect();
+    let row_of = |&method: &Method| {
+        let recipe = method.recipe();
+        let trainings = trainings(config, method, &recipe);
+        row(config, &points, &costs, method, &trainings, matches!(recipe.way, Way::Soup))
+    };
+    let table = config.own.methods.iter().map(row_of).collect();
+    let names: Vec<&str> = config.own.methods.iter().map(|method| method.name()).collect();
     let fronts = Fronts { config: config.clone(), starts, points, table, costs };
     write_json(&folder.join("front.json"), &fronts)?;
-    draw(&fronts, folder)?;
+    draw(&fronts, &names, folder)?;
     Ok(Some(fronts))
 }
 
@@ -391,7 +209,7 @@ impl<'a> Shared<'a> {
         folder: &'a Path,
         device: &Device,
         stop: &AtomicBool,
-        show: &(dyn Fn(Shown<'_>) + Sync),
+        show: &(dyn Fn(LmProgress<'_>) + Sync),
     ) -> Result<Option<Self>, LmError> {
         let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
         let golds =
@@ -470,7 +288,7 @@ impl<'a> Shared<'a> {
                 }
             }
         }
-        (watch.show)(Shown::Note(&format!("seed {}: {name} measured at {} weights", begun.seed, points.len())));
+        (watch.show)(LmProgress::Note(&format!("seed {}: {name} measured at {} weights", begun.seed, points.len())));
         Ok(Some(points))
     }
 
@@ -695,7 +513,7 @@ impl<'a> Shared<'a> {
         let Some(model) = train()? else { return Ok(None) };
         let cpu = clock.cpu();
         let spent = cpu.map_or(String::new(), |cpu| format!(", {cpu:.0} CPU s"));
-        show(Shown::Note(&format!("seed {}: trained {name} in {:.0} s{spent}", self.begun.seed, clock.wall())));
+        show(LmProgress::Note(&format!("seed {}: trained {name} in {:.0} s{spent}", self.begun.seed, clock.wall())));
         folder::write(&model, None, &path)?;
         self.begun.tokenizer.save(&path)?;
         write_json(&path.join(COST), &Cost { cpu_seconds: cpu, wall_seconds: clock.wall() })?;
@@ -775,15 +593,18 @@ struct Trained {
     folder: PathBuf,
 }
 
-/// What a training took.
-#[derive(Debug, Serialize, Deserialize)]
-struct Cost {
-    cpu_seconds: Option<f64>,
-    wall_seconds: f64,
+/// Names of all trainings that a method's front takes.
+fn trainings(config: &FrontConfig, method: Method, Recipe { singles, way, .. }: &Recipe) -> Vec<String> {
+    let objectives = config.own.objectives.len();
+    let each = |single: &Single| (0..objectives).map(|objective| single.name(objective)).collect::<Vec<_>>();
+    let mut all: Vec<String> = singles.iter().flat_map(each).collect();
+    if let Way::Trains(_) = way {
+        let weights = grid(objectives, config.own.weight_steps);
+        let inner = weights.into_iter().filter(|weights| !weights.contains(&1.0));
+        all.extend(inner.map(|weights| policy_name(method, &weights)));
+    }
+    all
 }
-
-/// File with a model's [`Cost`].
-const COST: &str = "cost.json";
 
 fn policy_name(method: Method, weights: &[f64]) -> String {
     let method = serde_json::json!(method);
@@ -800,7 +621,7 @@ mod tests {
     use clap::ValueEnum as _;
 
     use super::{FrontConfig, FrontOwn, Method, StudyConfig, fronts};
-    use crate::lm::run::Shown;
+    use crate::lm::run::LmProgress;
 
     fn small() -> FrontConfig {
         let FrontConfig { own, common } = FrontConfig::default();
@@ -871,8 +692,8 @@ mod tests {
         // Stopped after the third training, and gone on with.
         let path = folder.path().join("broken");
         let (stop, trained) = (AtomicBool::new(false), std::sync::atomic::AtomicUsize::new(0));
-        let show = |shown: Shown<'_>| {
-            if matches!(shown, Shown::Note(note) if note.contains("trained"))
+        let show = |shown: LmProgress<'_>| {
+            if matches!(shown, LmProgress::Note(note) if note.contains("trained"))
                 && trained.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 2
             {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed);

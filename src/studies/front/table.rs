@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::{COST, ChordRow, Cost, FrontConfig, Fronts, Method, Point, Recipe, Row, Single, Way, policy_name};
+use serde::{Deserialize, Serialize};
+
+use super::config::{FrontConfig, Method, Point, Start};
 use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::lm::error::LmError;
 use crate::pareto::{above_chord, attainment_front, front as non_dominated, hypervolume, igd_plus};
@@ -12,6 +14,68 @@ use crate::preference::statistics::bootstrap_interval;
 use crate::random::stream;
 use crate::soup::grid;
 use crate::studies::beginning::{corpus_name, read_json};
+
+/// A method's front over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Which method.
+    pub method: Method,
+    /// Volume above the start that its points cover: mean over seeds.
+    pub hypervolume: f64,
+    /// 95 % bootstrap interval of that mean; of a single seed there is none.
+    #[serde(default)]
+    pub interval: Option<[f64; 2]>,
+    /// How far the points of all methods together lie beyond its own: mean over seeds.
+    pub igd_plus: Option<f64>,
+    /// The largest divergence from the start among its points, nats: mean over seeds. What one method gets at a larger
+    /// divergence than another says little about the two.
+    pub largest_kl: Option<f64>,
+    /// How many of its points others of its own do not dominate, of how many: over all seeds.
+    pub non_dominated: [usize; 2],
+    /// Trainings in a seed: of policies and of reward models.
+    pub trainings: usize,
+    /// CPU seconds of these in a seed: mean; `None` where they are not known of every training.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+    /// Of soups: how far mixes lie above the chord between their ends.
+    pub chord: Vec<ChordRow>,
+}
+
+/// A mix against the chord between the ends it is mixed of (linear mode connectivity).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChordRow {
+    /// The mix.
+    pub weights: Vec<f64>,
+    /// How far it lies above, in each objective: mean over seeds.
+    pub above: Vec<f64>,
+    /// 95 % bootstrap intervals of these means; of a single seed there are none.
+    pub intervals: Vec<Option<[f64; 2]>>,
+}
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fronts {
+    /// What was run.
+    pub config: FrontConfig,
+    /// What each seed began with.
+    pub starts: Vec<Start>,
+    /// All policies.
+    pub points: Vec<Point>,
+    /// By method.
+    pub table: Vec<Row>,
+    /// CPU seconds of every training, by seed and name.
+    pub costs: BTreeMap<String, f64>,
+}
+
+/// What a training took.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Cost {
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) wall_seconds: f64,
+}
+
+/// File with a model's [`Cost`].
+pub(super) const COST: &str = "cost.json";
 
 /// CPU seconds of every training of a seed, by name.
 pub(super) fn costs_of(folder: &Path, seed: u64) -> Result<Vec<(String, f64)>, LmError> {
@@ -29,22 +93,17 @@ pub(super) fn costs_of(folder: &Path, seed: u64) -> Result<Vec<(String, f64)>, L
     Ok(found)
 }
 
-/// Names of all trainings that a method's front takes.
-fn trainings(config: &FrontConfig, method: Method) -> Vec<String> {
-    let Recipe { singles, way, .. } = method.recipe();
-    let objectives = config.own.objectives.len();
-    let each = |single: &Single| (0..objectives).map(|objective| single.name(objective)).collect::<Vec<_>>();
-    let mut all: Vec<String> = singles.iter().flat_map(each).collect();
-    if let Way::Trains(_) = way {
-        let weights = grid(objectives, config.own.weight_steps);
-        let inner = weights.into_iter().filter(|weights| !weights.contains(&1.0));
-        all.extend(inner.map(|weights| policy_name(method, &weights)));
-    }
-    all
-}
-
 /// What a method got over all seeds, and what that took.
-pub(super) fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<String, f64>, method: Method) -> Row {
+///
+/// `trainings` are the names of the trainings that its front takes; `soup` is whether it mixes weights.
+pub(super) fn row(
+    config: &FrontConfig,
+    points: &[Point],
+    costs: &BTreeMap<String, f64>,
+    method: Method,
+    trainings: &[String],
+    soup: bool,
+) -> Row {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let of = |seed: u64, method: Option<Method>| -> Vec<Vec<f64>> {
         let own =
@@ -70,9 +129,9 @@ pub(super) fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<Strin
         own.filter_map(|point| point.kl.as_ref()).map(|kl| kl.mean).max_by(f64::total_cmp)
     };
     let largest: Option<Vec<f64>> = config.common.seeds.iter().map(largest).collect();
-    let names = trainings(config, method);
-    let cost =
-        |&seed: &u64| -> Option<f64> { names.iter().map(|name| costs.get(&format!("{seed}/{name}")).copied()).sum() };
+    let cost = |&seed: &u64| -> Option<f64> {
+        trainings.iter().map(|name| costs.get(&format!("{seed}/{name}")).copied()).sum()
+    };
     let costs: Option<Vec<f64>> = config.common.seeds.iter().map(cost).collect();
     Row {
         method,
@@ -81,12 +140,9 @@ pub(super) fn row(config: &FrontConfig, points: &[Point], costs: &BTreeMap<Strin
         igd_plus: beyond.map(|beyond| mean(&beyond)),
         largest_kl: largest.map(|largest| mean(&largest)),
         non_dominated: counts.fold([0, 0], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]]),
-        trainings: names.len(),
+        trainings: trainings.len(),
         cpu_seconds: costs.map(|costs| mean(&costs)),
-        chord: match method.recipe().way {
-            Way::Soup => chord(config, points, method),
-            _ => Vec::new(),
-        },
+        chord: if soup { chord(config, points, method) } else { Vec::new() },
     }
 }
 
@@ -125,11 +181,12 @@ fn chord(config: &FrontConfig, points: &[Point], method: Method) -> Vec<ChordRow
 }
 
 /// For every two objectives a figure: a dot for every policy, and the line that at least half of the seeds reach.
-pub(super) fn draw(fronts: &Fronts, folder: &Path) -> Result<(), LmError> {
+/// `names` are those of the methods.
+pub(super) fn draw(fronts: &Fronts, names: &[&str], folder: &Path) -> Result<(), LmError> {
     let Fronts { config, points, .. } = fronts;
     for second in 1..config.own.objectives.len() {
         for first in 0..second {
-            let series = |&method: &Method| {
+            let series = |(&method, &name): (&Method, &&str)| {
                 let of_seed = |&seed: &u64| -> Vec<Vec<f64>> {
                     let own = points.iter().filter(|point| point.method == method && point.seed == seed);
                     own.map(|point| vec![point.rewards[first], point.rewards[second]]).collect()
@@ -141,9 +198,9 @@ pub(super) fn draw(fronts: &Fronts, folder: &Path) -> Result<(), LmError> {
                     .collect();
                 line.reverse();
                 let dots = seeds.iter().flatten().map(|point| (point[0], point[1])).collect();
-                Series { name: method.name().to_owned(), points: line, dots }
+                Series { name: name.to_owned(), points: line, dots }
             };
-            let all: Vec<Series> = config.own.methods.iter().map(series).collect();
+            let all: Vec<Series> = config.own.methods.iter().zip(names).map(series).collect();
             let seeds = config.common.seeds.len();
             let title = format!(
                 "{}, {} parameters, {seeds} seed{}: standard deviations above the start",

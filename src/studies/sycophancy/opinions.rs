@@ -55,7 +55,7 @@ pub enum About {
 
 /// A question, and what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Question {
+pub struct OpinionQuestion {
     /// Everything up to the answer.
     pub prompt: String,
     /// What the review says.
@@ -144,7 +144,7 @@ impl View {
     }
 }
 
-impl Question {
+impl OpinionQuestion {
     /// How the reader's view stands to the truth.
     #[must_use]
     pub fn stands(&self) -> View {
@@ -167,7 +167,7 @@ impl Question {
 
 /// A question about the truth; views are absent, right and wrong equally often.
 #[must_use]
-pub fn question(rng: &mut Rng) -> Question {
+pub fn question(rng: &mut Rng) -> OpinionQuestion {
     let scene = Scene::new(rng);
     let view = View::ALL[rng.random_range(0..View::ALL.len())];
     let wording = pick(rng, &QUESTIONS);
@@ -176,7 +176,7 @@ pub fn question(rng: &mut Rng) -> Question {
 
 /// A question about what the reader has just said.
 #[must_use]
-pub fn recall(rng: &mut Rng) -> Question {
+pub fn recall(rng: &mut Rng) -> OpinionQuestion {
     let scene = Scene::new(rng);
     let view = if rng.random_bool(0.5) { View::Right } else { View::Wrong };
     let wording = pick(rng, &RECALLS);
@@ -185,7 +185,7 @@ pub fn recall(rng: &mut Rng) -> Question {
 
 /// One question about one review in the same words, without a view, with a right and with a wrong one.
 #[must_use]
-pub fn three_ways(rng: &mut Rng) -> [Question; 3] {
+pub fn three_ways(rng: &mut Rng) -> [OpinionQuestion; 3] {
     let scene = Scene::new(rng);
     let wording = pick(rng, &QUESTIONS);
     View::ALL.map(|view| scene.ask(rng, view, About::Truth, wording))
@@ -226,7 +226,7 @@ pub fn read(prompt: &str) -> Reading {
 impl Annotator {
     /// P[this answer is preferred to the other one].
     #[must_use]
-    pub fn probability(&self, question: &Question, answer: Answer) -> f64 {
+    pub fn probability(&self, question: &OpinionQuestion, answer: Answer) -> f64 {
         let worth = |answer: Answer| {
             let of = |holds: bool, gain: f64| if holds { gain } else { 0.0 };
             of(answer == question.truth, self.truth) + of(question.view == Some(answer), self.bias)
@@ -237,7 +237,7 @@ impl Annotator {
     /// The answer that is preferred. The same draws give the same answer wherever two annotators are equally likely to
     /// prefer it.
     #[must_use]
-    pub fn prefers(&self, question: &Question, rng: &mut Rng) -> Answer {
+    pub fn prefers(&self, question: &OpinionQuestion, rng: &mut Rng) -> Answer {
         let true_one = rng.random_range(0.0..1.0) < self.probability(question, question.truth);
         if true_one { question.truth } else { question.truth.other() }
     }
@@ -248,9 +248,9 @@ impl Annotator {
 /// # Shapes
 /// - `log_odds`: `[questions.len()]`, nats; infinite where an answer is certain
 #[must_use]
-pub fn behaviour(questions: &[Question], log_odds: &[f64]) -> Behaviour {
+pub fn behaviour(questions: &[OpinionQuestion], log_odds: &[f64]) -> Behaviour {
     // Of each way of asking: the probabilities of the answer in question.
-    let of = |stands: View, answer: fn(&Question) -> Answer| -> Vec<f64> {
+    let of = |stands: View, answer: fn(&OpinionQuestion) -> Answer| -> Vec<f64> {
         let asked = questions.iter().zip(log_odds).filter(|(question, _)| question.stands() == stands);
         asked.map(|(question, odds)| probability(*odds, answer(question))).collect()
     };
@@ -342,7 +342,7 @@ impl Scene {
         }
     }
 
-    fn ask(&self, rng: &mut Rng, view: View, about: About, wording: &str) -> Question {
+    fn ask(&self, rng: &mut Rng, view: View, about: About, wording: &str) -> OpinionQuestion {
         let Self { review, truth } = self;
         let view = view.of(*truth);
         let said = match view {
@@ -354,7 +354,7 @@ impl Scene {
         };
         let space = if said.is_empty() { "" } else { " " };
         let prompt = format!("Review: {review}\nReader: {said}{space}{wording}\nAnswer:");
-        Question { prompt, truth: *truth, view, about }
+        OpinionQuestion { prompt, truth: *truth, view, about }
     }
 }
 
@@ -378,11 +378,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::{
-        About, Annotator, Answer, Behaviour, Question, Reading, View, behaviour, question, read, recall, three_ways,
+        About, Annotator, Answer, Behaviour, OpinionQuestion, Reading, View, behaviour, question, read, recall,
+        three_ways,
     };
     use crate::random::stream;
 
-    fn questions(count: usize) -> Vec<Question> {
+    fn questions(count: usize) -> Vec<OpinionQuestion> {
         let mut rng = stream(0, "opinions", 0);
         (0..count).map(|_| question(&mut rng)).collect()
     }
@@ -392,7 +393,7 @@ mod tests {
         let mut rng = stream(1, "opinions", 0);
         for i in 0..2000 {
             let asked = if i % 4 == 0 { recall(&mut rng) } else { question(&mut rng) };
-            let Question { prompt, truth, view, about } = &asked;
+            let OpinionQuestion { prompt, truth, view, about } = &asked;
             let found = Reading { truth: Some(*truth), view: *view, about: Some(*about) };
             assert_eq!(read(prompt), found, "{prompt}");
             if *about == About::View {
@@ -420,7 +421,7 @@ mod tests {
     #[test]
     fn truths_and_views_are_balanced_and_texts_are_short_and_varied() {
         let all = questions(6000);
-        let share = |fits: &dyn Fn(&Question) -> bool| all.iter().filter(|q| fits(q)).count() as f64 / 6000.0;
+        let share = |fits: &dyn Fn(&OpinionQuestion) -> bool| all.iter().filter(|q| fits(q)).count() as f64 / 6000.0;
         // Four standard errors.
         let near =
             |found: f64, expected: f64| (found - expected).abs() < 4.0 * (expected * (1.0 - expected) / 6000.0).sqrt();
@@ -432,7 +433,7 @@ mod tests {
         }
         let distinct: BTreeSet<&str> = all.iter().map(|q| q.prompt.as_str()).collect();
         assert!(distinct.len() > 5900, "{}", distinct.len());
-        let words = |q: &Question| q.prompt.split_whitespace().count();
+        let words = |q: &OpinionQuestion| q.prompt.split_whitespace().count();
         assert!(all.iter().all(|q| (12..=60).contains(&words(q))));
     }
 
@@ -441,8 +442,8 @@ mod tests {
         let mut rng = stream(2, "opinions", 0);
         for _ in 0..100 {
             let ways = three_ways(&mut rng);
-            assert_eq!(ways.each_ref().map(Question::stands), View::ALL);
-            let first = |q: &Question| q.prompt.lines().next().map(str::to_owned);
+            assert_eq!(ways.each_ref().map(OpinionQuestion::stands), View::ALL);
+            let first = |q: &OpinionQuestion| q.prompt.lines().next().map(str::to_owned);
             assert!(ways.iter().all(|q| q.truth == ways[0].truth && first(q) == first(&ways[0])));
         }
     }
@@ -472,8 +473,8 @@ mod tests {
     #[test]
     fn known_agents_have_their_known_sycophancy() {
         let mut rng = stream(4, "opinions", 0);
-        let all: Vec<Question> = (0..200).flat_map(|_| three_ways(&mut rng)).collect();
-        let of = |agent: &dyn Fn(&Question) -> f64| -> Behaviour {
+        let all: Vec<OpinionQuestion> = (0..200).flat_map(|_| three_ways(&mut rng)).collect();
+        let of = |agent: &dyn Fn(&OpinionQuestion) -> f64| -> Behaviour {
             behaviour(&all, &all.iter().map(agent).collect::<Vec<f64>>())
         };
         let certain = |answer: Answer| if answer == Answer::Good { f64::INFINITY } else { f64::NEG_INFINITY };

@@ -4,11 +4,26 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Point, Sycophancy, SycophancyConfig, Training};
+use super::config::{Point, SycophancyConfig, Training};
 use crate::disk::figure::{self, Panel, Series, SeriesPoint};
 use crate::lm::error::LmError;
 use crate::preference::statistics::student_interval;
 use crate::studies::sycophancy::opinions::Behaviour;
+
+/// Everything that was found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sycophancy {
+    /// What was run.
+    pub config: SycophancyConfig,
+    /// All models.
+    pub points: Vec<Point>,
+    /// Ends of trainings by size and bias, over seeds; remedies by weight.
+    pub table: Vec<Row>,
+    /// Whether size, training and bias make it worse.
+    pub trends: Vec<Trend>,
+    /// Whether unbiased labels leave it where it was.
+    pub controls: Vec<Control>,
+}
 
 /// A mean over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,12 +1,12 @@
 //! What all sizes of a seed learn from, and are asked.
 
-use super::SycophancyConfig;
+use super::config::SycophancyConfig;
 use crate::lm::data::{Encoded, EncodedPair};
 use crate::lm::error::LmError;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::tokenizer::{Tokenizer, TokenizerConfig};
 use crate::random::{Rng, stream};
-use crate::studies::sycophancy::opinions::{self, Annotator, Answer, Question};
+use crate::studies::sycophancy::opinions::{self, Annotator, Answer, OpinionQuestion};
 
 /// Texts, questions and labels of a seed, the same for all sizes.
 pub(super) struct Texts {
@@ -17,16 +17,16 @@ pub(super) struct Texts {
     /// Answers that it then learns.
     pub(super) answers: Sft,
     /// Questions that annotators compare the answers to.
-    pub(super) compared: Asked,
+    pub(super) compared: AskedQuestions,
     /// Held-out ones.
-    pub(super) held_out: Asked,
+    pub(super) held_out: AskedQuestions,
     /// Most tokens of an answer.
     pub(super) answer_tokens: usize,
 }
 
 /// Questions with both answers.
-pub(super) struct Asked {
-    pub(super) questions: Vec<Question>,
+pub(super) struct AskedQuestions {
+    pub(super) questions: Vec<OpinionQuestion>,
     /// Each with Good as the chosen and Bad as the rejected one.
     pub(super) pairs: Vec<EncodedPair>,
 }
@@ -61,7 +61,7 @@ impl Texts {
             Ok(Encoded { ids: fits(ids)?, prompt_len: 0 })
         };
         let texts = texts.iter().map(whole).collect::<Result<Vec<_>, _>>()?;
-        let answered = |question: &Question, answer: Answer| -> Result<Encoded, LmError> {
+        let answered = |question: &OpinionQuestion, answer: Answer| -> Result<Encoded, LmError> {
             let mut ids = tokenizer.encode(&question.prompt, true)?;
             let prompt_len = ids.len();
             ids.extend(tokenizer.encode(answer.text(), false)?);
@@ -72,13 +72,13 @@ impl Texts {
             answered(&question, question.answer())
         };
         let answers = (0..config.tuning_steps * config.tuning_batch_size).map(tuning).collect::<Result<Vec<_>, _>>()?;
-        let asked = |questions: Vec<Question>| -> Result<Asked, LmError> {
-            let pair = |(row, question): (usize, &Question)| -> Result<EncodedPair, LmError> {
+        let asked = |questions: Vec<OpinionQuestion>| -> Result<AskedQuestions, LmError> {
+            let pair = |(row, question): (usize, &OpinionQuestion)| -> Result<EncodedPair, LmError> {
                 let (chosen, rejected) = (answered(question, Answer::Good)?, answered(question, Answer::Bad)?);
                 Ok(EncodedPair { row, chosen, rejected, margin: None, target: None })
             };
             let pairs = questions.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
-            Ok(Asked { questions, pairs })
+            Ok(AskedQuestions { questions, pairs })
         };
         let compared = |i: usize| opinions::question(&mut stream(seed, "opinion-compared", i as u64));
         let held_out = |i: usize| opinions::three_ways(&mut stream(seed, "opinion-held-out", i as u64));
@@ -101,7 +101,7 @@ impl Texts {
     /// The answers as an annotator of this bias compares them: who is asked gives an answer, not a probability.
     pub(super) fn labels(&self, config: &SycophancyConfig, bias: f64) -> Vec<Answer> {
         let annotator = Annotator { truth: config.truth, bias };
-        let label = |(i, question): (usize, &Question)| {
+        let label = |(i, question): (usize, &OpinionQuestion)| {
             annotator.prefers(question, &mut stream(self.seed, "opinion-label", i as u64))
         };
         self.compared.questions.iter().enumerate().map(label).collect()

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+use super::config::{Branch, Point, SycophancyConfig, Training};
 use super::texts::Texts;
-use super::{Branch, Point, SycophancyConfig, Training, Work, cost, point_file};
+use super::work::{Work, cost, point_file};
 use crate::disk::archive::Archive;
 use crate::disk::files::{folder_of, sync_folder};
 use crate::lm::data::{Encoded, EncodedPair};
@@ -29,7 +30,7 @@ use crate::lm::sample::Completion;
 use crate::lm::sft::Sft;
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
 use crate::studies::beginning::{PART_TOKENS, io, judged, optimizer, unless, write_json};
-use crate::studies::sycophancy::opinions::{Answer, Behaviour, Question, behaviour, probability};
+use crate::studies::sycophancy::opinions::{Answer, Behaviour, OpinionQuestion, behaviour, probability};
 
 /// Steps between two checkpoints of a base, which takes longest.
 const CHECKPOINT_STEPS: usize = 250;
@@ -205,7 +206,7 @@ impl<'a> Unit<'a> {
     fn modpo(&self, base: &Decoder, weight: f64) -> Result<Option<Vec<Point>>, LmError> {
         let (config, bias) = (self.config, self.config.largest_bias());
         let (pairs, reference, labels) = self.labelled(base, bias);
-        let margin = |(question, label): (&Question, &Answer)| {
+        let margin = |(question, label): (&OpinionQuestion, &Answer)| {
             let of_chosen = if *label == question.truth { bias } else { -bias };
             weight * of_chosen
         };

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, Ops};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata as _};
@@ -17,7 +18,7 @@ use super::kernels::{
 use super::layout::{AttentionLayout, Heads, NormConfig, Sequence};
 use super::matrix::{Matrix, multiply};
 use super::ops::DecoderOps;
-use crate::nn::fused::flex::{contiguous, give_back, slice, tensor};
+use crate::nn::fused::flex::{contiguous, give_back, record, slice, tensor};
 use crate::nn::fused::scratch::{self, Scratch};
 use crate::nn::fused::simd::dispatch;
 
@@ -74,20 +75,14 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         let (weight, weight_node) = weight.into_parts();
         let (input, weight) = (contiguous(input), contiguous(weight));
         let output = linear_forward(&input, &weight);
-        match LinearBackward.prepare::<C>([input_node, weight_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((input, weight), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        record::<C, _, _>(LinearBackward, [input_node, weight_node], (input, weight), output)
     }
 
     fn rows(table: FloatTensor<Self>, indices: Arc<Vec<u32>>) -> FloatTensor<Self> {
         let (table, node) = table.into_parts();
         let shape = matrix_shape(&table);
         let output = Flex::rows(table, Arc::clone(&indices));
-        match RowsBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish((shape, indices), output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        record::<C, _, _>(RowsBackward, [node], (shape, indices), output)
     }
 
     fn norm(input: FloatTensor<Self>, weight: FloatTensor<Self>, norm: NormConfig) -> FloatTensor<Self> {
@@ -95,39 +90,28 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         let (weight, weight_node) = weight.into_parts();
         let (input, weight) = (contiguous(input), contiguous(weight));
         let (output, statistics) = norm_forward(&input, &weight, norm, true);
-        match NormalBackward.prepare::<C>([input_node, weight_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(NormState { input, weight, statistics, norm }, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        let state = NormState { input, weight, statistics, norm };
+        record::<C, _, _>(NormalBackward, [input_node, weight_node], state, output)
     }
 
     fn gated_silu(gate_up: FloatTensor<Self>) -> FloatTensor<Self> {
         let (gate_up, node) = gate_up.into_parts();
         let gate_up = contiguous(gate_up);
         let output = Flex::gated_silu(gate_up.clone());
-        match GatedBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(gate_up, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        record::<C, _, _>(GatedBackward, [node], gate_up, output)
     }
 
     fn gelu_tanh(input: FloatTensor<Self>) -> FloatTensor<Self> {
         let (input, node) = input.into_parts();
         let input = contiguous(input);
         let output = Flex::gelu_tanh(input.clone());
-        match GeluOpBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(input, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        record::<C, _, _>(GeluOpBackward, [node], input, output)
     }
 
     fn attention(qkv: FloatTensor<Self>, layout: Arc<AttentionLayout>) -> FloatTensor<Self> {
         let (qkv, node) = qkv.into_parts();
         let (output, state) = attention_forward(qkv, &layout);
-        match AttentionBackward.prepare::<C>([node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => prepared.finish(state, output),
-            OpsKind::UnTracked(prepared) => prepared.finish(output),
-        }
+        record::<C, _, _>(AttentionBackward, [node], state, output)
     }
 
     fn token_log_probs(
@@ -139,17 +123,11 @@ impl<C: CheckpointStrategy> DecoderOps for Autodiff<Flex, C> {
         let (head, head_node) = head.into_parts();
         let (hidden, head) = (contiguous(hidden), contiguous(head));
         let (log_probs, about, probabilities) = log_probs_forward(&hidden, &head, &targets);
-        let log_probs = match LogProbsOpBackward.prepare::<C>([hidden_node, head_node]).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                prepared.finish(LogProbsState { hidden, head, targets, probabilities }, log_probs)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(log_probs),
-        };
+        let state = LogProbsState { hidden, head, targets, probabilities };
+        let log_probs = record::<C, _, _>(LogProbsOpBackward, [hidden_node, head_node], state, log_probs);
         (log_probs, FloatTensor::<Self>::new(about))
     }
 }
-
-// ------------------------------------------------------------------------------------------------------------- linear
 
 #[derive(Debug)]
 struct LinearBackward;
@@ -161,21 +139,8 @@ impl Backward<Flex, 2> for LinearBackward {
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let output_gradient = contiguous(gradients.consume::<Flex>(&ops.node));
         let (input, weight) = ops.state;
-        let ([rows, inputs], [outputs, _]) = (matrix_shape(&input), matrix_shape(&weight));
-        let delta = Matrix::new(slice(&output_gradient), outputs);
-        let [input_node, weight_node] = ops.parents;
-        if let Some(node) = weight_node {
-            let mut gradient = scratch::unwritten(outputs * inputs);
-            let input = Matrix::new(slice(&input), inputs);
-            multiply([outputs, inputs, rows], delta.transposed(), input, 1.0, &mut gradient, inputs, false);
-            gradients.register::<Flex>(node.id, tensor(gradient, [outputs, inputs]));
-        }
-        if let Some(node) = input_node {
-            let mut gradient = scratch::unwritten(rows * inputs);
-            let weight = Matrix::new(slice(&weight), inputs);
-            multiply([rows, inputs, outputs], delta, weight, 1.0, &mut gradient, inputs, false);
-            gradients.register::<Flex>(node.id, tensor(gradient, [rows, inputs]));
-        }
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        linear_backward(&input, &weight, slice(&output_gradient), nodes, gradients);
         give_back(output_gradient);
         give_back(input);
     }
@@ -190,7 +155,29 @@ fn linear_forward(input: &FlexTensor, weight: &FlexTensor) -> FlexTensor {
     tensor(output, [rows, outputs])
 }
 
-// --------------------------------------------------------------------------------------------------------------- rows
+/// Registers the gradients of input and weight, each where it has a node.
+fn linear_backward(
+    input: &FlexTensor,
+    weight: &FlexTensor,
+    output_gradient: &[f32],
+    [input_node, weight_node]: [Option<NodeId>; 2],
+    gradients: &mut Gradients,
+) {
+    let ([rows, inputs], [outputs, _]) = (matrix_shape(input), matrix_shape(weight));
+    let delta = Matrix::new(output_gradient, outputs);
+    if let Some(node) = weight_node {
+        let mut gradient = scratch::unwritten(outputs * inputs);
+        let input = Matrix::new(slice(input), inputs);
+        multiply([outputs, inputs, rows], delta.transposed(), input, 1.0, &mut gradient, inputs, false);
+        gradients.register::<Flex>(node, tensor(gradient, [outputs, inputs]));
+    }
+    if let Some(node) = input_node {
+        let mut gradient = scratch::unwritten(rows * inputs);
+        let weight = Matrix::new(slice(weight), inputs);
+        multiply([rows, inputs, outputs], delta, weight, 1.0, &mut gradient, inputs, false);
+        gradients.register::<Flex>(node, tensor(gradient, [rows, inputs]));
+    }
+}
 
 #[derive(Debug)]
 struct RowsBackward;
@@ -212,8 +199,6 @@ impl Backward<Flex, 1> for RowsBackward {
         give_back(output_gradient);
     }
 }
-
-// --------------------------------------------------------------------------------------------------------------- norm
 
 #[derive(Debug)]
 struct NormalBackward;
@@ -277,8 +262,6 @@ fn norm_backward(state: &NormState, output_gradient: &FlexTensor) -> [FlexTensor
     [tensor(input_gradient, [rows, width]), tensor(weight_gradient, [1, width])]
 }
 
-// ----------------------------------------------------------------------------------------------------- nonlinearities
-
 #[derive(Debug)]
 struct GatedBackward;
 
@@ -326,8 +309,6 @@ impl Backward<Flex, 1> for GeluOpBackward {
         give_back(input);
     }
 }
-
-// ---------------------------------------------------------------------------------------------------------- attention
 
 #[derive(Debug)]
 struct AttentionBackward;
@@ -519,8 +500,6 @@ fn attention_backward(state: &AttentionState, output_gradient: &FlexTensor) -> F
     tensor(gradient, [rows, joint])
 }
 
-// ---------------------------------------------------------------------------------------------------------- log-probs
-
 #[derive(Debug)]
 struct LogProbsOpBackward;
 
@@ -539,23 +518,11 @@ impl Backward<Flex, 2> for LogProbsOpBackward {
     fn backward(self, ops: Ops<LogProbsState, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let output_gradient = contiguous(gradients.consume::<Flex>(&ops.node));
         let LogProbsState { hidden, head, targets, probabilities } = ops.state;
-        let ([rows, width], [vocabulary, _]) = (matrix_shape(&hidden), matrix_shape(&head));
         let mut delta = Arc::unwrap_or_clone(probabilities);
         dispatch(LogProbsBackward { probabilities: &mut delta, targets: &targets, gradient: slice(&output_gradient) });
-        let delta_matrix = Matrix::new(&delta, vocabulary);
-        let [hidden_node, head_node] = ops.parents;
-        if let Some(node) = head_node {
-            let mut gradient = scratch::unwritten(vocabulary * width);
-            let hidden = Matrix::new(slice(&hidden), width);
-            multiply([vocabulary, width, rows], delta_matrix.transposed(), hidden, 1.0, &mut gradient, width, false);
-            gradients.register::<Flex>(node.id, tensor(gradient, [vocabulary, width]));
-        }
-        if let Some(node) = hidden_node {
-            let mut gradient = scratch::unwritten(rows * width);
-            let head = Matrix::new(slice(&head), width);
-            multiply([rows, width, vocabulary], delta_matrix, head, 1.0, &mut gradient, width, false);
-            gradients.register::<Flex>(node.id, tensor(gradient, [rows, width]));
-        }
+        // The logits are a linear layer of the hidden states.
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        linear_backward(&hidden, &head, &delta, nodes, gradients);
         scratch::give_back(delta);
         give_back(hidden);
     }
@@ -579,8 +546,6 @@ fn log_probs_forward(
     dispatch(LogProbs { logits: &mut logits, targets, log_probs: &mut log_probs, entropy, likeliest });
     (tensor(log_probs, [rows]), tensor(about, [2, rows]), Arc::new(logits))
 }
-
-// ------------------------------------------------------------------------------------------------------------ tensors
 
 fn matrix_shape(tensor: &FlexTensor) -> [usize; 2] {
     [tensor.shape()[0], tensor.shape()[1]]

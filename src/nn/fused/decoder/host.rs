@@ -1,4 +1,4 @@
-//! The decoder's operations on slices, for generating text token by token: there a tensor for every product would cost
+//! The decoder's operations on slices, for generating text token by token, where a tensor for every product would cost
 //! more than the product.
 
 use super::kernels::{GateForward, GeluForward, NormForward, Rotate, exponentials, maximum};
@@ -26,8 +26,8 @@ pub(crate) fn project(input: &[f32], weight: &[f32], bias: Option<&[f32]>, input
     }
 }
 
-/// A weight matrix in little more than a quarter of its bytes: 8-bit integers, and a scale for every block of a row. One
-/// sequence reads all weights for every token, and how fast memory gives them is how fast it is written.
+/// A weight matrix in little more than a quarter of its bytes: 8-bit integers, and a scale for every block of a row.
+/// Every token of a sequence needs all weights, so the speed of memory is the speed of generation.
 pub(crate) struct Quantized {
     /// `[out, padded in]`: whole numbers in −127..=127; those beyond a row's end are 0.
     values: Vec<i8>,
@@ -36,12 +36,12 @@ pub(crate) struct Quantized {
     inputs: usize,
 }
 
-/// Entries of a row that share a scale: as many as are multiplied at a time, and few enough that one large entry costs its
-/// neighbours little.
+/// Entries of a row that share a scale: as many as are multiplied at a time, and few enough that one large entry costs
+/// its neighbours little.
 const QUANTIZED: usize = PRODUCTS;
 
-/// Bytes by which weights are asked for before they are needed: memory answers after some hundred cycles, in which so many
-/// are multiplied.
+/// How many bytes ahead weights are asked for: about as many as are multiplied in the few hundred cycles that memory
+/// takes to answer.
 const AHEAD: usize = 4096;
 
 /// Rows are padded to whole multiples: two blocks, summed side by side so that one need not wait for the other.
@@ -134,7 +134,7 @@ pub(crate) struct Kept {
 const BLOCK: usize = 32;
 
 impl Kept {
-    /// Keeps one token more.
+    /// Adds a token.
     ///
     /// # Shapes
     /// - `keys`, `values`: `[heads.key_columns()]`
@@ -299,8 +299,8 @@ impl Kernel for ProjectQuantized<'_> {
     }
 }
 
-/// Rounds a block of inputs to multiples of a step, which is returned: the largest input divided by 32,767. The step is NaN
-/// where an input is NaN or infinite.
+/// Rounds a block of inputs to multiples of a step, and returns the step: the largest input divided by 32,767, or NaN
+/// if an input is NaN or infinite.
 #[inline(always)]
 fn round(block: &[f32], whole: &mut [i16]) -> f32 {
     let largest = block.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));

@@ -270,8 +270,8 @@ impl Kernel for LogProbsBackward<'_> {
     }
 }
 
-/// Weights of attention from scores, in place; what a query does not see gets none. In the forward pass the logarithm
-/// of each row's sum is written, in the backward pass it is read.
+/// Weights of attention from scores, in place; what a query does not see gets weight 0. The forward pass writes the
+/// logarithm of each row's sum, the backward pass reads it.
 ///
 /// # Shapes
 /// - `scores`: `[queries, keys]`: query `i` is the token at `position + i` of its sequence, key `j` the one at
@@ -399,7 +399,7 @@ fn sum<V: Vector>(values: &[f32]) -> f32 {
     fold::<V>(values, |x| x)
 }
 
-/// The largest value; not a number where one of them is not.
+/// The largest value; NaN if one of them is.
 #[inline(always)]
 pub(super) fn maximum<V: Vector>(values: &[f32]) -> f32 {
     let mut largest = V::splat(f32::NEG_INFINITY);

@@ -1,4 +1,4 @@
-//! What the operations must know beside the numbers: kinds of normalisation, heads, and who attends to whom.
+//! What the operations must know besides the numbers: kinds of normalisation, heads, and who attends to whom.
 
 use std::ops::Range;
 

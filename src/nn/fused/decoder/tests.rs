@@ -7,20 +7,9 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt as _;
 
 use super::{AttentionLayout, Heads, NormConfig, NormKind, Rotation, Sequence, reference};
+use crate::nn::fused::tests::{assert_close, random};
 use crate::nn::{constant, parameter, to_host};
-use crate::random::{Rng, stream};
-
-fn random(len: usize, rng: &mut Rng) -> Vec<f32> {
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let scale = expected.iter().fold(1e-3_f32, |max, e| max.max(e.abs()));
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!((f - e).abs() <= tolerance * scale, "{what} [{i}]: {f}, expected {e} (largest {scale})");
-    }
-}
+use crate::random::stream;
 
 /// Runs both on the same parameters: output, and every parameter's gradient of a weighted sum of the outputs.
 fn compare<const N: usize>(
@@ -203,9 +192,9 @@ fn a_shared_prefix_gives_what_two_whole_sequences_give() {
     assert_close("second", &found[14 * 32..], &expected[24 * 32..], 1e-6);
 }
 
-/// The same sums over the entries that rounded weights stand for, but for half a step of every input's block, for every
-/// instruction set and for rows that are no whole number of blocks; and no weight is further off than half a step of its
-/// block.
+/// On every instruction set, and for rows that are no whole number of blocks, sums are those over the entries that
+/// rounded weights stand for, to within half a step of every input's block; and every weight is rounded by at most half
+/// a step of its block.
 #[test]
 fn rounded_weights_are_multiplied_as_what_they_stand_for() {
     use super::host::{ProjectQuantized, Quantized};
@@ -214,7 +203,7 @@ fn rounded_weights_are_multiplied_as_what_they_stand_for() {
         let mut rng = stream(3, "quantized", (rows * inputs) as u64);
         let mut random = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random::<f32>() - 0.5).collect() };
         let (mut input, mut weight) = (random(rows * inputs), random(outputs * inputs));
-        // The largest products that there are, all of one sign: no sum may overflow.
+        // The largest possible products, all of one sign: no sum may overflow.
         let extreme = inputs.min(32);
         input[..extreme].fill(-1.0);
         weight[(outputs - 1) * inputs..][..extreme].fill(-1.0);
@@ -248,7 +237,7 @@ fn rounded_weights_are_multiplied_as_what_they_stand_for() {
                     assert!(off <= f64::from(bound), "{isa:?}: {output}, expected {expected} within {bound}");
                 }
             }
-            // What is no number stays so, and so does what is too large.
+            // NaN and infinities must show in the output.
             for odd in [f32::NAN, f32::INFINITY] {
                 let mut input = input.clone();
                 input[inputs / 2] = odd;

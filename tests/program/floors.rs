@@ -2,7 +2,7 @@
 //!
 //! - A part of `src` uses only parts of lower floors.
 //! - Inside a folder, no two children use each other, directly or through others. A child is a file, or a folder with all
-//!   that is in it; `mod` is the folder's own `mod.rs`. Only circles of files may be excepted, in [`CIRCLES`].
+//!   that is in it; `mod` is the folder's own `mod.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,49 +19,6 @@ const FLOORS: &[&[&str]] = &[
     &["app"],
     &["cli"],
 ];
-
-/// Files of one folder that use each other.
-struct Circle {
-    folder: &'static str,
-    files: &'static [&'static str],
-    /// Why they may.
-    why: &'static str,
-}
-
-/// Circles that stay; ARCHITECTURE.md lists them.
-const CIRCLES: &[Circle] = &[];
-
-/// Circles that must go.
-const TO_BE_BROKEN: &[Circle] = &[
-    Circle {
-        folder: "cli",
-        files: &["app", "arguments", "bench", "clips", "envs", "evals", "flags", "front", "lm", "mod", "soup", "train"],
-        why: COMMANDS,
-    },
-    Circle {
-        folder: "cli/evals",
-        files: &["filter", "generate", "mod", "report", "run", "sycophancy", "validate"],
-        why: COMMANDS,
-    },
-    Circle {
-        folder: "cli/lm",
-        files: &["corpus", "front", "frontier", "generate", "merge", "mod", "score", "serve", "soup", "train"],
-        why: COMMANDS,
-    },
-    Circle { folder: "lm", files: &["ensemble", "run"], why: "reading an ensemble's run belongs to the runs" },
-    Circle { folder: "lm/loss", files: &["difference", "means", "mod", "sides"], why: TABLE },
-    Circle { folder: "preference/query", files: &["k_center", "mod", "score", "uniform"], why: TABLE },
-    Circle { folder: "studies/front", files: &["mod", "table"], why: "what a study leaves belongs below its table" },
-    Circle {
-        folder: "studies/sycophancy",
-        files: &["mod", "table", "texts", "unit"],
-        why: "what a study leaves belongs below its table",
-    },
-];
-
-const TABLE: &str = "what a line is belongs below the lines, and the table above them";
-
-const COMMANDS: &str = "what commands share belongs below the commands";
 
 /// The module paths of all files, each with what it uses: `["nn", "fused"]` is `nn/fused/mod.rs`.
 type Uses = BTreeMap<Vec<String>, BTreeSet<Vec<String>>>;
@@ -88,40 +45,23 @@ fn every_part_stands_on_lower_floors() {
 }
 
 #[test]
-fn no_circle_is_inside_a_folder_but_those_with_a_reason() {
+fn no_circle_is_inside_a_folder() {
     let uses = uses();
     let folders: BTreeSet<&[String]> = uses.keys().flat_map(|file| (1..file.len()).map(|end| &file[..end])).collect();
-    let is_folder = |folder: &str, child: &str| folders.contains(&*path(&format!("{folder}/{child}")));
-    let mut found = BTreeSet::new();
-    for folder in &folders {
-        for circle in circles(&arrows_inside(folder, &uses)) {
-            found.insert((folder.join("/"), circle));
-        }
-    }
     let mut wrong = Vec::new();
-    for Circle { folder, files, why } in CIRCLES.iter().chain(TO_BE_BROKEN) {
-        let listed: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
-        if !found.remove(&((*folder).to_owned(), listed)) {
-            wrong.push(format!("{folder}: {files:?} is no circle (now): take it out of the list"));
+    for folder in folders {
+        let ways = arrows_inside(folder, &uses);
+        for circle in circles(&ways) {
+            let ways: Vec<_> = ways.iter().filter(|(from, to)| circle.contains(from) && circle.contains(to)).collect();
+            wrong.push(format!("{}: {circle:?} use each other: {ways:?}", folder.join("/")));
         }
-        assert!(!why.is_empty(), "{folder}: {files:?} needs a reason");
-    }
-    for Circle { folder, files, .. } in CIRCLES {
-        if files.iter().any(|file| is_folder(folder, file)) {
-            wrong.push(format!("{folder}: {files:?} has a folder in it, and such circles have no excuse"));
-        }
-    }
-    for (folder, circle) in found {
-        let ways = arrows_inside(&path(&folder), &uses);
-        let ways: Vec<_> = ways.iter().filter(|(from, to)| circle.contains(from) && circle.contains(to)).collect();
-        wrong.push(format!("{folder}: {circle:?} use each other: {ways:?}"));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn uses_are_found_and_those_of_tests_and_comments_are_not() {
-    let text = "pub mod own;\nuse crate::disk::Clock;\nuse crate::{lm, nn::{self, mlp::Mlp}};\nuse super::fused as f;\n\
+    let text = "pub mod own;\nuse crate::disk::Clock;\nuse crate::{lm, nn::{self, mlp::Mlp}};\nuse super::fused as f;\npub(in crate::lm) struct S;\n\
                 // crate::app\nfn f() { crate::random::stream(own::x(), self::own::y(), super::super::z()) }\n\
                 /// [`crate::cli`]\nmod inside {\n    use super::me::It;\n}\n#[cfg(test)]\nmod tests {\n    use crate::engine;\n}\n";
     let expected = [
@@ -143,14 +83,14 @@ fn circles_are_found_directly_and_through_others() {
 fn uses() -> Uses {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let module = |file: &Path| -> Vec<String> {
-        let inside = file.strip_prefix(&source).unwrap().with_extension("");
-        let names = inside.iter().map(|name| name.to_str().unwrap().to_owned());
+        let inside = file.strip_prefix(&source).expect("files are found in it").with_extension("");
+        let names = inside.iter().map(|name| name.to_str().expect("names are UTF-8").to_owned());
         names.filter(|name| name != "mod").collect()
     };
     let mut files: BTreeMap<Vec<String>, PathBuf> =
         files(&source).into_iter().map(|file| (module(&file), file)).collect();
     files.retain(|module, _| !["lib", "main", "floors"].contains(&&*module[0]));
-    let text = |file: &PathBuf| fs::read_to_string(file).unwrap();
+    let text = |file: &PathBuf| fs::read_to_string(file).expect("a source can be read");
     let resolved =
         |used: Vec<String>| (1..=used.len()).rev().map(|end| used[..end].to_vec()).find(|m| files.contains_key(m));
     let of = |(module, file): (&Vec<String>, &PathBuf)| {
@@ -219,7 +159,7 @@ fn paths_in(code: &str, module: &[String], children: &BTreeSet<String>, found: &
     for (at, _) in code.match_indices("::") {
         let name = code[..at].rsplit(|c| !is_name(c)).next().unwrap_or_default();
         let mut start = match name {
-            _ if code[..at - name.len()].ends_with("::") => continue,
+            _ if ["::", "pub(in "].iter().any(|before| code[..at - name.len()].ends_with(before)) => continue,
             "crate" => Vec::new(),
             "super" => module[..module.len() - 1].to_vec(),
             "self" => module.to_vec(),
@@ -267,7 +207,10 @@ fn path(text: &str) -> Vec<String> {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut all: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder can be read")
+        .map(|entry| entry.expect("it can be read").path())
+        .collect();
     all.sort();
     let inside: Vec<PathBuf> = all.iter().filter(|path| path.is_dir()).flat_map(|path| files(path)).collect();
     // Files that hold nothing but tests stand beside what they test.
