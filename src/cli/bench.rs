@@ -7,7 +7,6 @@ use std::sync::Mutex;
 use clap::{Args, Subcommand};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde::{Deserialize, Serialize};
-use toml::Table;
 
 use super::failure::Failure;
 use super::flags::{SharedArgs, assigned};
@@ -19,7 +18,7 @@ use crate::control::rl::evaluate::evaluate_random;
 use crate::control::run;
 use crate::device;
 use crate::disk::archive::write_atomically;
-use crate::disk::layers::resolve;
+use crate::disk::layers::{layer, resolve};
 use crate::disk::lock::Claim;
 use crate::disk::{figure, lines};
 use crate::preference::query::UNIFORM;
@@ -173,8 +172,8 @@ impl Change {
         match self {
             Self::Of(change) => change(&mut config),
             Self::To(teacher) => {
-                let oracle = Table::try_from(Teacher::default())?;
-                let mut own = Table::try_from(teacher)?;
+                let oracle = layer(&Teacher::default())?;
+                let mut own = layer(teacher)?;
                 own.retain(|key, value| oracle.get(key) != Some(value));
                 config.preferences.teacher = resolve(&config.preferences.teacher, &[own])?;
             }

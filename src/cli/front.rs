@@ -6,7 +6,6 @@ use clap::Args;
 use clap::builder::TypedValueParser as _;
 use serde::Serialize;
 use serde_json::json;
-use toml::Table;
 
 use super::failure::Failure;
 use super::flags::{LayerArgs, SharedArgs, is_on};
@@ -15,6 +14,7 @@ use super::train::note_few;
 use crate::device::{self, DeviceChoice};
 use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::disk::files::make_folder;
+use crate::disk::layers::layer;
 use crate::disk::lines;
 use crate::disk::lock::Claim;
 use crate::pareto::attainment_front;
@@ -72,7 +72,7 @@ pub(crate) fn front(args: &FrontArgs) -> Result<(), Failure> {
     let _claim = Claim::make(&out)?;
     make_folder(&out.join("seeds")).map_err(|error| Failure::usage(format!("{}: {error}", out.display())))?;
     // A seed's result belongs to the configuration, whatever the other seeds are.
-    let mut shared = Table::try_from(&config)?;
+    let mut shared = layer(&config)?;
     shared.remove("seeds");
     let shared = toml::to_string(&shared)?;
     let kept = out.join("config.toml");

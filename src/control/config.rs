@@ -241,18 +241,16 @@ impl Config {
     /// The configuration as a table.
     #[must_use]
     pub fn to_table(&self) -> Table {
-        Table::try_from(self).expect("plain structs always become tables")
+        layers::table(self).expect("plain structs always become tables")
     }
 
     /// Reads a resolved configuration as [`Config::to_toml`] writes it; nothing may be missing.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the file and the line.
+    /// [`ConfigError`] naming the file, and the field or the line.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = read_text(path)?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|e| LayerError::Parse { origin: path.display().to_string(), reason: e.to_string() })?;
-        config.valid()
+        layers::from_text::<Self>(&text, path)?.valid()
     }
 
     fn valid(self) -> Result<Self, ConfigError> {

@@ -19,7 +19,7 @@ use toml::{Table, Value};
 
 use super::archive::Archive;
 use super::error::DiskError;
-use super::layers::join;
+use super::layers::{self, join};
 use super::{lines, text};
 
 /// The file in a run's folder.
@@ -161,10 +161,10 @@ pub fn differences(first: &Table, second: &Table) -> Vec<Difference> {
 /// version of the program stored it, only the fields that both have are compared.
 #[must_use]
 pub fn misfit<C: Serialize + DeserializeOwned>(stored: &str, candidates: &[C]) -> Option<String> {
-    let table = |config: &C| Table::try_from(config).expect("a configuration always serialises");
+    let table = |config: &C| layers::table(config).expect("a configuration always serialises");
     let text = stored.parse::<Table>().ok()?;
     // Fields that are newer than the checkpoint have their defaults, as in the folder's own configuration.
-    let known = toml::from_str::<C>(stored).ok().map(|config| table(&config));
+    let known = layers::from_table::<C>(text.clone()).ok().map(|config| table(&config));
     let of = |candidate: &C| {
         let mut found = differences(known.as_ref().unwrap_or(&text), &table(candidate));
         found.retain(|one| known.is_some() || (one.first.is_some() && one.second.is_some()));

@@ -95,8 +95,16 @@ pub fn layer(options: &impl Serialize) -> Result<Table, LayerError> {
         let problem = "must be below 2^63, like every number of a configuration".to_owned();
         return Err(LayerError::Value { field, problem });
     }
-    Table::try_from(options)
-        .map_err(|error| LayerError::Value { field: "configuration".to_owned(), problem: error.to_string() })
+    table(options).map_err(|problem| LayerError::Value { field: "configuration".to_owned(), problem })
+}
+
+/// A configuration as a table, by way of its text: so each type is compiled for one format less than by [`Table::try_from`].
+///
+/// # Errors
+/// Why TOML cannot hold it.
+pub(crate) fn table(config: &impl Serialize) -> Result<Table, String> {
+    let text = toml::to_string(config).map_err(|error| error.to_string())?;
+    text.parse::<Table>().map_err(|error| error.to_string())
 }
 
 /// A configuration with `layers` laid over it, the last one on top.
@@ -117,6 +125,15 @@ pub fn resolve<C: Serialize + DeserializeOwned>(defaults: &C, layers: &[Table]) 
 /// As [`resolve`].
 pub fn from_table<C: DeserializeOwned>(table: Table) -> Result<C, LayerError> {
     read(table, Vec::new())
+}
+
+/// The configuration that a text holds; nothing may be missing.
+///
+/// # Errors
+/// [`LayerError::Parse`], naming the text's origin, and the field that does not belong.
+pub(crate) fn from_text<C: DeserializeOwned>(text: &str, origin: &Path) -> Result<C, LayerError> {
+    let origin = origin.display().to_string();
+    from_table(parse(text, &origin)?).map_err(|error| LayerError::Parse { origin, reason: error.to_string() })
 }
 
 /// The text of a file.

@@ -16,7 +16,7 @@ use super::model::Sampling;
 use super::questions::{self, Question, Rows};
 use crate::disk::DiskError;
 use crate::disk::files::folder_of;
-use crate::disk::layers::merge;
+use crate::disk::layers::{self, merge};
 use crate::random::Rng;
 
 /// A behaviour, with all that the file leaves to defaults filled in.
@@ -394,7 +394,7 @@ fn resolve(value: Value, folder: &Path) -> Result<Behaviour, String> {
         own.discrimination = CHOICE_DISCRIMINATION.to_owned();
         own.relevance = CHOICE_RELEVANCE.to_owned();
     }
-    let mut all = Table::try_from(own).expect("plain structs always become tables");
+    let mut all = layers::table(&own).expect("plain structs always become tables");
     merge(&mut all, table);
     let mut behaviour: Behaviour = serde_path_to_error::deserialize(Value::Table(all)).map_err(|error| {
         let (field, problem) = (error.path().to_string(), error.inner().message());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::disk::archive::write_atomically;
-use crate::disk::{DiskError, lines};
+use crate::disk::{DiskError, layers, lines};
 use crate::finite::NotFinite;
 use crate::lm::data::{self, Document, Encoded, EncodedPair, ReadConfig};
 use crate::lm::diagnose;
@@ -408,7 +408,9 @@ pub(super) fn same_config<C: Serialize + DeserializeOwned + PartialEq>(
     let text = toml::to_string(config).expect("a configuration always serialises");
     match fs::read_to_string(&path) {
         // The fields may stand in another order.
-        Ok(found) if found == text || toml::from_str::<C>(&found).is_ok_and(|found| found == *config) => Ok(()),
+        Ok(found) if found == text || layers::from_text::<C>(&found, &path).is_ok_and(|found| found == *config) => {
+            Ok(())
+        }
         Ok(_) => Err(LmError::Config(format!(
             "{}: holds another {what}: choose another --out, or give the same configuration to go on",
             path.display()

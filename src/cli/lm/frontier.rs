@@ -3,12 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use toml::Table;
 
 use super::shared::{StudyArgs, WorldFlags, study};
 use crate::cli::failure::Failure;
 use crate::cli::screen::{over_seeds, print_line, print_table, shown};
-use crate::disk::layers::resolve;
+use crate::disk::layers::{layer, resolve};
 use crate::studies::frontier::{self as lm, BUDGETS, FrontierConfig};
 
 /// Arguments of `lm frontier`.
@@ -39,7 +38,7 @@ pub(super) fn config(args: &FrontierArgs) -> Result<FrontierConfig, Failure> {
     let mut defaults = FrontierConfig::default();
     // IMDB has defaults of its own.
     if args.flags.world.corpus.as_ref().is_some_and(|corpus| corpus.starts_with("imdb:")) {
-        defaults = resolve(&defaults, &[Table::try_from(FrontierConfig::imdb_layer())?])?;
+        defaults = resolve(&defaults, &[layer(&FrontierConfig::imdb_layer())?])?;
     }
     args.study.layers.resolve(&defaults, &args.flags)
 }

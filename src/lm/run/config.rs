@@ -328,7 +328,7 @@ impl LmConfig {
 
     /// The configuration as a table.
     pub(super) fn to_table(&self) -> Table {
-        Table::try_from(self).expect("a configuration always serialises")
+        layers::table(self).expect("a configuration always serialises")
     }
 
     /// Whether the run trains several reward models.
@@ -575,7 +575,7 @@ pub(in crate::lm) fn read_checked<C: DeserializeOwned>(
     let file = folder.join("config.toml");
     let text = fs::read_to_string(&file).map_err(DiskError::io(&file, "read the configuration"))?;
     let wrong = |problem: &str| LmError::Config(format!("{}: {problem}", file.display()));
-    let config: C = toml::from_str(&text).map_err(|error| wrong(error.message()))?;
+    let config: C = layers::from_text(&text, &file).map_err(|error| LmError::Config(error.to_string()))?;
     validate(&config).map_err(|error| wrong(&error.to_string()))?;
     Ok(config)
 }
