@@ -417,7 +417,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
         of_it.map_or_else(String::new, |damaged| damaged.problem.clone())
     };
     for (name, expected) in [
-        ("newer", "unknown field `horizon`"),
+        ("newer", "newer/config.toml: horizon: there is no such value"),
         ("torn", "torn/config.toml: TOML parse error at line"),
         ("binary", "binary/config.toml: cannot be read"),
         ("tampered", "tampered/labels.jsonl: line 1: "),
@@ -439,7 +439,7 @@ fn runs_that_cannot_be_read_are_shown_with_the_reason() {
 
     let mut harness = window(options(folder.path(), "runs"));
     until(&mut harness, "Cannot be read");
-    until(&mut harness, "unknown field `horizon`");
+    until(&mut harness, "horizon: there is no such value");
     until(&mut harness, "config.toml is missing");
     until(&mut harness, "Open whole");
     let empty = tempfile::tempdir().unwrap();

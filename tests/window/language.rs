@@ -666,10 +666,10 @@ fn what_the_shelf_cannot_read_is_shown_with_the_reason() {
         .map(|one| (one.path.strip_prefix(folder.path()).unwrap().display().to_string(), one.problem.as_str()))
         .collect();
     for (name, expected) in [
-        ("newer", "unknown field `horizon`"),
+        ("newer", "newer/config.toml: horizon: there is no such value"),
         ("tampered", "tampered/labels.jsonl: line 1: "),
         ("torn", "torn/config.toml: TOML parse error at line"),
-        ("stage", "unknown field `horizon`"),
+        ("stage", "stage/config.toml: horizon: there is no such value"),
         ("damaged", "config.json"),
         ("measured", "measured/frontier.json: missing field"),
     ] {

@@ -739,7 +739,7 @@ mod tests {
         let mut unknown = config.clone();
         unknown.own.objectives = vec!["sentiment".to_owned(), "length".to_owned()];
         let error = run(&unknown, "unknown").unwrap_err().to_string();
-        assert!(error.contains("sentiment: is a gold reward of reviews and of IMDB"), "{error}");
+        assert!(error.contains("sentiment: is the gold reward of reviews and of IMDB"), "{error}");
         config.common.corpus = "nowhere".to_owned();
         let error = run(&config, "none").unwrap_err().to_string();
         assert!(error.contains("there is no such file or folder; it must be reviews, imdb:DIR"), "{error}");
