@@ -39,7 +39,7 @@ pub(in crate::cli) struct RunArgs {
     /// With --form chat: a chat template by name or file, for models of this machine [default: the tokenizer's]
     #[arg(long, value_name = "NAME")]
     chat_template: Option<String>,
-    /// With --form chat: the day that a chat template is told if it asks, such as 2024-07-26 [default: the day of the
+    /// With --form chat: the date that a chat template receives if it asks for one, such as 2024-07-26 [default: the day of the
     /// folder's first answers, in UTC]
     #[arg(long, value_name = "DATE")]
     template_date: Option<String>,

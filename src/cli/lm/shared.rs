@@ -23,7 +23,7 @@ pub(super) struct RowsArgs {
     /// A chat template by name or file, for rows that are chats [default: the model's own]
     #[arg(long, value_name = "NAME")]
     pub(super) chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: today, in UTC]
+    /// The date that a chat template receives if it asks for one, such as 2024-07-26 [default: today, in UTC]
     #[arg(long, value_name = "DATE")]
     pub(super) template_date: Option<String>,
     /// Most bytes of a line [default: 16777216]
@@ -37,7 +37,7 @@ pub(super) struct TemplateArgs {
     /// A chat template by name or file [default: the tokenizer's, or hh]
     #[arg(long, value_name = "NAME")]
     pub(super) chat_template: Option<String>,
-    /// The day that a chat template is told if it asks, such as 2024-07-26 [default: the current day, in UTC]
+    /// The date that a chat template receives if it asks for one, such as 2024-07-26 [default: the current day, in UTC]
     #[arg(long, value_name = "DATE")]
     pub(super) template_date: Option<String>,
 }

@@ -1,6 +1,7 @@
-//! An ensemble of reward models (Christiano et al. 2017, arXiv 1706.03741, §2.2.3). Its members differ by the first weights
-//! of their score heads, the order of their examples and the comparisons that they see. So they agree where comparisons have
-//! settled the question, and disagree where a further comparison would help (§2.2.4).
+//! Reward models that runs left, one or an ensemble, and what to ask next (Christiano et al. 2017, arXiv 1706.03741,
+//! §2.2.3). The members of an ensemble differ by the first weights of their score heads, the order of their examples and the
+//! comparisons that they see. So they agree where comparisons have settled the question, and disagree where a further
+//! comparison would help (§2.2.4).
 
 use std::path::Path;
 

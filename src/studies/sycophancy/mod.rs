@@ -1,8 +1,8 @@
 //! How training on comparisons teaches models to agree with whoever asks: by size, by training, by the bias of who
 //! compares; and what undoes it.
 //!
-//! For each seed and size a model learns to write questions of [`crate::studies::sycophancy::opinions`] and to answer them truly: the base.
-//! For each bias an annotator ([`crate::studies::sycophancy::opinions::Annotator`]) compares the two answers to the same questions, and from
+//! For each seed and size a model learns to write questions of [`opinions`] and to answer them truly: the base.
+//! For each bias an annotator ([`opinions::Annotator`]) compares the two answers to the same questions, and from
 //! these labels come a DPO policy, a reward model, and a PPO policy of it. All are asked the same held-out questions,
 //! without a view, with a right and with a wrong one. For one size there are remedies against the largest bias: MODPO
 //! with the truth as second objective, and soups with the policy of unbiased labels.
