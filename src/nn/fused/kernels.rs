@@ -64,26 +64,25 @@ impl Kernel for Forward<'_> {
             let rows = input.len() / inputs;
             let start = block * BLOCK * layout.saved();
             let end = start + rows * layout.saved();
-            let mut saved =
-                if saved.len() >= end { &mut saved[start..end] } else { &mut saved[..rows * layout.saved()] };
-            let mut x = input;
+            let saved = if saved.len() >= end { &mut saved[start..end] } else { &mut saved[..rows * layout.saved()] };
+            // Where the layer's values (and slopes) begin among the saved ones, and where those below it did.
+            let (mut at, mut below) = (0, 0);
             for (i, layer) in layers.iter().enumerate() {
                 let [weight, bias] = layer.of(parameters);
-                let (kept, rest) = saved.split_at_mut(rows * layout.saved_of(i));
-                if kept.is_empty() {
-                    // A linear output.
-                    let store = Biased { out: output, bias, activation: Activation::Identity, slopes: &mut [] };
-                    linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
-                    break;
-                }
-                let (values, slopes) = kept.split_at_mut(rows * layer.outputs);
-                let store = Biased { out: values, bias, activation: layout.activation_of(i), slopes };
+                let (before, here) = saved.split_at_mut(at);
+                let x = if i == 0 { input } else { &before[below..][..rows * layer.inputs] };
+                let kept = &mut here[..rows * layout.saved_of(i)];
+                // Nothing is kept of a linear output.
+                let (activation, (values, slopes)) = match kept.len() {
+                    0 => (Activation::Identity, (&mut *output, kept)),
+                    _ => (layout.activation_of(i), kept.split_at_mut(rows * layer.outputs)),
+                };
+                let store = Biased { out: values, bias, activation, slopes };
                 linear::<V, ROWS>(x, rows, layer.inputs, layer.outputs, weight, &mut panel, store);
-                if i + 1 == layers.len() {
-                    output.copy_from_slice(values);
-                    break;
-                }
-                (x, saved) = (values, rest);
+                (below, at) = (at, at + rows * layout.saved_of(i));
+            }
+            if below < at {
+                output.copy_from_slice(&saved[below..][..output.len()]);
             }
         }
     }
@@ -139,16 +138,14 @@ impl Kernel for Backward<'_> {
                 }
                 let delta = Strided { data: delta, row: layer.outputs, column: 1 };
                 let back = &transposed.0[layer.weight()];
-                if i == 0 {
-                    let at = block * BLOCK * inputs;
-                    let out = &mut input_gradient[at..at + width];
-                    let store = Sloped { out, values: &[], slopes: &[], activation: Activation::Identity };
-                    product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
-                } else {
-                    let store = Sloped { out: &mut below.0[..width], values: x, slopes, activation: layout.activation };
-                    product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
-                    std::mem::swap(&mut above, &mut below);
-                }
+                let at = block * BLOCK * inputs;
+                let (out, values, slopes, activation) = match i {
+                    0 => (&mut input_gradient[at..at + width], &[][..], &[][..], Activation::Identity),
+                    _ => (&mut below.0[..width], x, slopes, layout.activation),
+                };
+                let store = Sloped { out, values, slopes, activation };
+                product::<V, ROWS>(rows, layer.inputs, layer.outputs, delta, back, &mut panel, store);
+                std::mem::swap(&mut above, &mut below);
             }
         }
     }
@@ -435,11 +432,14 @@ pub(super) fn product<V: Vector, const ROWS: usize>(
     let mut column = 0;
     while column < n {
         let left = n - column;
+        let store = &mut store;
         if left >= 2 * V::LANES {
-            panel_of::<V, ROWS, 2>(m, n, k, a, &b[column..], n, column, 2 * V::LANES, &mut store);
+            let b = &b[column..];
+            V::call(Panel::<2, false, _> { m, n, k, a, b, b_row: n, column, width: 2 * V::LANES, store });
             column += 2 * V::LANES;
         } else if left >= V::LANES {
-            panel_of::<V, ROWS, 1>(m, n, k, a, &b[column..], n, column, V::LANES, &mut store);
+            let b = &b[column..];
+            V::call(Panel::<1, false, _> { m, n, k, a, b, b_row: n, column, width: V::LANES, store });
             column += V::LANES;
         } else {
             // The last columns are padded with zeros to a vector, half of one if that is enough.
@@ -451,59 +451,75 @@ pub(super) fn product<V: Vector, const ROWS: usize>(
                     panel[p * padded + c] = b[p * n + column + c];
                 }
             }
+            let last = Panel::<1, true, _> { m, n, k, a, b: panel, b_row: padded, column, width: left, store };
             match padded == V::LANES {
-                true => panel_of::<V, ROWS, 1>(m, n, k, a, panel, padded, column, left, &mut store),
-                false => panel_of::<V::Half, ROWS, 1>(m, n, k, a, panel, padded, column, left, &mut store),
+                true => V::call(last),
+                false => V::Half::call(last),
             }
             column = n;
         }
     }
 }
 
-/// `VECTORS` vectors of columns of a product.
-#[inline(always)]
-fn panel_of<V: Vector, const ROWS: usize, const VECTORS: usize>(
+/// `VECTORS` vectors of columns of a product, of which some are padding if `PADDED`. Compiled as a function of its own:
+/// the many tiles and ends of a product, all in the function of a whole network, take LLVM a minute.
+///
+/// [`product`] has checked that `a` is `[m, k]`, and that `b` has `k` rows, each of `VECTORS` vectors from its start.
+struct Panel<'a, const VECTORS: usize, const PADDED: bool, S> {
     m: usize,
     n: usize,
     k: usize,
-    a: Strided<'_>,
-    b: &[f32],
+    a: Strided<'a>,
+    b: &'a [f32],
+    /// Distance of two rows of `b`.
     b_row: usize,
+    /// The first column, among those of the whole product.
     column: usize,
+    /// Columns that are not padding.
     width: usize,
-    store: &mut impl Store,
-) {
-    const { assert!(ROWS <= 8 && VECTORS <= 2, "the lines below store that many") };
-    let mut row = 0;
-    // Written out, because sums that are indexed in a loop go through memory.
-    macro_rules! store_rows {
-        ($rows:expr, $sums:ident, $($r:literal)*) => {$(
-            if $r < $rows {
-                let sums = $sums[usize::min($r, $rows - 1)];
-                store.store(row + $r, n, column, width.min(V::LANES), sums[0]);
-                if VECTORS > 1 {
-                    let count = (width - V::LANES).min(V::LANES);
-                    store.store(row + $r, n, column + V::LANES, count, sums[VECTORS - 1]);
+    store: &'a mut S,
+}
+
+impl<const VECTORS: usize, const PADDED: bool, S: Store> Kernel for Panel<'_, VECTORS, PADDED, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Vector, const ROWS: usize>(self) {
+        const { assert!(ROWS <= 8 && VECTORS <= 2, "the lines below store that many") };
+        let Self { m, n, k, a, b, b_row, column, width, store } = self;
+        // Known to the compiler, so that whole vectors are stored without a question.
+        let width = if PADDED { width } else { VECTORS * V::LANES };
+        let mut row = 0;
+        // Written out, because sums that are indexed in a loop go through memory.
+        macro_rules! store_rows {
+            ($rows:expr, $sums:ident, $($r:literal)*) => {$(
+                if $r < $rows {
+                    let sums = $sums[usize::min($r, $rows - 1)];
+                    store.store(row + $r, n, column, width.min(V::LANES), sums[0]);
+                    if VECTORS > 1 {
+                        let count = (width - V::LANES).min(V::LANES);
+                        store.store(row + $r, n, column + V::LANES, count, sums[VECTORS - 1]);
+                    }
                 }
+            )*};
+        }
+        macro_rules! tile {
+            ($rows:expr) => {{
+                // SAFETY: `product` checked both matrices; a row of `b` has VECTORS vectors from its start.
+                let sums =
+                    unsafe { tile::<V, { $rows }, VECTORS>(k, a.data.as_ptr().add(row * a.row), a, b.as_ptr(), b_row) };
+                store_rows!($rows, sums, 0 1 2 3 4 5 6 7);
+                row += $rows;
+            }};
+        }
+        while row < m {
+            match m - row {
+                left if left >= ROWS => tile!(ROWS),
+                1 => tile!(1),
+                2 => tile!(2),
+                3 => tile!(3),
+                _ => tile!(4),
             }
-        )*};
-    }
-    macro_rules! tile {
-        ($rows:expr) => {{
-            // SAFETY: `product` checked both matrices; a row of `b` has VECTORS vectors from its start.
-            let sums =
-                unsafe { tile::<V, { $rows }, VECTORS>(k, a.data.as_ptr().add(row * a.row), a, b.as_ptr(), b_row) };
-            store_rows!($rows, sums, 0 1 2 3 4 5 6 7);
-            row += $rows;
-        }};
-    }
-    while row < m {
-        match m - row {
-            left if left >= ROWS => tile!(ROWS),
-            1 => tile!(1),
-            2 => tile!(2),
-            3 => tile!(3),
-            _ => tile!(4),
         }
     }
 }
@@ -524,11 +540,14 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
     for p in 0..k {
         // SAFETY: p < k, and the caller promises the rest.
         unsafe {
-            let b: [V; VECTORS] = std::array::from_fn(|v| V::read(b.add(p * b_row + v * V::LANES)));
+            let mut columns = [V::splat(0.0); VECTORS];
+            for v in 0..VECTORS {
+                columns[v] = V::read(b.add(p * b_row + v * V::LANES));
+            }
             for r in 0..ROWS {
                 let factor = V::splat(*a.add(r * matrix.row + p * matrix.column));
                 for v in 0..VECTORS {
-                    sums[r][v] = factor.mul_add(b[v], sums[r][v]);
+                    sums[r][v] = factor.mul_add(columns[v], sums[r][v]);
                 }
             }
         }

@@ -34,6 +34,9 @@ pub(super) trait Vector: Copy {
     /// `LANES` values can be written to `to`.
     unsafe fn write(self, to: *mut f32);
 
+    /// Runs a kernel with vectors of this type, as a function of its own.
+    fn call<K: Kernel>(kernel: K) -> K::Output;
+
     /// Asks for a line of memory that will be read later; any address will do, and nothing is read from it now.
     #[inline(always)]
     fn prefetch<T>(_: *const T) {}
@@ -122,7 +125,7 @@ pub(super) fn run_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             // SAFETY: the same.
             unsafe { x86::run_avx2(kernel) }
         }
-        Isa::Portable => kernel.run::<[f32; 4], 4>(),
+        Isa::Portable => <[f32; 4]>::call(kernel),
     }
 }
 
@@ -209,10 +212,27 @@ fn polynomial<V: Vector, const N: usize>(coefficients: &[f32; N], x: V) -> V {
 
 // -------------------------------------------------------------------------------------------------- instruction sets
 
+/// An array of four, written out: closures and loops, in the thousands that kernels make of them, take LLVM a minute.
+macro_rules! lanes {
+    ($i:ident => $lane:expr) => {{
+        macro_rules! lane {
+            ($at:literal) => {{
+                let $i = $at;
+                $lane
+            }};
+        }
+        [lane!(0), lane!(1), lane!(2), lane!(3)]
+    }};
+}
+
 impl Vector for [f32; 4] {
     const LANES: usize = 4;
     type Half = Self;
 
+    #[inline(never)]
+    fn call<K: Kernel>(kernel: K) -> K::Output {
+        kernel.run::<Self, 4>()
+    }
     #[inline(always)]
     fn splat(value: f32) -> Self {
         [value; 4]
@@ -229,44 +249,44 @@ impl Vector for [f32; 4] {
     }
     #[inline(always)]
     fn add(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] + other[i])
+        lanes!(i => self[i] + other[i])
     }
     #[inline(always)]
     fn sub(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] - other[i])
+        lanes!(i => self[i] - other[i])
     }
     #[inline(always)]
     fn mul(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] * other[i])
+        lanes!(i => self[i] * other[i])
     }
     #[inline(always)]
     fn div(self, other: Self) -> Self {
-        std::array::from_fn(|i| self[i] / other[i])
+        lanes!(i => self[i] / other[i])
     }
     #[inline(always)]
     fn min(self, other: Self) -> Self {
-        std::array::from_fn(|i| if self[i] < other[i] { self[i] } else { other[i] })
+        lanes!(i => if self[i] < other[i] { self[i] } else { other[i] })
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {
-        std::array::from_fn(|i| if self[i] > other[i] { self[i] } else { other[i] })
+        lanes!(i => if self[i] > other[i] { self[i] } else { other[i] })
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
-        self.map(f32::sqrt)
+        lanes!(i => self[i].sqrt())
     }
     #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         // Not `f32::mul_add`: without hardware for it, that is a slow function call.
-        std::array::from_fn(|i| self[i] * factor[i] + term[i])
+        lanes!(i => self[i] * factor[i] + term[i])
     }
     #[inline(always)]
     fn where_positive(self, positive: Self, other: Self) -> Self {
-        std::array::from_fn(|i| if self[i] > 0.0 { positive[i] } else { other[i] })
+        lanes!(i => if self[i] > 0.0 { positive[i] } else { other[i] })
     }
     #[inline(always)]
     fn exp2_of_integer(self) -> Self {
-        self.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+        lanes!(i => f32::from_bits(((self[i] as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
@@ -302,6 +322,7 @@ mod x86 {
     /// # Safety
     /// The machine has AVX-512F, AVX2 and FMA.
     #[target_feature(enable = "avx512f,avx2,fma")]
+    #[inline(never)]
     pub(super) fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<__m512, 8>()
     }
@@ -309,6 +330,7 @@ mod x86 {
     /// # Safety
     /// The machine has AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
+    #[inline(never)]
     pub(super) fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
         kernel.run::<__m256, 4>()
     }
@@ -347,6 +369,11 @@ mod x86 {
         const LANES: usize = 16;
         type Half = __m256;
 
+        #[inline(always)]
+        fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as for the methods below.
+            unsafe { run_avx512(kernel) }
+        }
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: as for the methods below.
@@ -436,6 +463,11 @@ mod x86 {
         const LANES: usize = 8;
         type Half = Self;
 
+        #[inline(always)]
+        fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as for the methods below.
+            unsafe { run_avx2(kernel) }
+        }
         #[inline(always)]
         fn splat(value: f32) -> Self {
             // SAFETY: as for the methods below.
