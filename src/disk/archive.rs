@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 use super::files::{folder_of, hex, sync_folder, temporary};
+use super::lines::{field_problem, typed};
 use crate::finite;
 
 /// Named arrays and a JSON object.
@@ -154,7 +155,7 @@ impl Archive {
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<T, ArchiveError> {
         let entry = |found: &str| ArchiveError::entry(name, std::any::type_name::<T>(), found);
         let value = self.meta.get(name).ok_or_else(|| entry("nothing"))?;
-        T::deserialize(value).map_err(|e| entry(&e.to_string()))
+        typed(value).map_err(|e| entry(&field_problem(&e)))
     }
 
     /// Refuses numbers that are not finite, except in arrays whose names begin with one of `except`.

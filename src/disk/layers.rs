@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::lines::typed;
+
 /// A layer that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -171,11 +173,11 @@ pub fn merge(into: &mut Table, layer: Table) {
 
 /// Reads a table into its type; `known` are names that may have been meant.
 fn read<C: DeserializeOwned>(table: Table, mut known: Vec<String>) -> Result<C, LayerError> {
-    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
-        let (path, problem) = (error.path().to_string(), error.inner().message());
+    typed(&json(Value::Table(table), "")?).map_err(|error| {
+        let (path, problem) = (error.path().to_string(), error.inner().to_string());
         // A type that reads its parts itself puts their name before the problem.
         let inside = problem.split_once(": ").filter(|(field, _)| path == "." && !field.contains(' '));
-        let (field, problem) = inside.map_or((path, problem), |(field, problem)| (field.to_owned(), problem));
+        let (field, problem) = inside.map_or((path, problem.as_str()), |(field, problem)| (field.to_owned(), problem));
         // Serde's words: unknown field `gama`, expected one of `envs`, `gamma`.
         let Some(words) = problem.strip_prefix("unknown field `") else {
             return LayerError::Value { field, problem: problem.to_owned() };
@@ -186,6 +188,29 @@ fn read<C: DeserializeOwned>(table: Table, mut known: Vec<String>) -> Result<C, 
         let beside = words.split('`').skip(2).step_by(2).map(|name| join(parent(&field), name));
         known.extend(beside);
         LayerError::Unknown { hint: hint(&field, &known), field }
+    })
+}
+
+/// A value of TOML in JSON, which has no word for what is not finite: that is an error, with its name.
+fn json(value: Value, path: &str) -> Result<serde_json::Value, LayerError> {
+    Ok(match value {
+        Value::Float(number) if !number.is_finite() => {
+            let problem = "must be a finite number".to_owned();
+            return Err(LayerError::Value { field: format!("{path} = {number}"), problem });
+        }
+        Value::Float(number) => number.into(),
+        Value::Integer(number) => number.into(),
+        Value::Boolean(is) => is.into(),
+        Value::String(text) => text.into(),
+        Value::Datetime(time) => time.to_string().into(),
+        Value::Array(values) => {
+            let of = |(i, value)| json(value, &format!("{path}[{i}]"));
+            values.into_iter().enumerate().map(of).collect::<Result<Vec<_>, _>>()?.into()
+        }
+        Value::Table(table) => {
+            let of = |(name, value): (String, Value)| Ok((name.clone(), json(value, &join(path, &name))?));
+            serde_json::Value::Object(table.into_iter().map(of).collect::<Result<_, LayerError>>()?)
+        }
     })
 }
 

@@ -141,7 +141,7 @@ fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8; expected a JSON object".to_owned())?;
     let value: Value = serde_json::from_str(text).map_err(|error| format!("is not a JSON object ({error})"))?;
     let value = without_nulls(value);
-    let error = match serde_path_to_error::deserialize(&value) {
+    let error = match typed(&value) {
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
@@ -150,11 +150,26 @@ fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     if let Value::Object(mut fields) = value.clone()
         && group
             .is_some_and(|group| fields.get(&group).is_some_and(Value::is_object) && fields.remove(&group).is_some())
-        && let Ok(found) = T::deserialize(Value::Object(fields))
+        && let Ok(found) = typed(&Value::Object(fields))
     {
         return Ok(found);
     }
     Err(field_problem(&error))
+}
+
+/// A value as what it stands for. Every type is read in this way, whatever the file's format, since each further way of
+/// reading it would be compiled for every type.
+pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
+    serde_path_to_error::deserialize(value)
+}
+
+/// What a JSON text stands for.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    typed(&value).map_err(|error| field_problem(&error))
 }
 
 /// What is wrong with a value, after the path of its field.

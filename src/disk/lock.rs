@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calendar::minute;
 use super::files::{is_at, is_temporary, make_folder};
+use super::lines::from_text;
 
 /// Name of the file that is locked, in every folder that is written to. Nothing that reads folders looks at it.
 pub const LOCK: &str = ".pairwise.lock";
@@ -155,7 +156,7 @@ impl Holder {
     pub fn of(folder: &Path) -> Option<Self> {
         let mut text = String::new();
         File::open(folder.join(LOCK)).ok()?.read_to_string(&mut text).ok()?;
-        serde_json::from_str(&text).ok()
+        from_text(&text).ok()
     }
 }
 

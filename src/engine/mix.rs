@@ -15,6 +15,7 @@ use super::desk::{Desk, Engine, LOOK_UP, Messages};
 use crate::control::rl::ppo::Agent;
 use crate::control::run::policy::{Policy, mixable, mixed as mixed_agents};
 use crate::device::{self, DeviceChoice};
+use crate::disk::lines::from_text;
 use crate::lm::folder;
 use crate::lm::merge::mixed as mixed_models;
 use crate::lm::model::Decoder;
@@ -290,9 +291,9 @@ impl Bench {
     fn open(path: &Path) -> Result<Self, String> {
         let file = path.join(FRONT);
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-        let front = match serde_json::from_str::<Fronts>(&text) {
+        let front = match from_text::<Fronts>(&text) {
             Ok(found) => of_models(&found),
-            Err(of_language) => match serde_json::from_str::<ControlFront>(&text) {
+            Err(of_language) => match from_text::<ControlFront>(&text) {
                 Ok(found) => of_control(&found)?,
                 // Only a front of control tasks has this field, so the other error is of no help.
                 Err(of_control) if text.contains("\"tastes\"") => {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::disk::figure::Series;
-use crate::disk::{Damaged, configuration};
+use crate::disk::{Damaged, configuration, lines};
 use crate::lm::config::{ModelConfig, Output};
 use crate::lm::run::{self, StageKind};
 use crate::lm::teach::folder::{read_config, reports};
@@ -201,7 +201,7 @@ fn changed(file: &Path) -> Option<SystemTime> {
 fn curves(path: &Path, name: String, changed: SystemTime) -> Result<FrontierCurves, String> {
     let wrong = |problem: &dyn Display| format!("{}: {problem}", path.join(FRONTIER).display());
     let text = fs::read_to_string(path.join(FRONTIER)).map_err(|error| wrong(&error))?;
-    let Frontier { config, points, .. } = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
+    let Frontier { config, points, .. } = lines::from_text(&text).map_err(|error| wrong(&error))?;
     let of_method = |&method: &Method| {
         let shown = points.iter().filter(|point| point.method == method && point.kl.mean <= LARGEST_KL);
         series(&config, &points, method, shown.map(|point| point.kl.mean).fold(0.0, f64::max))

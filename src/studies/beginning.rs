@@ -92,7 +92,7 @@ impl<'de, Own: DeserializeOwned> Deserialize<'de> for Study<Own> {
     /// serde's own `flatten` would let unknown fields pass.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         fn part<T: DeserializeOwned, E: serde::de::Error>(fields: Map<String, Value>) -> Result<T, E> {
-            serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| match error.path().to_string() {
+            lines::typed(&Value::Object(fields)).map_err(|error| match error.path().to_string() {
                 path if path == "." => E::custom(error.inner()),
                 path => E::custom(format!("{path}: {}", error.inner())),
             })
@@ -427,7 +427,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LmEr
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LmError> {
     let text = fs::read_to_string(path).map_err(|source| io(path, "read", source))?;
-    serde_json::from_str(&text)
+    lines::from_text(&text)
         .map_err(|error| LmError::Config(format!("{}: {error}: remove it, and it is measured again", path.display())))
 }
 

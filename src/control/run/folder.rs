@@ -140,8 +140,8 @@ impl Folder {
             missing: "summary.json of a finished run (finish it with `pairwise resume`); it",
         };
         let text = fs::read_to_string(&path).map_err(|_| missing)?;
-        let summary: Summary =
-            serde_json::from_str(&text).map_err(|error| DiskError::io(&path, "read the summary")(error.into()))?;
+        let summary: Summary = lines::from_text(&text)
+            .map_err(|error| DiskError::io(&path, "read the summary")(std::io::Error::other(error)))?;
         // It may have been moved since.
         Ok(Summary { run_dir: self.path.clone(), ..summary })
     }

@@ -85,8 +85,8 @@ impl LmSummary {
     pub fn load(run: &Path) -> Result<Option<Self>, LmError> {
         let path = run.join(SUMMARY);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
-        let wrong = |error| LmError::Config(format!("{}: {error}", path.display()));
-        let summary: Self = serde_json::from_str(&text).map_err(wrong)?;
+        let wrong = |error: String| LmError::Config(format!("{}: {error}", path.display()));
+        let summary: Self = lines::from_text(&text).map_err(wrong)?;
         // The folder may have been moved since. The model of an ensemble is its whole folder.
         let model = if summary.model == summary.run_dir { run.to_owned() } else { run.join(MODEL) };
         Ok(Some(Self { model, run_dir: run.to_owned(), ..summary }))
