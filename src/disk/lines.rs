@@ -157,8 +157,11 @@ fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     Err(field_problem(&error))
 }
 
-/// A value as what it stands for. Every type is read in this way, whatever the file's format, since each further way of
-/// reading it would be compiled for every type.
+/// A value as what it stands for. Configurations, states and results are read in this way, whatever the file's format:
+/// each further way of reading would be compiled for all of them.
+///
+/// # Errors
+/// What does not belong, with the path of its field.
 pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
     serde_path_to_error::deserialize(value)
 }
