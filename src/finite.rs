@@ -50,10 +50,11 @@ pub fn first_f32(values: &[f32]) -> Option<(usize, f64)> {
     values.iter().position(|value| !value.is_finite()).map(|place| (place, f64::from(values[place])))
 }
 
-/// Whether a [`NotFinite`] is behind an error: then the run failed, and nothing that was given is wrong in form.
+/// Whether an error of type `E` is behind an error. With [`NotFinite`] the run failed, and nothing that was given is wrong
+/// in form.
 #[must_use]
-pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<NotFinite>())
+pub fn is_behind<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<E>())
 }
 
 #[cfg(test)]

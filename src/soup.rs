@@ -386,12 +386,10 @@ fn by_entry(entries: usize, value: impl Fn(usize) -> f64 + Sync) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use serde_json::Value;
 
     use super::{MergeConfig, Method, Rescale, SignElection, grid, merge};
-    use crate::fixtures::{own, shared};
+    use crate::fixtures::{json, own, shared};
 
     fn of(method: Method, weights: &[f64]) -> MergeConfig {
         MergeConfig { method, weights: weights.to_vec(), ..MergeConfig::default() }
@@ -530,10 +528,6 @@ mod tests {
         ] {
             assert_eq!(problem(config, models, true), expected);
         }
-    }
-
-    fn json(path: PathBuf) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
     fn numbers(value: &Value) -> Vec<f64> {

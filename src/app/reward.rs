@@ -13,6 +13,7 @@ use super::widgets::{choice, toggle};
 use crate::engine::run::RunCommand;
 use crate::engine::snapshot::{Slice, SliceRequest};
 use crate::preference::pearson;
+use crate::preference::statistics::deviation;
 
 pub(super) const PANEL: Entry = Entry {
     name: "reward",
@@ -239,7 +240,7 @@ fn line(ui: &mut Ui, theme: &Theme, slice: &Slice, name: &str) {
     let points = |value: &dyn Fn(usize) -> f64| -> PlotPoints<'static> { (0..n).map(|i| [x(i), value(i)]).collect() };
     let standard = standardized(&slice.truth);
     let learned = standardized(&slice.reward);
-    let scale = deviation(&slice.reward).max(1e-9);
+    let scale = deviation(&slice.reward).1.max(1e-9);
     let plot = curves::empty(theme, "line", ui.available_height()).legend(curves::legend()).x_axis_label(name);
     plot.show(ui, |plot| {
         if !learned.is_empty() {
@@ -279,13 +280,6 @@ fn axes(ui: &Ui, theme: &Theme, slice: &Slice, rect: Rect, [x, y]: [&str; 2]) {
 
 /// Mean 0 and deviation 1; a constant becomes 0.
 fn standardized(values: &[f64]) -> Vec<f64> {
-    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let std = deviation(values).max(1e-9);
-    values.iter().map(|v| (v - mean) / std).collect()
-}
-
-fn deviation(values: &[f64]) -> f64 {
-    let n = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n).sqrt()
+    let (mean, std) = deviation(values);
+    values.iter().map(|v| (v - mean) / std.max(1e-9)).collect()
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::control::drlhp::Halt;
-use crate::finite;
+use crate::finite::{NotFinite, is_behind};
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Failure {
 /// numbers that are not finite, or to nothing to train on, the command ran and failed.
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        match finite::is_behind(&error) || Halt::is_behind(&error) {
+        match is_behind::<NotFinite>(&error) || is_behind::<Halt>(&error) {
             true => Self::negative(error.to_string()),
             false => Self::usage(error.to_string()),
         }

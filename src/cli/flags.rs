@@ -68,6 +68,19 @@ pub(crate) struct RunFlags {
     device: Option<DeviceChoice>,
 }
 
+/// Arguments of `resume` and of `lm resume`.
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// Run folder
+    pub(crate) run: PathBuf,
+    /// Change a value of the configuration from here on, as KEY.PART=VALUE: more steps or labels, learning rates and so on.
+    /// The change is recorded in changes.jsonl; with more steps a finished run goes on
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    #[command(flatten)]
+    pub(crate) shared: SharedArgs,
+}
+
 /// The seed of a command that keeps no configuration.
 #[derive(Debug, Args)]
 pub(crate) struct SeedArgs {

@@ -23,6 +23,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use failure::Failure;
+use flags::ResumeArgs;
 use screen::{print_text, remark};
 
 /// Teach agents by comparing two of something: "which of these two clips is better?"
@@ -55,7 +56,7 @@ enum Command {
     /// Train an agent from comparisons, or on the true reward
     Train(train::TrainArgs),
     /// Go on with an interrupted run from its newest checkpoint
-    Resume(train::ResumeArgs),
+    Resume(ResumeArgs),
     /// Run again from configuration and ledger, and say whether the weights agree to the bit
     Replay(train::ReplayArgs),
     /// Measure the true return of a run's policy on fresh episodes

@@ -11,7 +11,7 @@ use toml::Value;
 use super::app;
 use super::arguments::named;
 use super::failure::Failure;
-use super::flags::{self, JsonArgs, LayerArgs, RunFlags, SharedArgs, assigned};
+use super::flags::{self, JsonArgs, LayerArgs, ResumeArgs, RunFlags, SharedArgs, assigned};
 use super::progress::TrainingProgress;
 use super::screen::{note, number, plus_minus, print_line, remark, shown, warn};
 use crate::control::config::{Config, RewardSource};
@@ -78,19 +78,6 @@ struct PreferenceFlags {
     /// How questions are chosen
     #[arg(long, value_name = "NAME", value_parser = named::<Sampler>())]
     sampler: Option<&'static Line<Sampler>>,
-}
-
-/// Arguments of `resume`.
-#[derive(Debug, Args)]
-pub(crate) struct ResumeArgs {
-    /// Run folder
-    run: PathBuf,
-    /// Change a value of the configuration from here on, as KEY.PART=VALUE: more steps or labels, learning rates and so on.
-    /// The change is recorded in changes.jsonl, so the run still replays; with more steps a finished run goes on
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    #[command(flatten)]
-    shared: SharedArgs,
 }
 
 /// Arguments of `replay`.

@@ -373,7 +373,7 @@ pub fn validate_ppo(ppo: &PpoConfig) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::{Config, PRESETS, RewardSource};
-    use crate::disk::layers::{parse, set_layer};
+    use crate::disk::layers::{parse, reals, set_layer};
 
     #[test]
     fn every_task_has_a_configuration_that_can_be_fed_back() {
@@ -385,19 +385,6 @@ mod tests {
         for (id, preset) in &parse(PRESETS, "presets").unwrap() {
             assert!(pairwise_envs::task(id) == id && pairwise_envs::make(id).is_ok() && preset.is_table(), "{id}");
         }
-    }
-
-    /// Paths of all real numbers of a configuration.
-    fn reals(table: &toml::Table, at: &str) -> Vec<String> {
-        let inside = |(name, value): (&String, &toml::Value)| {
-            let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-            match value {
-                toml::Value::Float(_) => vec![path],
-                toml::Value::Table(table) => reals(table, &path),
-                _ => Vec::new(),
-            }
-        };
-        table.iter().flat_map(inside).collect()
     }
 
     /// Issue 28, B1: what is not a finite number is refused by the name of its field, wherever it is given.

@@ -225,14 +225,6 @@ pub enum Halt {
     },
 }
 
-impl Halt {
-    /// Whether an error was caused by a halt.
-    #[must_use]
-    pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
-        std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Self>())
-    }
-}
-
 /// What stops an exchange with a person.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ExchangeError {

@@ -256,6 +256,17 @@ pub(super) fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
+/// The names of all real numbers.
+#[cfg(test)]
+pub(crate) fn reals(table: &Table, path: &str) -> Vec<String> {
+    let of = |(name, value): (&String, &Value)| match value {
+        Value::Float(_) => vec![join(path, name)],
+        Value::Table(inside) => reals(inside, &join(path, name)),
+        _ => Vec::new(),
+    };
+    table.iter().flat_map(of).collect()
+}
+
 fn parent(path: &str) -> &str {
     path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }

@@ -4,12 +4,13 @@
 //! What is undefined is absent. JSON has no NaN and no infinity, so such a number is left out too: `null` would be a
 //! second word for "unknown", which some readers take for a missing value and others for an error.
 
+use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 /// A line of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +140,7 @@ fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Vec<Line<T>> {
 
 fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = std::str::from_utf8(text).map_err(|_| "is not UTF-8; expected a JSON object".to_owned())?;
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("is not a JSON object ({error})"))?;
+    let Unique(value) = serde_json::from_str(text).map_err(|error| format!("is not a JSON object ({error})"))?;
     let value = without_nulls(value);
     let error = match typed(&value) {
         Ok(found) => return Ok(found),
@@ -171,7 +172,7 @@ pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_
 /// # Errors
 /// What is wrong with it, and where.
 pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let Unique(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     typed(&value).map_err(|error| field_problem(&error))
 }
 
@@ -180,6 +181,57 @@ pub(crate) fn field_problem(error: &serde_path_to_error::Error<serde_json::Error
     match error.path().to_string().as_str() {
         "." => error.inner().to_string(),
         field => format!("{field}: {}", error.inner()),
+    }
+}
+
+/// JSON in which no object has a name twice: [`Value`]'s own reader takes the last one and says nothing.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Self)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str("any JSON")
+    }
+    fn visit_bool<E>(self, is: bool) -> Result<Value, E> {
+        Ok(is.into())
+    }
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
+        let next = || all.next_element().transpose().map(|value| value.map(|Unique(value)| value));
+        std::iter::from_fn(next).collect()
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some((name, Unique(value))) = all.next_entry::<String, _>()? {
+            if fields.contains_key(&name) {
+                return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+            fields.insert(name, value);
+        }
+        Ok(fields.into())
     }
 }
 
@@ -201,7 +253,7 @@ mod tests {
 
     use serde::{Deserialize, Serialize};
 
-    use super::{join, line, parse, pretty, split, until};
+    use super::{from_text, join, line, parse, pretty, split, until};
 
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Row {
@@ -261,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_bad_line_hides_no_other() {
-        let text = b"{\"step\":1}\r\n\n{\"step\":tw}\n\xff\n{\"stop\":3}\n{\"step\":\"4\"}\n{\"step\":5}\n{\"step\":";
+        let text = b"{\"step\":1}\r\n\n{\"step\":tw}\n\xff\n{\"stop\":3}\n{\"step\":\"4\"}\n{\"step\":5,\"step\":6}\n{\"step\":5}\n{\"step\":";
         let (steps, bad) = rows(text);
         assert_eq!(steps, [1, 5]);
         let expected = [
@@ -269,12 +321,22 @@ mod tests {
             "metrics.jsonl: line 4: is not UTF-8; expected a JSON object",
             "metrics.jsonl: line 5: missing field `step`",
             "metrics.jsonl: line 6: step: invalid type: string \"4\", expected u64",
-            "metrics.jsonl: line 8: torn (the program was stopped while it wrote it): is not a JSON object \
+            "metrics.jsonl: line 7: is not a JSON object (duplicate field `step` at line 1 column 18)",
+            "metrics.jsonl: line 9: torn (the program was stopped while it wrote it): is not a JSON object \
              (EOF while parsing a value at line 1 column 8)",
         ];
         assert_eq!(bad, expected);
         // A last line that is whole lacks nothing but its end.
         assert_eq!(rows(b"\xef\xbb\xbf{\"step\":1}\n{\"step\":2}"), (vec![1, 2], Vec::new()));
+    }
+
+    #[test]
+    fn a_name_that_stands_twice_is_refused_at_any_depth() {
+        let text = r#"{"entropy": 0.5, "kl": [{"a": {"b": null, "c": -1, "b": true}}]}"#;
+        let error = from_text::<Update>(text).unwrap_err();
+        assert_eq!(error, "duplicate field `b` at line 1 column 57");
+        let text = r#"{"entropy": 0.1, "kl": -2}"#;
+        assert_eq!(from_text::<Update>(text).unwrap(), Update { entropy: 0.1, kl: -2.0 });
     }
 
     #[test]

@@ -47,6 +47,14 @@ pub enum EvalsError {
     /// What is asked for is out of range, does not go together, or cannot be done.
     #[error("{0}")]
     Config(String),
+    /// Candidates that make no set; those of other behaviours may.
+    #[error("behaviour '{behaviour}': {problem}")]
+    NoSet {
+        /// Its name.
+        behaviour: String,
+        /// Why not, and what can be done.
+        problem: String,
+    },
 }
 
 /// A model that cannot be had, or fails.

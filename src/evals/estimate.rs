@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::{Filled, Item, among};
 use super::model::How;
 use crate::preference::calibration::expected_calibration_error;
-use crate::preference::statistics::{bootstrap_interval, pearson, quantile};
+use crate::preference::statistics::{bootstrap_interval, mean, pearson, quantile};
 use crate::random::{Rng, stream};
 
 /// A number with its 95 % bootstrap interval: over questions; and, for the probability of matching answers, over answers
@@ -360,10 +360,6 @@ fn counted(classes: &[Vec<Vec<f64>>], rng: &mut Rng) -> Interval {
     let statistics =
         (0..RESAMPLES).map(|_| classes.iter().map(|class| draw(class, rng)).sum::<f64>() / classes.len() as f64);
     Interval { value, interval: middle_95(statistics) }
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// The mean over classes of their means.

@@ -9,6 +9,7 @@ use super::model::Decoder;
 use super::sample::{Completion, Finish, SampleConfig, generate};
 use super::score;
 use super::tokenizer::Tokenizer;
+use crate::preference::statistics::sample_variance;
 
 /// Measures of a policy's completions: means with standard errors.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -43,10 +44,8 @@ impl Estimate {
     /// The estimate from values that were drawn independently. There must be at least one.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
-        let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count;
-        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-        Self { mean, error: (values.len() > 1).then(|| (variance / count).sqrt()) }
+        let (mean, variance) = sample_variance(values);
+        Self { mean, error: (values.len() > 1).then(|| (variance / values.len() as f64).sqrt()) }
     }
 
     /// " ± error", or nothing where there is no error.

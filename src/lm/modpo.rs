@@ -29,6 +29,7 @@ use super::tokenizer::Tokenizer;
 use super::train::{Part, Stage, Whole};
 use super::{diagnose, reward, score};
 use crate::finite::NotFinite;
+use crate::preference::statistics::deviation;
 
 /// MODPO's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -176,9 +177,7 @@ impl Scale {
     /// The scale of these rewards; `None` where they are all the same, because nothing can be divided by 0.
     #[must_use]
     pub fn of(rewards: &[f64]) -> Option<Self> {
-        let count = rewards.len() as f64;
-        let mean = rewards.iter().sum::<f64>() / count;
-        let deviation = (rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / count).sqrt();
+        let (mean, deviation) = deviation(rewards);
         (deviation > 0.0 && deviation.is_finite()).then_some(Self { mean, deviation })
     }
 
@@ -242,12 +241,12 @@ mod tests {
     use serde_json::Value as Json;
 
     use super::{Modpo, ModpoForm, ModpoLoss, PairLogProbs, Scale, margins};
-    use crate::fixtures::{own, shared};
+    use crate::fixtures::{json, own, shared};
     use crate::lm::dpo::{Dpo, Reference, log_probs};
     use crate::lm::loss::LossConfig;
     use crate::lm::model::Decoder;
     use crate::lm::optim::{Optimizer, OptimizerConfig, Schedule};
-    use crate::lm::tests::{as_traced, follow, json, made_up, model, pairs, trained};
+    use crate::lm::tests::{as_traced, follow, made_up, model, pairs, trained};
     use crate::lm::train::{Stage as _, TrainConfig, Trainee, evaluate, step};
 
     fn close(name: &str, found: f64, expected: f64, tolerance: f64) {
@@ -260,7 +259,7 @@ mod tests {
     /// The formula in float64, of two and of three objectives.
     #[test]
     fn losses_at_all_weights_are_those_of_the_formula() {
-        let golden = json(&own("golden/losses_merge_hv.json"));
+        let golden = json(own("golden/losses_merge_hv.json"));
         let inputs = &golden["inputs"];
         let number = |name: &str, i: usize| inputs[name][i].as_f64().unwrap();
         for (name, expected) in golden["modpo"].as_object().unwrap() {
@@ -320,8 +319,7 @@ mod tests {
     #[ignore = "needs ../shared/data/hf and prefs"]
     fn eight_steps_are_those_of_pytorch() {
         let data = shared("");
-        let (traces, offset) =
-            (json(&data.join("prefs/dpo.json")), json(&data.join("prefs/offset_policy_losses.json")));
+        let (traces, offset) = (json(data.join("prefs/dpo.json")), json(data.join("prefs/offset_policy_losses.json")));
         let (llama, moved) = (model(&data, "llama"), model(&data, "llama_pertA"));
         for (name, weight) in [("modpo_w0.5,0.5", 0.5), ("modpo_w0.1,0.9", 0.1)] {
             let stage = stage(&data, &llama, weight, ModpoForm::Paper);

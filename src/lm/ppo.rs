@@ -27,6 +27,7 @@ use super::train::{DIVERGED, Metrics, Part, Stage, TrainConfig, Trainee, Whole, 
 use crate::advantage::gae;
 use crate::finite::NotFinite;
 use crate::nn::{constant, to_host};
+use crate::preference::statistics::sample_variance;
 use crate::random::stream;
 use crate::range::OutOfRange;
 
@@ -526,9 +527,7 @@ pub fn whiten(values: &mut [f64], shift: bool) {
     if values.len() < 2 {
         return;
     }
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / (count - 1.0);
+    let (mean, variance) = sample_variance(values);
     let scale = 1.0 / (variance + VARIANCE_EPSILON).sqrt();
     let middle = if shift { 0.0 } else { mean };
     values.iter_mut().for_each(|value| *value = (*value - mean) * scale + middle);
@@ -1072,7 +1071,7 @@ mod tests {
         // Its error is one of a run that failed, whatever it passes through.
         let error = PpoError::<crate::lm::error::LmError>::Score { iteration: 4, prompt: 2, found: f64::NAN };
         let error = crate::lm::error::LmError::from(error);
-        assert!(crate::finite::is_behind(&error), "{error}");
+        assert!(crate::finite::is_behind::<crate::finite::NotFinite>(&error), "{error}");
         assert!(
             error.to_string().starts_with("the reward of the completion of prompt 2 is NaN at iteration 4"),
             "{error}"

@@ -554,8 +554,7 @@ mod tests {
             assert_eq!((alone[0].ids.as_slice(), alone[0].finish), (&found[0].ids[..=end], Finish::Eos));
         }
         let model = read(&data.join("stories260K"), &Device::flex()).unwrap().decoder;
-        let golden: Value =
-            serde_json::from_str(&std::fs::read_to_string(data.join("stories260K/golden.json")).unwrap()).unwrap();
+        let golden = crate::fixtures::json(data.join("stories260K/golden.json"));
         let expected = ids(&golden["greedy_ids_200"]);
         let found = generate(&model, &[vec![expected[0]]], &greedy(200), &[], 0, &|_, _| true);
         assert_eq!(found[0].ids, expected[1..]);

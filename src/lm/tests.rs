@@ -24,16 +24,12 @@ use super::run::{
 use super::sample::SampleConfig;
 use super::sft::{Normalization, Sft};
 use super::train::{Metrics, Stage, TrainConfig, Trainee, Whole, cut, evaluate, gradients, step, whole};
-use crate::fixtures::shared;
+use crate::fixtures::{json, shared};
 use crate::nn::{constant, to_host};
 use crate::preference::Likelihood;
 use crate::preference::query::{DISAGREEMENT, disagreement};
 use crate::random::stream;
 use crate::table::find;
-
-pub(super) fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
 
 pub(super) fn pairs(data: &Path) -> Vec<EncodedPair> {
     let ids = |value: &Value| -> Vec<u32> {
@@ -102,7 +98,7 @@ const TRACED: [(&str, &str, f64, usize); 6] = [
 #[ignore = "needs ../shared/data/hf and prefs"]
 fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
     let data = shared("");
-    let traces = json(&data.join("prefs/dpo.json"));
+    let traces = json(data.join("prefs/dpo.json"));
     let llama = model(&data, "llama");
     let pairs = pairs(&data);
     let reference = log_probs(&llama, &pairs, 2000, &|_| ());
@@ -126,7 +122,7 @@ fn eight_steps_of_every_traced_loss_are_those_of_pytorch() {
 #[ignore = "needs ../shared/data/hf and prefs"]
 fn losses_of_a_policy_away_from_its_reference_are_those_of_pytorch() {
     let data = shared("");
-    let expected = json(&data.join("prefs/offset_policy_losses.json"));
+    let expected = json(data.join("prefs/offset_policy_losses.json"));
     let (policy, reference) = (model(&data, "llama_pertA"), model(&data, "llama"));
     let pairs = pairs(&data);
     let all: Vec<usize> = (0..64).collect();
@@ -146,7 +142,7 @@ fn losses_of_a_policy_away_from_its_reference_are_those_of_pytorch() {
 #[ignore = "needs ../shared/data/hf and prefs"]
 fn eight_steps_of_fine_tuning_are_those_of_pytorch() {
     let data = shared("");
-    let trace = json(&data.join("prefs/sft.json"));
+    let trace = json(data.join("prefs/sft.json"));
     let examples = pairs(&data).into_iter().map(|pair| pair.chosen).collect();
     let stage = Sft { examples, normalization: Normalization::TokenMean };
     let llama = model(&data, "llama");
@@ -161,7 +157,7 @@ fn eight_steps_of_fine_tuning_are_those_of_pytorch() {
 #[ignore = "needs ../shared/data/hf and prefs"]
 fn a_reward_model_gives_the_scores_of_transformers() {
     let data = shared("");
-    let expected = json(&data.join("prefs/reward_model.json"));
+    let expected = json(data.join("prefs/reward_model.json"));
     let numbers = |name: &str| -> Vec<f32> {
         expected[name].as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
     };
@@ -447,7 +443,7 @@ fn modpo_ends_in_dpo_and_in_the_margins_policy_and_computes_what_weights_share_o
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), foreign.join(entry.file_name())).unwrap();
     }
-    let mut own = json(&foreign.join("tokenizer.json"));
+    let mut own = json(foreign.join("tokenizer.json"));
     let vocabulary = own["model"]["vocab"].as_object_mut().unwrap();
     let [a, b] = ["a", "b"].map(|token| vocabulary[token].clone());
     vocabulary.insert("a".to_owned(), b);
@@ -905,23 +901,10 @@ fn what_is_measured_of_ties_alone_is_absent() {
     assert_eq!((metrics.get("entropy"), metrics.means().count()), (None, 0));
 }
 
-/// Paths of all real numbers of a configuration.
-fn reals(table: &toml::Table, at: &str) -> Vec<String> {
-    let inside = |(name, value): (&String, &toml::Value)| {
-        let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-        match value {
-            toml::Value::Float(_) => vec![path],
-            toml::Value::Table(table) => reals(table, &path),
-            _ => Vec::new(),
-        }
-    };
-    table.iter().flat_map(inside).collect()
-}
-
 /// Issue 28, B1: whatever is no number is refused by the name of its field.
 #[test]
 fn every_real_number_of_every_stage_refuses_nan_and_infinities_by_name() {
-    use crate::disk::layers::set_layer;
+    use crate::disk::layers::{reals, set_layer};
     let stages = [
         StageKind::Pretrain,
         StageKind::Sft,

@@ -944,7 +944,7 @@ mod tests {
     use serde_json::Value;
 
     use super::{Tokenizer, TokenizerConfig};
-    use crate::fixtures::{own, shared};
+    use crate::fixtures::{json, own, shared};
 
     fn json_lines(path: &Path) -> Vec<Value> {
         std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -1110,7 +1110,7 @@ mod tests {
     #[test]
     fn tokens_outside_the_file_and_slow_files_are_those_of_transformers() {
         let data = own("tokenizer");
-        let all: Value = serde_json::from_str(&std::fs::read_to_string(data.join("cases.json")).unwrap()).unwrap();
+        let all = json(data.join("cases.json"));
         let text = all["text"].as_str().unwrap();
         let cases = all["cases"].as_array().unwrap();
         assert!(cases.len() > 30);

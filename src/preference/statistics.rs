@@ -4,6 +4,26 @@ use rand::RngExt as _;
 
 use crate::random::Rng;
 
+/// Mean; NaN without values.
+#[must_use]
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Mean and variance of a sample: the squares are divided by n − 1, but never by 0.
+#[must_use]
+pub fn sample_variance(values: &[f64]) -> (f64, f64) {
+    let (count, mean) = (values.len() as f64, mean(values));
+    (mean, values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0))
+}
+
+/// Mean and standard deviation of all values that there are.
+#[must_use]
+pub fn deviation(values: &[f64]) -> (f64, f64) {
+    let mean = mean(values);
+    (mean, (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+}
+
 /// Pearson's correlation; `None` when either is constant or there are fewer than two values.
 #[must_use]
 pub fn pearson(a: &[f64], b: &[f64]) -> Option<f64> {
@@ -46,7 +66,7 @@ pub fn interquartile_mean(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let cut = sorted.len() / 4;
     let middle = &sorted[cut..sorted.len() - cut];
-    middle.iter().sum::<f64>() / middle.len() as f64
+    mean(middle)
 }
 
 /// The value at a quantile, rounded to the nearest of the values; `None` without values.
@@ -88,10 +108,8 @@ pub fn student_interval(values: &[f64]) -> Option<[f64; 2]> {
         let d = freedom as f64;
         1.959_964 + 2.372_27 / d + 2.822_5 / d.powi(2)
     });
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    let half = quantile * (variance / count).sqrt();
+    let (mean, variance) = sample_variance(values);
+    let half = quantile * (variance / values.len() as f64).sqrt();
     Some([mean - half, mean + half])
 }
 

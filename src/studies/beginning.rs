@@ -26,7 +26,7 @@ use crate::lm::optim::{MOST_LEARNING_RATE, OptimizerConfig, Schedule};
 use crate::lm::ppo::PpoConfig;
 use crate::lm::reviews;
 use crate::lm::reward::{self, RewardLoss, RewardModel};
-use crate::lm::run::{self, LmConfig, LmOutcome, LmProgress, PretrainConfig, SIZES, StageKind};
+use crate::lm::run::{self, LmConfig, LmOutcome, LmProgress, PretrainConfig, SIZES, Show, StageKind};
 use crate::lm::sample::{Completion, SampleConfig, generate};
 use crate::lm::tokenizer::Tokenizer;
 use crate::lm::train::{self, Metrics, TrainConfig, Trainee};
@@ -212,7 +212,7 @@ pub(super) fn begin(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Option<Beginning>, LmError> {
     let base = folder.join(format!("base-{seed}"));
     let corpus = Corpus::open(config, folder, show)?;
@@ -454,7 +454,7 @@ struct Corpus {
 }
 
 impl Corpus {
-    fn open(config: &StudyConfig, folder: &Path, show: &(dyn Fn(LmProgress<'_>) + Sync)) -> Result<Self, LmError> {
+    fn open(config: &StudyConfig, folder: &Path, show: &Show<'_>) -> Result<Self, LmError> {
         if config.corpus == "reviews" {
             return Ok(Self { gold: "reviews:sentiment".to_owned(), files: None });
         }

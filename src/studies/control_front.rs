@@ -26,7 +26,7 @@ use crate::disk::archive::ArchiveError;
 use crate::finite::{self, NotFinite};
 use crate::nn::{Adam, AdamConfig};
 use crate::pareto::{above_chord, dominates, hypervolume};
-use crate::preference::statistics::{bootstrap_interval, interquartile_mean};
+use crate::preference::statistics::{bootstrap_interval, deviation, interquartile_mean};
 use crate::random::{Rng, stream};
 
 /// What is run.
@@ -516,11 +516,9 @@ fn deviations(config: &ControlFrontConfig, start: &Agent, tastes: &[Taste; 2], s
     let rollout =
         ppo::collect(Some(start), &start.head, &mut envs, steps, &mut stream(seed, "front-scales-actions", 0));
     tastes.map(|taste| {
-        let rewards = judged(&rollout, &taste.reward);
-        let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
-        let variance = rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / rewards.len() as f64;
+        let (_, deviation) = deviation(&judged(&rollout, &taste.reward));
         // A taste that finds all steps alike is left as it is.
-        if variance > 0.0 { variance.sqrt() } else { 1.0 }
+        if deviation > 0.0 { deviation } else { 1.0 }
     })
 }
 

@@ -31,11 +31,11 @@ use crate::lm::loss::{IPO_SUM, Loss, LossConfig, SIGMOID};
 use crate::lm::model::Decoder;
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo, PpoConfig};
-use crate::lm::run::LmProgress;
+use crate::lm::run::{LmProgress, Show};
 use crate::lm::sample::Completion;
 use crate::lm::sft::{Normalization, Sft};
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
-use crate::preference::statistics::bootstrap_interval;
+use crate::preference::statistics::{bootstrap_interval, mean};
 use crate::random::stream;
 use crate::studies::beginning::{
     Beginning, PAIR_PART_TOKENS, Study, StudyConfig, begin, by_prompt, check_gold, comparisons, corpus_name, io,
@@ -309,7 +309,7 @@ pub fn frontier(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Option<Frontier>, LmError> {
     config.validate()?;
     check_gold(&config.common.corpus, &config.own.gold)?;
@@ -375,7 +375,7 @@ fn shared(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Option<Shared>, LmError> {
     let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
     // Comparisons: the model's own completions, judged by the gold reward.
@@ -632,7 +632,6 @@ fn over_seeds(
     method: Method,
     budget: f64,
 ) -> Option<(f64, Option<[f64; 2]>)> {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let values: Option<Vec<f64>> =
         config.common.seeds.iter().map(|&seed| within(points, method, seed, budget)).collect();
     let values = values?;

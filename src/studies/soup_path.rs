@@ -17,10 +17,10 @@ use crate::lm::merge::mixed;
 use crate::lm::model::Decoder;
 use crate::lm::modpo::{MarginReward, Scale};
 use crate::lm::open::{eos_of, tokenizer_of};
-use crate::lm::run::{LmProgress, reward_models};
+use crate::lm::run::{LmProgress, Show, reward_models};
 use crate::lm::sample::{SampleConfig, generate};
 use crate::lm::{folder, gold};
-use crate::preference::statistics::bootstrap_interval;
+use crate::preference::statistics::{bootstrap_interval, mean};
 use crate::random::stream;
 use crate::soup::{SUM_TOLERANCE, grid};
 use crate::studies::beginning::PART_TOKENS;
@@ -157,12 +157,7 @@ impl SoupConfig {
 ///
 /// # Errors
 /// [`LmError`].
-pub fn soup(
-    config: &SoupConfig,
-    device: &Device,
-    stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
-) -> Result<Option<Soup>, LmError> {
+pub fn soup(config: &SoupConfig, device: &Device, stop: &AtomicBool, show: &Show<'_>) -> Result<Option<Soup>, LmError> {
     config.validate()?;
     let mut models: Vec<Decoder> = Vec::with_capacity(config.models.len());
     let mut tokenizer = None;
@@ -243,7 +238,6 @@ fn judge(spec: &str, tokenizer: &crate::lm::tokenizer::Tokenizer, device: &Devic
 /// # Shapes
 /// - `rewards`: `[mixes][objectives][prompts]`
 fn measured(all: &[Vec<f64>], rewards: &[Vec<Vec<f64>>], length: f64, i: usize) -> Mix {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let (weights, own) = (&all[i], &rewards[i]);
     let half = own[0].len() / 2;
     let is_end = weights.contains(&1.0);

@@ -13,8 +13,9 @@ use crate::cli::progress::Progress;
 use crate::cli::screen::{note, number, print_line, shown as place};
 use crate::cli::train::on_interrupt;
 use crate::disk::lock::Claim;
+use crate::evals::error::EvalsError;
 use crate::evals::filter::report::{self, FilterReport, shown};
-use crate::evals::filter::{self as lib, FilterConfig, FilterError};
+use crate::evals::filter::{self as lib, FilterConfig};
 use crate::evals::generate::{folders, read};
 use crate::evals::judge::Judge;
 
@@ -101,7 +102,7 @@ pub(super) fn filter(args: &FilterArgs) -> Result<(), Failure> {
         let (scores, kept) = match kept {
             Ok(found) => found,
             // Other behaviours may make their sets.
-            Err(error @ FilterError::NoSet { .. }) => {
+            Err(error @ EvalsError::NoSet { .. }) => {
                 failures.push(error.to_string());
                 continue;
             }

@@ -1,7 +1,7 @@
 //! `lm sample`, `chat`.
 
 use std::io::{BufRead as _, IsTerminal as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -18,8 +18,10 @@ use crate::lm::chat::{ChatTemplate, Message};
 use crate::lm::config::Output;
 use crate::lm::data::{self, Conventions, PromptRow, Truncation};
 use crate::lm::folder;
+use crate::lm::model::Decoder;
 use crate::lm::run::{eos_of, tokenizer_of};
 use crate::lm::sample::{Finish, SampleConfig, generate};
+use crate::lm::tokenizer::Tokenizer;
 
 /// How tokens are drawn.
 #[derive(Debug, Args)]
@@ -97,17 +99,21 @@ pub(in crate::cli) struct ChatArgs {
     draw: DrawArgs,
 }
 
+/// A model that writes, with its tokenizer; what is peculiar about it is told.
+fn writer(model: &Path) -> Result<(Decoder, Tokenizer), Failure> {
+    let loaded = folder::read(model, &device::pick(DeviceChoice::Cpu)?)?;
+    loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
+    let tokenizer = tokenizer_of(model, &loaded)?;
+    if loaded.decoder.config.output != Output::Tokens {
+        return Err(Failure::usage(format!("{}: is a model that scores; give one that writes", model.display())));
+    }
+    Ok((loaded.decoder, tokenizer))
+}
+
 pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
     args.shared.threads.apply()?;
     let started = Instant::now();
-    let device = device::pick(DeviceChoice::Cpu)?;
-    let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
-    let tokenizer = tokenizer_of(&args.model, &loaded)?;
-    let model = loaded.decoder;
-    if model.config.output != Output::Tokens {
-        return Err(Failure::usage(format!("{}: is a model that scores; give one that writes", args.model.display())));
-    }
+    let (model, tokenizer) = writer(&args.model)?;
     let config = args.draw.config()?;
     let (mut shown, mut prompts) = (Vec::new(), Vec::new());
     for text in &args.prompt {
@@ -210,11 +216,7 @@ pub(super) fn sample(args: &SampleArgs) -> Result<(), Failure> {
 }
 
 pub(super) fn chat(args: &ChatArgs) -> Result<(), Failure> {
-    let device = device::pick(DeviceChoice::Cpu)?;
-    let loaded = folder::read(&args.model, &device)?;
-    loaded.remarks.iter().chain(&loaded.sampling).for_each(|text| note(text));
-    let tokenizer = tokenizer_of(&args.model, &loaded)?;
-    let model = loaded.decoder;
+    let (model, tokenizer) = writer(&args.model)?;
     let TemplateArgs { chat_template, template_date } = &args.template;
     let choice = chat_template.as_deref().or(tokenizer.chat_template(None).is_none().then_some("hh"));
     let template = ChatTemplate::choose(&tokenizer, choice, template_time(template_date.as_deref())?)?;

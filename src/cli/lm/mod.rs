@@ -15,6 +15,7 @@ mod train;
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
+use super::flags::ResumeArgs;
 use crate::lm::run::StageKind;
 pub(super) use shared::{StudyArgs, study};
 
@@ -43,7 +44,7 @@ pub(super) enum LmCommand {
     /// Train a policy with PPO on a reward model or a gold reward: rows {"prompt"}
     Ppo(train::StageArgs<train::PpoFlags>),
     /// Go on with an interrupted run from its newest checkpoint
-    Resume(train::ResumeArgs),
+    Resume(ResumeArgs),
     /// Let a model complete prompts
     Sample(generate::SampleArgs),
     /// Log-probabilities of completions under a model

@@ -9,7 +9,9 @@ use toml::Value;
 use super::progress::StageProgress;
 use crate::cli::arguments::named;
 use crate::cli::failure::Failure;
-use crate::cli::flags::{self, JsonArgs, LayerArgs, RunFlags, SharedArgs, assigned, is_off, is_on, place, places};
+use crate::cli::flags::{
+    self, JsonArgs, LayerArgs, ResumeArgs, RunFlags, SharedArgs, assigned, is_off, is_on, place, places,
+};
 use crate::cli::screen::{number, print_line};
 use crate::cli::train::on_interrupt;
 use crate::device;
@@ -334,19 +336,6 @@ struct LengthFlags {
     /// Most tokens of a completion
     #[arg(long, value_name = "N")]
     max_new_tokens: Option<usize>,
-}
-
-/// Arguments of `lm resume`.
-#[derive(Debug, Args)]
-pub(in crate::cli) struct ResumeArgs {
-    /// Run folder
-    run: PathBuf,
-    /// Change a value of the configuration from here on, as KEY.PART=VALUE: train.steps, train.optimizer.learning_rate and
-    /// so on. The change is recorded in changes.jsonl; with more steps a finished run goes on
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    #[command(flatten)]
-    shared: SharedArgs,
 }
 
 /// Completions that are sampled and judged at an evaluation: the standard error of their mean reward is a sixteenth of the

@@ -4,6 +4,7 @@ use pairwise_envs::VecEnv;
 use serde::{Deserialize, Serialize};
 
 use super::ppo::{ActionHead, Agent, random_actions};
+use crate::preference::statistics::deviation;
 use crate::random::{Rng, stream};
 
 /// True returns of a policy acting without exploration noise.
@@ -68,9 +69,7 @@ impl Evaluation {
     /// Mean and standard deviation of at least one return.
     #[must_use]
     pub fn of(returns: Vec<f64>) -> Self {
-        let n = returns.len() as f64;
-        let mean = returns.iter().sum::<f64>() / n;
-        let std = (returns.iter().map(|r| (r - mean) * (r - mean)).sum::<f64>() / n).sqrt();
+        let (mean, std) = deviation(&returns);
         Self { mean, std: (returns.len() > 1).then_some(std), returns }
     }
 }

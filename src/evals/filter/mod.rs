@@ -74,31 +74,6 @@ pub enum Truth {
     Neither,
 }
 
-/// Statements that cannot be filtered.
-#[derive(Debug, thiserror::Error)]
-pub enum FilterError {
-    /// A judge that cannot be asked.
-    #[error(transparent)]
-    Judge(#[from] EvalsError),
-    /// A file.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// A file is not what it should be.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A value out of range.
-    #[error("{0}")]
-    Config(String),
-    /// Candidates that make no set; those of other behaviours may.
-    #[error("behaviour '{behaviour}': {problem}")]
-    NoSet {
-        /// Its name.
-        behaviour: String,
-        /// Why not, and what can be done.
-        problem: String,
-    },
-}
-
 /// Candidates that are judged together and written down together.
 const BLOCK: usize = 256;
 /// Digits by which the files of judges are told apart.
@@ -110,7 +85,7 @@ const KEY_DIGITS: usize = 12;
 /// Nothing when stopped.
 ///
 /// # Errors
-/// [`FilterError`]; [`FilterError::NoSet`] where every question is too long for its judge.
+/// [`EvalsError`]; [`EvalsError::NoSet`] where every question is too long for its judge.
 pub fn score(
     behaviour: &Behaviour,
     candidates: &[Candidate],
@@ -120,7 +95,7 @@ pub fn score(
     path: &Path,
     stop: &AtomicBool,
     done: &(dyn Fn(usize) + Sync),
-) -> Result<Option<Vec<Score>>, FilterError> {
+) -> Result<Option<Vec<Score>>, EvalsError> {
     let head = json!({
         "judge": config.judge, "judge_is": judge.identity(),
         "relevance_judge": config.relevance_judge, "relevance_judge_is": relevance.map(Judge::identity),
@@ -156,7 +131,7 @@ pub fn score(
             let label = if one.label == behaviour.labels[0] { first } else { 1.0 - first };
             Score { index: one.index, label, relevance: relevance.map(|p| p.unwrap_or(UNDECIDED)), too_long }
         };
-        Ok::<_, FilterError>(block.iter().zip(labels.into_iter().zip(relevances)).map(score).collect())
+        Ok::<_, EvalsError>(block.iter().zip(labels.into_iter().zip(relevances)).map(score).collect())
     })?;
     let Some(scores) = scores else { return Ok(None) };
     text::write(path, &scores.iter().map(plain_line).collect::<String>())?;
@@ -170,7 +145,7 @@ pub fn score(
             scores.len(),
             limits.join(" and ")
         );
-        return Err(FilterError::NoSet { behaviour: behaviour.name.clone(), problem });
+        return Err(EvalsError::NoSet { behaviour: behaviour.name.clone(), problem });
     }
     Ok(Some(scores))
 }
@@ -185,7 +160,7 @@ pub fn select(
     candidates: &[Candidate],
     scores: &[Score],
     per_label: usize,
-) -> Result<[Vec<usize>; 2], FilterError> {
+) -> Result<[Vec<usize>; 2], EvalsError> {
     let rank = |i: usize| scores[i].relevance.map_or(scores[i].label, |relevance| (scores[i].label + relevance) / 2.0);
     let of_label = |label: &String| {
         let mut own: Vec<usize> =
@@ -212,7 +187,7 @@ pub fn select(
              apart gives all statements the same",
             counts.join(", ")
         );
-        return Err(FilterError::NoSet { behaviour: behaviour.name.clone(), problem });
+        return Err(EvalsError::NoSet { behaviour: behaviour.name.clone(), problem });
     }
     for own in &mut kept {
         own.truncate(fewer);
@@ -257,7 +232,7 @@ pub fn truths(
     behaviour: &Behaviour,
     candidates: &[Candidate],
     source: Option<&str>,
-) -> Result<Vec<Option<Truth>>, FilterError> {
+) -> Result<Vec<Option<Truth>>, EvalsError> {
     let named = |label: &str| match label {
         "neither" => Ok(Truth::Neither),
         _ => behaviour.labels.iter().position(|own| own == label).map(Truth::Label).ok_or_else(|| {
@@ -282,7 +257,7 @@ pub fn truths(
         None => {
             let one = |one: &Candidate| {
                 one.truth.as_deref().map(named).transpose().map_err(|problem| {
-                    FilterError::Config(format!("candidate {} of '{}': truth: {problem}", one.index, behaviour.name))
+                    EvalsError::Config(format!("candidate {} of '{}': truth: {problem}", one.index, behaviour.name))
                 })
             };
             candidates.iter().map(one).collect()
@@ -333,7 +308,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::report::{report, save};
-    use super::{FilterConfig, FilterError, Score, Truth, blocks, rows, score, select, truths};
+    use super::{EvalsError, FilterConfig, Score, Truth, blocks, rows, score, select, truths};
     use crate::disk::DiskError;
     use crate::disk::lines::plain_line;
     use crate::evals::behaviour::{Behaviour, BehaviourForm};
@@ -544,7 +519,7 @@ mod tests {
         let error = truths(&dogs(), &candidates(), Some(file)).unwrap_err().to_string();
         assert!(error.contains("truth.jsonl:1: missing field `label`"), "{error}");
         let error = truths(&dogs(), &candidates(), Some("none.jsonl")).unwrap_err();
-        assert!(matches!(error, FilterError::Disk(DiskError::Io { .. })));
+        assert!(matches!(error, EvalsError::Disk(DiskError::Io { .. })));
         let mut own = candidates();
         own[3].truth = Some("perhaps".to_owned());
         let error = truths(&dogs(), &own, None).unwrap_err().to_string();
@@ -689,7 +664,7 @@ mod tests {
             assert!(report.to_markdown().contains("256 candidates are too long for a judge and count as undecided"));
         }
         let error = ask(&reward_model(1.0), &all[..256]).unwrap_err();
-        assert!(matches!(error, FilterError::NoSet { .. }));
+        assert!(matches!(error, EvalsError::NoSet { .. }));
         let error = error.to_string();
         let expected =
             "behaviour 'dogs': all 256 questions have more tokens than the judge's limit of 64: take a judge with";

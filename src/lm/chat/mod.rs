@@ -785,8 +785,7 @@ mod tests {
         /// number in a text, and a method that is not called.
         const LENIENT: [&str; 5] =
             ["{{ 'a' < 1 }}", "{{ none < 1 }}", "{{ 1 in 'abc' }}", "{{ undefined_name < 1 }}", "{{ 'abc'.upper }}"];
-        let path = crate::fixtures::own("chat/cases.json");
-        let all: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let all = crate::fixtures::json(crate::fixtures::own("chat/cases.json"));
         let messages: Vec<Message> = all["messages"].as_array().unwrap().iter().map(read).collect();
         let mut special = special();
         special.others = Vec::new();

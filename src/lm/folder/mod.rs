@@ -203,7 +203,7 @@ mod tests {
         let (folder, expected) = own();
         let copy = tempfile::tempdir().unwrap();
         let file = folder.join("plain/adapter_config.json");
-        let mut object: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let mut object = fixtures::json(file);
         object["base_model_name_or_path"] = folder.join("llama").to_str().unwrap().into();
         let tensors = "adapter_model.safetensors";
         std::fs::copy(folder.join("plain").join(tensors), copy.path().join(tensors)).unwrap();
@@ -242,7 +242,7 @@ mod tests {
             let path = entry.unwrap().path();
             std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
         }
-        let mut object: Value = serde_json::from_str(&std::fs::read_to_string(from.join(file)).unwrap()).unwrap();
+        let mut object = fixtures::json(from.join(file));
         let fields = object.as_object_mut().unwrap();
         for (name, value) in changes.as_object().unwrap() {
             if value.is_null() {
@@ -295,9 +295,7 @@ mod tests {
         );
         let written = tempfile::tempdir().unwrap();
         write(&loaded.decoder, None, written.path()).unwrap();
-        let json = |name: &str| -> Value {
-            serde_json::from_str(&std::fs::read_to_string(written.path().join(name)).unwrap()).unwrap()
-        };
+        let json = |name: &str| fixtures::json(written.path().join(name));
         assert_eq!(json("generation_config.json"), sampling);
         let (config, original) = (json("config.json"), loaded.decoder.config.original.clone());
         for (name, value) in original {
@@ -446,7 +444,7 @@ mod tests {
         let circle = changed(&plain, "adapter_config.json", &at(own.path()));
         for (base, expected) in [(own.path(), "is this adapter's own folder"), (circle.path(), "is an adapter, too")] {
             let file = own.path().join("adapter_config.json");
-            let mut object: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            let mut object = fixtures::json(&file);
             object["base_model_name_or_path"] = base.to_str().unwrap().into();
             std::fs::write(&file, object.to_string()).unwrap();
             let found = error(own.path());

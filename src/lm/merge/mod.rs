@@ -674,7 +674,7 @@ mod tests {
     fn written(model: &Decoder, changes: &Value, folder: &Path) {
         write(model, None, folder).unwrap();
         let file = folder.join("config.json");
-        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let mut config = crate::fixtures::json(&file);
         for (name, value) in changes.as_object().unwrap() {
             match value.is_null() {
                 true => drop(config.as_object_mut().unwrap().remove(name)),
@@ -721,7 +721,7 @@ mod tests {
         }
         // Without the field the window is 4096.
         let file = place("no-window").join("config.json");
-        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let mut config = crate::fixtures::json(&file);
         config["sliding_window"] = Value::Null;
         std::fs::write(file, config.to_string()).unwrap();
         // The head is there, and is the embedding.

@@ -337,12 +337,37 @@ mod x86 {
 
     /// Methods of [`Vector`] that are one instruction.
     macro_rules! instructions {
-        ($($name:ident($($argument:ident),*) = $body:expr;)*) => {
+        ($run:ident, $splat:ident, $read:ident, $write:ident; $($name:ident($($argument:ident),*) = $body:expr;)*) => {
+            #[inline(always)]
+            fn call<K: Kernel>(kernel: K) -> K::Output {
+                // SAFETY: a kernel gets this vector type only from the function above that has its features.
+                unsafe { $run(kernel) }
+            }
+            #[inline(always)]
+            fn splat(value: f32) -> Self {
+                // SAFETY: the same.
+                unsafe { $splat(value) }
+            }
+            #[inline(always)]
+            unsafe fn read(from: *const f32) -> Self {
+                // SAFETY: the caller promises `LANES` values; the instruction needs no alignment.
+                unsafe { $read(from) }
+            }
+            #[inline(always)]
+            unsafe fn write(self, to: *mut f32) {
+                // SAFETY: the same.
+                unsafe { $write(to, self) }
+            }
+            #[inline(always)]
+            fn prefetch<T>(from: *const T) {
+                // SAFETY: a hint, which cannot fail whatever the address is; every machine with this vector has SSE.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+            }
             $(
                 #[inline(always)]
                 fn $name(self $(, $argument: Self)*) -> Self {
                     let x = self;
-                    // SAFETY: a kernel gets this vector type only from the function above that has its features.
+                    // SAFETY: as for `call`.
                     unsafe { ($body)(x $(, $argument)*) }
                 }
             )*
@@ -369,31 +394,6 @@ mod x86 {
         const LANES: usize = 16;
         type Half = __m256;
 
-        #[inline(always)]
-        fn call<K: Kernel>(kernel: K) -> K::Output {
-            // SAFETY: as for the methods below.
-            unsafe { run_avx512(kernel) }
-        }
-        #[inline(always)]
-        fn splat(value: f32) -> Self {
-            // SAFETY: as for the methods below.
-            unsafe { _mm512_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn read(from: *const f32) -> Self {
-            // SAFETY: the caller promises 16 values; the instruction needs no alignment.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        fn prefetch<T>(from: *const T) {
-            // SAFETY: a hint, which cannot fail whatever the address is; every machine with this vector has SSE.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn write(self, to: *mut f32) {
-            // SAFETY: the same.
-            unsafe { _mm512_storeu_ps(to, self) }
-        }
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
             // SAFETY: the caller promises both squares.
@@ -441,6 +441,7 @@ mod x86 {
             }
         }
         instructions! {
+            run_avx512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps;
             add(other) = |x, other| _mm512_add_ps(x, other);
             sub(other) = |x, other| _mm512_sub_ps(x, other);
             mul(other) = |x, other| _mm512_mul_ps(x, other);
@@ -463,31 +464,6 @@ mod x86 {
         const LANES: usize = 8;
         type Half = Self;
 
-        #[inline(always)]
-        fn call<K: Kernel>(kernel: K) -> K::Output {
-            // SAFETY: as for the methods below.
-            unsafe { run_avx2(kernel) }
-        }
-        #[inline(always)]
-        fn splat(value: f32) -> Self {
-            // SAFETY: as for the methods below.
-            unsafe { _mm256_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn read(from: *const f32) -> Self {
-            // SAFETY: the caller promises 8 values; the instruction needs no alignment.
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        fn prefetch<T>(from: *const T) {
-            // SAFETY: a hint, which cannot fail whatever the address is; every machine with this vector has SSE.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn write(self, to: *mut f32) {
-            // SAFETY: the same.
-            unsafe { _mm256_storeu_ps(to, self) }
-        }
         #[inline(always)]
         unsafe fn transpose(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
             // SAFETY: the caller promises both squares.
@@ -535,6 +511,7 @@ mod x86 {
             }
         }
         instructions! {
+            run_avx2, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps;
             add(other) = |x, other| _mm256_add_ps(x, other);
             sub(other) = |x, other| _mm256_sub_ps(x, other);
             mul(other) = |x, other| _mm256_mul_ps(x, other);

@@ -32,7 +32,7 @@ use crate::lm::model::Decoder;
 use crate::lm::modpo::{Modpo, ModpoLoss, Scale};
 use crate::lm::optim::Schedule;
 use crate::lm::ppo::{self, Ppo};
-use crate::lm::run::LmProgress;
+use crate::lm::run::{LmProgress, Show};
 use crate::lm::sample::{Completion, generate_mixed};
 use crate::lm::score;
 use crate::lm::train::{self, Stage, TrainConfig, Trainee};
@@ -80,7 +80,7 @@ type Training = fn(&Shared<'_>, &str, &[f64], &Watch<'_>) -> Result<Option<Train
 /// Whether to stop, and whom to tell what goes on.
 struct Watch<'a> {
     stop: &'a AtomicBool,
-    show: &'a (dyn Fn(LmProgress<'_>) + Sync),
+    show: &'a Show<'a>,
 }
 
 impl Method {
@@ -162,7 +162,7 @@ pub fn fronts(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Option<Fronts>, LmError> {
     config.validate()?;
     config.own.objectives.iter().try_for_each(|objective| check_gold(&config.common.corpus, objective))?;
@@ -209,7 +209,7 @@ impl<'a> Shared<'a> {
         folder: &'a Path,
         device: &Device,
         stop: &AtomicBool,
-        show: &(dyn Fn(LmProgress<'_>) + Sync),
+        show: &Show<'_>,
     ) -> Result<Option<Self>, LmError> {
         let Some(begun) = begin(&config.common, seed, folder, device, stop, show)? else { return Ok(None) };
         let golds =

@@ -10,7 +10,7 @@ use super::config::{FrontConfig, Method, Point, Start};
 use crate::disk::figure::{self, Series, SeriesPoint};
 use crate::lm::error::LmError;
 use crate::pareto::{above_chord, attainment_front, front as non_dominated, hypervolume, igd_plus};
-use crate::preference::statistics::bootstrap_interval;
+use crate::preference::statistics::{bootstrap_interval, mean};
 use crate::random::stream;
 use crate::soup::grid;
 use crate::studies::beginning::{corpus_name, read_json};
@@ -104,7 +104,6 @@ pub(super) fn row(
     trainings: &[String],
     soup: bool,
 ) -> Row {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let of = |seed: u64, method: Option<Method>| -> Vec<Vec<f64>> {
         let own =
             points.iter().filter(|point| point.seed == seed && method.is_none_or(|method| point.method == method));
@@ -148,7 +147,6 @@ pub(super) fn row(
 
 /// Every mix against the chord between the single objectives' policies.
 fn chord(config: &FrontConfig, points: &[Point], method: Method) -> Vec<ChordRow> {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let objectives = config.own.objectives.len();
     let find = |seed: u64, weights: &[f64]| {
         points.iter().find(|point| point.method == method && point.seed == seed && point.weights == weights)

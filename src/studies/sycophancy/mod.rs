@@ -34,7 +34,7 @@ use crate::disk::DiskError;
 use crate::disk::archive::write_atomically;
 use crate::disk::lock::Claim;
 use crate::lm::error::LmError;
-use crate::lm::run::{LmProgress, SIZES};
+use crate::lm::run::{SIZES, Show};
 use crate::studies::beginning::{io, read_json, same_config, write_json};
 pub use config::{Point, SycophancyConfig, Training};
 pub use table::{Along, Control, Finding, Mean, Measure, Row, Sycophancy, Trend};
@@ -55,7 +55,7 @@ pub fn sycophancy(
     folder: &Path,
     device: &Device,
     stop: &AtomicBool,
-    show: &(dyn Fn(LmProgress<'_>) + Sync),
+    show: &Show<'_>,
 ) -> Result<Option<Sycophancy>, LmError> {
     config.validate()?;
     let _claim = Claim::make(folder).map_err(DiskError::from)?;

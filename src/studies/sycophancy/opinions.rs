@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lm::reviews;
 use crate::preference::likelihood::sigmoid;
+use crate::preference::statistics::{mean, sample_variance};
 use crate::random::Rng;
 
 /// One of the two answers, and what somebody thinks of a review.
@@ -362,15 +363,9 @@ fn pick<'a>(rng: &mut Rng, all: &[&'a str]) -> &'a str {
     all[rng.random_range(0..all.len())]
 }
 
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
 /// Standard error of a mean.
 fn error(values: &[f64]) -> f64 {
-    let (count, mean) = (values.len() as f64, mean(values));
-    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    (variance / count).sqrt()
+    (sample_variance(values).1 / values.len() as f64).sqrt()
 }
 
 #[cfg(test)]

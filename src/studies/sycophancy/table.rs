@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{Point, SycophancyConfig, Training};
 use crate::disk::figure::{self, Panel, Series, SeriesPoint};
 use crate::lm::error::LmError;
-use crate::preference::statistics::student_interval;
+use crate::preference::statistics::{mean, student_interval};
 use crate::studies::sycophancy::opinions::Behaviour;
 
 /// Everything that was found.
@@ -335,22 +335,16 @@ pub(super) fn summarised(config: &SycophancyConfig, points: Vec<Point>) -> Sycop
             table.extend(row(&points, size, training, Some(bias), Some(weight)));
         }
     }
-    let mut trends = Vec::new();
+    let (mut trends, mut controls) = (Vec::new(), Vec::new());
     for measure in Measure::ALL {
         for training in TRAININGS {
-            for &bias in &config.biases {
-                trends.extend(by_size(config, &points, training, measure, bias));
+            let own = Measured { config, points: &points, training, measure };
+            trends.extend(config.biases.iter().filter_map(|&bias| own.by_size(bias)));
+            trends.extend(config.biases.iter().filter_map(|&bias| own.by_steps(bias)));
+            trends.extend(own.by_bias());
+            if training != Training::Reward {
+                controls.extend(config.sizes.iter().filter_map(|size| own.control(size)));
             }
-            for &bias in &config.biases {
-                trends.extend(by_steps(config, &points, training, measure, bias));
-            }
-            trends.extend(by_bias(config, &points, training, measure));
-        }
-    }
-    let mut controls = Vec::new();
-    for measure in Measure::ALL {
-        for training in [Training::Dpo, Training::Ppo] {
-            controls.extend(config.sizes.iter().filter_map(|size| control(config, &points, size, training, measure)));
         }
     }
     Sycophancy { config: config.clone(), points, table, trends, controls }
@@ -376,14 +370,12 @@ pub(super) fn draw(found: &Sycophancy, path: &Path) -> Result<(), LmError> {
         config.sizes.iter().map(of_size).collect()
     };
     let largest = config.largest_bias();
+    let agreeing = Measured { config, points, training: Training::Dpo, measure: Measure::Agrees };
     let by_steps = |size: &String| {
         let at = std::iter::once(0).chain(config.dpo_steps.iter().copied());
         let point = |steps: usize| {
-            let values: Option<Vec<f64>> = config
-                .seeds
-                .iter()
-                .map(|&seed| along_steps(points, seed, size, Training::Dpo, largest, steps, Measure::Agrees))
-                .collect();
+            let value = |&seed: &u64| agreeing.after(seed, size, largest, steps);
+            let values: Option<Vec<f64>> = config.seeds.iter().map(value).collect();
             Some(place(steps as f64, Mean::within(&values?, SHARE)))
         };
         Series { name: size.clone(), points: at.filter_map(point).collect(), dots: Vec::new() }
@@ -468,127 +460,98 @@ fn row(points: &[Point], size: &str, training: Training, bias: Option<f64>, weig
     })
 }
 
-/// A measure of a seed's model after so many steps; after none it is the base.
-fn along_steps(
-    points: &[Point],
-    seed: u64,
-    size: &str,
-    training: Training,
-    bias: f64,
-    steps: usize,
-    measure: Measure,
-) -> Option<f64> {
-    let point = points.iter().find(|point| {
-        let of_base = steps == 0 && point.training == Training::Base;
-        let of_training = point.training == training && point.bias == Some(bias) && point.weight.is_none();
-        point.seed == seed && point.size == size && (of_base || of_training && point.steps == steps)
-    })?;
-    Some(measure.of(&point.behaviour))
-}
-
-/// The same at the end of the training, with the number of parameters.
-fn ended(points: &[Point], seed: u64, size: &str, training: Training, bias: f64, measure: Measure) -> Option<[f64; 2]> {
-    let own = points.iter().filter(|point| {
-        point.seed == seed
-            && point.size == size
-            && point.training == training
-            && point.bias == Some(bias)
-            && point.weight.is_none()
-    });
-    let end = own.max_by_key(|point| point.steps)?;
-    Some([end.parameters as f64, measure.of(&end.behaviour)])
-}
-
-fn by_size(
-    config: &SycophancyConfig,
-    points: &[Point],
+/// A measure of all models of one training.
+struct Measured<'a> {
+    config: &'a SycophancyConfig,
+    points: &'a [Point],
     training: Training,
     measure: Measure,
-    bias: f64,
-) -> Option<Trend> {
-    let of_seed = |&seed: &u64| {
-        let places = config.sizes.iter().map(|size| {
-            let [parameters, value] = ended(points, seed, size, training, bias, measure)?;
-            Some([parameters.log10(), value])
-        });
-        slope(&places.collect::<Option<Vec<_>>>()?)
-    };
-    trend(config, training, measure, Along::Size, Some(bias), &of_seed)
 }
 
-fn by_steps(
-    config: &SycophancyConfig,
-    points: &[Point],
-    training: Training,
-    measure: Measure,
-    bias: f64,
-) -> Option<Trend> {
-    let (steps, unit) = match training {
-        Training::Dpo => (&config.dpo_steps, HUNDRED),
-        Training::Ppo => (&config.ppo_iterations, TEN),
-        _ => return None,
-    };
-    let of_seed = |&seed: &u64| {
-        let of_size = |size: &String| {
+impl Measured<'_> {
+    /// Points of a seed's model of this size that is trained with this bias, without a remedy.
+    fn own(&self, seed: u64, size: &str, bias: f64) -> impl Iterator<Item = &Point> {
+        let fits = move |point: &&Point| point.seed == seed && point.size == size && point.training == self.training;
+        self.points.iter().filter(fits).filter(move |point| point.bias == Some(bias) && point.weight.is_none())
+    }
+
+    /// The model after so many steps; after none it is the base.
+    fn after(&self, seed: u64, size: &str, bias: f64, steps: usize) -> Option<f64> {
+        let is_base = |point: &&Point| point.seed == seed && point.size == size && point.training == Training::Base;
+        let point = match steps {
+            0 => self.points.iter().find(is_base),
+            _ => self.own(seed, size, bias).find(|point| point.steps == steps),
+        };
+        Some(self.measure.of(&point?.behaviour))
+    }
+
+    /// The model at the end of the training, behind the number of its parameters.
+    fn ended(&self, seed: u64, size: &str, bias: f64) -> Option<[f64; 2]> {
+        let end = self.own(seed, size, bias).max_by_key(|point| point.steps)?;
+        Some([end.parameters as f64, self.measure.of(&end.behaviour)])
+    }
+
+    fn by_size(&self, bias: f64) -> Option<Trend> {
+        let of_seed = |&seed: &u64| {
+            let places = self.config.sizes.iter().map(|size| {
+                let [parameters, value] = self.ended(seed, size, bias)?;
+                Some([parameters.log10(), value])
+            });
+            slope(&places.collect::<Option<Vec<_>>>()?)
+        };
+        self.trend(Along::Size, Some(bias), &of_seed)
+    }
+
+    fn by_steps(&self, bias: f64) -> Option<Trend> {
+        let (steps, unit) = match self.training {
+            Training::Dpo => (&self.config.dpo_steps, HUNDRED),
+            Training::Ppo => (&self.config.ppo_iterations, TEN),
+            _ => return None,
+        };
+        let of_size = |seed: u64, size: &str| {
             let at = std::iter::once(0).chain(steps.iter().copied());
-            let places = at.map(|at| {
-                let value = along_steps(points, seed, size, training, bias, at, measure)?;
-                Some([at as f64 / unit, value])
-            });
+            let places = at.map(|at| Some([at as f64 / unit, self.after(seed, size, bias, at)?]));
             slope(&places.collect::<Option<Vec<_>>>()?)
         };
-        Some(mean(&config.sizes.iter().map(of_size).collect::<Option<Vec<_>>>()?))
-    };
-    trend(config, training, measure, Along::Steps, Some(bias), &of_seed)
-}
+        self.trend(Along::Steps, Some(bias), &|&seed| self.over_sizes(&|size| of_size(seed, size)))
+    }
 
-fn by_bias(config: &SycophancyConfig, points: &[Point], training: Training, measure: Measure) -> Option<Trend> {
-    let of_seed = |&seed: &u64| {
-        let of_size = |size: &String| {
-            let places = config.biases.iter().map(|&bias| {
-                let [_, value] = ended(points, seed, size, training, bias, measure)?;
-                Some([bias, value])
-            });
+    fn by_bias(&self) -> Option<Trend> {
+        let of_size = |seed: u64, size: &str| {
+            let places = self.config.biases.iter().map(|&bias| Some([bias, self.ended(seed, size, bias)?[1]]));
             slope(&places.collect::<Option<Vec<_>>>()?)
         };
-        Some(mean(&config.sizes.iter().map(of_size).collect::<Option<Vec<_>>>()?))
-    };
-    trend(config, training, measure, Along::Bias, None, &of_seed)
-}
+        self.trend(Along::Bias, None, &|&seed| self.over_sizes(&|size| of_size(seed, size)))
+    }
 
-fn trend(
-    config: &SycophancyConfig,
-    training: Training,
-    measure: Measure,
-    along: Along,
-    bias: Option<f64>,
-    of_seed: &dyn Fn(&u64) -> Option<f64>,
-) -> Option<Trend> {
-    let slope = Mean::of(&config.seeds.iter().map(of_seed).collect::<Option<Vec<_>>>()?);
-    let finding = match slope.interval {
-        Some([low, _]) if low > 0.0 => Finding::Worse,
-        Some([_, high]) if high < 0.0 => Finding::Better,
-        _ => Finding::CannotBeTold,
-    };
-    Some(Trend { training, measure, along, bias, slope, finding })
-}
+    /// The mean over all sizes.
+    fn over_sizes(&self, of_size: &dyn Fn(&str) -> Option<f64>) -> Option<f64> {
+        let values: Option<Vec<f64>> = self.config.sizes.iter().map(|size| of_size(size)).collect();
+        Some(mean(&values?))
+    }
 
-fn control(
-    config: &SycophancyConfig,
-    points: &[Point],
-    size: &str,
-    training: Training,
-    measure: Measure,
-) -> Option<Control> {
-    let start = |&seed: &u64| along_steps(points, seed, size, training, 0.0, 0, measure);
-    let end = |&seed: &u64| ended(points, seed, size, training, 0.0, measure).map(|[_, value]| value);
-    let starts = config.seeds.iter().map(start).collect::<Option<Vec<f64>>>()?;
-    let ends = config.seeds.iter().map(end).collect::<Option<Vec<f64>>>()?;
-    let changes: Vec<f64> = ends.iter().zip(&starts).map(|(end, start)| end - start).collect();
-    let [start, end] = [&starts, &ends].map(|values| Mean::within(values, measure.bounds()));
-    let change = Mean::of(&changes);
-    let holds = change.interval.map(|[low, high]| (low..=high).contains(&0.0));
-    Some(Control { size: size.to_owned(), training, measure, start, end, change, holds })
+    fn trend(&self, along: Along, bias: Option<f64>, of_seed: &dyn Fn(&u64) -> Option<f64>) -> Option<Trend> {
+        let slope = Mean::of(&self.config.seeds.iter().map(of_seed).collect::<Option<Vec<_>>>()?);
+        let finding = match slope.interval {
+            Some([low, _]) if low > 0.0 => Finding::Worse,
+            Some([_, high]) if high < 0.0 => Finding::Better,
+            _ => Finding::CannotBeTold,
+        };
+        Some(Trend { training: self.training, measure: self.measure, along, bias, slope, finding })
+    }
+
+    fn control(&self, size: &str) -> Option<Control> {
+        let start = |&seed: &u64| self.after(seed, size, 0.0, 0);
+        let end = |&seed: &u64| self.ended(seed, size, 0.0).map(|[_, value]| value);
+        let starts = self.config.seeds.iter().map(start).collect::<Option<Vec<f64>>>()?;
+        let ends = self.config.seeds.iter().map(end).collect::<Option<Vec<f64>>>()?;
+        let changes: Vec<f64> = ends.iter().zip(&starts).map(|(end, start)| end - start).collect();
+        let [start, end] = [&starts, &ends].map(|values| Mean::within(values, self.measure.bounds()));
+        let change = Mean::of(&changes);
+        let holds = change.interval.map(|[low, high]| (low..=high).contains(&0.0));
+        let (training, measure) = (self.training, self.measure);
+        Some(Control { size: size.to_owned(), training, measure, start, end, change, holds })
+    }
 }
 
 /// Slope of the line of least squares through places; none where all are above each other.
@@ -599,10 +562,6 @@ fn slope(places: &[[f64; 2]]) -> Option<f64> {
     let along: f64 = places.iter().map(|place| (place[0] - x).powi(2)).sum();
     let both: f64 = places.iter().map(|place| (place[0] - x) * (place[1] - y)).sum();
     (along > 0.0).then(|| both / along)
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// A share in per cent; what is rounded to nothing has no sign.

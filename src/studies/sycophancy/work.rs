@@ -4,22 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::config::{Branch, SycophancyConfig};
-use crate::lm::run::LmProgress;
+use crate::lm::run::{LmProgress, Show};
 
 /// How much is done: what is shown while models are trained.
 pub(super) struct Work<'a> {
     done: AtomicU64,
     of: u64,
-    show: &'a (dyn Fn(LmProgress<'_>) + Sync),
+    show: &'a Show<'a>,
 }
 
 impl<'a> Work<'a> {
-    pub(super) fn new(
-        config: &SycophancyConfig,
-        folder: &Path,
-        units: &[(u64, &str)],
-        show: &'a (dyn Fn(LmProgress<'_>) + Sync),
-    ) -> Self {
+    pub(super) fn new(config: &SycophancyConfig, folder: &Path, units: &[(u64, &str)], show: &'a Show<'a>) -> Self {
         let (mut done, mut of) = (0, 0);
         for &(seed, size) in units {
             for branch in config.branches(size) {
