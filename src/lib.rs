@@ -3,24 +3,11 @@
 //!
 //! ARCHITECTURE.md says what is where, and which invariants hold.
 
+pub use pairwise_core::{
+    advantage, control, device, disk, finite, lm, nn, pareto, preference, random, range, soup, table,
+};
+
 // From the ground up: see tests/program/floors.rs.
-pub mod advantage;
-pub mod finite;
-pub mod random;
-pub mod range;
-pub mod table;
-
-pub mod device;
-pub mod disk;
-pub mod pareto;
-pub mod soup;
-
-pub mod nn;
-pub mod preference;
-
-pub mod control;
-pub mod lm;
-
 pub mod evals;
 pub mod studies;
 
@@ -30,6 +17,3 @@ pub mod engine;
 pub mod app;
 
 pub mod cli;
-
-#[cfg(test)]
-mod fixtures;

@@ -54,8 +54,9 @@ struct TrainFlags {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<usize>,
     /// Train on the reward learned from preferences, or on the true one as a baseline
-    #[arg(long, value_enum)]
-    reward: Option<RewardSource>,
+    #[arg(long, value_name = "REWARD", value_parser = named::<RewardSource>())]
+    #[serde(serialize_with = "flags::item")]
+    reward: Option<&'static Line<RewardSource>>,
     /// Begin with the policy of another run, or of a policy's file, instead of random weights; runs that begin with one
     /// policy can be mixed (`pairwise soup`)
     #[arg(long, value_name = "RUN")]

@@ -1,6 +1,6 @@
 //! The floors of the house: what stands on what.
 //!
-//! - A part of `src` uses only parts of lower floors.
+//! - A part of `core/src` or `src` uses only parts of lower floors.
 //! - Inside a folder, no two children use each other, directly or through others. A child is a file, or a folder with all
 //!   that is in it; `mod` is the folder's own `mod.rs`.
 
@@ -81,15 +81,18 @@ fn circles_are_found_directly_and_through_others() {
 
 /// What every file uses, as the module that it is in.
 fn uses() -> Uses {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let module = |file: &Path| -> Vec<String> {
-        let inside = file.strip_prefix(&source).expect("files are found in it").with_extension("");
+    let module = |source: &Path, file: &Path| -> Vec<String> {
+        let inside = file.strip_prefix(source).expect("files are found in it").with_extension("");
         let names = inside.iter().map(|name| name.to_str().expect("names are UTF-8").to_owned());
         names.filter(|name| name != "mod").collect()
     };
-    let mut files: BTreeMap<Vec<String>, PathBuf> =
-        files(&source).into_iter().map(|file| (module(&file), file)).collect();
-    files.retain(|module, _| !["lib", "main", "floors"].contains(&&*module[0]));
+    // Both crates are one house: what stands in `core` has the same names in the other.
+    let of = |source: &'static str| -> Vec<_> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        files(&source).into_iter().map(|file| (module(&source, &file), file)).collect()
+    };
+    let mut files: BTreeMap<Vec<String>, PathBuf> = ["core/src", "src"].into_iter().flat_map(of).collect();
+    files.retain(|module, _| !["lib", "main"].contains(&&*module[0]));
     let text = |file: &PathBuf| fs::read_to_string(file).expect("a source can be read");
     let resolved =
         |used: Vec<String>| (1..=used.len()).rev().map(|end| used[..end].to_vec()).find(|m| files.contains_key(m));

@@ -1,5 +1,5 @@
 //! Models and adapters of other programs, through the binary. Inputs that once ended badly, with the right values, lie in
-//! `../shared/data/found`. Tests that need them are ignored without; `src/lm` has tests of the same kinds with inputs of its
+//! `../shared/data/found`. Tests that need them are ignored without; `core/src/lm` has tests of the same kinds with inputs of its
 //! own.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]

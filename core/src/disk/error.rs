@@ -72,7 +72,7 @@ pub enum DiskError {
 
 impl DiskError {
     /// The error of an `action` on a file or folder, made of the system's.
-    pub(crate) fn io(path: &Path, action: &'static str) -> impl Fn(std::io::Error) -> Self {
+    pub fn io(path: &Path, action: &'static str) -> impl Fn(std::io::Error) -> Self {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn save(run: &Path, name: &str, mut archive: Archive, clock: &Clock) 
 }
 
 /// Puts a model in training into a checkpoint. `prefix` stands before the names of all entries.
-pub(crate) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
+pub fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
     let names = trainee.model.trained_names();
     for (name, tensor) in names.iter().zip(trainee.model.trained_mut()) {
         archive.put_f32(format!("{prefix}{name}"), &tensor.dims(), &to_host(tensor.clone()));
@@ -74,7 +74,7 @@ pub(crate) fn put(archive: &mut Archive, prefix: &str, trainee: &mut Trainee) {
 }
 
 /// Reads a model in training from a checkpoint, as [`put`] wrote it.
-pub(crate) fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
+pub fn take(archive: &Archive, prefix: &str, trainee: &mut Trainee) -> Result<(), LmError> {
     let device = trainee.model.device();
     let names = trainee.model.trained_names();
     let mut moments = Vec::with_capacity(names.len());

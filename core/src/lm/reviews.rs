@@ -149,7 +149,7 @@ pub fn prefix(text: &str, words: usize) -> (&str, &str) {
 }
 
 /// Number of words: stretches between white space that hold a letter or a digit.
-pub(crate) fn words(text: &str) -> usize {
+pub fn words(text: &str) -> usize {
     text.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count()
 }
 
@@ -175,7 +175,7 @@ const VERY_MANNERED: f64 = 0.75;
 const SENTENCES: usize = 7;
 
 static PHRASEBOOK: LazyLock<Phrasebook> = LazyLock::new(|| {
-    Phrasebook::read(include_str!("../../assets/reviews.toml"))
+    Phrasebook::read(include_str!("../../../assets/reviews.toml"))
         .expect("the asset is part of the program, and tests read it")
 });
 

@@ -48,7 +48,7 @@ pub fn line(value: &impl Serialize) -> String {
 ///
 /// # Panics
 /// As [`line()`].
-pub(crate) fn plain_line(value: &impl Serialize) -> String {
+pub fn plain_line(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain structs always serialise") + "\n"
 }
 
@@ -163,7 +163,7 @@ fn value<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
 ///
 /// # Errors
 /// What does not belong, with the path of its field.
-pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
+pub fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
     serde_path_to_error::deserialize(value)
 }
 
@@ -171,13 +171,13 @@ pub(crate) fn typed<T: DeserializeOwned>(value: &Value) -> Result<T, serde_path_
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub(crate) fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub fn from_text<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let Unique(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     typed(&value).map_err(|error| field_problem(&error))
 }
 
 /// What is wrong with a value, after the path of its field.
-pub(crate) fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+pub fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     match error.path().to_string().as_str() {
         "." => error.inner().to_string(),
         field => format!("{field}: {}", error.inner()),

@@ -238,7 +238,7 @@ fn command(arguments: impl Iterator<Item = OsString>) -> String {
 ///
 /// # Errors
 /// When it cannot be listed.
-pub(crate) fn is_vacant(folder: &Path, begun: &[&str]) -> io::Result<bool> {
+pub fn is_vacant(folder: &Path, begun: &[&str]) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();

@@ -317,7 +317,11 @@ fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
     (low - margin, high + margin)
 }
 
-pub(crate) fn write(
+/// Writes a figure as SVG, in the window's font; nothing is left of one that fails.
+///
+/// # Errors
+/// [`DiskError::Io`], also where `draw` fails.
+pub fn write(
     path: &Path,
     draw: impl FnOnce(&mut String) -> Result<(), Box<dyn std::error::Error>>,
 ) -> Result<(), DiskError> {

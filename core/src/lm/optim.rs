@@ -69,7 +69,7 @@ pub struct Optimizer {
 }
 
 /// Largest learning rate. Beyond it a step of any optimiser here overflows weights of order one within some steps.
-pub(crate) const MOST_LEARNING_RATE: f64 = 100.0;
+pub const MOST_LEARNING_RATE: f64 = 100.0;
 
 impl Default for OptimizerConfig {
     /// TRL's: AdamW, linear decay, no weight decay, norm 1.

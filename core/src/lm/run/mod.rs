@@ -12,7 +12,7 @@
 //!   summary.json     what --json printed
 //! ```
 
-pub(crate) mod checkpoint;
+pub mod checkpoint;
 mod config;
 pub(in crate::lm) mod course;
 mod ensemble;

@@ -127,7 +127,7 @@ impl Folder {
 ///
 /// # Errors
 /// When it cannot be read: then nobody knows what the folder is.
-pub(crate) fn configuration(folder: &Path) -> Result<Option<toml::Table>, LayerError> {
+pub fn configuration(folder: &Path) -> Result<Option<toml::Table>, LayerError> {
     let path = folder.join("config.toml");
     match read_layer(&path) {
         // A link that leads nowhere is no configuration either.

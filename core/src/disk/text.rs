@@ -12,7 +12,7 @@ use super::files::{folder_of, sync_folder};
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn read(path: &Path) -> Result<Option<String>, DiskError> {
+pub fn read(path: &Path) -> Result<Option<String>, DiskError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -24,7 +24,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, DiskError> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), DiskError> {
+pub fn write(path: &Path, text: &str) -> Result<(), DiskError> {
     write_atomically(path, text.as_bytes()).map_err(DiskError::io(path, "write"))
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), DiskError> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(crate) fn append(path: &Path, text: &str) -> Result<(), DiskError> {
+pub fn append(path: &Path, text: &str) -> Result<(), DiskError> {
     let mut file = OpenOptions::new().create(true).append(true).open(path).map_err(DiskError::io(path, "open"))?;
     let add = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
     add.and_then(|()| sync_folder(folder_of(path))).map_err(DiskError::io(path, "write"))
@@ -42,7 +42,7 @@ pub(crate) fn append(path: &Path, text: &str) -> Result<(), DiskError> {
 ///
 /// # Errors
 /// When it cannot be made.
-pub(crate) fn make_parent(path: &Path) -> Result<(), DiskError> {
+pub fn make_parent(path: &Path) -> Result<(), DiskError> {
     let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(DiskError::io(folder, "make the folder"))
 }

@@ -104,7 +104,7 @@ pub fn layer(options: &impl Serialize) -> Result<Table, LayerError> {
 ///
 /// # Errors
 /// Why TOML cannot hold it.
-pub(crate) fn table(config: &impl Serialize) -> Result<Table, String> {
+pub fn table(config: &impl Serialize) -> Result<Table, String> {
     let text = toml::to_string(config).map_err(|error| error.to_string())?;
     text.parse::<Table>().map_err(|error| error.to_string())
 }
@@ -133,7 +133,7 @@ pub fn from_table<C: DeserializeOwned>(table: Table) -> Result<C, LayerError> {
 ///
 /// # Errors
 /// [`LayerError::Parse`], naming the text's origin, and the field that does not belong.
-pub(crate) fn from_text<C: DeserializeOwned>(text: &str, origin: &Path) -> Result<C, LayerError> {
+pub fn from_text<C: DeserializeOwned>(text: &str, origin: &Path) -> Result<C, LayerError> {
     let origin = origin.display().to_string();
     from_table(parse(text, &origin)?).map_err(|error| LayerError::Parse { origin, reason: error.to_string() })
 }

@@ -14,7 +14,7 @@ use crate::device::DeviceChoice;
 use crate::disk::layers::{self, LayerError, parse, read_text};
 use crate::preference::Teacher;
 use crate::preference::query::{DISAGREEMENT, Sampler};
-use crate::table::Line;
+use crate::table::{self, Line};
 
 /// Everything that determines a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,13 +47,21 @@ pub struct Config {
 }
 
 /// What the agent is trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RewardSource {
     /// The reward learned from comparisons.
     Preferences,
     /// The environment's own: the baseline to compare with.
     True,
+}
+
+impl table::Table for RewardSource {
+    const KIND: &'static str = "reward";
+    const LINES: &'static [&'static Line<Self>] = &[
+        &Line { name: "preferences", summary: "The reward learned from comparisons", item: Self::Preferences },
+        &Line { name: "true", summary: "The environment's own: the baseline to compare with", item: Self::True },
+    ];
 }
 
 /// Who answers questions.
@@ -133,7 +141,7 @@ pub enum ConfigError {
 }
 
 /// Presets by task, measured on the tasks themselves; tasks without one learn well with the defaults.
-const PRESETS: &str = include_str!("../../assets/presets.toml");
+const PRESETS: &str = include_str!("../../../assets/presets.toml");
 
 impl Default for PreferenceConfig {
     fn default() -> Self {

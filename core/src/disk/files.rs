@@ -34,7 +34,7 @@ pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 ///
 /// # Errors
 /// When the disk cannot write. A folder that may not be read is no error, nor is a file system that syncs no folders.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         match File::open(folder).and_then(|folder| folder.sync_all()) {
@@ -58,7 +58,7 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// The folder that a file is in.
-pub(crate) fn folder_of(file: &Path) -> &Path {
+pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
 ///
 /// # Errors
 /// The file system's; a link to nowhere is named.
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+pub fn make_folder(folder: &Path) -> io::Result<()> {
     let missing = missing(folder);
     fs::create_dir_all(folder).map_err(|error| broken_link(folder).map_or(error, io::Error::other))?;
     missing.iter().try_for_each(|made| sync_folder(folder_of(made)))
@@ -80,7 +80,7 @@ pub(crate) fn missing(folder: &Path) -> Vec<PathBuf> {
 /// What is wrong with a path that goes through a link to nowhere. The system says that there is no such file, or, to
 /// whoever wants to make it, that there is one.
 #[must_use]
-pub(crate) fn broken_link(path: &Path) -> Option<String> {
+pub fn broken_link(path: &Path) -> Option<String> {
     let link = path.components().as_path().ancestors().find(|one| one.is_symlink() && !one.exists())?;
     let to = fs::read_link(link).ok()?;
     Some(format!("{} is a link to {}, which is not there", link.display(), to.display()))
@@ -111,6 +111,6 @@ pub(crate) fn is_temporary(name: &OsStr) -> bool {
 }
 
 /// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
