@@ -40,14 +40,8 @@ impl NotFinite {
 
 /// The place and the value of the first number that is not finite.
 #[must_use]
-pub fn first(values: impl IntoIterator<Item = f64>) -> Option<(usize, f64)> {
-    values.into_iter().enumerate().find(|(_, value)| !value.is_finite())
-}
-
-/// The same of numbers of single precision.
-#[must_use]
-pub fn first_f32(values: &[f32]) -> Option<(usize, f64)> {
-    values.iter().position(|value| !value.is_finite()).map(|place| (place, f64::from(values[place])))
+pub fn first(values: impl IntoIterator<Item: Into<f64>>) -> Option<(usize, f64)> {
+    values.into_iter().map(Into::into).enumerate().find(|(_, value)| !value.is_finite())
 }
 
 /// Whether an error of type `E` is behind an error. With [`NotFinite`] the run failed, and nothing that was given is wrong
@@ -59,13 +53,13 @@ pub fn is_behind<E: std::error::Error + 'static>(error: &(dyn std::error::Error 
 
 #[cfg(test)]
 mod tests {
-    use super::{NotFinite, first, first_f32};
+    use super::{NotFinite, first};
 
     #[test]
     fn the_first_of_them_is_named_with_its_place_and_value() {
         assert_eq!(first([0.0, -0.0, f64::MAX, f64::MIN_POSITIVE / 2.0]), None);
         assert_eq!(first([1.0, f64::NEG_INFINITY, f64::NAN]), Some((1, f64::NEG_INFINITY)));
-        assert_eq!(first_f32(&[1.0, f32::INFINITY]), Some((1, f64::INFINITY)));
+        assert_eq!(first([1.0, f32::INFINITY]), Some((1, f64::INFINITY)));
         let found = NotFinite::check([1.0, f64::NAN], |i| format!("member {i}"), || "step 3".to_owned(), "stop");
         assert_eq!(found.unwrap_err().to_string(), "member 1 is NaN at step 3: stop");
     }

@@ -492,7 +492,10 @@ fn train_reward(run: &mut Run, rollout: &Rollout) -> Result<Vec<f64>, Halt> {
 /// The first member whose predictions are not finite, by name, and what it predicts.
 fn not_finite_member(run: &Run, features: &[f32]) -> Option<(String, f64)> {
     let members = run.ensemble.predict_members(features);
-    members.iter().enumerate().find_map(|(i, rewards)| Some((format!("member {i}"), finite::first_f32(rewards)?.1)))
+    members
+        .iter()
+        .enumerate()
+        .find_map(|(i, rewards)| Some((format!("member {i}"), finite::first(rewards.iter().copied())?.1)))
 }
 
 /// Correlation of learned and true reward on the reference transitions.
@@ -854,7 +857,7 @@ fn digest(run: &Run) -> (String, Option<(String, f64)>) {
     let mut wrong = None;
     for (name, tensor) in named_weights(run) {
         let values = crate::nn::to_host(tensor);
-        wrong = wrong.or_else(|| finite::first_f32(&values).map(|(_, found)| (name, found)));
+        wrong = wrong.or_else(|| finite::first(values.iter().copied()).map(|(_, found)| (name, found)));
         let mut bytes = vec![0; 4 * values.len()];
         bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, value)| bytes.copy_from_slice(&value.to_le_bytes()));
         hash.update(bytes);

@@ -225,10 +225,11 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Value, A::Error> {
         let mut fields = Map::new();
-        while let Some((name, Unique(value))) = all.next_entry::<String, _>()? {
+        while let Some(name) = all.next_key::<String>()? {
             if fields.contains_key(&name) {
                 return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
             }
+            let Unique(value) = all.next_value()?;
             fields.insert(name, value);
         }
         Ok(fields.into())
@@ -321,7 +322,7 @@ mod tests {
             "metrics.jsonl: line 4: is not UTF-8; expected a JSON object",
             "metrics.jsonl: line 5: missing field `step`",
             "metrics.jsonl: line 6: step: invalid type: string \"4\", expected u64",
-            "metrics.jsonl: line 7: is not a JSON object (duplicate field `step` at line 1 column 18)",
+            "metrics.jsonl: line 7: is not a JSON object (duplicate field `step` at line 1 column 16)",
             "metrics.jsonl: line 9: torn (the program was stopped while it wrote it): is not a JSON object \
              (EOF while parsing a value at line 1 column 8)",
         ];
@@ -334,7 +335,7 @@ mod tests {
     fn a_name_that_stands_twice_is_refused_at_any_depth() {
         let text = r#"{"entropy": 0.5, "kl": [{"a": {"b": null, "c": -1, "b": true}}]}"#;
         let error = from_text::<Update>(text).unwrap_err();
-        assert_eq!(error, "duplicate field `b` at line 1 column 57");
+        assert_eq!(error, "duplicate field `b` at line 1 column 54");
         let text = r#"{"entropy": 0.1, "kl": -2}"#;
         assert_eq!(from_text::<Update>(text).unwrap(), Update { entropy: 0.1, kl: -2.0 });
     }

@@ -16,7 +16,7 @@ use crate::evals::diversity::{self, Comparison};
 use crate::evals::generate::Candidate;
 use crate::evals::questions::{self, Question};
 use crate::preference::calibration::expected_calibration_error;
-use crate::preference::statistics::wilson_interval;
+use crate::preference::statistics::{mean, wilson_interval};
 use crate::random::stream;
 
 /// What was kept, and what it is worth.
@@ -150,7 +150,7 @@ pub fn report(
     let bin = |(number, own): (usize, &Vec<usize>)| Bin {
         from: number as f64 / BINS as f64,
         count: own.len(),
-        mean: mean(own.iter().map(|&i| scores[i].label)),
+        mean: (!own.is_empty()).then(|| mean(&own.iter().map(|&i| scores[i].label).collect::<Vec<f64>>())),
         accuracy: accuracy(own),
     };
     let calibration = bins.iter().enumerate().map(bin).collect();
@@ -176,7 +176,7 @@ pub fn report(
     };
     let mut confidences: Vec<f64> = set.iter().map(|&i| scores[i].label).collect();
     confidences.sort_by(f64::total_cmp);
-    let ceiling = mean(confidences.iter().copied());
+    let ceiling = (!confidences.is_empty()).then(|| mean(&confidences));
 
     // As many of all candidates as were kept, of each label.
     let drawn = |label: usize| {
@@ -352,11 +352,6 @@ fn draw(path: &Path, behaviour: &Behaviour, map: &[MapPoint]) -> Result<(), Disk
 
 /// Not the blue and orange that stand for first and second.
 const LABEL_COLORS: [RGBColor; 2] = [RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, count) = values.fold((0.0, 0_usize), |(sum, count), value| (sum + value, count + 1));
-    (count > 0).then(|| sum / count as f64)
-}
 
 /// Between the two nearest of sorted values, in proportion. There has to be one.
 fn quantile(sorted: &[f64], share: f64) -> f64 {

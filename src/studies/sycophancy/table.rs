@@ -493,11 +493,10 @@ impl Measured<'_> {
 
     fn by_size(&self, bias: f64) -> Option<Trend> {
         let of_seed = |&seed: &u64| {
-            let places = self.config.sizes.iter().map(|size| {
+            slope(self.config.sizes.iter().map(|size| {
                 let [parameters, value] = self.ended(seed, size, bias)?;
                 Some([parameters.log10(), value])
-            });
-            slope(&places.collect::<Option<Vec<_>>>()?)
+            }))
         };
         self.trend(Along::Size, Some(bias), &of_seed)
     }
@@ -510,16 +509,14 @@ impl Measured<'_> {
         };
         let of_size = |seed: u64, size: &str| {
             let at = std::iter::once(0).chain(steps.iter().copied());
-            let places = at.map(|at| Some([at as f64 / unit, self.after(seed, size, bias, at)?]));
-            slope(&places.collect::<Option<Vec<_>>>()?)
+            slope(at.map(|at| Some([at as f64 / unit, self.after(seed, size, bias, at)?])))
         };
         self.trend(Along::Steps, Some(bias), &|&seed| self.over_sizes(&|size| of_size(seed, size)))
     }
 
     fn by_bias(&self) -> Option<Trend> {
         let of_size = |seed: u64, size: &str| {
-            let places = self.config.biases.iter().map(|&bias| Some([bias, self.ended(seed, size, bias)?[1]]));
-            slope(&places.collect::<Option<Vec<_>>>()?)
+            slope(self.config.biases.iter().map(|&bias| Some([bias, self.ended(seed, size, bias)?[1]])))
         };
         self.trend(Along::Bias, None, &|&seed| self.over_sizes(&|size| of_size(seed, size)))
     }
@@ -554,8 +551,9 @@ impl Measured<'_> {
     }
 }
 
-/// Slope of the line of least squares through places; none where all are above each other.
-fn slope(places: &[[f64; 2]]) -> Option<f64> {
+/// Slope of the line of least squares through places; none where one is not known, or all are above each other.
+fn slope(places: impl Iterator<Item = Option<[f64; 2]>>) -> Option<f64> {
+    let places: Vec<[f64; 2]> = places.collect::<Option<_>>()?;
     let count = places.len() as f64;
     let middle = |i: usize| places.iter().map(|place| place[i]).sum::<f64>() / count;
     let (x, y) = (middle(0), middle(1));
@@ -595,9 +593,12 @@ mod tests {
     #[test]
     fn slopes_are_least_squares() {
         // By hand: means 1 and 4/3; Σ dx dy = (−1)(−1/3) + 0 + (1)(2/3) = 1, Σ dx² = 2.
-        assert!((slope(&[[0.0, 1.0], [1.0, 1.0], [2.0, 2.0]]).unwrap() - 0.5).abs() < 1e-15);
-        assert_eq!(slope(&[[1.0, 1.0], [1.0, 3.0]]), None);
-        assert_eq!(slope(&[]), None);
+        assert!((slope([[0.0, 1.0], [1.0, 1.0], [2.0, 2.0]].map(Some).into_iter()).unwrap() - 0.5).abs() < 1e-15);
+        assert_eq!(slope([[1.0, 1.0], [1.0, 3.0]].map(Some).into_iter()), None);
+        assert_eq!(
+            (slope([].into_iter()), slope([Some([1.0, 1.0]), Some([2.0, 1.0]), None].into_iter())),
+            (None, None)
+        );
     }
 
     /// Points whose agreement is known: 0.2 for the base; at bias 4 it grows by 0.1 for each hundred steps and each tenfold

@@ -148,7 +148,7 @@ fn fit_member(
             return Err(astray(what, loss));
         }
     }
-    if let Some((_, found)) = finite::first_f32(&to_host(member.network.detached().parameters)) {
+    if let Some((_, found)) = finite::first(to_host(member.network.detached().parameters)) {
         return Err(astray("weight", found));
     }
     Ok(FitMetrics {
